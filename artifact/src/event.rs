@@ -1,0 +1,101 @@
+//! The one closed enum of things that happen in a run. Stages emit, sinks show: the progress line, the journal and the
+//! dashboard all read the same events, so watching a live run and replaying a finished one share one path.
+
+use serde::{Deserialize, Serialize};
+
+/// A stage of the pipeline, in the order in which they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    Import,
+    Curate,
+    Review,
+    Train,
+    Quantize,
+    Eval,
+    Package,
+    Promote,
+}
+
+impl Stage {
+    pub const ALL: [Stage; 8] = [
+        Stage::Import,
+        Stage::Curate,
+        Stage::Review,
+        Stage::Train,
+        Stage::Quantize,
+        Stage::Eval,
+        Stage::Package,
+        Stage::Promote,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Import => "import",
+            Stage::Curate => "curate",
+            Stage::Review => "review",
+            Stage::Train => "train",
+            Stage::Quantize => "quantize",
+            Stage::Eval => "eval",
+            Stage::Package => "package",
+            Stage::Promote => "promote",
+        }
+    }
+}
+
+/// An event as the journal keeps it: one JSON object a line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    pub run: String,
+    pub seq: u64,
+    /// RFC 3339, UTC, milliseconds.
+    pub at: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stage: Option<Stage>,
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum EventKind {
+    RunStarted { recipe: String, version: String, device: String },
+    RunFinished { exit_code: u8, wall_ms: u64 },
+    StageStarted {},
+    /// Nothing to do: a record with the same plan and inputs exists and its outputs are intact.
+    StageCached { key: String },
+    /// An interrupted stage goes on where it stopped.
+    StageResumed { from: String },
+    StageFinished { wall_ms: u64, summary: String },
+    /// Countable work. `unit` is plural: "traces", "rows", "tensors".
+    Progress { done: u64, total: u64, unit: String },
+    /// So many things were kept or left out, and why. `what` is plural; `reason` is empty for what was kept.
+    Counted { what: String, n: u64, reason: String },
+    TrainStep { step: u64, total: u64, epoch: f64, loss: f64, learning_rate: f64, grad_norm: f64, tokens_per_s: f64, eta_s: f64 },
+    Validated { step: u64, loss: f64, accuracy: f64 },
+    Checkpoint { step: u64, path: String },
+    /// An arm of the evaluation: its accuracy on the test rows.
+    ArmScored { arm: String, n: u64, accuracy: f64, p50_ms: f64, p95_ms: f64 },
+    GateDecided { gate: String, verdict: String, reason: String },
+    Wrote { path: String, bytes: u64 },
+    Note { text: String },
+    Warning { text: String },
+}
+
+/// What a stage emits to. It must not block for long and never fails: a sink that can't write says so itself.
+pub trait Emit: Sync {
+    fn emit(&self, kind: EventKind);
+}
+
+/// Swallows everything; for tests and for callers that want only the result.
+pub struct Silent;
+
+impl Emit for Silent {
+    fn emit(&self, _kind: EventKind) {}
+}
+
+impl<F: Fn(EventKind) + Sync> Emit for F {
+    fn emit(&self, kind: EventKind) {
+        self(kind)
+    }
+}
