@@ -1,0 +1,32 @@
+//! Writes `traces.jsonl` and `decisions.jsonl` of simulated calls, made from Banking77:
+//! `cargo run --release -p limbeck-data-curation --example simulate-traces -- --source DIR/banking77 --out DIR
+//! [--classes 12] [--per-class 87] [--customers 160] [--seed 17]`. 0 classes or 0 a class take all.
+
+use limbeck_artifact::files::write_atomic;
+use limbeck_data_curation::simulate::{SimulatePlan, read_banking77, simulate};
+use std::error::Error;
+use std::path::PathBuf;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut plan = SimulatePlan::default();
+    let (mut source, mut out) = (None, None);
+    let mut args = std::env::args().skip(1);
+    while let Some(name) = args.next() {
+        let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
+        match name.as_str() {
+            "--source" => source = Some(PathBuf::from(value)),
+            "--out" => out = Some(PathBuf::from(value)),
+            "--classes" => plan.classes = value.parse()?,
+            "--per-class" => plan.per_class = value.parse()?,
+            "--customers" => plan.customers = value.parse()?,
+            "--seed" => plan.seed = value.parse()?,
+            _ => return Err(format!("there is no {name}; see the first lines of this file").into()),
+        }
+    }
+    let source = source.ok_or("--source names the folder with Banking77's train.csv and test.csv")?;
+    let out = out.ok_or("--out names the folder to write to")?;
+    let made = simulate(&plan, &read_banking77(&source)?)?;
+    write_atomic(&out.join("traces.jsonl"), made.traces.as_bytes())?;
+    write_atomic(&out.join("decisions.jsonl"), made.decisions.as_bytes())?;
+    Ok(())
+}

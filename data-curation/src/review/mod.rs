@@ -1,0 +1,5 @@
+//! Where a person's judgement enters.
+
+mod decision;
+
+pub use decision::{Decision, Decisions, Verdict};
