@@ -89,6 +89,10 @@ impl Redactor {
         Document { redactor: self, numbers: BTreeMap::new(), counts: BTreeMap::new() }
     }
 
+    pub fn has_email(&self, text: &str) -> bool {
+        self.email.is_match(text)
+    }
+
     fn spans(&self, text: &str) -> Vec<Span> {
         let mut found = Vec::new();
         let mut add = |kind, start, end| found.push(Span { kind, start, end });

@@ -1,7 +1,7 @@
 //! One line of a chat-completion log as a trace, or the reason why it is none. Nothing here trusts the line, and no
 //! reason repeats its content: what is rejected was never redacted.
 
-use crate::redact::{Document, Kind, Redactor};
+use crate::redact::{Kind, Redactor};
 use limbeck_artifact::dataset::Message;
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
 use serde::{Deserialize, Serialize};
@@ -130,8 +130,8 @@ pub fn visible_message(messages: &[Message]) -> String {
 }
 
 impl Trace {
-    /// Redacts every text of the trace as one document. A customer or an id that is itself an address or a number
-    /// becomes its digest, so that it still groups.
+    /// Redacts every text of the trace as one document. A customer that is itself an address or a number, or an id
+    /// that is an address, becomes its digest, so that it still groups.
     pub fn redact(&mut self, redactor: &Redactor) -> BTreeMap<Kind, u64> {
         let mut document = redactor.document();
         for message in &mut self.messages {
@@ -140,9 +140,14 @@ impl Trace {
         self.answer = document.redact(&self.answer);
         self.feedback = self.feedback.take().map(|f| document.redact(&f));
         if let Some(customer) = &mut self.customer {
-            pseudonym(customer, &mut document);
+            if document.redact(customer) != *customer {
+                *customer = pseudonym(customer);
+            }
         }
-        pseudonym(&mut self.id, &mut document);
+        // Only an address: many a random id looks like a telephone number, and a trace must be found again by its id.
+        if redactor.has_email(&self.id) {
+            self.id = pseudonym(&self.id);
+        }
         document.counts().clone()
     }
 
@@ -157,10 +162,8 @@ pub fn shown_sha256(message: &str, answer: &str) -> String {
     sha256_hex(canonical_json(&serde_json::json!({ "answer": answer, "message": message })).as_bytes())
 }
 
-fn pseudonym(name: &mut String, document: &mut Document<'_>) {
-    if document.redact(name) != *name {
-        *name = format!("sha256:{}", &sha256_hex(name.as_bytes())[..32]);
-    }
+fn pseudonym(name: &str) -> String {
+    format!("sha256:{}", &sha256_hex(name.as_bytes())[..32])
 }
 
 fn object<'v>(value: &'v Value, key: &str) -> Result<Option<&'v Value>, Reject> {
@@ -349,7 +352,7 @@ mod tests {
     #[test]
     fn redaction_reaches_message_answer_and_customer() {
         let mut trace = parse(
-            br#"{"id":"t1","customer":"anna@example.com","messages":[{"role":"user","content":"I am anna@example.com"},
+            br#"{"id":"call-022378070604","customer":"anna@example.com","messages":[{"role":"user","content":"I am anna@example.com"},
             {"role":"assistant","content":"hello anna@example.com"}]}"#,
         )
         .unwrap();
@@ -357,6 +360,7 @@ mod tests {
         assert_eq!(trace.messages[0].content, "I am <EMAIL_1>");
         assert_eq!(trace.answer, "hello <EMAIL_1>");
         assert!(trace.customer.unwrap().starts_with("sha256:"));
+        assert_eq!(trace.id, "call-022378070604");
         assert_eq!(counts[&Kind::Email], 3);
     }
 }
