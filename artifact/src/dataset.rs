@@ -4,8 +4,13 @@
 //! Layout of a dataset folder: `dataset.json` (a [`DatasetCard`]), and `train.jsonl`, `valid.jsonl`,
 //! `calibration.jsonl`, `test.jsonl`, each one [`Example`] a line.
 
+use crate::digest::{canonical_json, sha256_hex};
+use crate::files::write_atomic;
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -111,4 +116,251 @@ pub struct DatasetCard {
     /// Digests of the inputs: trace files, decision files.
     pub sources: BTreeMap<String, String>,
     pub redactions: BTreeMap<String, u64>,
+}
+
+/// The name of a row: SHA-256 over the canonical JSON of its prompt and its target.
+pub fn example_id(messages: &[Message], target: &str) -> String {
+    sha256_hex(canonical_json(&json!({"messages": messages, "target": target})).as_bytes())
+}
+
+/// A dataset whose digests have been checked, in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dataset {
+    pub card: DatasetCard,
+    pub dir: PathBuf,
+    splits: BTreeMap<Split, Vec<Example>>,
+}
+
+impl Dataset {
+    /// Reads a dataset folder. Errors where a file is missing, has not the digest that the card says, or breaks a
+    /// promise of the format (see [`Dataset::write`]).
+    pub fn load(dir: &Path) -> Result<Dataset> {
+        let path = dir.join("dataset.json");
+        let bytes = std::fs::read(&path).map_err(Error::io("read the dataset card", &path))?;
+        let card: DatasetCard = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::invalid(&path, format!("it is not a dataset card: {e}"), FREEZE_AGAIN))?;
+        if card.digest != card_digest(&path, &card)? {
+            return Err(Error::invalid(&path, "the card was changed after it was frozen", FREEZE_AGAIN));
+        }
+        let mut splits = BTreeMap::new();
+        for split in Split::ALL {
+            splits.insert(split, load_split(dir, split, card.splits.get(&split))?);
+        }
+        check(&path, &card, &splits)?;
+        Ok(Dataset { card, dir: dir.to_path_buf(), splits })
+    }
+
+    /// The rows of a split, in the order in which they were frozen.
+    pub fn rows(&self, split: Split) -> &[Example] {
+        self.splits.get(&split).map_or(&[], Vec::as_slice)
+    }
+
+    /// Freezes rows as a dataset folder and returns its card. `card`'s digest and splits are computed here; its labels
+    /// are sorted. Promises that are checked before anything is written: each id is [`example_id`] of its row and
+    /// occurs once, each target is one of the labels (where there are any), no group is in two splits, and
+    /// `traces_in` equals the rows plus what was left out. The card is written last.
+    pub fn write(dir: &Path, card: DatasetCard, splits: BTreeMap<Split, Vec<Example>>) -> Result<DatasetCard> {
+        let path = dir.join("dataset.json");
+        let mut card = DatasetCard { digest: String::new(), splits: BTreeMap::new(), ..card };
+        card.labels.sort();
+        card.labels.dedup();
+        let mut files = Vec::new();
+        for split in Split::ALL {
+            let rows = splits.get(&split).map_or(&[][..], Vec::as_slice);
+            let file = dir.join(format!("{}.jsonl", split.name()));
+            let text = jsonl(&file, rows)?;
+            card.splits.insert(split, split_card(rows, &text));
+            files.push((file, text));
+        }
+        check(&path, &card, &splits)?;
+        card.digest = card_digest(&path, &card)?;
+        for (file, text) in &files {
+            write_atomic(file, text.as_bytes()).map_err(Error::io("write the split", file))?;
+        }
+        let text = serde_json::to_string_pretty(&card).map_err(illegible(&path))? + "\n";
+        write_atomic(&path, text.as_bytes()).map_err(Error::io("write the dataset card", &path))?;
+        Ok(card)
+    }
+}
+
+const FREEZE_AGAIN: &str = "freeze the dataset again";
+
+fn illegible(path: &Path) -> impl FnOnce(serde_json::Error) -> Error {
+    let path = path.to_path_buf();
+    move |e| Error::invalid(&path, format!("it cannot be written as JSON: {e}"), "look for numbers that are not finite")
+}
+
+fn jsonl(path: &Path, rows: &[Example]) -> Result<String> {
+    let mut text = String::new();
+    for row in rows {
+        text.push_str(&serde_json::to_string(row).map_err(illegible(path))?);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+fn split_card(rows: &[Example], text: &str) -> SplitCard {
+    let mut labels = BTreeMap::new();
+    for row in rows {
+        *labels.entry(row.target.clone()).or_insert(0) += 1;
+    }
+    let reviewed = rows.iter().filter(|r| r.label_source == LabelSource::Human).count() as u64;
+    SplitCard { rows: rows.len() as u64, reviewed, sha256: sha256_hex(text.as_bytes()), labels }
+}
+
+fn card_digest(path: &Path, card: &DatasetCard) -> Result<String> {
+    let mut value = serde_json::to_value(card).map_err(illegible(path))?;
+    value["digest"] = Value::String(String::new());
+    Ok(sha256_hex(canonical_json(&value).as_bytes()))
+}
+
+fn load_split(dir: &Path, split: Split, card: Option<&SplitCard>) -> Result<Vec<Example>> {
+    let path = dir.join(format!("{}.jsonl", split.name()));
+    let Some(card) = card else {
+        return Err(Error::invalid(&path, "the card does not name this split", FREEZE_AGAIN));
+    };
+    let text = std::fs::read_to_string(&path).map_err(Error::io("read the split", &path))?;
+    if sha256_hex(text.as_bytes()) != card.sha256 {
+        return Err(Error::invalid(&path, "it was changed after it was frozen", FREEZE_AGAIN));
+    }
+    let parse = |(i, line): (usize, &str)| {
+        serde_json::from_str(line)
+            .map_err(|e| Error::invalid(&path, format!("line {} is not a row: {e}", i + 1), FREEZE_AGAIN))
+    };
+    let rows: Vec<Example> = text.lines().enumerate().map(parse).collect::<Result<_>>()?;
+    if split_card(&rows, &text) != *card {
+        return Err(Error::invalid(&path, "its counts are not those of the card", FREEZE_AGAIN));
+    }
+    Ok(rows)
+}
+
+fn check(path: &Path, card: &DatasetCard, splits: &BTreeMap<Split, Vec<Example>>) -> Result<()> {
+    let broken = |reason: String| Err(Error::invalid(path, reason, "this is a defect of what froze the dataset"));
+    let mut ids = BTreeSet::new();
+    let mut groups: BTreeMap<&str, Split> = BTreeMap::new();
+    for (split, rows) in splits {
+        for row in rows {
+            let at = format!("row {} of {} ({}:{})", row.id, split.name(), row.trace.file, row.trace.line);
+            if row.id != example_id(&row.messages, &row.target) {
+                return broken(format!("{at} has not the id of its content"));
+            }
+            if !ids.insert(&row.id) {
+                return broken(format!("{at} occurs twice"));
+            }
+            if !card.labels.is_empty() && card.labels.binary_search(&row.target).is_err() {
+                return broken(format!("{at} has a target outside the taxonomy: {:?}", row.target));
+            }
+            if let Some(other) = groups.insert(&row.group, *split)
+                && other != *split
+            {
+                return broken(format!("group {:?} is in both {} and {}", row.group, other.name(), split.name()));
+            }
+            if !row.weight.is_finite() || row.weight < 0.0 {
+                return broken(format!("{at} has the weight {}", row.weight));
+            }
+        }
+    }
+    let accounted = ids.len() as u64 + card.left_out.values().sum::<u64>();
+    if accounted != card.traces_in {
+        let traces_in = card.traces_in;
+        return broken(format!("{traces_in} traces came in, but {accounted} are accounted for (rows + left out)"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn row(text: &str, target: &str, group: &str) -> Example {
+        let messages = vec![Message { role: "user".to_owned(), content: text.to_owned() }];
+        Example {
+            id: example_id(&messages, target),
+            messages,
+            target: target.to_owned(),
+            label_source: LabelSource::Human,
+            weight: 1.0,
+            group: group.to_owned(),
+            recorded: Recorded { latency_ms: Some(0.1), ..Recorded::default() },
+            trace: TraceRef { id: text.to_owned(), file: "traces.jsonl".to_owned(), line: 1 },
+            decision: None,
+        }
+    }
+
+    fn card(traces_in: u64, left_out: u64) -> DatasetCard {
+        DatasetCard {
+            digest: String::new(),
+            labels: vec!["no".to_owned(), "ja".to_owned()],
+            splits: BTreeMap::new(),
+            traces_in,
+            left_out: BTreeMap::from([("exact duplicate".to_owned(), left_out)]),
+            sources: BTreeMap::new(),
+            redactions: BTreeMap::new(),
+        }
+    }
+
+    fn splits() -> BTreeMap<Split, Vec<Example>> {
+        BTreeMap::from([
+            (Split::Train, vec![row("a\nb", "ja", "g1"), row("b", "no", "g1")]),
+            (Split::Test, vec![row("c", "no", "g2")]),
+        ])
+    }
+
+    #[test]
+    fn a_dataset_comes_back_as_it_was_frozen_and_freezing_it_again_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let written = Dataset::write(dir.path(), card(5, 2), splits()).unwrap();
+        let loaded = Dataset::load(dir.path()).unwrap();
+        assert_eq!(loaded.card, written);
+        assert_eq!(loaded.rows(Split::Train), splits()[&Split::Train]);
+        assert_eq!(loaded.rows(Split::Valid), []);
+        assert_eq!(written.labels, ["ja", "no"]);
+        assert_eq!(written.splits[&Split::Train].labels["ja"], 1);
+        let again = tempfile::tempdir().unwrap();
+        assert_eq!(Dataset::write(again.path(), card(5, 2), splits()).unwrap().digest, written.digest);
+        for file in ["dataset.json", "train.jsonl", "valid.jsonl", "calibration.jsonl", "test.jsonl"] {
+            let bytes = |d: &Path| fs::read(d.join(file)).unwrap();
+            assert_eq!(bytes(dir.path()), bytes(again.path()), "{file}");
+        }
+    }
+
+    #[test]
+    fn a_change_to_any_file_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        Dataset::write(dir.path(), card(5, 2), splits()).unwrap();
+        let check = |file: &str, from: &str, to: &str| {
+            let path = dir.path().join(file);
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.contains(from), "{file} lacks {from}");
+            fs::write(&path, text.replacen(from, to, 1)).unwrap();
+            let e = Dataset::load(dir.path()).unwrap_err().to_string();
+            assert!(e.contains(file), "{e}");
+            fs::write(&path, text).unwrap();
+        };
+        check("train.jsonl", "\"weight\":1.0", "\"weight\":2.0");
+        check("test.jsonl", "\n", "\n\n");
+        check("dataset.json", "\"traces_in\": 5", "\"traces_in\": 6");
+        check("dataset.json", "exact duplicate", "exact Duplicate");
+        fs::remove_file(dir.path().join("valid.jsonl")).unwrap();
+        assert!(Dataset::load(dir.path()).is_err());
+    }
+
+    #[test]
+    fn rows_that_break_a_promise_are_refused_and_nothing_is_written() {
+        let check = |card: DatasetCard, change: &dyn Fn(&mut BTreeMap<Split, Vec<Example>>), says: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let mut splits = splits();
+            change(&mut splits);
+            let e = Dataset::write(dir.path(), card, splits).unwrap_err().to_string();
+            assert!(e.contains(says), "{e}");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        };
+        check(card(6, 2), &|_| {}, "accounted for");
+        check(card(6, 2), &|s| s.get_mut(&Split::Test).unwrap().push(row("d", "no", "g1")), "both train and test");
+        check(card(6, 2), &|s| s.get_mut(&Split::Test).unwrap().push(row("c", "no", "g2")), "occurs twice");
+        check(card(6, 2), &|s| s.get_mut(&Split::Test).unwrap().push(row("d", "nein", "g2")), "outside the taxonomy");
+        check(card(5, 2), &|s| s.get_mut(&Split::Test).unwrap()[0].target = "ja".to_owned(), "id of its content");
+        check(card(5, 2), &|s| s.get_mut(&Split::Test).unwrap()[0].weight = f32::NAN, "weight");
+    }
 }

@@ -59,27 +59,98 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
-    RunStarted { recipe: String, version: String, device: String },
-    RunFinished { exit_code: u8, wall_ms: u64 },
+    RunStarted {
+        recipe: String,
+        version: String,
+        device: String,
+    },
+    RunFinished {
+        exit_code: u8,
+        wall_ms: u64,
+    },
     StageStarted {},
     /// Nothing to do: a record with the same plan and inputs exists and its outputs are intact.
-    StageCached { key: String },
+    StageCached {
+        key: String,
+    },
     /// An interrupted stage goes on where it stopped.
-    StageResumed { from: String },
-    StageFinished { wall_ms: u64, summary: String },
+    StageResumed {
+        from: String,
+    },
+    StageFinished {
+        wall_ms: u64,
+        summary: String,
+    },
     /// Countable work. `unit` is plural: "traces", "rows", "tensors".
-    Progress { done: u64, total: u64, unit: String },
+    Progress {
+        done: u64,
+        total: u64,
+        unit: String,
+    },
     /// So many things were kept or left out, and why. `what` is plural; `reason` is empty for what was kept.
-    Counted { what: String, n: u64, reason: String },
-    TrainStep { step: u64, total: u64, epoch: f64, loss: f64, learning_rate: f64, grad_norm: f64, tokens_per_s: f64, eta_s: f64 },
-    Validated { step: u64, loss: f64, accuracy: f64 },
-    Checkpoint { step: u64, path: String },
+    Counted {
+        what: String,
+        n: u64,
+        reason: String,
+    },
+    TrainStep {
+        step: u64,
+        total: u64,
+        #[serde(deserialize_with = "finite_or_nan")]
+        epoch: f64,
+        #[serde(deserialize_with = "finite_or_nan")]
+        loss: f64,
+        #[serde(deserialize_with = "finite_or_nan")]
+        learning_rate: f64,
+        #[serde(deserialize_with = "finite_or_nan")]
+        grad_norm: f64,
+        #[serde(deserialize_with = "finite_or_nan")]
+        tokens_per_s: f64,
+        #[serde(deserialize_with = "finite_or_nan")]
+        eta_s: f64,
+    },
+    Validated {
+        step: u64,
+        #[serde(deserialize_with = "finite_or_nan")]
+        loss: f64,
+        #[serde(deserialize_with = "finite_or_nan")]
+        accuracy: f64,
+    },
+    Checkpoint {
+        step: u64,
+        path: String,
+    },
     /// An arm of the evaluation: its accuracy on the test rows.
-    ArmScored { arm: String, n: u64, accuracy: f64, p50_ms: f64, p95_ms: f64 },
-    GateDecided { gate: String, verdict: String, reason: String },
-    Wrote { path: String, bytes: u64 },
-    Note { text: String },
-    Warning { text: String },
+    ArmScored {
+        arm: String,
+        n: u64,
+        #[serde(deserialize_with = "finite_or_nan")]
+        accuracy: f64,
+        #[serde(deserialize_with = "finite_or_nan")]
+        p50_ms: f64,
+        #[serde(deserialize_with = "finite_or_nan")]
+        p95_ms: f64,
+    },
+    GateDecided {
+        gate: String,
+        verdict: String,
+        reason: String,
+    },
+    Wrote {
+        path: String,
+        bytes: u64,
+    },
+    Note {
+        text: String,
+    },
+    Warning {
+        text: String,
+    },
+}
+
+/// JSON has no NaN: serde_json writes null for what is not finite, and a diverged loss must not make a journal illegible.
+fn finite_or_nan<'de, D: serde::Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(d)?.unwrap_or(f64::NAN))
 }
 
 /// What a stage emits to. It must not block for long and never fails: a sink that can't write says so itself.

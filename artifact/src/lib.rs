@@ -2,4 +2,13 @@
 //! the stage cache, signing, and the promotion log. Every other room uses this one; it uses none of them.
 
 pub mod dataset;
+pub mod digest;
+mod error;
 pub mod event;
+pub mod files;
+pub mod journal;
+pub mod relpath;
+pub mod stage;
+pub mod untrusted;
+
+pub use error::{Error, Result};

@@ -1,0 +1,275 @@
+//! The journal: every event of a run, one JSON object a line, appended and never rewritten. It is the truth that the
+//! progress line, the dashboard and a replay show; a line torn by a kill is dropped when the run goes on.
+
+use crate::event::{Emit, Event, EventKind, Stage};
+use crate::{Error, Result};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+/// Tells the time as the journal writes it. The default is the system's; tests pass their own.
+pub type Clock = fn() -> String;
+
+/// An open journal. One process writes at a time; anyone may read.
+pub struct Journal {
+    path: PathBuf,
+    run: String,
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+struct State {
+    file: File,
+    next_seq: u64,
+    failure: Option<String>,
+}
+
+impl Journal {
+    /// Opens or makes the journal at `path`; `seq` goes on after the last whole line, and a torn last line is cut off.
+    /// Errors where another process has it open, or a line before the last is not an event.
+    pub fn open(path: &Path, run_id: &str) -> Result<Journal> {
+        Journal::open_with_clock(path, run_id, now)
+    }
+
+    pub fn open_with_clock(path: &Path, run_id: &str, clock: Clock) -> Result<Journal> {
+        if let Some(dir) = path.parent() {
+            crate::files::create_dirs(dir).map_err(Error::io("create the folder of", path))?;
+        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(path)
+            .map_err(Error::io("open the journal", path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let reason = format!("another process is writing {}", path.display());
+                return Err(Error::refused(reason, "wait until that run ends, or give this one another name"));
+            }
+            Err(TryLockError::Error(source)) => {
+                return Err(Error::Io { attempted: "lock the journal", path: path.to_path_buf(), source });
+            }
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(Error::io("read the journal", path))?;
+        let (events, whole) = parse(path, &bytes)?;
+        if whole < bytes.len() {
+            file.set_len(whole as u64).map_err(Error::io("cut the torn line off", path))?;
+        }
+        file.seek(SeekFrom::End(0)).map_err(Error::io("read the journal", path))?;
+        let next_seq = events.last().map_or(0, |e| e.seq + 1);
+        let state = Mutex::new(State { file, next_seq, failure: None });
+        Ok(Journal { path: path.to_path_buf(), run: run_id.to_owned(), clock, state })
+    }
+
+    /// Writes one event and returns it as written, for the sinks that show it. It never fails: see [`Journal::failure`].
+    pub fn record(&self, stage: Option<Stage>, kind: EventKind) -> Event {
+        let mut state = self.lock();
+        let event = Event { run: self.run.clone(), seq: state.next_seq, at: (self.clock)(), stage, kind };
+        state.next_seq += 1;
+        if let Err(e) = write_event(&mut state.file, &event)
+            && state.failure.is_none()
+        {
+            state.failure = Some(format!("cannot append to {}: {e}", self.path.display()));
+        }
+        event
+    }
+
+    /// Why the journal stopped keeping events, if it did. Whoever ends the run must look and say so.
+    pub fn failure(&self) -> Option<String> {
+        self.lock().failure.clone()
+    }
+
+    /// An emitter whose events belong to `stage`.
+    pub fn stage(&self, stage: Stage) -> StageJournal<'_> {
+        StageJournal { journal: self, stage }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A thread that died while it wrote left at worst a torn line, which the reader drops.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Emit for Journal {
+    fn emit(&self, kind: EventKind) {
+        self.record(None, kind);
+    }
+}
+
+/// A journal as one stage sees it.
+pub struct StageJournal<'a> {
+    journal: &'a Journal,
+    stage: Stage,
+}
+
+impl Emit for StageJournal<'_> {
+    fn emit(&self, kind: EventKind) {
+        self.journal.record(Some(self.stage), kind);
+    }
+}
+
+/// Every whole event of the journal at `path`, also of one that is being written. A torn last line is left out; a bad
+/// line before it is an error with its number.
+pub fn read(path: &Path) -> Result<Vec<Event>> {
+    let bytes = std::fs::read(path).map_err(Error::io("read the journal", path))?;
+    Ok(parse(path, &bytes)?.0)
+}
+
+/// The events, and how many bytes hold them.
+fn parse(path: &Path, bytes: &[u8]) -> Result<(Vec<Event>, usize)> {
+    let mut events = Vec::new();
+    let mut whole = 0;
+    for (i, line) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {
+        let is_last = whole + line.len() == bytes.len();
+        match serde_json::from_slice(line) {
+            Ok(event) if line.ends_with(b"\n") => events.push(event),
+            Ok(_) => break,
+            // A kill tears the last line; a power cut can also leave it full of zeros.
+            Err(_) if is_last => break,
+            Err(e) => {
+                let reason = format!("line {} is not an event: {e}", i + 1);
+                return Err(Error::invalid(path, reason, "move the file away to start a new journal"));
+            }
+        }
+        whole += line.len();
+    }
+    Ok((events, whole))
+}
+
+fn write_event(file: &mut File, event: &Event) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(event)?;
+    line.push(b'\n');
+    file.write_all(&line)?;
+    // What was handed to the kernel survives a kill; the milestones also survive a power cut.
+    match event.kind {
+        EventKind::StageFinished { .. }
+        | EventKind::Checkpoint { .. }
+        | EventKind::GateDecided { .. }
+        | EventKind::RunFinished { .. } => file.sync_data(),
+        _ => Ok(()),
+    }
+}
+
+/// The time now: RFC 3339, UTC, milliseconds.
+pub fn now() -> String {
+    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    OffsetDateTime::now_utc().format(format).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn clock() -> String {
+        "2026-01-02T03:04:05.678Z".to_owned()
+    }
+
+    fn open(path: &Path) -> Journal {
+        Journal::open_with_clock(path, "run-1", clock).unwrap()
+    }
+
+    fn note(text: &str) -> EventKind {
+        EventKind::Note { text: text.to_owned() }
+    }
+
+    #[test]
+    fn events_come_back_as_they_were_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/journal.jsonl");
+        let journal = open(&path);
+        let kinds = [
+            EventKind::StageStarted {},
+            EventKind::TrainStep {
+                step: 1,
+                total: 2,
+                epoch: 0.5,
+                loss: 1.25,
+                learning_rate: 1e-4,
+                grad_norm: 3.0,
+                tokens_per_s: 10.0,
+                eta_s: 4.0,
+            },
+            EventKind::StageFinished { wall_ms: 7, summary: "line\nfeed".to_owned() },
+        ];
+        let told: Vec<Event> = kinds.iter().map(|k| journal.record(Some(Stage::Train), k.clone())).collect();
+        journal.emit(note("no stage"));
+        let read_back = read(&path).unwrap();
+        assert_eq!(read_back[..3], told[..]);
+        assert_eq!(read_back[3].stage, None);
+        assert_eq!(read_back.iter().map(|e| e.seq).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        assert_eq!(journal.failure(), None);
+        let first = fs::read_to_string(&path).unwrap().lines().next().unwrap().to_owned();
+        insta::assert_snapshot!(first, @r#"{"run":"run-1","seq":0,"at":"2026-01-02T03:04:05.678Z","stage":"train","event":"stage_started"}"#);
+    }
+
+    #[test]
+    fn a_loss_that_is_not_a_number_can_be_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("j");
+        open(&path).emit(EventKind::Validated { step: 1, loss: f64::NAN, accuracy: 0.5 });
+        let events = read(&path).unwrap();
+        assert!(matches!(events[0].kind, EventKind::Validated { loss, .. } if loss.is_nan()));
+    }
+
+    #[test]
+    fn a_torn_last_line_is_dropped_wherever_it_is_torn_and_seq_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("j");
+        let journal = open(&path);
+        journal.emit(note("one"));
+        journal.emit(note("two"));
+        drop(journal);
+        let whole = fs::read(&path).unwrap();
+        let one = whole.iter().position(|b| *b == b'\n').unwrap() + 1;
+        for cut in one..whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            assert_eq!(read(&path).unwrap().len(), 1, "cut at {cut}");
+            open(&path).emit(note("again"));
+            let events = read(&path).unwrap();
+            assert_eq!(events.len(), 2, "cut at {cut}");
+            assert_eq!((events[1].seq, &events[1].kind), (1, &note("again")));
+        }
+    }
+
+    #[test]
+    fn damage_before_the_last_line_is_an_error_with_its_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("j");
+        let journal = open(&path);
+        journal.emit(note("one"));
+        drop(journal);
+        let good = fs::read_to_string(&path).unwrap();
+        fs::write(&path, format!("{good}{{\"nonsense\"\n{good}")).unwrap();
+        let e = read(&path).unwrap_err().to_string();
+        assert!(e.contains("line 2"), "{e}");
+    }
+
+    #[test]
+    fn two_writers_cannot_have_it_at_once_and_threads_do_not_mix_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("j");
+        let journal = open(&path);
+        assert!(Journal::open(&path, "other").is_err());
+        std::thread::scope(|s| {
+            for _ in 0..4 {
+                s.spawn(|| (0..50).for_each(|i| journal.stage(Stage::Curate).emit(note(&i.to_string()))));
+            }
+        });
+        let events = read(&path).unwrap();
+        assert!(events.iter().enumerate().all(|(i, e)| e.seq == i as u64) && events.len() == 200);
+        drop(journal);
+        assert!(Journal::open(&path, "other").is_ok());
+    }
+
+    #[test]
+    fn the_time_is_rfc_3339_in_milliseconds() {
+        let t = now();
+        assert!(t.len() == 24 && t.ends_with('Z') && t.as_bytes()[10] == b'T' && t.as_bytes()[19] == b'.', "{t}");
+    }
+}
