@@ -1,1 +1,22 @@
-//! placeholder
+//! What a run was asked: one TOML file, resolved against defaults and `--set` overrides into plain structs whose every
+//! value keeps its origin. Mistakes are all reported at once, each with its place and what was probably meant.
+
+mod error;
+mod lock;
+mod plan;
+mod read;
+mod recipe;
+mod resolve;
+mod schema;
+mod source;
+mod template;
+
+pub use error::{RecipeError, RecipeErrors};
+pub use plan::settings;
+pub use recipe::{
+    BaseModel, Data, Distill, Eval, Gate, GateRule, LrScheduler, Metric, MinReviewed, Model, Promote, Quantize, Recipe, Review, Sign,
+    SplitRatios, Task, Train,
+};
+pub use resolve::{Entry, Origin, Resolved, load, load_text, locate};
+pub use source::{Place, Source};
+pub use template::template;

@@ -1,0 +1,47 @@
+//! The lock: every value of a run, defaults included, as a recipe that can be run again. It is the same text on every
+//! machine, so its digest names what was asked.
+
+use crate::resolve::{Entry, Origin, Resolved};
+use crate::schema;
+use std::fmt::Write;
+
+const HEAD: &str = "\
+# The resolved recipe of a run: every value, and whether it is a default, from the recipe or from --set.
+# Paths are as written: relative to the recipe's folder (sign.key and promote.store: to the current directory).
+# Run it again: put this file in the recipe's folder and `limbeck run` it.
+";
+
+impl Resolved {
+    /// TOML that resolves to the same recipe.
+    pub fn lock_toml(&self) -> String {
+        let mut text = HEAD.to_owned();
+        let mut section = String::new();
+        for entry in &self.entries {
+            let (header, name) = place(&entry.key);
+            if header != section {
+                section = header;
+                let shown = if section.starts_with("eval.gate.") { "[[eval.gate]]".to_owned() } else { format!("[{section}]") };
+                let _ = write!(text, "\n{shown}\n");
+            } else if section.is_empty() && entry.key == "name" {
+                text.push('\n');
+            }
+            let _ = writeln!(text, "{name} = {} # {}", entry.value, origin(entry));
+        }
+        text
+    }
+}
+
+/// The table a key stands in and its name there.
+fn place(key: &str) -> (String, &str) {
+    let section = schema::parent(key);
+    (section.to_owned(), key[section.len()..].trim_start_matches('.'))
+}
+
+/// Without line numbers: a comment added to a recipe must not change the lock.
+fn origin(entry: &Entry) -> &'static str {
+    match entry.origin {
+        Origin::Default => "default",
+        Origin::File { .. } => "recipe",
+        Origin::Set { .. } => "--set",
+    }
+}

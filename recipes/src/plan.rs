@@ -1,0 +1,32 @@
+//! Which settings a stage's result depends on: they go into its cache key, and no others do. Paths are left out, since
+//! what they hold goes into the key as digests.
+
+use crate::resolve::Resolved;
+use crate::schema::{self, Kind};
+use limbeck_artifact::event::Stage;
+use serde_json::{Map, Value};
+
+/// Key prefixes a stage's result depends on.
+fn prefixes(stage: Stage) -> &'static [&'static str] {
+    match stage {
+        Stage::Import => &["data.redact", "data.min_chars", "data.max_chars", "task."],
+        Stage::Curate => &["seed", "task.", "data."],
+        Stage::Review => &["task.labels", "review.", "distill."],
+        Stage::Train => &["seed", "task.labels", "model.", "train."],
+        Stage::Quantize => &["name", "model.", "quantize.formats"],
+        Stage::Eval => &["seed", "task.labels", "model.", "quantize.ship", "eval."],
+        Stage::Package => &[""],
+        Stage::Promote => &["name", "version", "promote."],
+    }
+}
+
+/// The settings of `stage` as one JSON object of dotted keys.
+pub fn settings(resolved: &Resolved, stage: Stage) -> Value {
+    let wanted = |key: &str| prefixes(stage).iter().any(|p| if p.ends_with('.') || p.is_empty() { key.starts_with(p) } else { key == *p });
+    let is_path = |key: &str| schema::find(key).is_some_and(|f| matches!(f.kind, Kind::Path | Kind::Paths { .. } | Kind::BaseModel));
+    let mut map = Map::new();
+    for entry in resolved.entries().iter().filter(|e| wanted(&e.key) && !is_path(&e.key)) {
+        map.insert(entry.key.clone(), serde_json::to_value(&entry.value).unwrap_or(Value::Null));
+    }
+    Value::Object(map)
+}

@@ -1,0 +1,200 @@
+//! The resolved recipe as plain structs: what every stage plan is made from. Paths are ready to use; shares and
+//! thresholds are from 0 to 1.
+
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Recipe {
+    pub name: String,
+    pub version: String,
+    pub seed: u64,
+    pub task: Task,
+    pub model: Model,
+    pub data: Data,
+    pub review: Review,
+    pub train: Train,
+    pub distill: Distill,
+    pub quantize: Quantize,
+    pub eval: Eval,
+    pub promote: Promote,
+    pub sign: Sign,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Task {
+    pub kind: String,
+    /// As written; a dataset sorts them.
+    pub labels: Vec<String>,
+    pub system: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Model {
+    pub base: BaseModel,
+    pub revision: Option<String>,
+    pub max_seq_length: usize,
+    pub device: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
+pub enum BaseModel {
+    /// A `.gguf` file or a folder.
+    Path(PathBuf),
+    /// `OWNER/NAME` on the hub.
+    Hub(String),
+}
+
+impl From<String> for BaseModel {
+    fn from(text: String) -> BaseModel {
+        match text.strip_prefix("hf:") {
+            Some(repo) => BaseModel::Hub(repo.to_owned()),
+            None => BaseModel::Path(text.into()),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Data {
+    pub traces: Vec<PathBuf>,
+    pub redact: bool,
+    pub near_dup_threshold: f64,
+    pub min_chars: usize,
+    pub max_chars: usize,
+    pub split: SplitRatios,
+}
+
+/// The rest is train.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct SplitRatios {
+    pub valid: f64,
+    pub calibration: f64,
+    pub test: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Review {
+    pub decisions: Vec<PathBuf>,
+    pub min_reviewed: MinReviewed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct MinReviewed {
+    pub train: f64,
+    pub valid: f64,
+    pub calibration: f64,
+    pub test: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LrScheduler {
+    Linear,
+    Cosine,
+    Constant,
+}
+
+impl LrScheduler {
+    pub fn name(self) -> &'static str {
+        match self {
+            LrScheduler::Linear => "linear",
+            LrScheduler::Cosine => "cosine",
+            LrScheduler::Constant => "constant",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Train {
+    pub method: String,
+    pub r: usize,
+    pub lora_alpha: f64,
+    pub use_rslora: bool,
+    pub target_modules: Vec<String>,
+    pub learning_rate: f64,
+    pub lr_scheduler: LrScheduler,
+    pub warmup_ratio: f64,
+    pub num_epochs: usize,
+    pub batch_size: usize,
+    pub gradient_accumulation_steps: usize,
+    pub weight_decay: f64,
+    pub max_grad_norm: f64,
+    pub adam_beta1: f64,
+    pub adam_beta2: f64,
+    pub adam_epsilon: f64,
+    pub save_steps: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct Distill {
+    pub unreviewed_weight: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Quantize {
+    pub formats: Vec<String>,
+    pub ship: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Eval {
+    pub prices: Option<PathBuf>,
+    pub threshold: f64,
+    pub confidence: f64,
+    pub power: f64,
+    pub bootstrap_samples: usize,
+    #[serde(rename = "gate", default)]
+    pub gates: Vec<Gate>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Gate {
+    pub name: String,
+    #[serde(flatten)]
+    pub rule: GateRule,
+}
+
+/// What the shipped file must do; arms are named base, linear, frontier and tuned.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum GateRule {
+    Floor { metric: Metric, min: f64 },
+    Improvement { over: String, min: f64 },
+    NonInferiority { against: String, margin: f64 },
+    PerClassRecall { min: f64 },
+    Quantization { against: String, max_agreement_loss: f64, max_accuracy_loss: Option<f64> },
+    Latency { p95_ms: f64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    Accuracy,
+    MacroF1,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Promote {
+    pub channel: String,
+    pub store: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Sign {
+    pub key: PathBuf,
+}
+
+impl Recipe {
+    /// Makes relative paths relative to the recipe's folder. The store and the key stay relative to the current
+    /// directory: they belong to the place where a person works, not to the recipe.
+    pub(crate) fn rebase(&mut self, folder: &Path) {
+        let join = |path: &mut PathBuf| *path = folder.join(&*path);
+        if let BaseModel::Path(path) = &mut self.model.base {
+            join(path);
+        }
+        self.data.traces.iter_mut().for_each(join);
+        self.review.decisions.iter_mut().for_each(join);
+        self.eval.prices.iter_mut().for_each(join);
+    }
+}

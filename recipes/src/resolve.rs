@@ -1,0 +1,271 @@
+//! Defaults < file < `--set`: puts the three together, checks what no single key can check, and builds the plain
+//! structs. Every value keeps its origin for `explain` and the lock.
+
+use crate::error::{RecipeError, RecipeErrors};
+use crate::read::{GivenGate, Reader};
+use crate::recipe::Recipe;
+use crate::schema::{self, FIELDS, GATES, Need};
+use crate::source::{Place, Source};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// A recipe is short; anything longer is another file.
+const MAX_BYTES: u64 = 1 << 20;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Origin {
+    Default,
+    File { file: String, line: usize, column: usize },
+    Set { argument: String },
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::File { file, line, .. } => write!(f, "{file}:{line}"),
+            Origin::Set { .. } => f.write_str("--set"),
+        }
+    }
+}
+
+/// One resolved value: gates have keys such as `eval.gate.NAME.min`.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub key: String,
+    /// As written, before paths are made relative to the recipe's folder.
+    pub value: Value,
+    pub origin: Origin,
+    pub doc: &'static str,
+}
+
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    pub recipe: Recipe,
+    /// The file it came from.
+    pub path: PathBuf,
+    pub source: Source,
+    pub origins: BTreeMap<String, Origin>,
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Resolved {
+    /// Every value, in the schema's order; gates come last.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+}
+
+/// The recipe's file: `recipe.toml` for a folder, else the path itself.
+pub fn locate(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join("recipe.toml") } else { path.to_owned() }
+}
+
+/// Reads and resolves the recipe at `path` (a file, or a folder that holds `recipe.toml`) under `sets`, in their order.
+///
+/// # Errors
+/// Everything that is wrong with the file and the overrides, or the one reason why the file can't be read.
+pub fn load(path: &Path, sets: &[(String, String)]) -> Result<Resolved, RecipeErrors> {
+    let path = locate(path);
+    let read = || -> std::io::Result<String> {
+        if std::fs::metadata(&path)?.len() > MAX_BYTES {
+            return Err(std::io::Error::other(format!("it is larger than {MAX_BYTES} bytes")));
+        }
+        std::fs::read_to_string(&path)
+    };
+    let text = read().map_err(|e| {
+        RecipeError::new(format!("reading the recipe {}: {e}", path.display()), None)
+            .hint("name a recipe folder or file, or write a new one with `limbeck init NAME`")
+    })?;
+    load_text(&path, &text, sets)
+}
+
+/// As [`load`], from a text that stands at `path`.
+///
+/// # Errors
+/// Everything that is wrong with the text and the overrides.
+pub fn load_text(path: &Path, text: &str, sets: &[(String, String)]) -> Result<Resolved, RecipeErrors> {
+    let source = Source::new(&path.display().to_string(), text);
+    let mut reader = Reader::default();
+    reader.file(&source);
+    if reader.errors.is_empty() || reader.errors.iter().all(|e| !e.message.starts_with("not TOML")) {
+        for (key, value) in sets {
+            reader.set(key, value);
+        }
+        missing(&mut reader, &source);
+        across(&mut reader, &source);
+    }
+    if !reader.errors.is_empty() {
+        let mut errors = reader.errors;
+        // The file's in the order of its text, then the overrides' in theirs.
+        errors.sort_by_key(|e| match &e.place {
+            None => (0, 0),
+            Some(p) if p.source.name == source.name => (1, p.span.start),
+            Some(_) => (2, 0),
+        });
+        return Err(RecipeErrors { errors });
+    }
+    let entries = entries(&reader, &source);
+    let mut recipe: Recipe = Value::Table(nested(&entries)).try_into().map_err(|e: toml::de::Error| {
+        RecipeError::new(format!("building the recipe's plan: {}", e.message()), None).hint("this is a bug in limbeck's schema; please report it")
+    })?;
+    recipe.rebase(path.parent().unwrap_or(Path::new("")));
+    let origins = entries.iter().map(|e| (e.key.clone(), e.origin.clone())).collect();
+    Ok(Resolved { recipe, path: path.to_owned(), source, origins, entries })
+}
+
+fn missing(reader: &mut Reader, source: &Source) {
+    // A key that is there but wrong has its own error.
+    let reported: Vec<String> = reader.errors.iter().map(|e| e.message.clone()).collect();
+    let is_reported = |key: &str| reported.iter().any(|m| m.starts_with(&format!("`{key}` ")));
+    for field in FIELDS.iter().filter(|f| f.need == Need::Required) {
+        let section = schema::parent(field.key);
+        if reader.values.contains_key(field.key) || is_reported(field.key) || is_reported(section) {
+            continue;
+        }
+        let name = field.key[section.len()..].trim_start_matches('.');
+        let place = reader.sections.get(section).cloned();
+        let file = if place.is_none() { format!("{}: ", source.name) } else { String::new() };
+        let wanted = format!("add `{name} = …` {}: {}", if section.is_empty() { "at the top".into() } else { format!("under [{section}]") }, field.doc);
+        let message = format!("{file}`{}` is missing, expected {}", field.key, field.kind.expects());
+        reader.errors.push(RecipeError::new(message, place).hint(wanted));
+    }
+    let mut errors = Vec::new();
+    for gate in &reader.gates {
+        let Some(kind) = gate.text("kind").and_then(schema::gate_kind) else { continue };
+        for field in kind.fields.iter().filter(|f| f.need == Need::Required && !gate.fields.contains_key(f.key)) {
+            if is_reported(field.key) {
+                continue;
+            }
+            let message = format!("a gate of kind {} without `{}`, expected {}", kind.kind, field.key, field.kind.expects());
+            errors.push(RecipeError::new(message, Some(gate.place.clone())).hint(format!("add `{} = …`: {}", field.key, field.doc)));
+        }
+    }
+    reader.errors.extend(errors);
+}
+
+/// What only several keys together can get wrong.
+fn across(reader: &mut Reader, source: &Source) {
+    let get = |key: &str| reader.values.get(key).map(|g| g.value.clone()).or_else(|| schema::find(key)?.default());
+    let place = |keys: &[&str]| keys.iter().find_map(|k| reader.values.get(*k)).map_or_else(|| source.at(0..0), |g| g.place.clone());
+    let mut errors = Vec::new();
+
+    let splits = ["data.split.test", "data.split.calibration", "data.split.valid"];
+    let held_out: f64 = splits.iter().filter_map(|k| get(k)?.as_float()).sum();
+    if held_out > 0.95 {
+        let message = format!("valid, calibration and test together take {held_out:.2} of the rows, which leaves train too little");
+        errors.push(RecipeError::new(message, Some(place(&splits))).hint("keep their sum at 0.95 or less"));
+    }
+    let formats = get("quantize.formats").unwrap_or(Value::Array(Vec::new()));
+    if let (Some(ship), Some(formats)) = (get("quantize.ship"), formats.as_array())
+        && !formats.is_empty()
+        && !formats.contains(&ship)
+    {
+        let message = format!("`quantize.ship` is {ship}, which is not among `quantize.formats`");
+        let hint = format!("ship one of {}, or add {ship} to formats", Value::Array(formats.clone()));
+        errors.push(RecipeError::new(message, Some(place(&["quantize.ship", "quantize.formats"]))).hint(hint));
+    }
+    if let (Some(Value::Integer(min)), Some(Value::Integer(max))) = (get("data.min_chars"), get("data.max_chars"))
+        && min > max
+    {
+        let message = format!("`data.min_chars` is {min}, more than `data.max_chars`, which is {max}");
+        errors.push(RecipeError::new(message, Some(place(&["data.min_chars", "data.max_chars"]))).hint("swap them"));
+    }
+    if let Some(Value::String(base)) = get("model.base")
+        && base.starts_with("hf:")
+        && get("model.revision").is_none()
+    {
+        let message = format!("`model.base` is {base} without `model.revision`: a hub model changes under its name");
+        let hint = "add `revision = \"…\"` with the commit of the model's repository";
+        errors.push(RecipeError::new(message, Some(place(&["model.base"]))).hint(hint));
+    }
+    for (i, gate) in reader.gates.iter().enumerate() {
+        let Some(name) = gate.text("name") else { continue };
+        if reader.gates[..i].iter().any(|g| g.text("name") == Some(name)) {
+            let place = gate.fields.get("name").map(|g| g.place.clone());
+            errors.push(RecipeError::new(format!("two gates are called \"{name}\""), place).hint("give each gate its own name"));
+        }
+    }
+    reader.errors.extend(errors);
+}
+
+fn entries(reader: &Reader, source: &Source) -> Vec<Entry> {
+    let origin = |place: &Place, from_set: bool| {
+        if from_set {
+            return Origin::Set { argument: place.source.text.to_string() };
+        }
+        let (line, column) = place.line_column();
+        Origin::File { file: source.name.to_string(), line, column }
+    };
+    let mut entries = Vec::new();
+    for field in FIELDS {
+        let (value, origin) = match reader.values.get(field.key) {
+            Some(given) => (given.value.clone(), origin(&given.place, given.from_set)),
+            None => match field.default() {
+                Some(value) => (value, Origin::Default),
+                None => continue,
+            },
+        };
+        entries.push(Entry { key: field.key.to_owned(), value, origin, doc: field.doc });
+    }
+    for (gate, name) in reader.gates.iter().zip(gate_names(&reader.gates)) {
+        let Some(kind) = gate.text("kind").and_then(schema::gate_kind) else { continue };
+        let key = |k: &str| format!("{GATES}.{name}.{k}");
+        let of = |k: &str| gate.fields.get(k).map_or(Origin::Default, |g| origin(&g.place, g.from_set));
+        let text = |s: &str| Value::String(s.to_owned());
+        entries.push(Entry { key: key("name"), value: text(&name), origin: of("name"), doc: "what the report calls the gate" });
+        entries.push(Entry { key: key("kind"), value: text(kind.kind), origin: of("kind"), doc: kind.doc });
+        for field in kind.fields {
+            let Some(value) = gate.fields.get(field.key).map(|g| g.value.clone()).or_else(|| field.default()) else { continue };
+            entries.push(Entry { key: key(field.key), value, origin: of(field.key), doc: field.doc });
+        }
+    }
+    entries
+}
+
+/// A gate without a name is called by its kind; the second of a kind by kind-2.
+fn gate_names(gates: &[GivenGate]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for gate in gates {
+        let wanted = gate.text("name").or(gate.text("kind")).unwrap_or("gate");
+        let taken = |name: &str| names.iter().any(|n| n == name) || (gates.iter().any(|g| g.text("name") == Some(name)) && gate.text("name") != Some(name));
+        let mut name = wanted.to_owned();
+        let mut n = 1;
+        while taken(&name) {
+            n += 1;
+            name = format!("{wanted}-{n}");
+        }
+        names.push(name);
+    }
+    names
+}
+
+/// The entries as the tree that they are in TOML; the gates become the array `eval.gate`.
+pub(crate) fn nested(entries: &[Entry]) -> Table {
+    let mut root = Table::new();
+    let mut gates: Vec<(String, Table)> = Vec::new();
+    for entry in entries {
+        if let Some((name, key)) = entry.key.strip_prefix("eval.gate.").and_then(|rest| rest.rsplit_once('.')) {
+            if gates.last().is_none_or(|(last, _)| last != name) {
+                gates.push((name.to_owned(), Table::new()));
+            }
+            if let Some((_, table)) = gates.last_mut() {
+                table.insert(key.to_owned(), entry.value.clone());
+            }
+            continue;
+        }
+        let section = schema::parent(&entry.key);
+        let mut table = &mut root;
+        for part in section.split('.').filter(|p| !p.is_empty()) {
+            let next = table.entry(part).or_insert_with(|| Value::Table(Table::new()));
+            let Value::Table(next) = next else { return root };
+            table = next;
+        }
+        table.insert(entry.key[section.len()..].trim_start_matches('.').to_owned(), entry.value.clone());
+    }
+    if let Some(Value::Table(eval)) = root.get_mut("eval") {
+        eval.insert("gate".to_owned(), Value::Array(gates.into_iter().map(|(_, t)| Value::Table(t)).collect()));
+    }
+    root
+}

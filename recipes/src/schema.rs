@@ -1,0 +1,306 @@
+//! Every key a recipe may hold, in the order in which a person reads them: its type and range, its default, and one
+//! sentence on what it does. Reading, `explain`, the lock and the template all go by this one table.
+
+use toml::Value;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kind {
+    Text,
+    /// Lower-case letters, digits, `.`, `_`, `+`, `-`; becomes part of file names.
+    Name,
+    Bool,
+    Int {
+        min: i64,
+        max: i64,
+    },
+    /// From `min` to `max`, both allowed.
+    Float {
+        min: f64,
+        max: f64,
+    },
+    /// Greater than zero and at most `max`.
+    Positive {
+        max: f64,
+    },
+    Choice(&'static [&'static str]),
+    /// A non-empty list of distinct choices.
+    Choices(&'static [&'static str]),
+    /// A list of distinct, non-empty texts, at least `min` of them.
+    Texts {
+        min: usize,
+    },
+    Path,
+    /// A list of at least `min` paths.
+    Paths {
+        min: usize,
+    },
+    /// `hf:OWNER/NAME` or a path.
+    BaseModel,
+    /// `cpu`, `cpu-reference`, `wgpu`, `cuda` or `cuda:N`.
+    Device,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Need {
+    Required,
+    Optional,
+    /// TOML text of the value.
+    Default(&'static str),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Field {
+    /// Dotted, from the root.
+    pub key: &'static str,
+    pub kind: Kind,
+    pub need: Need,
+    pub doc: &'static str,
+}
+
+use Kind::*;
+use Need::{Default, Optional, Required};
+
+const fn field(key: &'static str, kind: Kind, need: Need, doc: &'static str) -> Field {
+    Field { key, kind, need, doc }
+}
+
+const UNIT: Kind = Float { min: 0.0, max: 1.0 };
+/// Strictly between 0 and 1: what no evidence can show is no demand.
+const OPEN: Kind = Positive { max: 0.9999 };
+
+/// The modules LoRA can adapt, under the names Hugging Face gives them.
+pub(crate) const MODULES: &[&str] = &["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+const DEVICES: &[&str] = &["cpu", "cpu-reference", "wgpu", "cuda"];
+const FORMATS: &[&str] = &["Q8_0", "Q4_0", "F16", "F32"];
+const METRICS: &[&str] = &["accuracy", "macro_f1"];
+
+#[rustfmt::skip]
+pub(crate) const FIELDS: &[Field] = &[
+    field("name", Name, Required, "name of the run folder and of the artifact"),
+    field("version", Name, Default("\"0.1.0\""), "version of the artifact"),
+    field("seed", Int { min: 0, max: i64::MAX }, Default("17"), "seeds the split, the order of batches, the adapter and the bootstrap"),
+
+    field("task.kind", Choice(&["classify"]), Default("\"classify\""), "what the artifact does: pick one label for a message"),
+    field("task.labels", Texts { min: 2 }, Required, "the taxonomy; the tuned model answers with exactly one of these"),
+    field("task.system", Text, Optional, "replaces the system prompt that the traces recorded"),
+
+    field("model.base", BaseModel, Required, "the base model: a .gguf, a folder of safetensors, or hf:OWNER/NAME"),
+    field("model.revision", Text, Optional, "commit of a hub model; required for hf: so that a run can be repeated"),
+    field("model.max_seq_length", Int { min: 8, max: 131_072 }, Default("512"), "longest row in tokens; longer ones are refused, never cut"),
+    field("model.device", Device, Default("\"cpu\""), "where training and scoring run: cpu, wgpu, cuda or cuda:N"),
+
+    field("data.traces", Paths { min: 1 }, Required, "chat-completion traces, JSONL, one recorded call a line"),
+    field("data.redact", Bool, Default("true"), "replaces e-mail addresses, phone and card numbers and the like with placeholders"),
+    field("data.near_dup_threshold", Positive { max: 1.0 }, Default("0.8"), "similarity from which two messages are near-duplicates (1: identical shingles)"),
+    field("data.min_chars", Int { min: 0, max: 10_000_000 }, Default("1"), "shorter messages are left out"),
+    field("data.max_chars", Int { min: 1, max: 10_000_000 }, Default("8000"), "longer messages are left out"),
+    field("data.split.valid", Float { min: 0.0, max: 0.9 }, Default("0.1"), "share of rows that watch the training"),
+    field("data.split.calibration", Float { min: 0.0, max: 0.9 }, Default("0.15"), "share of rows kept for calibrating confidence"),
+    field("data.split.test", Positive { max: 0.9 }, Default("0.3"), "share of rows that decide the gates; the rest is train"),
+
+    field("review.decisions", Paths { min: 0 }, Default("[]"), "review decisions made elsewhere, JSONL; `limbeck review` adds its own in the run folder"),
+    field("review.min_reviewed.train", UNIT, Default("1.0"), "share of train rows a reviewer must have decided"),
+    field("review.min_reviewed.valid", UNIT, Default("1.0"), "the same for valid"),
+    field("review.min_reviewed.calibration", UNIT, Default("1.0"), "the same for calibration"),
+    field("review.min_reviewed.test", UNIT, Default("1.0"), "the same for test"),
+
+    field("train.method", Choice(&["lora"]), Default("\"lora\""), "how the base is adapted"),
+    field("train.r", Int { min: 1, max: 1024 }, Default("16"), "rank of the adapter"),
+    field("train.lora_alpha", Positive { max: 65_536.0 }, Default("32"), "scale of the adapter: lora_alpha / r, or / sqrt(r) with use_rslora"),
+    field("train.use_rslora", Bool, Default("false"), "rank-stabilised scale"),
+    field("train.target_modules", Choices(MODULES), Default("[\"q_proj\", \"k_proj\", \"v_proj\", \"o_proj\", \"gate_proj\", \"up_proj\", \"down_proj\"]"), "the linear layers that get an adapter"),
+    field("train.learning_rate", Positive { max: 1.0 }, Default("5e-4"), "peak learning rate"),
+    field("train.lr_scheduler", Choice(&["linear", "cosine", "constant"]), Default("\"linear\""), "how the rate falls after warm-up"),
+    field("train.warmup_ratio", Float { min: 0.0, max: 0.9 }, Default("0.05"), "share of the steps that warm up"),
+    field("train.num_epochs", Int { min: 1, max: 10_000 }, Default("3"), "passes over the train split"),
+    field("train.batch_size", Int { min: 1, max: 65_536 }, Default("16"), "rows a micro-batch"),
+    field("train.gradient_accumulation_steps", Int { min: 1, max: 65_536 }, Default("1"), "micro-batches a step"),
+    field("train.weight_decay", UNIT, Default("0.0"), "AdamW's decoupled decay"),
+    field("train.max_grad_norm", Positive { max: 1e6 }, Default("1.0"), "gradients are clipped to this global norm"),
+    field("train.adam_beta1", Float { min: 0.0, max: 0.999_999 }, Default("0.9"), "AdamW"),
+    field("train.adam_beta2", Float { min: 0.0, max: 0.999_999 }, Default("0.999"), "AdamW"),
+    field("train.adam_epsilon", Positive { max: 1.0 }, Default("1e-8"), "AdamW"),
+    field("train.save_steps", Int { min: 1, max: 1_000_000 }, Default("20"), "steps between checkpoints"),
+
+    field("distill.unreviewed_weight", UNIT, Default("0.0"), "loss weight of the recorded model's answers that nobody reviewed (0 leaves them out)"),
+
+    field("quantize.formats", Choices(FORMATS), Default("[\"Q8_0\", \"Q4_0\"]"), "GGUF files to make of the merged model"),
+    field("quantize.ship", Choice(FORMATS), Default("\"Q8_0\""), "the one that is gated and packaged"),
+
+    field("eval.prices", Path, Optional, "price table (TOML) for the cost of a call"),
+    field("eval.threshold", UNIT, Default("0.7"), "confidence from which an answer is served; below it the call escalates"),
+    field("eval.confidence", Float { min: 0.51, max: 0.9999 }, Default("0.95"), "level of the intervals, and of the one-sided bounds by which gates decide"),
+    field("eval.power", Float { min: 0.5, max: 0.9999 }, Default("0.8"), "chance of a decision for which an inconclusive gate counts the examples it still needs"),
+    field("eval.bootstrap_samples", Int { min: 100, max: 1_000_000 }, Default("2000"), "resamples for intervals without a closed form"),
+
+    field("promote.channel", Name, Default("\"staging\""), "channel that points at the artifact once its gates pass"),
+    field("promote.store", Path, Default("\".limbeck/store\""), "local store, relative to the current directory"),
+
+    field("sign.key", Path, Default("\".limbeck/keys/signing.pem\""), "P-256 private key (PKCS#8 PEM), relative to the current directory"),
+];
+
+/// The array of tables among the sections.
+pub(crate) const GATES: &str = "eval.gate";
+
+pub(crate) struct GateKind {
+    pub kind: &'static str,
+    /// Keys are relative to the gate's table.
+    pub fields: &'static [Field],
+    pub doc: &'static str,
+}
+
+const METRIC: Field = field("metric", Choice(METRICS), Default("\"accuracy\""), "accuracy or macro_f1");
+
+#[rustfmt::skip]
+pub(crate) const GATE_KINDS: &[GateKind] = &[
+    GateKind { kind: "floor", doc: "the metric is at least min", fields: &[
+        METRIC,
+        field("min", OPEN, Required, "lowest value that passes"),
+    ] },
+    GateKind { kind: "improvement", doc: "accuracy beats another arm's by min (Tango score, paired)", fields: &[
+        field("over", Choice(&["base", "linear", "frontier"]), Default("\"base\""), "the arm to beat"),
+        field("min", Float { min: 0.0, max: 0.9999 }, Required, "by how much, as a share (0.4 is 40 points)"),
+    ] },
+    GateKind { kind: "non_inferiority", doc: "not worse than another arm by more than margin (Tango score, paired)", fields: &[
+        field("against", Choice(&["frontier", "base", "linear"]), Default("\"frontier\""), "the arm to match"),
+        field("margin", OPEN, Required, "the loss of accuracy that is acceptable, as a share"),
+    ] },
+    GateKind { kind: "per_class_recall", doc: "every label's recall is at least min", fields: &[
+        field("min", OPEN, Required, "lowest recall of any label"),
+    ] },
+    GateKind { kind: "quantization", doc: "the shipped file answers as the tuned model does", fields: &[
+        field("against", Choice(&["tuned"]), Default("\"tuned\""), "the arm to agree with"),
+        field("max_agreement_loss", OPEN, Required, "share of rows that may be answered differently"),
+        field("max_accuracy_loss", OPEN, Optional, "loss of accuracy that is acceptable, as a share"),
+    ] },
+    GateKind { kind: "latency", doc: "95 % of the calls are answered within p95_ms", fields: &[
+        field("p95_ms", Positive { max: 1e9 }, Required, "milliseconds"),
+    ] },
+];
+
+pub(crate) fn find(key: &str) -> Option<&'static Field> {
+    FIELDS.iter().find(|f| f.key == key)
+}
+
+pub(crate) fn gate_kind(kind: &str) -> Option<&'static GateKind> {
+    GATE_KINDS.iter().find(|k| k.kind == kind)
+}
+
+/// True for a table of the schema ("", "train", "data.split").
+pub(crate) fn is_section(key: &str) -> bool {
+    key.is_empty() || FIELDS.iter().any(|f| f.key.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+}
+
+/// The names that may stand directly inside the section `key`.
+pub(crate) fn children(key: &str) -> Vec<&'static str> {
+    let mut names: Vec<&'static str> = Vec::new();
+    for full in FIELDS.iter().map(|f| f.key).chain([GATES]) {
+        let rest = if key.is_empty() { Some(full) } else { full.strip_prefix(key).and_then(|r| r.strip_prefix('.')) };
+        let Some(name) = rest.map(|r| r.split('.').next().unwrap_or(r)) else { continue };
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// The section a key stands in.
+pub(crate) fn parent(key: &str) -> &str {
+    key.rfind('.').map_or("", |dot| &key[..dot])
+}
+
+impl Field {
+    pub(crate) fn default(&self) -> Option<Value> {
+        let Default(text) = self.need else { return None };
+        let parsed: Result<toml::Table, _> = toml::from_str(&format!("v = {text}"));
+        parsed.ok()?.remove("v").map(|v| self.kind.normalise(v))
+    }
+}
+
+impl Kind {
+    /// What is expected, as the end of "expected …".
+    pub(crate) fn expects(self) -> String {
+        match self {
+            Text => "a text".into(),
+            Name => "a name of lower-case letters, digits, '.', '_', '+' and '-', starting with a letter or digit".into(),
+            Bool => "true or false".into(),
+            Int { min, max } if max == i64::MAX => format!("a whole number from {min}"),
+            Int { min, max } => format!("a whole number from {min} to {max}"),
+            Float { min, max } => format!("a number from {min} to {max}"),
+            Positive { max } => format!("a number above 0, at most {max}"),
+            Choice(of) => format!("one of {}", quoted(of)),
+            Choices(of) => format!("a list of distinct values out of {}", quoted(of)),
+            Texts { min } => format!("a list of at least {min} distinct texts"),
+            Path => "a path".into(),
+            Paths { min: 0 } => "a list of paths".into(),
+            Paths { min } => format!("a list of at least {min} path{}", if min == 1 { "" } else { "s" }),
+            BaseModel => "a path or hf:OWNER/NAME".into(),
+            Device => "cpu, cpu-reference, wgpu, cuda or cuda:N".into(),
+        }
+    }
+
+    /// A whole number where a float is meant becomes one, so that `1` and `1.0` are the same value everywhere.
+    pub(crate) fn normalise(self, value: Value) -> Value {
+        match (self, value) {
+            (Float { .. } | Positive { .. }, Value::Integer(i)) => Value::Float(i as f64),
+            (_, value) => value,
+        }
+    }
+
+    pub(crate) fn allows(self, value: &Value) -> bool {
+        match (self, value) {
+            (Text, Value::String(s)) | (Path, Value::String(s)) => !s.trim().is_empty() && !s.contains('\0'),
+            (Name, Value::String(s)) => is_name(s),
+            (Bool, Value::Boolean(_)) => true,
+            (Int { min, max }, Value::Integer(i)) => (min..=max).contains(i),
+            (Float { min, max }, Value::Float(x)) => (min..=max).contains(x),
+            (Positive { max }, Value::Float(x)) => *x > 0.0 && *x <= max,
+            (Device, Value::String(s)) => {
+                DEVICES.contains(&s.as_str()) || s.strip_prefix("cuda:").is_some_and(|n| n.parse::<u16>().is_ok())
+            }
+            (Choice(of), Value::String(s)) => of.contains(&s.as_str()),
+            (Choices(of), Value::Array(list)) => {
+                !list.is_empty() && distinct(list) && list.iter().all(|v| v.as_str().is_some_and(|s| of.contains(&s)))
+            }
+            (Texts { min }, Value::Array(list)) => {
+                list.len() >= min && distinct(list) && list.iter().all(|v| v.as_str().is_some_and(|s| !s.is_empty() && s.trim() == s))
+            }
+            (Paths { min }, Value::Array(list)) => list.len() >= min && list.iter().all(|v| Path.allows(v)),
+            (BaseModel, Value::String(s)) => match s.strip_prefix("hf:") {
+                None => Path.allows(value),
+                Some(repo) => {
+                    let mut parts = repo.split('/');
+                    let ok = |p: Option<&str>| {
+                        p.is_some_and(|p| !p.is_empty() && !p.starts_with('.') && p.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)))
+                    };
+                    ok(parts.next()) && ok(parts.next()) && parts.next().is_none()
+                }
+            },
+            _ => false,
+        }
+    }
+
+    /// The choices a wrong text may have been meant as.
+    pub(crate) fn choices(self) -> &'static [&'static str] {
+        match self {
+            Choice(of) | Choices(of) => of,
+            Device => DEVICES,
+            _ => &[],
+        }
+    }
+}
+
+fn is_name(s: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    s.len() <= 64 && s.chars().next().is_some_and(plain) && s.chars().all(|c| plain(c) || "._+-".contains(c))
+}
+
+fn distinct(list: &[Value]) -> bool {
+    let mut seen: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
+    seen.sort_unstable();
+    seen.windows(2).all(|w| w[0] != w[1])
+}
+
+fn quoted(of: &[&str]) -> String {
+    of.iter().map(|s| format!("\"{s}\"")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,73 @@
+//! The recipe that `limbeck init` writes: every key with its default and what it does, so that the file is its own
+//! reference page.
+
+use crate::schema::{self, FIELDS, GATE_KINDS, GATES, Need};
+use std::fmt::Write;
+
+const GATES_TO_START_WITH: &str = r#"
+# Gates decide whether the artifact is promoted. Each judges the shipped file on the test split.
+[[eval.gate]]
+kind = "improvement"
+over = "base"
+min = 0.4
+
+[[eval.gate]]
+kind = "non_inferiority"
+against = "frontier"
+margin = 0.05
+
+[[eval.gate]]
+kind = "quantization"
+against = "tuned"
+max_agreement_loss = 0.02
+"#;
+
+/// A commented recipe named `name`; `labels` is the taxonomy, or two placeholders when empty.
+pub fn template(name: &str, labels: &[String]) -> String {
+    let mut text = format!(
+        "# {name}: what this recipe makes, in one sentence.\n\
+         # Needs: traces.jsonl beside this file (chat-completion traces, one recorded call a line), and a base model.\n\
+         # Launch: limbeck run {name}\n\
+         # Good looks like: every gate passes; the report shows the tuned file near the frontier model.\n\
+         #\n\
+         # A line that starts with `#` and a key shows the default; every value is listed by `limbeck explain {name}`.\n\n"
+    );
+    let mut section = "";
+    for field in FIELDS {
+        let of = schema::parent(field.key);
+        if of != section {
+            if section == "eval" {
+                gates(&mut text);
+            }
+            let _ = write!(text, "\n[{of}]\n");
+            section = of;
+        }
+        let key = field.key[of.len()..].trim_start_matches('.');
+        let _ = match (field.key, field.need) {
+            ("name", _) => writeln!(text, "name = \"{name}\" # {}", field.doc),
+            ("task.labels", _) => writeln!(text, "labels = {} # {}", list(labels), field.doc),
+            ("model.base", _) => writeln!(text, "base = \"base.gguf\" # {}", field.doc),
+            ("data.traces", _) => writeln!(text, "traces = [\"traces.jsonl\"] # {}", field.doc),
+            (_, Need::Default(value)) => writeln!(text, "# {key} = {value} # {}", field.doc),
+            (_, _) => writeln!(text, "# {key} = \"…\" # {}", field.doc),
+        };
+    }
+    text
+}
+
+fn list(labels: &[String]) -> String {
+    let labels: Vec<toml::Value> = match labels {
+        [] => vec!["first_label".into(), "second_label".into()],
+        labels => labels.iter().map(|l| l.as_str().into()).collect(),
+    };
+    toml::Value::Array(labels).to_string()
+}
+
+fn gates(text: &mut String) {
+    text.push_str(GATES_TO_START_WITH);
+    let _ = write!(text, "\n# Further kinds of [[{GATES}]]:\n");
+    for kind in GATE_KINDS {
+        let keys: Vec<&str> = kind.fields.iter().map(|f| f.key).collect();
+        let _ = writeln!(text, "#   {} ({}): {}", kind.kind, keys.join(", "), kind.doc);
+    }
+}

@@ -1,0 +1,144 @@
+//! Defaults < file < `--set`, and what keeps its origin.
+
+use limbeck_artifact::event::Stage;
+use limbeck_recipes::{BaseModel, GateRule, LrScheduler, Origin, Resolved, load, load_text, settings, template};
+use std::path::Path;
+
+const RECIPE: &str = r#"
+name = "small"
+seed = 3
+
+[task]
+labels = ["refund", "card lost", "other"]
+
+[model]
+base = "base.gguf"
+
+[data]
+traces = ["a.jsonl", "/abs/b.jsonl"]
+
+[review]
+decisions = ["decisions.jsonl"]
+min_reviewed = { train = 0.5 }
+
+[train]
+r = 8
+lora_alpha = 16
+
+[eval]
+prices = "prices.toml"
+
+[[eval.gate]]
+kind = "floor"
+min = 0.8
+
+[[eval.gate]]
+kind = "floor"
+metric = "macro_f1"
+min = 1
+
+[[eval.gate]]
+name = "fast"
+kind = "latency"
+p95_ms = 50
+"#;
+
+fn resolve(sets: &[(&str, &str)]) -> Resolved {
+    let sets: Vec<(String, String)> = sets.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+    load_text(Path::new("some/folder/recipe.toml"), RECIPE, &sets).unwrap()
+}
+
+#[test]
+fn the_file_beats_defaults_and_set_beats_the_file() {
+    let r = resolve(&[("train.r", "4"), ("train.r", "2"), ("train.lr_scheduler", "cosine"), ("version", "1.2")]);
+    assert_eq!(r.recipe.seed, 3);
+    assert_eq!(r.recipe.train.r, 2, "the last --set wins");
+    assert_eq!(r.recipe.train.lora_alpha, 16.0);
+    assert_eq!(r.recipe.train.lr_scheduler, LrScheduler::Cosine);
+    assert_eq!(r.recipe.version, "1.2");
+    assert_eq!(r.recipe.train.num_epochs, 3);
+    assert_eq!(r.recipe.review.min_reviewed.train, 0.5);
+    assert_eq!(r.recipe.review.min_reviewed.test, 1.0);
+    assert_eq!(r.origins["train.r"], Origin::Set { argument: "train.r=2".into() });
+    assert_eq!(r.origins["train.lora_alpha"], Origin::File { file: "some/folder/recipe.toml".into(), line: 20, column: 14 });
+    assert_eq!(r.origins["train.num_epochs"], Origin::Default);
+}
+
+#[test]
+fn paths_are_relative_to_the_recipe_except_store_and_key() {
+    let r = resolve(&[]).recipe;
+    assert_eq!(r.data.traces, [Path::new("some/folder/a.jsonl"), Path::new("/abs/b.jsonl")]);
+    assert_eq!(r.review.decisions, [Path::new("some/folder/decisions.jsonl")]);
+    assert_eq!(r.eval.prices.as_deref(), Some(Path::new("some/folder/prices.toml")));
+    assert_eq!(r.model.base, BaseModel::Path("some/folder/base.gguf".into()));
+    assert_eq!(r.promote.store, Path::new(".limbeck/store"));
+    assert_eq!(r.sign.key, Path::new(".limbeck/keys/signing.pem"));
+    let hub = resolve(&[("model.base", "hf:OWNER/NAME"), ("model.revision", "abc")]).recipe;
+    assert_eq!(hub.model.base, BaseModel::Hub("OWNER/NAME".into()));
+}
+
+#[test]
+fn gates_get_names_and_can_be_overridden_by_name_or_index() {
+    let r = resolve(&[("eval.gate.fast.p95_ms", "80"), ("eval.gate.0.min", "0.7")]);
+    let gates = &r.recipe.eval.gates;
+    let names: Vec<&str> = gates.iter().map(|g| g.name.as_str()).collect();
+    assert_eq!(names, ["floor", "floor-2", "fast"]);
+    assert_eq!(gates[2].rule, GateRule::Latency { p95_ms: 80.0 });
+    assert!(matches!(gates[0].rule, GateRule::Floor { min, .. } if min == 0.7));
+    assert_eq!(r.origins["eval.gate.fast.p95_ms"], Origin::Set { argument: "eval.gate.fast.p95_ms=80".into() });
+    assert!(resolve(&[("eval.gate", "[]")]).recipe.eval.gates.is_empty());
+}
+
+#[test]
+fn a_lock_resolves_to_the_same_recipe_and_ignores_comments() {
+    let r = resolve(&[("train.learning_rate", "3e-4"), ("task.system", "Answer with a \"label\".\nNothing else.")]);
+    let lock = r.lock_toml();
+    let again = load_text(Path::new("some/folder/recipe.toml"), &lock, &[]).unwrap_or_else(|e| panic!("{e}\n{lock}"));
+    assert_eq!(again.recipe, r.recipe);
+    let commented = format!("# one more line\n{RECIPE}");
+    let commented = load_text(Path::new("elsewhere/recipe.toml"), &commented, &[]).unwrap();
+    assert_eq!(commented.lock_toml(), resolve(&[]).lock_toml());
+    insta::assert_snapshot!(lock);
+}
+
+#[test]
+fn a_stage_depends_on_its_own_settings_only() {
+    let plain = resolve(&[]);
+    let faster = resolve(&[("train.num_epochs", "1")]);
+    for stage in Stage::ALL {
+        let same = settings(&plain, stage) == settings(&faster, stage);
+        assert_eq!(same, !matches!(stage, Stage::Train | Stage::Package), "{}", stage.name());
+    }
+    let stricter = resolve(&[("eval.gate.fast.p95_ms", "10")]);
+    assert_eq!(settings(&plain, Stage::Train), settings(&stricter, Stage::Train));
+    assert_ne!(settings(&plain, Stage::Eval), settings(&stricter, Stage::Eval));
+}
+
+#[test]
+fn the_template_is_a_recipe_and_shows_every_default() {
+    let labels = ["a".to_owned(), "b \"quoted\"".to_owned()];
+    let text = template("fresh", &labels);
+    let r = load_text(Path::new("recipe.toml"), &text, &[]).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    assert_eq!(r.recipe.task.labels, labels);
+    assert_eq!(r.recipe.eval.gates.len(), 3);
+    // What is commented out is exactly the default: uncommenting it changes nothing but the origins.
+    let open: String = text
+        .lines()
+        .map(|l| match l.strip_prefix("# ") {
+            Some(rest) if rest.split_once(" = ").is_some_and(|(key, v)| !key.contains(' ') && !v.starts_with("\"…\"")) => format!("{rest}\n"),
+            _ => format!("{l}\n"),
+        })
+        .collect();
+    let opened = load_text(Path::new("recipe.toml"), &open, &[]).unwrap_or_else(|e| panic!("{e}\n{open}"));
+    assert_eq!(opened.recipe, r.recipe);
+    assert!(opened.origins.iter().all(|(k, o)| *o != Origin::Default || k.starts_with("eval.gate.")), "{:?}", opened.origins);
+}
+
+#[test]
+fn a_folder_stands_for_its_recipe() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("recipe.toml"), RECIPE).unwrap();
+    let r = load(dir.path(), &[]).unwrap();
+    assert_eq!(r.path, dir.path().join("recipe.toml"));
+    assert_eq!(r.recipe.data.traces[0], dir.path().join("a.jsonl"));
+}
