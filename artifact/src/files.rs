@@ -43,6 +43,18 @@ impl AtomicFile {
         Ok(AtomicFile { path: path.to_path_buf(), tmp, file: Some(BufWriter::with_capacity(1 << 16, file)) })
     }
 
+    /// Nobody is to write to this file again (an object named by its digest).
+    pub fn set_read_only(&mut self) -> io::Result<()> {
+        let tmp = self.tmp.clone();
+        let file = self.writer()?.get_ref();
+        let set = file.metadata().and_then(|m| {
+            let mut permissions = m.permissions();
+            permissions.set_readonly(true);
+            file.set_permissions(permissions)
+        });
+        set.map_err(|e| named("protect", &tmp, e))
+    }
+
     /// Syncs the content and puts it under its name, replacing what was there.
     pub fn commit(mut self) -> io::Result<()> {
         self.sync()?;

@@ -8,7 +8,6 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use time::OffsetDateTime;
-use time::macros::format_description;
 
 /// Tells the time as the journal writes it. The default is the system's; tests pass their own.
 pub type Clock = fn() -> String;
@@ -157,8 +156,9 @@ fn write_event(file: &mut File, event: &Event) -> std::io::Result<()> {
 
 /// The time now: RFC 3339, UTC, milliseconds.
 pub fn now() -> String {
-    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-    OffsetDateTime::now_utc().format(format).unwrap_or_default()
+    let t = OffsetDateTime::now_utc();
+    let (date, (h, m, s, ms)) = (t.date(), t.to_hms_milli());
+    format!("{}-{:02}-{:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z", date.year(), u8::from(date.month()), date.day())
 }
 
 #[cfg(test)]

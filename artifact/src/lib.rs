@@ -7,8 +7,13 @@ mod error;
 pub mod event;
 pub mod files;
 pub mod journal;
+pub mod keys;
+pub mod manifest;
+pub mod oms;
 pub mod relpath;
 pub mod stage;
+pub mod store;
+mod strict_json;
 pub mod untrusted;
 
 pub use error::{Error, Result};

@@ -1,0 +1,194 @@
+//! The manifest of an artifact, `manifest.json` inside its folder: what it is, what it was made from, which file plays
+//! which part and what the gates said. It lies under the signature like every other file; the signature does not.
+
+use crate::digest::{sha256_file, sha256_hex};
+use crate::files::write_atomic;
+use crate::relpath::SafeRelPath;
+use crate::strict_json;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub const FILE_NAME: &str = "manifest.json";
+/// The bundle of [`crate::oms`] inside an artifact's folder.
+pub const SIGNATURE_FILE_NAME: &str = "model.sig";
+pub const SCHEMA: u32 = 1;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArtifactManifest {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    pub name: String,
+    pub version: String,
+    /// RFC 3339.
+    pub created: String,
+    pub task: Task,
+    pub base: BaseModel,
+    /// [`crate::dataset::DatasetCard::digest`].
+    pub dataset_digest: String,
+    /// SHA-256 of the recipe's lock.
+    pub recipe_lock_digest: String,
+    /// Every file of the artifact but this manifest and the signature: relative path, with `/`.
+    pub files: BTreeMap<String, ArtifactFile>,
+    /// An answer with less confidence than this escalates. Null where the recipe routes nothing.
+    pub threshold: Option<f64>,
+    /// What the gates said together: pass, fail or inconclusive.
+    pub verdict: String,
+    pub program_version: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// `classify`.
+    pub kind: String,
+    /// In the order of the posterior that the model answers with.
+    pub labels: Vec<String>,
+    /// The system prompt that goes before each message.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub system: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaseModel {
+    pub name: String,
+    /// SHA-256 over its weights.
+    pub digest: String,
+    /// SPDX identifier, where it is known.
+    pub license: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArtifactFile {
+    /// What it is for, e.g. `model`, `adapter`, `tokenizer`, `recipe-lock`, `report`, `card`, `lineage`.
+    pub role: String,
+    pub sha256: String,
+    pub bytes: u64,
+}
+
+impl ArtifactFile {
+    /// Describes the file at `path`.
+    pub fn of(path: &Path, role: &str) -> Result<ArtifactFile> {
+        let sha256 = sha256_file(path).map_err(Error::io("take the digest of", path))?;
+        let bytes = path.metadata().map_err(Error::io("read", path))?.len();
+        Ok(ArtifactFile { role: role.to_owned(), sha256, bytes })
+    }
+}
+
+impl ArtifactManifest {
+    /// Reads the manifest of the artifact in `dir`. Says nothing about the other files: see [`ArtifactManifest::check`].
+    pub fn load(dir: &Path) -> Result<ArtifactManifest> {
+        let path = dir.join(FILE_NAME);
+        let bytes = std::fs::read(&path).map_err(Error::io("read the manifest", &path))?;
+        let manifest: ArtifactManifest = strict_json::from_slice(&bytes).map_err(|e| {
+            let hint = "the folder is not an artifact, or another version of the program made it";
+            Error::invalid(&path, format!("it is not a manifest: {e}"), hint)
+        })?;
+        if manifest.schema != SCHEMA {
+            let reason = format!("its schema is {}, this program reads {SCHEMA}", manifest.schema);
+            return Err(Error::invalid(&path, reason, "use the program version that made it"));
+        }
+        for name in manifest.files.keys() {
+            SafeRelPath::parse(name)?;
+        }
+        Ok(manifest)
+    }
+
+    /// Writes `manifest.json` into `dir` and returns its SHA-256, the manifest digest.
+    pub fn save(&self, dir: &Path) -> Result<String> {
+        let path = dir.join(FILE_NAME);
+        for name in self.files.keys() {
+            SafeRelPath::parse(name)?;
+        }
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|e| Error::invalid(&path, format!("it cannot be written: {e}"), "this is a defect"))?
+            + "\n";
+        write_atomic(&path, text.as_bytes()).map_err(Error::io("write the manifest", &path))?;
+        Ok(sha256_hex(text.as_bytes()))
+    }
+
+    /// Whether each file is there and has the digest that the manifest says.
+    pub fn check(&self, dir: &Path) -> Result<()> {
+        for (name, file) in &self.files {
+            let path = dir.join(SafeRelPath::parse(name)?.as_path());
+            if sha256_file(&path).map_err(Error::io("take the digest of", &path))? != file.sha256 {
+                return Err(Error::invalid(&path, "it is not the file that the manifest names", "package again"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first file with this role, as a path below `dir`.
+    pub fn file(&self, dir: &Path, role: &str) -> Result<PathBuf> {
+        match self.files.iter().find(|(_, f)| f.role == role) {
+            Some((name, _)) => Ok(dir.join(SafeRelPath::parse(name)?.as_path())),
+            None => {
+                Err(Error::invalid(&dir.join(FILE_NAME), format!("no file has the role {role:?}"), "package again"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A small artifact on disk; returns its manifest digest.
+    pub(crate) fn artifact(dir: &Path, version: &str) -> String {
+        std::fs::create_dir_all(dir.join("report")).unwrap();
+        std::fs::write(dir.join("model.gguf"), format!("weights of {version}")).unwrap();
+        std::fs::write(dir.join("report/report.json"), "{}").unwrap();
+        let file = |name: &str, role: &str| (name.to_owned(), ArtifactFile::of(&dir.join(name), role).unwrap());
+        let manifest = ArtifactManifest {
+            schema: SCHEMA,
+            name: "quickstart".to_owned(),
+            version: version.to_owned(),
+            created: "2026-01-02T03:04:05Z".to_owned(),
+            task: Task { kind: "classify".to_owned(), labels: vec!["a".to_owned(), "b".to_owned()], system: None },
+            base: BaseModel { name: "base".to_owned(), digest: sha256_hex(b"b"), license: None },
+            dataset_digest: sha256_hex(b"d"),
+            recipe_lock_digest: sha256_hex(b"r"),
+            files: [file("model.gguf", "model"), file("report/report.json", "report")].into(),
+            threshold: Some(0.7),
+            verdict: "pass".to_owned(),
+            program_version: "0.1.0".to_owned(),
+        };
+        manifest.save(dir).unwrap()
+    }
+
+    #[test]
+    fn a_manifest_comes_back_and_names_its_files_by_role() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = artifact(dir.path(), "1.0.0");
+        assert_eq!(digest, sha256_file(&dir.path().join(FILE_NAME)).unwrap());
+        let manifest = ArtifactManifest::load(dir.path()).unwrap();
+        manifest.check(dir.path()).unwrap();
+        assert_eq!(manifest.file(dir.path(), "model").unwrap(), dir.path().join("model.gguf"));
+        assert!(manifest.file(dir.path(), "adapter").is_err());
+        std::fs::write(dir.path().join("model.gguf"), "other").unwrap();
+        let e = manifest.check(dir.path()).unwrap_err().to_string();
+        assert!(e.contains("model.gguf"), "{e}");
+    }
+
+    #[test]
+    fn what_is_not_our_manifest_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        artifact(dir.path(), "1.0.0");
+        let path = dir.path().join(FILE_NAME);
+        let good = std::fs::read_to_string(&path).unwrap();
+        for (from, to) in [
+            ("\"schema\": 1", "\"schema\": 2"),
+            ("\"schema\": 1", "\"schema\": 1, \"unknown\": 1"),
+            ("\"schema\": 1", "\"schema\": 1, \"schema\": 1"),
+            ("\"model.gguf\"", "\"../model.gguf\""),
+        ] {
+            assert!(good.contains(from));
+            std::fs::write(&path, good.replacen(from, to, 1)).unwrap();
+            assert!(ArtifactManifest::load(dir.path()).is_err(), "{to}");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Blobs and versions: content under its digest, written once. What is stored is what was hashed, and what is laid out
+//! for use is hashed again.
+
+use super::{Store, check_digest};
+use crate::digest::{canonical_json, hex, sha256_file, sha256_hex};
+use crate::files::AtomicFile;
+use crate::manifest::{self, ArtifactManifest};
+use crate::oms;
+use crate::relpath::SafeRelPath;
+use crate::strict_json;
+use crate::untrusted::visible_line;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One artifact as the store keeps it. Its digest is the SHA-256 of its canonical JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Version {
+    /// The model's name and version, from the manifest.
+    pub name: String,
+    pub version: String,
+    /// SHA-256 of `manifest.json`.
+    pub manifest: String,
+    /// Every file of the folder, the manifest and the signature among them.
+    pub files: BTreeMap<String, StoredFile>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredFile {
+    pub sha256: String,
+    pub bytes: u64,
+}
+
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+impl Store {
+    /// Takes an artifact's folder into the store and returns the version's digest. `manifest_digest` is what
+    /// [`ArtifactManifest::save`] returned: a folder with another manifest, or whose files are not those that the
+    /// manifest names, is refused. Putting the same folder again changes nothing, and mends blobs that were damaged.
+    pub fn put_artifact(&self, dir: &Path, manifest_digest: &str) -> Result<String> {
+        let listing = oms::files(dir, None, &[]).map_err(|fault| match fault {
+            oms::Fault::Io { attempted, path, source } => Error::Io { attempted, path, source },
+            oms::Fault::Refused { path, reason } => {
+                Error::invalid(dir, format!("{} {reason}", visible_line(&path)), "take it out, then try again")
+            }
+        })?;
+        let manifest = ArtifactManifest::load(dir)?;
+        let mut files = BTreeMap::new();
+        for (name, path) in listing {
+            SafeRelPath::parse(&name)?;
+            files.insert(name, self.put_blob(&path)?);
+        }
+        // Compared to what was stored, not to what the folder holds by now.
+        let stored = |name: &str| files.get(name).map(|f| f.sha256.as_str());
+        if stored(manifest::FILE_NAME) != Some(manifest_digest) {
+            return Err(Error::invalid(dir, "its manifest is not the one that was announced", "package it again"));
+        }
+        if let Some((name, _)) = manifest.files.iter().find(|(name, f)| stored(name) != Some(&f.sha256)) {
+            return Err(Error::invalid(
+                dir,
+                format!("{name} is not the file that its manifest names"),
+                "package it again",
+            ));
+        }
+        let version =
+            Version { name: manifest.name, version: manifest.version, manifest: manifest_digest.to_owned(), files };
+        self.put_version(&version)
+    }
+
+    fn put_version(&self, version: &Version) -> Result<String> {
+        let defect = |e: serde_json::Error| Error::invalid(&self.dir, e.to_string(), "this is a defect");
+        let text = canonical_json(&serde_json::to_value(version).map_err(defect)?);
+        let digest = sha256_hex(text.as_bytes());
+        self.put_bytes(&self.version_path(&digest), &digest, text.as_bytes())?;
+        Ok(digest)
+    }
+
+    /// The record of a version, its digest checked.
+    pub fn version(&self, digest: &str) -> Result<Version> {
+        check_digest(digest)?;
+        let path = self.version_path(digest);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let reason = format!("the store {} has no version {digest}", self.dir.display());
+                return Err(Error::refused(reason, "put the artifact into it first"));
+            }
+            Err(e) => return Err(Error::io("read the version", &path)(e)),
+        };
+        if sha256_hex(&bytes) != digest {
+            return Err(Error::invalid(&path, "it was changed after it was stored", "put the artifact again"));
+        }
+        strict_json::from_slice(&bytes)
+            .map_err(|e| Error::invalid(&path, format!("it is not a version: {e}"), "put the artifact again"))
+    }
+
+    /// Whether all content of a version is here, by size.
+    pub(super) fn check_blobs_present(&self, version: &Version) -> Result<()> {
+        for (name, file) in &version.files {
+            let path = self.blob_path(&file.sha256);
+            let bytes = path.metadata().map_err(Error::io("find the content of a version,", &path))?.len();
+            if bytes != file.bytes {
+                let reason = format!("it holds {name} and has {bytes} bytes, not {}", file.bytes);
+                return Err(Error::invalid(&path, reason, "put the artifact again"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn blob_path(&self, sha256: &str) -> PathBuf {
+        self.dir.join("blobs/sha256").join(sha256)
+    }
+
+    pub(super) fn version_path(&self, digest: &str) -> PathBuf {
+        self.dir.join("versions").join(format!("{digest}.json"))
+    }
+
+    fn put_blob(&self, source: &Path) -> Result<StoredFile> {
+        let sha256 = sha256_file(source).map_err(Error::io("take the digest of", source))?;
+        let path = self.blob_path(&sha256);
+        if is_whole(&path, &sha256) {
+            let bytes = path.metadata().map_err(Error::io("read", &path))?.len();
+            return Ok(StoredFile { sha256, bytes });
+        }
+        let failed = || Error::io("store", &path);
+        let mut from = fs::File::open(source).map_err(Error::io("read", source))?;
+        let mut to = AtomicFile::create(&path).map_err(failed())?;
+        let mut hash = Sha256::new();
+        let mut piece = vec![0u8; 1 << 20];
+        let mut bytes = 0;
+        loop {
+            let n = from.read(&mut piece).map_err(Error::io("read", source))?;
+            if n == 0 {
+                break;
+            }
+            hash.update(&piece[..n]);
+            to.write_all(&piece[..n]).map_err(failed())?;
+            bytes += n as u64;
+        }
+        if hex(&hash.finalize()) != sha256 {
+            return Err(Error::invalid(source, "it changed while it was stored", "try again when nobody writes to it"));
+        }
+        to.set_read_only().map_err(failed())?;
+        // Replaces a damaged blob; of two writers of the same content either may win.
+        to.commit().map_err(failed())?;
+        Ok(StoredFile { sha256, bytes })
+    }
+
+    fn put_bytes(&self, path: &Path, sha256: &str, bytes: &[u8]) -> Result<()> {
+        if is_whole(path, sha256) {
+            return Ok(());
+        }
+        let failed = || Error::io("store", path);
+        let mut file = AtomicFile::create(path).map_err(failed())?;
+        file.write_all(bytes).map_err(failed())?;
+        file.set_read_only().map_err(failed())?;
+        file.commit().map_err(failed())
+    }
+
+    /// The version as a folder; made where it is not there yet.
+    pub fn lay_out(&self, digest: &str) -> Result<PathBuf> {
+        let version = self.version(digest)?;
+        let target = self.dir.join("artifacts").join(digest);
+        if self.is_laid_out(&target, &version) {
+            return Ok(target);
+        }
+        let n = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let tmp = self.dir.join("artifacts").join(format!(".{digest}.{}-{n}.tmp", std::process::id()));
+        let made = self.link_files(&tmp, &version).and_then(|()| swap_in(&tmp, &target));
+        if made.is_err() {
+            let _ = fs::remove_dir_all(&tmp);
+        }
+        made.map(|()| target)
+    }
+
+    pub(super) fn is_laid_out(&self, target: &Path, version: &Version) -> bool {
+        let Ok(found) = oms::files(target, None, &[]) else { return false };
+        found.len() == version.files.len()
+            && version.files.iter().all(|(name, file)| {
+                found.get(name).is_some_and(|path| path.metadata().is_ok_and(|m| m.len() == file.bytes))
+            })
+    }
+
+    fn link_files(&self, dir: &Path, version: &Version) -> Result<()> {
+        // What a killed process of the same number left.
+        let _ = fs::remove_dir_all(dir);
+        for (name, file) in &version.files {
+            let blob = self.blob_path(&file.sha256);
+            if sha256_file(&blob).map_err(Error::io("read the content of a version,", &blob))? != file.sha256 {
+                return Err(Error::invalid(&blob, "the blob is damaged", "put the artifact again"));
+            }
+            let path = dir.join(SafeRelPath::parse(name)?.as_path());
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent).map_err(Error::io("make the folder", parent))?;
+            }
+            // Some file systems have no hard links, or a limit to them.
+            if fs::hard_link(&blob, &path).is_err() {
+                fs::copy(&blob, &path).map_err(Error::io("copy a blob to", &path))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts a finished folder in place of one that is absent or not whole.
+fn swap_in(tmp: &Path, target: &Path) -> Result<()> {
+    if target.symlink_metadata().is_ok() {
+        fs::remove_dir_all(target).map_err(Error::io("remove the damaged folder", target))?;
+    }
+    match fs::rename(tmp, target) {
+        Ok(()) => Ok(()),
+        // Another laid out the same version at the same time.
+        Err(_) if target.is_dir() => fs::remove_dir_all(tmp).map_err(Error::io("remove", tmp)),
+        Err(e) => Err(Error::io("put in place", target)(e)),
+    }
+}
+
+fn is_whole(path: &Path, sha256: &str) -> bool {
+    sha256_file(path).is_ok_and(|found| found == sha256)
+}
