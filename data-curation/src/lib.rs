@@ -1,12 +1,17 @@
 //! Traces in, a frozen reviewed dataset out: import and redact, dedup and split, the review queue, the freeze. Every
 //! step writes what it left out and why, and its numbers add up.
 
+pub mod curate;
 mod error;
+pub mod import;
 pub mod redact;
 pub mod review;
 pub mod simulate;
+mod table;
 pub mod taxonomy;
 pub mod text;
 pub mod trace;
 
+pub use curate::{CuratePlan, CurateSummary, Fractions, curate};
 pub use error::Error;
+pub use import::{ImportPlan, ImportSummary, NamedFile, import};

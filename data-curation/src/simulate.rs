@@ -8,7 +8,7 @@ mod frontier;
 use crate::redact::Redactor;
 use crate::review::{Decision, Verdict};
 use crate::text::Rng;
-use crate::{Error, taxonomy, trace};
+use crate::{Error, trace};
 use frontier::Frontier;
 use serde_json::json;
 use std::path::Path;
@@ -192,7 +192,7 @@ fn write(plan: &SimulatePlan, calls: &[Call], labels: Vec<String>, rng: &mut Rng
         if let Ok(mut read) = trace::parse(line.as_bytes()) {
             read.redact(&redactor);
             let gold = &labels[call.gold];
-            let right = taxonomy::label_of(&labels, &read.answer) == Some(gold.as_str());
+            let right = read.label(&labels) == Some(gold.as_str());
             let (verdict, label) = if right { (Verdict::Accept, None) } else { (Verdict::Correct, Some(gold.as_str())) };
             let at = rfc3339(reviewed_from + Duration::seconds(4 * decided));
             let decision = Decision::new(&at, &plan.reviewer, &read.id, verdict, label, &read.shown_sha256(), None);

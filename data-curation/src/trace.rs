@@ -151,6 +151,12 @@ impl Trace {
         document.counts().clone()
     }
 
+    /// The label that the answer is; none when it is outside the taxonomy or the token limit cut it off.
+    pub fn label<'l>(&self, labels: &'l [String]) -> Option<&'l str> {
+        let cut_off = self.finish_reason.as_deref() == Some("length");
+        crate::taxonomy::label_of(labels, &self.answer).filter(|_| !cut_off)
+    }
+
     /// The digest of what a reviewer is shown: a decision holds only for this.
     pub fn shown_sha256(&self) -> String {
         shown_sha256(&visible_message(&self.messages), &self.answer)

@@ -1,0 +1,220 @@
+//! The queue: every kept row, ordered so that a reviewer's minutes do the most good, and how much of it is decided.
+//! The order of test and calibration is random on purpose: were doubtful rows reviewed first, a half-reviewed test
+//! split would hold the hard ones only, and its accuracy would be nobody's.
+
+use super::{Decision, Decisions, Verdict};
+use crate::curate::{self, Curated, CurateSummary};
+use crate::text::{hash, mix};
+use crate::trace::visible_message;
+use crate::{Error, taxonomy};
+use limbeck_artifact::dataset::Split;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Why an item stands where it stands; in order of urgency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueReason {
+    /// The recorded answer is none of the labels.
+    OutsideTaxonomy,
+    /// Copies of the message were answered differently.
+    Disagreement,
+    NegativeFeedback,
+    Random,
+}
+
+impl QueueReason {
+    /// As a reviewer reads it.
+    pub fn text(self) -> &'static str {
+        match self {
+            QueueReason::OutsideTaxonomy => "the answer is none of the labels",
+            QueueReason::Disagreement => "copies of this message were answered differently",
+            QueueReason::NegativeFeedback => "the customer disliked the answer",
+            QueueReason::Random => "drawn at random",
+        }
+    }
+}
+
+/// What a reviewer is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// The trace's id; decisions name it.
+    pub id: String,
+    pub split: Split,
+    /// Redacted; from outside, so escape it before it meets a terminal.
+    pub message: String,
+    /// The recorded answer, as recorded.
+    pub answer: String,
+    /// The label that the answer is, if it is one.
+    pub label: Option<String>,
+    /// Answers that copies of the message got.
+    pub rivals: Vec<String>,
+    pub reason: QueueReason,
+    pub feedback: Option<String>,
+    pub at: Option<String>,
+    pub shown_sha256: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Test first, then calibration, valid, train.
+    pub items: Vec<Item>,
+    pub labels: Vec<String>,
+}
+
+/// Reads what [`crate::curate()`] wrote. The seed orders what nothing else orders.
+pub fn queue(curated: &Path, seed: u64) -> Result<Queue, Error> {
+    let labels = CurateSummary::load(curated)?.labels;
+    Ok(of_rows(&curate::load(curated)?, labels, seed))
+}
+
+pub(super) fn of_rows(rows: &[Curated], labels: Vec<String>, seed: u64) -> Queue {
+    let mut items: Vec<Item> = rows.iter().map(item).collect();
+    items.sort_by_cached_key(|i| {
+        let urgency = if matches!(i.split, Split::Train | Split::Valid) { i.reason } else { QueueReason::Random };
+        (std::cmp::Reverse(i.split), urgency, mix(seed ^ hash(i.id.as_bytes())), i.id.clone())
+    });
+    Queue { items, labels }
+}
+
+fn item(row: &Curated) -> Item {
+    let trace = &row.row.trace;
+    let disliked = |f: &str| ["down", "negative", "bad", "dislike"].iter().any(|w| f.to_lowercase().contains(w));
+    let reason = if row.label.is_none() {
+        QueueReason::OutsideTaxonomy
+    } else if !row.rivals.is_empty() {
+        QueueReason::Disagreement
+    } else if trace.feedback.as_deref().is_some_and(disliked) {
+        QueueReason::NegativeFeedback
+    } else {
+        QueueReason::Random
+    };
+    Item {
+        id: trace.id.clone(),
+        split: row.split,
+        message: visible_message(&trace.messages),
+        answer: trace.answer.clone(),
+        label: row.label.clone(),
+        rivals: row.rivals.clone(),
+        reason,
+        feedback: trace.feedback.clone(),
+        at: trace.at.clone(),
+        shown_sha256: trace.shown_sha256(),
+    }
+}
+
+/// What the decisions say about an item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Open,
+    Skipped,
+    /// The target is this label.
+    Labelled(String),
+    /// It stays out; why.
+    Rejected(String),
+    /// There is a decision, but it cannot count; why.
+    Void(&'static str),
+}
+
+impl Standing {
+    pub fn is_reviewed(&self) -> bool {
+        matches!(self, Standing::Labelled(_) | Standing::Rejected(_))
+    }
+}
+
+impl Item {
+    /// `decision` is what [`Decisions::fold`] holds for this item.
+    pub fn standing(&self, decision: Option<&Decision>, labels: &[String]) -> Standing {
+        let Some(decision) = decision else { return Standing::Open };
+        if decision.verdict == Verdict::Skip {
+            return Standing::Skipped;
+        }
+        if decision.shown_sha256 != self.shown_sha256 {
+            return Standing::Void("it was made about another text");
+        }
+        let label = match decision.verdict {
+            Verdict::Reject => {
+                return Standing::Rejected(decision.note.clone().unwrap_or_else(|| "no reason given".to_string()));
+            }
+            Verdict::Correct => decision.label.as_deref().and_then(|l| taxonomy::label_of(labels, l)),
+            Verdict::Accept | Verdict::Skip | Verdict::Undo => self.label.as_deref(),
+        };
+        label.map_or(Standing::Void("its label is none of the taxonomy"), |l| Standing::Labelled(l.to_string()))
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SplitStatus {
+    pub rows: u64,
+    /// Labelled or rejected.
+    pub reviewed: u64,
+    /// Of these, rejected.
+    pub rejected: u64,
+    pub skipped: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReviewStatus {
+    pub queued: u64,
+    pub reviewed: u64,
+    pub per_split: BTreeMap<Split, SplitStatus>,
+    /// Decisions that cannot count, by reason.
+    pub void: BTreeMap<String, u64>,
+}
+
+/// A split that needs more decisions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    pub split: Split,
+    pub reviewed: u64,
+    pub needed: u64,
+}
+
+impl Queue {
+    pub fn status(&self, decisions: &Decisions) -> ReviewStatus {
+        let folded = decisions.fold();
+        let mut status = ReviewStatus { queued: self.items.len() as u64, ..ReviewStatus::default() };
+        for item in &self.items {
+            let split = status.per_split.entry(item.split).or_default();
+            split.rows += 1;
+            match item.standing(folded.get(item.id.as_str()).copied(), &self.labels) {
+                Standing::Open => {}
+                Standing::Skipped => split.skipped += 1,
+                Standing::Labelled(_) => split.reviewed += 1,
+                Standing::Rejected(_) => {
+                    split.reviewed += 1;
+                    split.rejected += 1;
+                }
+                Standing::Void(why) => *status.void.entry(why.to_string()).or_default() += 1,
+            }
+        }
+        status.reviewed = status.per_split.values().map(|s| s.reviewed).sum();
+        status
+    }
+
+    /// What is still to be decided, in order; skipped items come last.
+    pub fn open<'q>(&'q self, decisions: &Decisions) -> Vec<&'q Item> {
+        let folded = decisions.fold();
+        let standing = |i: &Item| i.standing(folded.get(i.id.as_str()).copied(), &self.labels);
+        let open: Vec<&Item> = self.items.iter().filter(|i| !standing(i).is_reviewed()).collect();
+        let (skipped, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|i| standing(i) == Standing::Skipped);
+        open.into_iter().chain(skipped).collect()
+    }
+}
+
+impl ReviewStatus {
+    /// The splits that have less than their share reviewed. A split that is not named needs nothing.
+    pub fn missing(&self, min_reviewed: &BTreeMap<Split, f64>) -> Vec<Missing> {
+        let mut missing = Vec::new();
+        for (split, share) in min_reviewed {
+            let found = self.per_split.get(split).copied().unwrap_or_default();
+            // Less a hair, so that 0.1 of 10 rows is one row in binary too.
+            let needed = (share.clamp(0.0, 1.0) * found.rows as f64 - 1e-9).ceil() as u64;
+            if found.reviewed < needed {
+                missing.push(Missing { split: *split, reviewed: found.reviewed, needed });
+            }
+        }
+        missing
+    }
+}
