@@ -9,12 +9,14 @@ use serde_json::{Map, Value};
 /// Key prefixes a stage's result depends on.
 fn prefixes(stage: Stage) -> &'static [&'static str] {
     match stage {
-        Stage::Import => &["data.redact", "data.min_chars", "data.max_chars", "task."],
-        Stage::Curate => &["seed", "task.", "data."],
-        Stage::Review => &["task.labels", "review.", "distill."],
-        Stage::Train => &["seed", "task.labels", "model.", "train."],
-        Stage::Quantize => &["name", "model.", "quantize.formats"],
-        Stage::Eval => &["seed", "task.labels", "model.", "quantize.ship", "eval."],
+        Stage::Import => &["data.redact"],
+        Stage::Curate => {
+            &["seed", "task.labels", "data.min_chars", "data.max_chars", "data.near_dup_threshold", "data.split."]
+        }
+        Stage::Review => &["task.system", "review.", "distill."],
+        Stage::Train => &["seed", "model.max_seq_length", "model.device", "train."],
+        Stage::Quantize => &["name", "version", "quantize.formats"],
+        Stage::Eval => &["name", "version", "seed", "model.max_seq_length", "model.device", "data.notes", "quantize.ship", "eval."],
         Stage::Package => &[""],
         Stage::Promote => &["name", "version", "promote."],
     }

@@ -33,6 +33,8 @@ pub struct Task {
 pub struct Model {
     pub base: BaseModel,
     pub revision: Option<String>,
+    pub endpoint: Option<String>,
+    pub cache_dir: Option<PathBuf>,
     pub max_seq_length: usize,
     pub device: String,
 }
@@ -42,7 +44,7 @@ pub struct Model {
 pub enum BaseModel {
     /// A `.gguf` file or a folder.
     Path(PathBuf),
-    /// `OWNER/NAME` on the hub.
+    /// `OWNER/NAME` or `OWNER/NAME/FILE.gguf` on the hub.
     Hub(String),
 }
 
@@ -58,6 +60,7 @@ impl From<String> for BaseModel {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Data {
     pub traces: Vec<PathBuf>,
+    pub notes: Vec<String>,
     pub redact: bool,
     pub near_dup_threshold: f64,
     pub min_chars: usize,
@@ -193,6 +196,7 @@ impl Recipe {
         if let BaseModel::Path(path) = &mut self.model.base {
             join(path);
         }
+        self.model.cache_dir.iter_mut().for_each(join);
         self.data.traces.iter_mut().for_each(join);
         self.review.decisions.iter_mut().for_each(join);
         self.eval.prices.iter_mut().for_each(join);

@@ -6,7 +6,7 @@ use toml::Value;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
     Text,
-    /// Lower-case letters, digits, `.`, `_`, `+`, `-`; becomes part of file names.
+    /// Lower-case letters, digits, `.`, `_`, `-`; becomes part of file names.
     Name,
     Bool,
     Int {
@@ -84,12 +84,15 @@ pub(crate) const FIELDS: &[Field] = &[
     field("task.labels", Texts { min: 2 }, Required, "the taxonomy; the tuned model answers with exactly one of these"),
     field("task.system", Text, Optional, "replaces the system prompt that the traces recorded"),
 
-    field("model.base", BaseModel, Required, "the base model: a .gguf, a folder of safetensors, or hf:OWNER/NAME"),
+    field("model.base", BaseModel, Required, "the base model: a .gguf, a folder of safetensors, hf:OWNER/NAME or hf:OWNER/NAME/FILE.gguf"),
     field("model.revision", Text, Optional, "commit of a hub model; required for hf: so that a run can be repeated"),
+    field("model.endpoint", Text, Optional, "address of a mirror of the hub"),
+    field("model.cache_dir", Path, Optional, "folder of the hub's cache; ~/.cache/huggingface/hub when left out"),
     field("model.max_seq_length", Int { min: 8, max: 131_072 }, Default("512"), "longest row in tokens; longer ones are refused, never cut"),
     field("model.device", Device, Default("\"cpu\""), "where training and scoring run: cpu, wgpu, cuda or cuda:N"),
 
     field("data.traces", Paths { min: 1 }, Required, "chat-completion traces, JSONL, one recorded call a line"),
+    field("data.notes", Texts { min: 0 }, Default("[]"), "what a reader of the report must know before believing a number"),
     field("data.redact", Bool, Default("true"), "replaces e-mail addresses, phone and card numbers and the like with placeholders"),
     field("data.near_dup_threshold", Positive { max: 1.0 }, Default("0.8"), "similarity from which two messages are near-duplicates (1: identical shingles)"),
     field("data.min_chars", Int { min: 0, max: 10_000_000 }, Default("1"), "shorter messages are left out"),
@@ -222,7 +225,7 @@ impl Kind {
     pub(crate) fn expects(self) -> String {
         match self {
             Text => "a text".into(),
-            Name => "a name of lower-case letters, digits, '.', '_', '+' and '-', starting with a letter or digit".into(),
+            Name => "a name of lower-case letters, digits, '.', '_' and '-', starting with a letter or digit".into(),
             Bool => "true or false".into(),
             Int { min, max } if max == i64::MAX => format!("a whole number from {min}"),
             Int { min, max } => format!("a whole number from {min} to {max}"),
@@ -234,7 +237,7 @@ impl Kind {
             Path => "a path".into(),
             Paths { min: 0 } => "a list of paths".into(),
             Paths { min } => format!("a list of at least {min} path{}", if min == 1 { "" } else { "s" }),
-            BaseModel => "a path or hf:OWNER/NAME".into(),
+            BaseModel => "a path, hf:OWNER/NAME or hf:OWNER/NAME/FILE.gguf".into(),
             Device => "cpu, cpu-reference, wgpu, cuda or cuda:N".into(),
         }
     }
@@ -273,7 +276,8 @@ impl Kind {
                     let ok = |p: Option<&str>| {
                         p.is_some_and(|p| !p.is_empty() && !p.starts_with('.') && p.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)))
                     };
-                    ok(parts.next()) && ok(parts.next()) && parts.next().is_none()
+                    let repository = ok(parts.next()) && ok(parts.next());
+                    repository && parts.next().is_none_or(|_| repo.ends_with(".gguf"))
                 }
             },
             _ => false,
@@ -292,7 +296,7 @@ impl Kind {
 
 fn is_name(s: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    s.len() <= 64 && s.chars().next().is_some_and(plain) && s.chars().all(|c| plain(c) || "._+-".contains(c))
+    s.len() <= 64 && s.chars().next().is_some_and(plain) && s.chars().all(|c| plain(c) || "._-".contains(c))
 }
 
 fn distinct(list: &[Value]) -> bool {
