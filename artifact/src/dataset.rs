@@ -300,7 +300,9 @@ mod tests {
         }
     }
 
-    fn splits() -> BTreeMap<Split, Vec<Example>> {
+    type Rows = BTreeMap<Split, Vec<Example>>;
+
+    fn splits() -> Rows {
         BTreeMap::from([
             (Split::Train, vec![row("a\nb", "ja", "g1"), row("b", "no", "g1")]),
             (Split::Test, vec![row("c", "no", "g2")]),
@@ -348,7 +350,7 @@ mod tests {
 
     #[test]
     fn rows_that_break_a_promise_are_refused_and_nothing_is_written() {
-        let check = |card: DatasetCard, change: &dyn Fn(&mut BTreeMap<Split, Vec<Example>>), says: &str| {
+        let check = |card: DatasetCard, change: &dyn Fn(&mut Rows), says: &str| {
             let dir = tempfile::tempdir().unwrap();
             let mut splits = splits();
             change(&mut splits);

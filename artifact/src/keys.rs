@@ -73,7 +73,7 @@ pub fn save_private(path: &Path, key: &SigningKey, passphrase: Option<&str>) -> 
         Some(passphrase) => {
             let der = key.to_pkcs8_der().map_err(defect)?;
             let encrypted = PrivateKeyInfoRef::try_from(der.as_bytes())
-                .map_err(|e| defect(e.into()))?
+                .map_err(defect)?
                 .encrypt_with_params(encryption(path)?, passphrase)
                 .map_err(defect)?;
             encrypted.to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF).map_err(|e| defect(e.into()))?

@@ -134,11 +134,11 @@ impl ArtifactManifest {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
 
     /// A small artifact on disk; returns its manifest digest.
-    pub(crate) fn artifact(dir: &Path, version: &str) -> String {
+    fn artifact(dir: &Path, version: &str) -> String {
         std::fs::create_dir_all(dir.join("report")).unwrap();
         std::fs::write(dir.join("model.gguf"), format!("weights of {version}")).unwrap();
         std::fs::write(dir.join("report/report.json"), "{}").unwrap();

@@ -1,5 +1,6 @@
 //! What a person relies on when a signature verifies: the folder holds what was signed with the trusted key, no more
 //! and no less, and no change to the bundle makes it say anything else.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use base64ct::{Base64, Encoding};
 use limbeck_artifact::digest::{hex, sha256_file, sha256_hex};

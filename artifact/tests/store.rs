@@ -1,5 +1,6 @@
 //! What a person relies on when a store says which version a channel serves: one history without gaps, whoever wrote at
 //! the same time and whoever was killed; and that damage is told.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use limbeck_artifact::digest::sha256_hex;
 use limbeck_artifact::manifest::{ArtifactFile, ArtifactManifest, BaseModel, SCHEMA, Task};
