@@ -1,10 +1,10 @@
 //! Reads trace files line by line, redacts, and keeps what can be used: `accepted.parquet`, and `rejected.jsonl` with
 //! the reason for every other line. Memory holds one line and one row group, however long the log.
 
+use crate::Error;
 use crate::redact::{Kind, Redactor};
 use crate::table::{self, Row};
 use crate::trace::{self, Reject, RejectReason, Trace};
-use crate::Error;
 use limbeck_artifact::digest::hex;
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_artifact::files::{AtomicFile, write_atomic};
@@ -160,7 +160,13 @@ struct Sink<'p> {
 }
 
 impl Sink<'_> {
-    fn accept(&mut self, mut trace: Trace, from: &NamedFile, line: u64, redactor: Option<&Redactor>) -> Result<(), Error> {
+    fn accept(
+        &mut self,
+        mut trace: Trace,
+        from: &NamedFile,
+        line: u64,
+        redactor: Option<&Redactor>,
+    ) -> Result<(), Error> {
         if let Some(redactor) = redactor {
             for (kind, n) in trace.redact(redactor) {
                 *self.summary.redactions.entry(Kind::name(kind).to_string()).or_default() += n;
@@ -177,7 +183,8 @@ impl Sink<'_> {
         self.summary.traces_in += 1;
         *self.summary.rejected.entry(reject.reason.name().to_string()).or_default() += 1;
         let rejected = Rejected { file: from.name.clone(), line, reason: reject.reason, detail: reject.detail };
-        writeln!(self.rejected, "{}", serde_json::json!(rejected)).map_err(|e| Error::io("write", self.rejected_path, e))
+        writeln!(self.rejected, "{}", serde_json::json!(rejected))
+            .map_err(|e| Error::io("write", self.rejected_path, e))
     }
 
     fn flush(&mut self) -> Result<(), Error> {

@@ -120,7 +120,9 @@ impl Redactor {
         }
         for m in self.phone.find_iter(text) {
             let digits = m.as_str().bytes().filter(u8::is_ascii_digit).count();
-            if (8..=15).contains(&digits) && !touches_word(text, m.start(), m.end()) {
+            // A plus sign begins a number whatever stands before it.
+            let from = if m.as_str().starts_with('+') { 0 } else { m.start() };
+            if (8..=15).contains(&digits) && !touches_word(text, from, m.end()) {
                 add(Kind::Phone, m.start(), m.end());
             }
         }
@@ -158,18 +160,30 @@ pub struct Document<'r> {
 impl Document<'_> {
     /// "mail me at a@b.example" becomes "mail me at <EMAIL_1>".
     pub fn redact(&mut self, text: &str) -> String {
-        if !self.redactor.any.is_match(text) {
-            return text.to_string();
+        let mut text = text.to_string();
+        // Taking one value out can lay open another that was glued to it ("a@b.example07700900123").
+        while let Some(less) = self.pass(&text) {
+            text = less;
         }
+        text
+    }
+
+    /// None when there is nothing to take out. No placeholder is part of a match, so each pass leaves less of the
+    /// original and passes come to an end.
+    fn pass(&mut self, text: &str) -> Option<String> {
+        if !self.redactor.any.is_match(text) {
+            return None;
+        }
+        let spans = self.redactor.spans(text);
         let mut out = String::with_capacity(text.len());
         let mut done = 0;
-        for span in self.redactor.spans(text) {
+        for span in &spans {
             out.push_str(&text[done..span.start]);
             out.push_str(&self.placeholder(span.kind, &text[span.start..span.end]));
             done = span.end;
         }
         out.push_str(&text[done..]);
-        out
+        (!spans.is_empty()).then_some(out)
     }
 
     /// Values taken out so far, by kind; a value that occurs twice counts twice.
@@ -194,8 +208,7 @@ impl Document<'_> {
 
 fn touches_word(text: &str, start: usize, end: usize) -> bool {
     let word = |c: char| c.is_alphanumeric() || c == '_';
-    text[..start].chars().next_back().is_some_and(word)
-        || text[end..].chars().next().is_some_and(word)
+    text[..start].chars().next_back().is_some_and(word) || text[end..].chars().next().is_some_and(word)
 }
 
 /// Where an IBAN that starts here ends: as long as its country says, single spaces or hyphens between, mod 97 right.
@@ -294,6 +307,8 @@ mod tests {
             ("from 203.0.113.7 and 2001:db8::ff00:42:8329", "from <IP_1> and <IP_2>"),
             ("call +44 7700 900123 or 07700 900456", "call <PHONE_1> or <PHONE_2>"),
             ("phone:07700900123", "phone:<PHONE_1>"),
+            ("a@x.org+44 7700 900123", "<EMAIL_1><PHONE_1>"),
+            ("a@x.org07700900123", "<EMAIL_1><PHONE_1>"),
             ("(020) 7946 0018; 212-555-0123", "<PHONE_1>; <PHONE_2>"),
             ("key sk-simulated-AbCdEf0123456789", "key <SECRET_1>"),
             ("Bearer abcdefghijklmnop012345", "<SECRET_1>"),

@@ -119,7 +119,8 @@ fn calls(
     rng: &mut Rng,
 ) -> Vec<Call> {
     // A few write often, most seldom.
-    let activity: Vec<f64> = (0..plan.customers).map(|rank| 1.0 / (rank as f64 + plan.customers as f64 / 20.0)).collect();
+    let activity: Vec<f64> =
+        (0..plan.customers).map(|rank| 1.0 / (rank as f64 + plan.customers as f64 / 20.0)).collect();
     let call = |index: usize, text: String, rng: &mut Rng| {
         let answer = frontier.answer(index, rng);
         Call {
@@ -193,7 +194,8 @@ fn write(plan: &SimulatePlan, calls: &[Call], labels: Vec<String>, rng: &mut Rng
             read.redact(&redactor);
             let gold = &labels[call.gold];
             let right = read.label(&labels) == Some(gold.as_str());
-            let (verdict, label) = if right { (Verdict::Accept, None) } else { (Verdict::Correct, Some(gold.as_str())) };
+            let (verdict, label) =
+                if right { (Verdict::Accept, None) } else { (Verdict::Correct, Some(gold.as_str())) };
             let at = rfc3339(reviewed_from + Duration::seconds(4 * decided));
             let decision = Decision::new(&at, &plan.reviewer, &read.id, verdict, label, &read.shown_sha256(), None);
             decisions.push_str(&decision.to_line());
@@ -311,10 +313,9 @@ mod tests {
 
     #[test]
     fn csv_fields_may_be_quoted() {
-        assert_eq!(csv("text,category\r\n\"a, \"\"b\"\"\nc\",x\ny,z"), [
-            vec!["text", "category"],
-            vec!["a, \"b\"\nc", "x"],
-            vec!["y", "z"],
-        ]);
+        assert_eq!(
+            csv("text,category\r\n\"a, \"\"b\"\"\nc\",x\ny,z"),
+            [vec!["text", "category"], vec!["a, \"b\"\nc", "x"], vec!["y", "z"],]
+        );
     }
 }

@@ -36,28 +36,32 @@ impl Row {
 
 /// The rows as columns; messages as JSON text.
 pub fn frame(rows: &[Row]) -> PolarsResult<DataFrame> {
-    let texts = |name: &str, get: &dyn Fn(&Row) -> String| Column::new(name.into(), rows.iter().map(get).collect::<Vec<_>>());
+    let texts =
+        |name: &str, get: &dyn Fn(&Row) -> String| Column::new(name.into(), rows.iter().map(get).collect::<Vec<_>>());
     let maybe = |name: &str, get: &dyn Fn(&Row) -> Option<String>| {
         Column::new(name.into(), rows.iter().map(get).collect::<Vec<_>>())
     };
     let counts = |name: &str, get: &dyn Fn(&Row) -> Option<u64>| {
         Column::new(name.into(), rows.iter().map(get).collect::<Vec<_>>())
     };
-    DataFrame::new(rows.len(), vec![
-        texts("id", &|r| r.trace.id.clone()),
-        texts("file", &|r| r.file.clone()),
-        counts("line", &|r| Some(r.line)),
-        maybe("customer", &|r| r.trace.customer.clone()),
-        maybe("at", &|r| r.trace.at.clone()),
-        texts("messages", &|r| serde_json::json!(r.trace.messages).to_string()),
-        texts("answer", &|r| r.trace.answer.clone()),
-        texts("model", &|r| r.trace.model.clone()),
-        maybe("finish_reason", &|r| r.trace.finish_reason.clone()),
-        Column::new("latency_ms".into(), rows.iter().map(|r| r.trace.latency_ms).collect::<Vec<_>>()),
-        counts("prompt_tokens", &|r| r.trace.prompt_tokens),
-        counts("completion_tokens", &|r| r.trace.completion_tokens),
-        maybe("feedback", &|r| r.trace.feedback.clone()),
-    ])
+    DataFrame::new(
+        rows.len(),
+        vec![
+            texts("id", &|r| r.trace.id.clone()),
+            texts("file", &|r| r.file.clone()),
+            counts("line", &|r| Some(r.line)),
+            maybe("customer", &|r| r.trace.customer.clone()),
+            maybe("at", &|r| r.trace.at.clone()),
+            texts("messages", &|r| serde_json::json!(r.trace.messages).to_string()),
+            texts("answer", &|r| r.trace.answer.clone()),
+            texts("model", &|r| r.trace.model.clone()),
+            maybe("finish_reason", &|r| r.trace.finish_reason.clone()),
+            Column::new("latency_ms".into(), rows.iter().map(|r| r.trace.latency_ms).collect::<Vec<_>>()),
+            counts("prompt_tokens", &|r| r.trace.prompt_tokens),
+            counts("completion_tokens", &|r| r.trace.completion_tokens),
+            maybe("feedback", &|r| r.trace.feedback.clone()),
+        ],
+    )
 }
 
 /// The reverse of [`frame`].
@@ -68,7 +72,8 @@ pub fn rows(frame: &DataFrame) -> PolarsResult<Vec<Row>> {
     let (id, file, customer, at, messages, answer) = (id?, file?, customer?, at?, messages?, answer?);
     let (model, finish_reason, feedback) = (model?, finish_reason?, feedback?);
     let count = |name: &str| frame.column(name)?.u64().map(|c| c.iter().collect::<Vec<_>>());
-    let (line, prompt_tokens, completion_tokens) = (count("line")?, count("prompt_tokens")?, count("completion_tokens")?);
+    let (line, prompt_tokens, completion_tokens) =
+        (count("line")?, count("prompt_tokens")?, count("completion_tokens")?);
     let latency_ms: Vec<Option<f64>> = frame.column("latency_ms")?.f64()?.iter().collect();
     let text = |column: &[Option<String>], i: usize| column[i].clone().unwrap_or_default();
     (0..frame.height())

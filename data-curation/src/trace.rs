@@ -318,7 +318,8 @@ mod tests {
 
     #[test]
     fn reads_a_conversation_whose_last_turn_is_the_answer() {
-        let trace = parse(format!(r#"{{"messages":[{USER},{{"role":"assistant","content":"a"}}]}}"#).as_bytes()).unwrap();
+        let trace =
+            parse(format!(r#"{{"messages":[{USER},{{"role":"assistant","content":"a"}}]}}"#).as_bytes()).unwrap();
         assert_eq!((trace.messages.len(), trace.answer.as_str()), (1, "a"));
         assert!(trace.id.starts_with("sha256:"));
     }
@@ -341,7 +342,10 @@ mod tests {
             (line(r#"{"messages":[{"role":"user","content":7}]}"#, ok), WrongType),
             (line(&format!(r#"{{"messages":[{USER}]}}"#), "null"), MissingResponse),
             (line(&format!(r#"{{"messages":[{USER}]}}"#), r#"{"choices":[]}"#), MissingResponse),
-            (line(&format!(r#"{{"messages":[{USER}]}}"#), r#"{"choices":[{"message":{"content":null}}]}"#), MissingResponse),
+            (
+                line(&format!(r#"{{"messages":[{USER}]}}"#), r#"{"choices":[{"message":{"content":null}}]}"#),
+                MissingResponse,
+            ),
             (line(&format!(r#"{{"messages":[{USER}]}}"#), r#"{"choices":[{"message":{"content":4}}]}"#), WrongType),
         ] {
             assert_eq!(reason(&line), want, "{}", &line[..line.len().min(120)]);
@@ -351,7 +355,8 @@ mod tests {
 
     #[test]
     fn a_reason_never_repeats_what_the_line_holds() {
-        let e = parse(br#"{"request":{"messages":[{"role":"anna@example.com","content":"4111111111111111"}]}}"#).unwrap_err();
+        let e = parse(br#"{"request":{"messages":[{"role":"anna@example.com","content":"4111111111111111"}]}}"#)
+            .unwrap_err();
         assert!(!e.detail.contains("anna") && !e.detail.contains("4111"), "{}", e.detail);
     }
 
@@ -368,5 +373,55 @@ mod tests {
         assert!(trace.customer.unwrap().starts_with("sha256:"));
         assert_eq!(trace.id, "call-022378070604");
         assert_eq!(counts[&Kind::Email], 3);
+    }
+
+    /// Thousands of damaged copies of a good line: each is a trace or a reason, redaction holds twice, and no detail
+    /// repeats what the line said.
+    #[test]
+    fn damaged_lines_never_stop_the_import() {
+        let good = r#"{"id":"t1","time":"2026-02-03T10:00:00Z","customer":"c1","request":{"messages":[{"role":"user",
+            "content":"mail anna@example.com, call +44 7700 900123, card 4111 1111 1111 1111 é"}]},"response":{"choices":[
+            {"message":{"content":"x"},"finish_reason":"stop"}],"usage":{"prompt_tokens":12}},"latency_ms":1e3}"#;
+        let pieces = [
+            &b"\""[..],
+            b"{",
+            b"}",
+            b"[",
+            b"null",
+            b"-1e999",
+            b"\xff",
+            b"\\ud800",
+            b"@",
+            b"+",
+            b"4",
+            b"\xc3",
+            b":",
+            b"<",
+        ];
+        let redactor = Redactor::new().unwrap();
+        let mut rng = crate::text::Rng::new(11);
+        let (mut read, mut rejected) = (0, 0);
+        for _ in 0..6000 {
+            let mut line = good.as_bytes().to_vec();
+            for _ in 0..1 + rng.below(3) {
+                let at = rng.below(line.len());
+                let until = (at + rng.below(9)).min(line.len());
+                line.splice(at..until, rng.pick(&pieces).iter().copied());
+            }
+            match parse(&line) {
+                Ok(mut trace) => {
+                    read += 1;
+                    trace.redact(&redactor);
+                    let once = trace.clone();
+                    trace.redact(&redactor);
+                    assert_eq!(trace, once);
+                }
+                Err(reject) => {
+                    rejected += 1;
+                    assert!(!reject.detail.contains("anna") && !reject.detail.contains("4111"), "{}", reject.detail);
+                }
+            }
+        }
+        assert!(read > 500 && rejected > 500, "{read} read, {rejected} rejected");
     }
 }

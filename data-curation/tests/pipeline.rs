@@ -7,7 +7,9 @@ use limbeck_data_curation::review::{Decision, Decisions, FreezePlan, Frozen, Ver
 use limbeck_data_curation::simulate::{SimulatePlan, Simulated, read_banking77, simulate};
 use limbeck_data_curation::text::{jaccard, normal_form, shingles};
 use limbeck_data_curation::trace::visible_message;
-use limbeck_data_curation::{CuratePlan, CurateSummary, Fractions, ImportPlan, ImportSummary, NamedFile, curate, import};
+use limbeck_data_curation::{
+    CuratePlan, CurateSummary, Fractions, ImportPlan, ImportSummary, NamedFile, curate, import,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,7 +52,8 @@ impl Run {
 
     fn import(&self) -> ImportSummary {
         let traces = self.named("traces.jsonl");
-        import(&ImportPlan { traces, redact: true, max_line_bytes: 100_000, out: self.path("import") }, &Silent).unwrap()
+        import(&ImportPlan { traces, redact: true, max_line_bytes: 100_000, out: self.path("import") }, &Silent)
+            .unwrap()
     }
 
     fn curate(&self) -> CurateSummary {
@@ -145,14 +148,19 @@ fn numbers_add_up_and_splits_share_neither_customer_nor_message() {
     let run = Run::new(&made);
     let dataset = run.all();
     check_promises(&dataset, &made.traces, &made.labels);
-    for reason in ["exact_duplicate", "near_duplicate", "too_deep", "invalid_json", "empty_message", "missing_response"] {
+    for reason in ["exact_duplicate", "near_duplicate", "too_deep", "invalid_json", "empty_message", "missing_response"]
+    {
         assert!(dataset.card.left_out.contains_key(reason), "no {reason} in {:?}", dataset.card.left_out);
     }
     // Every left-out row is listed with its reason.
     let log = fs::read_to_string(run.path("curate/left_out.jsonl")).unwrap();
     let left_out = CurateSummary::load(&run.path("curate")).unwrap().left_out;
     for (reason, n) in &left_out {
-        assert_eq!(log.lines().filter(|l| l.contains(&format!("\"reason\":\"{reason}\""))).count() as u64, *n, "{reason}");
+        assert_eq!(
+            log.lines().filter(|l| l.contains(&format!("\"reason\":\"{reason}\""))).count() as u64,
+            *n,
+            "{reason}"
+        );
     }
     assert_eq!(fs::read_to_string(run.path("import/rejected.jsonl")).unwrap().lines().count(), 9);
 }
@@ -344,8 +352,15 @@ fn a_rejected_row_is_left_out_with_the_reviewers_reason() {
     let mut decisions = Decisions::load(&[run.path("decisions.jsonl")]).unwrap();
     let q = queue(&run.path("curate"), 1).unwrap();
     let item = &q.items[0];
-    let reject =
-        Decision::new("2026-09-01T00:00:00Z", "me", &item.id, Verdict::Reject, None, &item.shown_sha256, Some("no sense"));
+    let reject = Decision::new(
+        "2026-09-01T00:00:00Z",
+        "me",
+        &item.id,
+        Verdict::Reject,
+        None,
+        &item.shown_sha256,
+        Some("no sense"),
+    );
     decisions.append(&run.path("decisions.jsonl"), reject).unwrap();
     let card = run.freeze(&run.freeze_plan());
     assert_eq!(card.left_out["rejected_in_review"], 1);
@@ -395,7 +410,13 @@ fn a_recipes_system_prompt_replaces_the_recorded_one() {
 fn the_generator_makes_the_same_bytes_everywhere() {
     let made = sample();
     let digests = (sha256_hex(made.traces.as_bytes()), sha256_hex(made.decisions.as_bytes()));
-    assert_eq!((digests.0.as_str(), digests.1.as_str()), ("84f1d1865bda1c73a001570e01effefbcd26bf70f5ff3d19e46ef3ae83c610a5", "72f3379f9f9a3fa235dad8c35306a631689676414de3a94d962f94f0f4d1c0f1"));
+    assert_eq!(
+        (digests.0.as_str(), digests.1.as_str()),
+        (
+            "84f1d1865bda1c73a001570e01effefbcd26bf70f5ff3d19e46ef3ae83c610a5",
+            "72f3379f9f9a3fa235dad8c35306a631689676414de3a94d962f94f0f4d1c0f1"
+        )
+    );
     let right = made.decisions.matches("\"accept\"").count() as f64 / made.decisions.lines().count() as f64;
     assert!((0.87..0.96).contains(&right), "{right} of the answers are right");
 }
@@ -410,7 +431,8 @@ fn the_quickstart_runs_unattended_and_is_large_enough_to_decide() {
     check_promises(&dataset, &made.traces, &labels);
     let rows = |split| dataset.rows(split).len();
     assert!(rows(Split::Test) >= 280 && rows(Split::Train) >= 420, "{:?}", dataset.card.splits);
-    let status = queue(&run.path("curate"), 17).unwrap().status(&Decisions::load(&[run.path("decisions.jsonl")]).unwrap());
+    let status =
+        queue(&run.path("curate"), 17).unwrap().status(&Decisions::load(&[run.path("decisions.jsonl")]).unwrap());
     assert_eq!((status.reviewed, status.void.len()), (status.queued, 0));
     for label in &labels {
         assert!(dataset.card.splits[&Split::Test].labels[label] >= 15, "{label}");
@@ -431,5 +453,8 @@ fn the_shipped_files_are_what_the_generator_makes() {
     let Some(dir) = std::env::var_os("LIMBECK_BANKING77") else { return };
     let made = simulate(&SimulatePlan::default(), &read_banking77(Path::new(&dir)).unwrap()).unwrap();
     assert!(made.traces == fs::read_to_string(quickstart().join("traces.jsonl")).unwrap(), "traces.jsonl differs");
-    assert!(made.decisions == fs::read_to_string(quickstart().join("decisions.jsonl")).unwrap(), "decisions.jsonl differs");
+    assert!(
+        made.decisions == fs::read_to_string(quickstart().join("decisions.jsonl")).unwrap(),
+        "decisions.jsonl differs"
+    );
 }

@@ -9,11 +9,11 @@ pub mod split;
 
 pub use split::Fractions;
 
+use crate::Error;
 use crate::import::{load_json, save_json};
 use crate::table::{self, Row};
 use crate::text::{normal_form, shingles};
 use crate::trace::visible_message;
-use crate::Error;
 use limbeck_artifact::dataset::{Split, TraceRef};
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_artifact::files::write_atomic;
@@ -175,8 +175,7 @@ fn distinct(frame: LazyFrame, plan: &CuratePlan) -> PolarsResult<LazyFrame> {
         .when(chars().gt(lit(plan.max_chars)))
         .then(lit("too_long"))
         .otherwise(lit(NULL).cast(DataType::String));
-    let frame =
-        frame.with_columns([length.alias("reason"), lit(NULL).cast(DataType::UInt64).alias("like")]);
+    let frame = frame.with_columns([length.alias("reason"), lit(NULL).cast(DataType::UInt64).alias("like")]);
     let frame = all_but_first(frame, "id", "duplicate_id")?;
     all_but_first(frame, "normal", "exact_duplicate")
 }
@@ -342,16 +341,17 @@ fn write(
 ) -> Result<(), Error> {
     let path = plan.out.join("curated.parquet");
     let failed = |e| Error::table("write", &path, e);
-    let (reason, like) = (table::optional_texts(&frame, "reason").map_err(failed)?, frame.column("like").map_err(failed)?);
+    let (reason, like) =
+        (table::optional_texts(&frame, "reason").map_err(failed)?, frame.column("like").map_err(failed)?);
     let like: Vec<Option<u64>> = like.u64().map_err(failed)?.iter().collect();
     let mut left_out = String::new();
     for (i, reason) in reason.iter().enumerate() {
         let Some(reason) = reason else { continue };
         let twin = like[i].map(|l| l as usize);
         let answer = |i: usize| read[i].label.as_deref().unwrap_or(&rows[i].trace.answer);
-        let note = twin.filter(|t| answer(*t) != answer(i)).map(|t| {
-            format!("answered {:?}, the kept one {:?}", answer(i), answer(t))
-        });
+        let note = twin
+            .filter(|t| answer(*t) != answer(i))
+            .map(|t| format!("answered {:?}, the kept one {:?}", answer(i), answer(t)));
         let like = twin.map(|t| rows[t].trace.id.clone());
         let line = LeftOut { trace: rows[i].trace_ref(), reason: reason.clone(), like, note };
         left_out.push_str(&serde_json::json!(line).to_string());
@@ -366,7 +366,9 @@ fn write(
             f.lazy()
                 .filter(col("reason").is_null())
                 .sort(["row"], SortMultipleOptions::default())
-                .select([all().exclude_cols(["row", "message", "normal", "cluster", "reason", "like", "leak"]).as_expr()])
+                .select([all()
+                    .exclude_cols(["row", "message", "normal", "cluster", "reason", "like", "leak"])
+                    .as_expr()])
                 .collect()
         })
         .map_err(failed)?;
@@ -404,7 +406,8 @@ pub fn load(dir: &Path) -> Result<Vec<Curated>, Error> {
 }
 
 fn report(summary: &CurateSummary, emit: &dyn Emit) {
-    let counted = |what: String, n: u64, reason: &str| emit.emit(EventKind::Counted { what, n, reason: reason.to_string() });
+    let counted =
+        |what: String, n: u64, reason: &str| emit.emit(EventKind::Counted { what, n, reason: reason.to_string() });
     for (split, n) in &summary.kept {
         counted(format!("{} rows", split.name()), *n, "");
     }

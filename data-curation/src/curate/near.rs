@@ -45,7 +45,10 @@ pub fn clusters(shingles: &[Vec<u64>], threshold: f64) -> Vec<usize> {
         .map(|set| {
             let minimum = |seed: &u64| set.iter().map(|s| mix(s ^ seed)).min().unwrap_or(*seed);
             let minima: Vec<u64> = seeds.iter().map(minimum).collect();
-            minima.chunks(rows).map(|band| hash(&band.iter().flat_map(|m| m.to_le_bytes()).collect::<Vec<u8>>())).collect()
+            minima
+                .chunks(rows)
+                .map(|band| hash(&band.iter().flat_map(|m| m.to_le_bytes()).collect::<Vec<u8>>()))
+                .collect()
         })
         .collect();
     let mut joined = UnionFind::new(shingles.len());
@@ -135,7 +138,8 @@ mod tests {
     #[test]
     fn banding_finds_what_comparing_all_pairs_finds() {
         let mut rng = Rng::new(5);
-        let words = ["card", "transfer", "money", "when", "please", "arrive", "atm", "top", "up", "refund", "limit", "why"];
+        let words =
+            ["card", "transfer", "money", "when", "please", "arrive", "atm", "top", "up", "refund", "limit", "why"];
         let mut texts: Vec<String> = Vec::new();
         for _ in 0..150 {
             let base: Vec<&str> = (0..8 + rng.below(8)).map(|_| *rng.pick(&words)).collect();

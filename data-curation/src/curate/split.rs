@@ -48,19 +48,15 @@ pub fn assign(group: &[usize], label: &[usize], fractions: &Fractions, seed: u64
     let mut bins: Vec<Bin> = Split::ALL
         .into_iter()
         .filter(|s| fractions.of(*s) > 0.0)
-        .map(|split| Bin {
-            split,
-            fraction: fractions.of(split),
-            rows: 0.0,
-            labels: vec![0.0; n_labels],
-        })
+        .map(|split| Bin { split, fraction: fractions.of(split), rows: 0.0, labels: vec![0.0; n_labels] })
         .collect();
     let mut out = vec![Split::Train; group.len()];
     for rows in order {
         let mut labels: BTreeMap<usize, f64> = BTreeMap::new();
         rows.iter().for_each(|r| *labels.entry(label[*r]).or_default() += 1.0);
         let cost = |bin: &Bin| bin.cost_of_adding(rows.len() as f64, &labels, group.len() as f64, &of_label);
-        let Some(best) = (0..bins.len()).min_by(|a, b| cost(&bins[*a]).total_cmp(&cost(&bins[*b])).then(a.cmp(b))) else {
+        let Some(best) = (0..bins.len()).min_by(|a, b| cost(&bins[*a]).total_cmp(&cost(&bins[*b])).then(a.cmp(b)))
+        else {
             break;
         };
         bins[best].rows += rows.len() as f64;

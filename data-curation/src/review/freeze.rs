@@ -3,9 +3,9 @@
 
 use super::queue::of_rows;
 use super::{Decisions, Missing, ReviewStatus, Standing};
-use crate::curate::{self, Curated, CurateSummary, LeftOut};
-use crate::import::{ImportSummary, NamedFile};
 use crate::Error;
+use crate::curate::{self, CurateSummary, Curated, LeftOut};
+use crate::import::{ImportSummary, NamedFile};
 use limbeck_artifact::dataset::{Dataset, DatasetCard, Example, LabelSource, Message, Split, example_id};
 use limbeck_artifact::digest::sha256_file;
 use limbeck_artifact::event::{Emit, EventKind};
@@ -38,7 +38,10 @@ pub struct FreezePlan {
 pub enum Frozen {
     Done(DatasetCard),
     /// Nothing was written: these splits need more decisions.
-    Incomplete { status: ReviewStatus, missing: Vec<Missing> },
+    Incomplete {
+        status: ReviewStatus,
+        missing: Vec<Missing>,
+    },
 }
 
 pub fn freeze(plan: &FreezePlan, emit: &dyn Emit) -> Result<Frozen, Error> {

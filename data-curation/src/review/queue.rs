@@ -3,7 +3,7 @@
 //! split would hold the hard ones only, and its accuracy would be nobody's.
 
 use super::{Decision, Decisions, Verdict};
-use crate::curate::{self, Curated, CurateSummary};
+use crate::curate::{self, CurateSummary, Curated};
 use crate::text::{hash, mix};
 use crate::trace::visible_message;
 use crate::{Error, taxonomy};

@@ -31,7 +31,10 @@ fn typo(text: &str, rng: &mut Rng) -> String {
     let mut chars: Vec<char> = text.chars().collect();
     for _ in 0..20 {
         let i = rng.below(chars.len().max(2) - 1);
-        if chars.len() > 2 && chars[i].is_ascii_lowercase() && chars[i + 1].is_ascii_lowercase() && chars[i] != chars[i + 1]
+        if chars.len() > 2
+            && chars[i].is_ascii_lowercase()
+            && chars[i + 1].is_ascii_lowercase()
+            && chars[i] != chars[i + 1]
         {
             chars.swap(i, i + 1);
             break;

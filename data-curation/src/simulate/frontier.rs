@@ -74,7 +74,8 @@ fn likeness(messages: &[(String, usize)], n_labels: usize) -> Vec<Vec<f64>> {
         .collect();
     bags.iter()
         .map(|bag| {
-            let size = bag.iter().map(|w| 1.0 / (used_by[w.as_str()] * used_by[w.as_str()])).sum::<f64>().sqrt().max(1e-9);
+            let size =
+                bag.iter().map(|w| 1.0 / (used_by[w.as_str()] * used_by[w.as_str()])).sum::<f64>().sqrt().max(1e-9);
             by_label
                 .iter()
                 .zip(&norm)
