@@ -284,7 +284,7 @@ pub fn luhn_checks(digits: impl DoubleEndedIterator<Item = u8>) -> bool {
             if d > 9 { d - 9 } else { d }
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 #[cfg(test)]

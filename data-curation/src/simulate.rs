@@ -64,8 +64,8 @@ pub const MODEL: &str = "frontier-large-1 (simulated)";
 
 /// Days over which the calls are spread.
 const DAYS: i64 = 42;
-/// 2026-02-02T00:00:00Z, a Monday.
-const START: i64 = 1_769_990_400;
+/// 2025-02-03T00:00:00Z, a Monday: well in the past, so that a real reviewer's decisions come after the simulated ones.
+const START: i64 = 1_738_540_800;
 
 /// A call before it becomes a line.
 struct Call {
@@ -220,7 +220,7 @@ fn line(call: &Call, system: &str, labels: &[String], rng: &mut Rng) -> String {
     // Lognormal, median 900 ms; a longer answer takes longer.
     let latency_ms = (frontier::lognormal(0.42, rng) * 900.0) + 9.0 * completion_tokens as f64;
     let record = json!({
-        "id": format!("call-{:012x}", rng.next() >> 16),
+        "id": format!("call-{:012x}", rng.next_u64() >> 16),
         "time": rfc3339(call.at),
         "customer": format!("cust-{:04}", call.customer + 1),
         "request": {
@@ -229,7 +229,7 @@ fn line(call: &Call, system: &str, labels: &[String], rng: &mut Rng) -> String {
             "temperature": 0,
         },
         "response": {
-            "id": format!("chatcmpl-sim-{:012x}", rng.next() >> 16),
+            "id": format!("chatcmpl-sim-{:012x}", rng.next_u64() >> 16),
             "model": MODEL,
             "choices": [{
                 "index": 0,

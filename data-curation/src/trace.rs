@@ -139,10 +139,10 @@ impl Trace {
         }
         self.answer = document.redact(&self.answer);
         self.feedback = self.feedback.take().map(|f| document.redact(&f));
-        if let Some(customer) = &mut self.customer {
-            if document.redact(customer) != *customer {
-                *customer = pseudonym(customer);
-            }
+        if let Some(customer) = &mut self.customer
+            && document.redact(customer) != *customer
+        {
+            *customer = pseudonym(customer);
         }
         // Only an address: many a random id looks like a telephone number, and a trace must be found again by its id.
         if redactor.has_email(&self.id) {

@@ -1,4 +1,5 @@
 //! From log lines to a frozen dataset, on real messages: what a person relies on when the numbers are shown.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use limbeck_artifact::dataset::{Dataset, DatasetCard, Example, LabelSource, Split};
 use limbeck_artifact::digest::sha256_hex;
@@ -413,8 +414,8 @@ fn the_generator_makes_the_same_bytes_everywhere() {
     assert_eq!(
         (digests.0.as_str(), digests.1.as_str()),
         (
-            "84f1d1865bda1c73a001570e01effefbcd26bf70f5ff3d19e46ef3ae83c610a5",
-            "72f3379f9f9a3fa235dad8c35306a631689676414de3a94d962f94f0f4d1c0f1"
+            "7bc57b31b332dda7dc4cd75ec4159af795dff8522ffa13c4c52e49233169ab41",
+            "d182e9187fba07f5d07c5e29f2b654df270287ecfb0ac6970c6a3fbc0cada400"
         )
     );
     let right = made.decisions.matches("\"accept\"").count() as f64 / made.decisions.lines().count() as f64;
