@@ -1,1 +1,15 @@
-//! placeholder
+//! Merge, encode to GGUF blocks, write the file that is served: one tensor at a time, so that a model may be larger than
+//! the memory left. What is written is opened again and checked before anyone may call it done.
+
+pub mod encode;
+mod error;
+mod format;
+pub mod merge;
+mod metadata;
+mod write;
+
+pub use encode::encode;
+pub use error::{QuantizeError, Result};
+pub use format::Format;
+pub use merge::Merged;
+pub use write::{QuantizePlan, QuantizeReport, quantize};

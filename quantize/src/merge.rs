@@ -1,0 +1,102 @@
+//! The merged model, one tensor at a time: W + s·B·A in f32, computed when asked for and held by nobody.
+
+use limbeck_model::adapter::{Adapter, LoraPair};
+use limbeck_model::weights::{DenseTensor, Weights};
+use rayon::prelude::*;
+
+use crate::{QuantizeError, Result};
+
+/// Base weights with an adapter in front of them; without an adapter, the base weights.
+pub struct Merged<'a> {
+    weights: &'a Weights,
+    adapter: Option<&'a Adapter>,
+}
+
+impl<'a> Merged<'a> {
+    /// # Errors
+    /// When the adapter names a module that the base does not have.
+    pub fn new(weights: &'a Weights, adapter: Option<&'a Adapter>) -> Result<Merged<'a>> {
+        for module in adapter.iter().flat_map(|adapter| adapter.pairs.keys()) {
+            if !weights.contains(&format!("{module}.weight")) {
+                let why = "the base has no such tensor".into();
+                return Err(QuantizeError::Merge { name: format!("{module}.weight"), why });
+            }
+        }
+        Ok(Merged { weights, adapter })
+    }
+
+    pub fn weights(&self) -> &Weights {
+        self.weights
+    }
+
+    /// Whether the adapter changes the tensor of this name.
+    pub fn changes(&self, name: &str) -> bool {
+        self.pair(name).is_some()
+    }
+
+    /// The tensor under its Hugging Face name, `[out, in]` row-major.
+    pub fn load(&self, name: &str) -> Result<DenseTensor> {
+        let mut tensor = self.weights.load(name)?;
+        if let (Some(pair), Some(adapter)) = (self.pair(name), self.adapter) {
+            add_low_rank(name, &mut tensor, pair, adapter.scaling())?;
+        }
+        Ok(tensor)
+    }
+
+    fn pair(&self, name: &str) -> Option<&LoraPair> {
+        self.adapter?.pairs.get(name.strip_suffix(".weight")?)
+    }
+}
+
+/// `w += scaling · b·a`, each row's products summed over the rank in order: the same bits on any number of threads.
+fn add_low_rank(name: &str, tensor: &mut DenseTensor, pair: &LoraPair, scaling: f32) -> Result<()> {
+    let LoraPair { a, b, r, n_in, n_out } = pair;
+    let (r, n_in, n_out) = (*r, *n_in, *n_out);
+    let wrong = |why: String| Err(QuantizeError::Merge { name: name.into(), why });
+    if tensor.shape != [n_out, n_in] {
+        return wrong(format!("it is {:?}, the adapter's factors make [{n_out}, {n_in}]", tensor.shape));
+    }
+    if a.len() != r * n_in || b.len() != n_out * r || r == 0 || n_in == 0 {
+        return wrong(format!("factors of {} and {} values are no [{r}, {n_in}] and [{n_out}, {r}]", a.len(), b.len()));
+    }
+    if !scaling.is_finite() {
+        return wrong(format!("the scaling (alpha over rank) is {scaling}"));
+    }
+    tensor.data.par_chunks_mut(n_in).zip(b.par_chunks(r)).for_each(|(row, factors)| {
+        let mut delta = vec![0.0f32; n_in];
+        for (factor, a_row) in factors.iter().zip(a.chunks_exact(n_in)) {
+            for (d, x) in delta.iter_mut().zip(a_row) {
+                *d += factor * x;
+            }
+        }
+        for (w, d) in row.iter_mut().zip(&delta) {
+            *w += scaling * d;
+        }
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_low_rank_product_is_added_scaled() {
+        let mut w = DenseTensor { shape: vec![2, 3], data: vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0] };
+        let pair =
+            LoraPair { a: vec![1.0, 0.0, -1.0, 0.5, 2.0, 0.0], b: vec![2.0, 1.0, 0.0, -4.0], r: 2, n_in: 3, n_out: 2 };
+        add_low_rank("w", &mut w, &pair, 0.5).unwrap();
+        assert_eq!(w.data, [2.25, 3.0, 2.0, 3.0, 1.0, 6.0]);
+    }
+
+    #[test]
+    fn a_pair_of_another_shape_is_refused() {
+        let mut w = DenseTensor { shape: vec![3, 2], data: vec![0.0; 6] };
+        let mut pair = LoraPair { a: vec![0.0; 3], b: vec![0.0; 2], r: 1, n_in: 3, n_out: 2 };
+        let refused = |w: &mut DenseTensor, pair: &LoraPair| add_low_rank("q", w, pair, 1.0).unwrap_err().to_string();
+        assert!(refused(&mut w, &pair).contains("it is [3, 2], the adapter's factors make [2, 3]"));
+        w.shape = vec![2, 3];
+        pair.b.pop();
+        assert!(refused(&mut w, &pair).contains("was it trained on this base?"));
+    }
+}

@@ -1,0 +1,235 @@
+//! The stage: base and adapter in, one GGUF file out, measured against the merged weights and read back before it counts.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use limbeck_artifact::digest::sha256_file;
+use limbeck_artifact::event::{Emit, EventKind};
+use limbeck_model::ModelError;
+use limbeck_model::adapter::Adapter;
+use limbeck_model::gguf::{GgmlType, GgufFile, GgufWriter, TensorInfo, dequantize};
+use limbeck_model::names::{hf_to_gguf, permute_qk};
+use limbeck_model::weights::{Weights, qk_heads};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::encode::encode;
+use crate::metadata::metadata;
+use crate::{Format, Merged, QuantizeError, Result};
+
+/// What to write.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QuantizePlan {
+    /// A GGUF file or a Hugging Face folder.
+    pub base: PathBuf,
+    /// A PEFT folder to be merged into the base.
+    pub adapter: Option<PathBuf>,
+    pub format: Format,
+    pub out: PathBuf,
+    /// general.name of the file.
+    pub name: String,
+    /// general.version.
+    pub version: Option<String>,
+    /// SPDX id; the base's own where `None`.
+    pub license: Option<String>,
+    /// Further facts, written as `limbeck.KEY`: the recipe's digest, the dataset's.
+    pub provenance: BTreeMap<String, String>,
+}
+
+/// What was written, and what rounding cost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QuantizeReport {
+    pub path: PathBuf,
+    pub sha256: String,
+    pub bytes: u64,
+    pub parameters: u64,
+    /// Of the tensors, without header and padding.
+    pub bits_per_weight: f64,
+    /// Tensors of each block type.
+    pub tensors: BTreeMap<String, u64>,
+    /// Tensors that the adapter changed.
+    pub merged: u64,
+    /// Tensors whose bytes are the base's own, because it has them in this very type.
+    pub verbatim: u64,
+    /// Over all weights, written against merged.
+    pub max_abs_error: f64,
+    pub rmse: f64,
+    /// `rmse` over the root mean square of the weights.
+    pub relative_rmse: f64,
+}
+
+/// One tensor of the file to be.
+struct Planned {
+    hf_name: String,
+    info: TensorInfo,
+    /// Heads whose rows GGUF orders otherwise; only of q and k.
+    permuted_heads: Option<usize>,
+}
+
+#[derive(Default)]
+struct Tally {
+    merged: u64,
+    verbatim: u64,
+    max_abs_error: f64,
+    squared_error: f64,
+    squares: f64,
+}
+
+/// Merges, encodes and writes; the same inputs give the same bytes. No more than one tensor is in memory at a time.
+///
+/// # Errors
+/// When the adapter does not fit the base, a weight is not finite, or reading, writing or reading back fails. Then
+/// nothing is left under `plan.out` but what was there before; a file that reads back wrong is removed.
+pub fn quantize(plan: &QuantizePlan, emit: &dyn Emit) -> Result<QuantizeReport> {
+    let weights = Weights::open(&plan.base)?;
+    let adapter = plan.adapter.as_deref().map(Adapter::load).transpose()?;
+    let merged = Merged::new(&weights, adapter.as_ref())?;
+    let planned = planned(plan, &weights)?;
+
+    let tally = RefCell::new(Tally::default());
+    let mut writer = GgufWriter::new();
+    for (key, value) in metadata(plan, &weights)? {
+        writer.set(key, value);
+    }
+    let total = planned.len() as u64;
+    for (done, tensor) in (1u64..).zip(&planned) {
+        let (merged, tally) = (&merged, &tally);
+        let TensorInfo { name, dims, ty, .. } = &tensor.info;
+        writer.add(name.clone(), dims.clone(), *ty, move || {
+            let bytes = make(merged, tensor, &mut tally.borrow_mut()).map_err(|error| match error {
+                QuantizeError::Model(error) => error,
+                other => ModelError::Tensor {
+                    path: plan.out.clone(),
+                    name: tensor.info.name.clone(),
+                    why: other.to_string(),
+                },
+            })?;
+            emit.emit(EventKind::Progress { done, total, unit: "tensors".into() });
+            Ok(bytes)
+        });
+    }
+    writer.write(&plan.out)?;
+    if let Err(error) = read_back(&plan.out, &planned) {
+        // Nobody may serve a wrong file.
+        let _ = std::fs::remove_file(&plan.out);
+        return Err(error);
+    }
+    report(plan, &planned, tally.into_inner(), emit)
+}
+
+/// The tensors in the order of llama.cpp's own files: embedding, layers, final norm, head.
+fn planned(plan: &QuantizePlan, weights: &Weights) -> Result<Vec<Planned>> {
+    let config = weights.config();
+    let fails = |name: &str, why: String| QuantizeError::Tensor {
+        path: plan.base.clone(),
+        architecture: config.architecture.name().into(),
+        name: name.into(),
+        why,
+    };
+    let plan_one = |(hf_name, shape): (String, Vec<usize>)| {
+        let name = hf_to_gguf(&hf_name).ok_or_else(|| fails(&hf_name, "GGUF has no name for it".into()))?;
+        let dims: Vec<u64> = shape.iter().rev().map(|&n| n as u64).collect();
+        let ty = plan.format.tensor_type(&name, &dims);
+        let n_bytes = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).and_then(|n| ty.bytes_for(n));
+        let n_bytes = n_bytes.ok_or_else(|| fails(&hf_name, format!("{shape:?} does not fit blocks of {ty}")))?;
+        let permuted_heads = qk_heads(config, &hf_name);
+        Ok(Planned { hf_name, info: TensorInfo { name, dims, ty, offset: 0, n_bytes }, permuted_heads })
+    };
+    config.tensor_shapes().into_iter().map(plan_one).collect()
+}
+
+/// A tensor's bytes: the base's own where nothing changes, else loaded, merged, permuted and encoded.
+fn make(merged: &Merged, tensor: &Planned, tally: &mut Tally) -> Result<Vec<u8>> {
+    let info = &tensor.info;
+    let changed = merged.changes(&tensor.hf_name);
+    if let Some(file) = merged.weights().gguf()
+        && let Some(own) = file.tensor(&info.name)
+        && !changed
+        && (own.ty, &own.dims) == (info.ty, &info.dims)
+    {
+        tally.verbatim += 1;
+        let bytes = file.bytes(own)?;
+        measure(&file.dequantize(own)?, None, tally);
+        return Ok(bytes);
+    }
+    tally.merged += u64::from(changed);
+    let mut dense = merged.load(&tensor.hf_name)?;
+    if let Some(heads) = tensor.permuted_heads {
+        dense.data = permute_qk(&dense.data, heads, dense.shape.get(1).copied().unwrap_or(1));
+    }
+    let fails = |source| QuantizeError::Encode { name: info.name.clone(), source };
+    let bytes = encode(info.ty, &dense.data).map_err(fails)?;
+    measure(&dense.data, Some((info.ty, &bytes)), tally);
+    Ok(bytes)
+}
+
+/// Adds a tensor's error to the tally; `None` is no error. In pieces of fixed size, summed in order: the figures do not
+/// depend on the number of threads.
+fn measure(values: &[f32], written: Option<(GgmlType, &[u8])>, tally: &mut Tally) {
+    const PIECE: usize = 64 * 1024;
+    let pieces: Vec<(f64, f64, f64)> = values
+        .par_chunks(PIECE)
+        .enumerate()
+        .map(|(i, piece)| {
+            let squares = piece.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+            let Some((ty, bytes)) = written else { return (0.0, 0.0, squares) };
+            let bytes_each = PIECE / ty.block_len() * ty.block_bytes();
+            let own = &bytes[i * bytes_each..bytes.len().min((i + 1) * bytes_each)];
+            let mut back = vec![0.0f32; piece.len()];
+            if dequantize(ty, own, &mut back).is_err() {
+                return (f64::INFINITY, f64::INFINITY, squares);
+            }
+            let errors = || piece.iter().zip(&back).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs());
+            (errors().fold(0.0, f64::max), errors().map(|e| e * e).sum(), squares)
+        })
+        .collect();
+    for (max, squared_error, squares) in pieces {
+        tally.max_abs_error = tally.max_abs_error.max(max);
+        tally.squared_error += squared_error;
+        tally.squares += squares;
+    }
+}
+
+/// Opens what was written as anyone would, and looks at every tensor: name, shape, type, place, finite values.
+fn read_back(path: &Path, planned: &[Planned]) -> Result<()> {
+    let wrong = |why: String| QuantizeError::ReadBack { path: path.into(), why };
+    let file = GgufFile::open(path)?;
+    if file.tensors().len() != planned.len() {
+        return Err(wrong(format!("{} tensors instead of {}", file.tensors().len(), planned.len())));
+    }
+    for (got, want) in file.tensors().iter().zip(planned) {
+        if (&got.name, &got.dims, got.ty) != (&want.info.name, &want.info.dims, want.info.ty) {
+            return Err(wrong(format!("'{}' {:?} {} instead of '{}'", got.name, got.dims, got.ty, want.info.name)));
+        }
+        // Refuses what is not finite.
+        file.dequantize(got)?;
+    }
+    Ok(())
+}
+
+fn report(plan: &QuantizePlan, planned: &[Planned], tally: Tally, emit: &dyn Emit) -> Result<QuantizeReport> {
+    let digest = |source| QuantizeError::Digest { path: plan.out.clone(), source };
+    let sha256 = sha256_file(&plan.out).map_err(digest)?;
+    let bytes = std::fs::metadata(&plan.out).map_err(digest)?.len();
+    emit.emit(EventKind::Wrote { path: plan.out.display().to_string(), bytes });
+    let parameters: u64 = planned.iter().map(|t| t.info.n_elements()).sum();
+    let tensor_bytes: u64 = planned.iter().map(|t| t.info.n_bytes).sum();
+    let mut tensors = BTreeMap::new();
+    for tensor in planned {
+        *tensors.entry(tensor.info.ty.to_string()).or_insert(0) += 1;
+    }
+    Ok(QuantizeReport {
+        path: plan.out.clone(),
+        sha256,
+        bytes,
+        parameters,
+        bits_per_weight: tensor_bytes as f64 * 8.0 / parameters as f64,
+        tensors,
+        merged: tally.merged,
+        verbatim: tally.verbatim,
+        max_abs_error: tally.max_abs_error,
+        rmse: (tally.squared_error / parameters as f64).sqrt(),
+        relative_rmse: if tally.squares > 0.0 { (tally.squared_error / tally.squares).sqrt() } else { 0.0 },
+    })
+}
