@@ -1,0 +1,195 @@
+//! LoRA weights at rest, in PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`, names and orientation
+//! as PEFT reads and writes them.
+
+use crate::ops::{Lora, Ops};
+use burn::tensor::{Tensor, TensorData};
+use limbeck_artifact::files::write_atomic;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+const PREFIX: &str = "base_model.model.";
+
+#[derive(Debug, thiserror::Error)]
+pub enum AdapterError {
+    #[error("failed to read adapter file {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("failed to write adapter file {path}: {source}")]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error("adapter file {path} is malformed: {reason}")]
+    Malformed { path: PathBuf, reason: String },
+    #[error("the adapter does not fit the base model: {0}")]
+    Mismatch(String),
+}
+
+/// The fields of PEFT's `adapter_config.json` that say how to apply the weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdapterConfig {
+    pub base_model_name_or_path: Option<String>,
+    pub bias: String,
+    pub fan_in_fan_out: bool,
+    pub inference_mode: bool,
+    pub init_lora_weights: bool,
+    pub lora_alpha: f32,
+    #[serde(default)]
+    pub lora_dropout: f32,
+    pub peft_type: String,
+    pub r: usize,
+    pub target_modules: Vec<String>,
+    pub task_type: String,
+    #[serde(default)]
+    pub use_rslora: bool,
+    #[serde(default)]
+    pub use_dora: bool,
+}
+
+impl AdapterConfig {
+    pub fn lora(base: &str, r: usize, lora_alpha: f32, target_modules: &[String], use_rslora: bool) -> Self {
+        let mut target_modules = target_modules.to_vec();
+        target_modules.sort();
+        AdapterConfig {
+            base_model_name_or_path: Some(base.to_string()),
+            bias: "none".into(),
+            fan_in_fan_out: false,
+            inference_mode: true,
+            init_lora_weights: true,
+            lora_alpha,
+            lora_dropout: 0.0,
+            peft_type: "LORA".into(),
+            r,
+            target_modules,
+            task_type: "CAUSAL_LM".into(),
+            use_rslora,
+            use_dora: false,
+        }
+    }
+
+    /// alpha / r, or alpha / √r for rank-stabilised LoRA.
+    pub fn scaling(&self) -> f32 {
+        let r = self.r as f32;
+        if self.use_rslora { self.lora_alpha / r.sqrt() } else { self.lora_alpha / r }
+    }
+}
+
+/// One pair of factors: `a` is `[r, n_in]`, `b` is `[n_out, r]`, both row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraPair {
+    pub a: Vec<f32>,
+    pub b: Vec<f32>,
+    pub r: usize,
+    pub n_in: usize,
+    pub n_out: usize,
+}
+
+/// An adapter, its pairs by module path (`model.layers.0.self_attn.q_proj`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adapter {
+    pub config: AdapterConfig,
+    pub pairs: BTreeMap<String, LoraPair>,
+}
+
+impl Adapter {
+    pub fn scaling(&self) -> f32 {
+        self.config.scaling()
+    }
+
+    /// The factors as constants of a forward pass.
+    pub fn constants(&self, ops: &dyn Ops) -> crate::decoder::LoraSet {
+        let device = ops.device();
+        let scaling = self.scaling();
+        let tensor = |data: &[f32], shape: [usize; 2]| -> Tensor<2> {
+            Tensor::from_data(TensorData::new(data.to_vec(), shape), &device)
+        };
+        self.pairs
+            .iter()
+            .map(|(path, p)| {
+                let lora = Lora { a: tensor(&p.a, [p.r, p.n_in]), b: tensor(&p.b, [p.n_out, p.r]), scaling };
+                (path.clone(), lora)
+            })
+            .collect()
+    }
+
+    /// Writes the two files into `dir`, each whole or not at all.
+    pub fn save(&self, dir: &Path) -> Result<(), AdapterError> {
+        let config = dir.join("adapter_config.json");
+        let weights = dir.join("adapter_model.safetensors");
+        let mut bytes: Vec<(String, Vec<u8>, Vec<usize>)> = Vec::new();
+        let le = |data: &[f32]| data.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        for (path, p) in &self.pairs {
+            bytes.push((format!("{PREFIX}{path}.lora_A.weight"), le(&p.a), vec![p.r, p.n_in]));
+            bytes.push((format!("{PREFIX}{path}.lora_B.weight"), le(&p.b), vec![p.n_out, p.r]));
+        }
+        let malformed = |reason: String| AdapterError::Malformed { path: weights.clone(), reason };
+        let mut views = Vec::with_capacity(bytes.len());
+        for (name, data, shape) in &bytes {
+            let view = TensorView::new(Dtype::F32, shape.clone(), data).map_err(|e| malformed(e.to_string()))?;
+            views.push((name.clone(), view));
+        }
+        let metadata = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
+        let file = safetensors::serialize(views, Some(metadata)).map_err(|e| malformed(e.to_string()))?;
+        write_atomic(&weights, &file).map_err(|source| AdapterError::Write { path: weights.clone(), source })?;
+        let mut json = serde_json::to_string_pretty(&self.config).map_err(|e| malformed(e.to_string()))?;
+        json.push('\n');
+        write_atomic(&config, json.as_bytes()).map_err(|source| AdapterError::Write { path: config, source })
+    }
+
+    /// Reads what PEFT or [`Adapter::save`] wrote. DoRA, biases and fan-in-fan-out are refused.
+    pub fn load(dir: &Path) -> Result<Adapter, AdapterError> {
+        let path = dir.join("adapter_config.json");
+        let text = std::fs::read(&path).map_err(|source| AdapterError::Read { path: path.clone(), source })?;
+        let config: AdapterConfig = serde_json::from_slice(&text)
+            .map_err(|e| AdapterError::Malformed { path: path.clone(), reason: e.to_string() })?;
+        if config.peft_type != "LORA" || config.use_dora || config.bias != "none" || config.fan_in_fan_out {
+            let reason = "only plain LoRA (no DoRA, no bias, no fan_in_fan_out) is supported".to_string();
+            return Err(AdapterError::Malformed { path, reason });
+        }
+        if config.r == 0 {
+            return Err(AdapterError::Malformed { path, reason: "r must be at least 1".into() });
+        }
+        let path = dir.join("adapter_model.safetensors");
+        let bytes = std::fs::read(&path).map_err(|source| AdapterError::Read { path: path.clone(), source })?;
+        let malformed = |reason: String| AdapterError::Malformed { path: path.clone(), reason };
+        let file = SafeTensors::deserialize(&bytes).map_err(|e| malformed(e.to_string()))?;
+        type Half = Option<(Vec<usize>, Vec<f32>)>;
+        let mut halves: BTreeMap<String, [Half; 2]> = BTreeMap::new();
+        for (name, view) in file.tensors() {
+            let stem = name.strip_prefix(PREFIX).and_then(|n| n.strip_suffix(".weight"));
+            let found = stem.and_then(|stem| match stem.rsplit_once('.') {
+                Some((path, "lora_A")) => Some((path, 0)),
+                Some((path, "lora_B")) => Some((path, 1)),
+                _ => None,
+            });
+            let Some((module, which)) = found else { return Err(malformed(format!("unexpected tensor `{name}`"))) };
+            let data = floats(&view).map_err(|e| malformed(format!("tensor `{name}`: {e}")))?;
+            halves.entry(module.to_string()).or_default()[which] = Some((view.shape().to_vec(), data));
+        }
+        let mut pairs = BTreeMap::new();
+        for (module, halves) in halves {
+            let [Some((a_shape, a)), Some((b_shape, b))] = halves else {
+                return Err(malformed(format!("module `{module}` lacks one of lora_A and lora_B")));
+            };
+            match (a_shape.as_slice(), b_shape.as_slice()) {
+                (&[r, n_in], &[n_out, r2]) if r == r2 && r == config.r => {
+                    pairs.insert(module, LoraPair { a, b, r, n_in, n_out });
+                }
+                _ => return Err(malformed(format!("module `{module}`: shapes {a_shape:?} and {b_shape:?}"))),
+            }
+        }
+        Ok(Adapter { config, pairs })
+    }
+}
+
+fn floats(view: &TensorView) -> Result<Vec<f32>, String> {
+    let data = view.data();
+    let values: Vec<f32> = match view.dtype() {
+        Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        Dtype::F16 => data.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
+        Dtype::BF16 => data.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
+        other => return Err(format!("dtype {other:?} is not supported (F32, F16, BF16 are)")),
+    };
+    match values.iter().all(|x| x.is_finite()) {
+        true => Ok(values),
+        false => Err("non-finite values".into()),
+    }
+}

@@ -1,0 +1,100 @@
+//! Where the arithmetic runs, chosen at run time by name. A device that this build or machine lacks is an error that says
+//! which feature or driver is missing, never a silent fall-back.
+
+use crate::ops::{Ops, flex::FlexOps, stock::StockOps};
+use std::str::FromStr;
+use std::sync::Arc;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeviceName {
+    /// Our own kernels on burn's Flex backend.
+    Cpu,
+    /// Plain burn ops on the Flex backend: slow, the reference.
+    CpuReference,
+    /// Vulkan, Metal or DirectX through wgpu.
+    Wgpu,
+    Cuda(usize),
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum DeviceError {
+    #[error("unknown device `{0}`; known are cpu, cpu-reference, wgpu, cuda, cuda:N")]
+    Unknown(String),
+    #[error(
+        "device `{name}` is not in this build; build with `cargo build --release --features {feature}`, or use --device cpu"
+    )]
+    NotBuilt { name: String, feature: &'static str },
+}
+
+impl FromStr for DeviceName {
+    type Err = DeviceError;
+
+    fn from_str(name: &str) -> Result<Self, DeviceError> {
+        match name {
+            "cpu" | "flex" => Ok(DeviceName::Cpu),
+            "cpu-reference" => Ok(DeviceName::CpuReference),
+            "wgpu" => Ok(DeviceName::Wgpu),
+            "cuda" => Ok(DeviceName::Cuda(0)),
+            other => match other.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(index)) => Ok(DeviceName::Cuda(index)),
+                _ => Err(DeviceError::Unknown(other.to_string())),
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DeviceName::Cpu => write!(f, "cpu"),
+            DeviceName::CpuReference => write!(f, "cpu-reference"),
+            DeviceName::Wgpu => write!(f, "wgpu"),
+            DeviceName::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// The op set that runs on the device.
+pub fn ops(device: DeviceName) -> Result<Arc<dyn Ops>, DeviceError> {
+    match device {
+        DeviceName::Cpu => Ok(Arc::new(FlexOps::default())),
+        DeviceName::CpuReference => Ok(Arc::new(StockOps::new(burn::tensor::Device::flex()))),
+        #[cfg(feature = "wgpu")]
+        DeviceName::Wgpu => {
+            Ok(Arc::new(StockOps::new(burn::tensor::Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))))
+        }
+        #[cfg(feature = "cuda")]
+        DeviceName::Cuda(index) => Ok(Arc::new(StockOps::new(burn::tensor::Device::cuda(index)))),
+        #[cfg(not(feature = "wgpu"))]
+        DeviceName::Wgpu => Err(DeviceError::NotBuilt { name: device.to_string(), feature: "wgpu" }),
+        #[cfg(not(feature = "cuda"))]
+        DeviceName::Cuda(_) => Err(DeviceError::NotBuilt { name: device.to_string(), feature: "cuda" }),
+    }
+}
+
+/// The names of the devices that this build knows.
+pub fn built() -> Vec<&'static str> {
+    let mut names = vec!["cpu", "cpu-reference"];
+    if cfg!(feature = "wgpu") {
+        names.push("wgpu");
+    }
+    if cfg!(feature = "cuda") {
+        names.push("cuda");
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_and_nonsense_is_refused() {
+        for name in ["cpu", "cpu-reference", "wgpu", "cuda:3"] {
+            assert_eq!(name.parse::<DeviceName>().map(|d| d.to_string()), Ok(name.to_string()));
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceName::Cuda(0)));
+        assert!("cuda:x".parse::<DeviceName>().is_err());
+        assert!("tpu".parse::<DeviceName>().is_err());
+    }
+}

@@ -1,0 +1,190 @@
+//! The arithmetic under the ops: matrix products through the `gemm` crate, and a vectorisable exponential. Every function
+//! gives the same bits whatever the number of threads.
+
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+/// A view of a row-major or transposed matrix: element `(i, j)` is `data[i * rows + j * cols]`.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    pub data: &'a [f32],
+    pub row_stride: usize,
+    pub col_stride: usize,
+}
+
+impl<'a> View<'a> {
+    pub fn rows(data: &'a [f32], stride: usize) -> Self {
+        View { data, row_stride: stride, col_stride: 1 }
+    }
+
+    /// The transpose of a row-major matrix with that stride.
+    pub fn transposed(data: &'a [f32], stride: usize) -> Self {
+        View { data, row_stride: 1, col_stride: stride }
+    }
+}
+
+fn last_index(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
+    if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + (cols - 1) * col_stride + 1 }
+}
+
+/// Whether a product may use all threads or runs inside a parallel section already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    All,
+    One,
+}
+
+/// `out[m, n] = scale · a[m, k] b[k, n]`, added to `out` when `accumulate`; `out` is row-major with `out_stride`.
+#[expect(clippy::too_many_arguments, reason = "three matrices, their sizes and the mode are what a product is")]
+pub fn matmul(
+    [m, k, n]: [usize; 3],
+    out: &mut [f32],
+    out_stride: usize,
+    accumulate: bool,
+    a: View,
+    b: View,
+    scale: f32,
+    threads: Threads,
+) {
+    assert!(out.len() >= last_index(m, n, out_stride, 1), "product's output is too short");
+    assert!(a.data.len() >= last_index(m, k, a.row_stride, a.col_stride), "product's left side is too short");
+    assert!(b.data.len() >= last_index(k, n, b.row_stride, b.col_stride), "product's right side is too short");
+    if m == 0 || n == 0 {
+        return;
+    }
+    let threads = match threads {
+        Threads::All if rayon::current_num_threads() > 1 => Parallelism::Rayon(0),
+        _ => Parallelism::None,
+    };
+    // SAFETY: the asserts above bound every element that gemm may touch, for all three matrices, and `out` is
+    // exclusively borrowed.
+    #[expect(unsafe_code, reason = "the gemm crate takes raw pointers and strides")]
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            out_stride as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            scale,
+            false,
+            false,
+            false,
+            threads,
+        );
+    }
+}
+
+/// `[rows, cols]` -> `[cols, rows]`, in tiles that stay in cache.
+pub fn transpose(data: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    const TILE: usize = 32;
+    let mut out = vec![0.0; rows * cols];
+    out.par_chunks_mut(rows.max(1) * TILE).enumerate().for_each(|(t, chunk)| {
+        let first = t * TILE;
+        let width = chunk.len() / rows;
+        for row_tile in (0..rows).step_by(TILE) {
+            for c in 0..width {
+                for r in row_tile..(row_tile + TILE).min(rows) {
+                    chunk[c * rows + r] = data[r * cols + first + c];
+                }
+            }
+        }
+    });
+    out
+}
+
+/// `e^x` within 2 ulp for `x` in [-87, 88], clamped outside; written so that the compiler vectorises it (Cephes).
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    let x = x.clamp(-87.3, 88.0);
+    // Adding 1.5 * 2^23 rounds to the nearest integer.
+    let n = (x * std::f32::consts::LOG2_E + 12_582_912.0) - 12_582_912.0;
+    let r = x - n * 0.693_359_4;
+    let r = r + n * 2.121_944_4e-4;
+    let p = 1.987_569_1e-4f32;
+    let p = p * r + 1.398_199_9e-3;
+    let p = p * r + 8.333_452e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 1.666_666_5e-1;
+    let p = p * r + 5e-1;
+    let y = p * (r * r) + r + 1.0;
+    y * f32::from_bits(((n as i32 + 127) << 23) as u32)
+}
+
+/// Dot product in 16 lanes: one fixed order of additions.
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0f32; 16];
+    let (a16, a_rest) = a.as_chunks::<16>();
+    let (b16, b_rest) = b.as_chunks::<16>();
+    for (x, y) in a16.iter().zip(b16) {
+        for j in 0..16 {
+            lanes[j] += x[j] * y[j];
+        }
+    }
+    let tail: f32 = a_rest.iter().zip(b_rest).map(|(x, y)| x * y).sum();
+    lanes.iter().sum::<f32>() + tail
+}
+
+/// Turns `row` into `e^(x - max)` and returns `(max, sum)`.
+#[inline(always)]
+pub fn exp_row(row: &mut [f32]) -> (f32, f32) {
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for x in row.iter_mut() {
+        *x = exp(*x - max);
+    }
+    let mut lanes = [0f32; 16];
+    let (chunks, rest) = row.as_chunks::<16>();
+    for chunk in chunks {
+        for j in 0..16 {
+            lanes[j] += chunk[j];
+        }
+    }
+    (max, lanes.iter().sum::<f32>() + rest.iter().sum::<f32>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_close_to_the_library() {
+        let mut worst = 0f64;
+        for i in -8600..8800 {
+            let x = i as f32 / 100.0;
+            let truth = (x as f64).exp();
+            worst = worst.max((exp(x) as f64 / truth - 1.0).abs());
+        }
+        assert!(worst < 2.5e-7, "relative error {worst:e}");
+        assert!(exp(-1e30) < 2e-38);
+    }
+
+    #[test]
+    fn product_of_strided_views() {
+        let a: Vec<f32> = (0..6).map(|x| x as f32).collect();
+        let mut out = vec![1.0; 8];
+        matmul([2, 3, 2], &mut out, 4, true, View::rows(&a, 3), View::transposed(&a, 3), 2.0, Threads::One);
+        assert_eq!(out, [11.0, 29.0, 1.0, 1.0, 29.0, 101.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn transpose_of_odd_sizes() {
+        let (r, c) = (37, 65);
+        let data: Vec<f32> = (0..r * c).map(|x| x as f32).collect();
+        let t = transpose(&data, r, c);
+        for i in 0..r {
+            for j in 0..c {
+                assert_eq!(t[j * r + i], data[i * c + j]);
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The head: cross-entropy at label positions, in blocks of rows so that full logits never exist, and plain logits. The
+//! loss computes its gradient on the way, for the probabilities are at hand only there.
+
+use super::kernels::{Threads, View, dot, exp_row, matmul};
+use super::{Ad, Flex, FlexMatrix, FlexTensor, dims, flex, primitive, slice};
+use crate::ops::Target;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops as Prepared, OpsKind};
+use burn::backend::ops::FloatTensorOps;
+use burn::tensor::{DType, Shape, Tensor};
+use burn_flex::Layout;
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// Label positions a block.
+const BLOCK: usize = 128;
+
+#[derive(Debug)]
+struct CrossEntropyBackward;
+
+impl Backward<Flex, 1> for CrossEntropyBackward {
+    /// The gradient of the loss by the hidden states.
+    type State = FlexTensor;
+
+    fn backward(self, ops: Prepared<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let upstream = slice(&grad)[0];
+        if let [Some(parent)] = ops.parents {
+            grads.register::<Flex>(parent.id, Flex::float_mul_scalar(ops.state, upstream.into()));
+        }
+    }
+}
+
+fn gather(rows: impl Iterator<Item = usize>, data: &[f32], width: usize) -> Vec<f32> {
+    let mut out = Vec::new();
+    for row in rows {
+        out.extend_from_slice(&data[row * width..][..width]);
+    }
+    out
+}
+
+pub(super) fn linear_cross_entropy(
+    hidden: Tensor<2>,
+    vocab: usize,
+    head: &Arc<FlexMatrix>,
+    targets: &[Target],
+    denominator: f32,
+) -> Tensor<1> {
+    let hidden = primitive(hidden);
+    let input = hidden.primitive().to_contiguous();
+    let [n, width] = dims(&input);
+    let xs = slice(&input);
+    let mut d_hidden = vec![0f32; n * width];
+    let mut loss = 0f64;
+    for block in targets.chunks(BLOCK) {
+        let m = block.len();
+        let x = gather(block.iter().map(|t| t.row), xs, width);
+        let mut logits = vec![0f32; m * vocab];
+        let (x_view, head_t) = (View::rows(&x, width), View::rows(&head.wt, vocab));
+        matmul([m, width, vocab], &mut logits, vocab, false, x_view, head_t, 1.0, Threads::All);
+        let losses: Vec<f64> = logits
+            .par_chunks_mut(vocab)
+            .zip(block.par_iter())
+            .map(|(row, target)| {
+                let wanted = row[target.token as usize];
+                let (max, sum) = exp_row(row);
+                let weight = target.weight / denominator;
+                let factor = weight / sum;
+                for x in row.iter_mut() {
+                    *x *= factor;
+                }
+                row[target.token as usize] -= weight;
+                weight as f64 * ((sum as f64).ln() + max as f64 - wanted as f64)
+            })
+            .collect();
+        loss += losses.iter().sum::<f64>();
+        let mut dx = vec![0f32; m * width];
+        let (dl, w) = (View::rows(&logits, vocab), View::rows(&head.w, width));
+        matmul([m, vocab, width], &mut dx, width, false, dl, w, 1.0, Threads::All);
+        for (target, dx) in block.iter().zip(dx.chunks_exact(width)) {
+            for (a, x) in d_hidden[target.row * width..][..width].iter_mut().zip(dx) {
+                *a += x;
+            }
+        }
+    }
+    let bytes = burn::tensor::Bytes::from_elems(vec![loss as f32]);
+    let out = FlexTensor::new(bytes, Layout::contiguous(Shape::from(vec![1])), DType::F32);
+    let out = match CrossEntropyBackward.prepare::<NoCheckpointing>([hidden.node()]).compute_bound().stateful() {
+        OpsKind::Tracked(p) => p.finish(flex(d_hidden, [n, width]), out),
+        OpsKind::UnTracked(p) => p.finish(out),
+    };
+    Tensor::from_primitive::<Ad>(out)
+}
+
+pub(super) fn logits(
+    hidden: &Tensor<2>,
+    vocab: usize,
+    width: usize,
+    head: &FlexMatrix,
+    rows: &[usize],
+) -> Vec<f32> {
+    let input = primitive(hidden.clone()).primitive().to_contiguous();
+    let x = gather(rows.iter().copied(), slice(&input), width);
+    let mut out = vec![0f32; rows.len() * vocab];
+    let (x, head_t) = (View::rows(&x, width), View::rows(&head.wt, vocab));
+    matmul([rows.len(), width, vocab], &mut out, vocab, false, x, head_t, 1.0, Threads::All);
+    out
+}
+
+pub(super) fn logits_of(
+    hidden: &Tensor<2>,
+    width: usize,
+    head: &FlexMatrix,
+    queries: &[(usize, Vec<u32>)],
+) -> Vec<Vec<f32>> {
+    let input = primitive(hidden.clone()).primitive().to_contiguous();
+    let xs = slice(&input);
+    queries
+        .iter()
+        .map(|(row, tokens)| {
+            let x = &xs[row * width..][..width];
+            tokens.iter().map(|&t| dot(x, &head.w[t as usize * width..][..width])).collect()
+        })
+        .collect()
+}

@@ -1,0 +1,129 @@
+//! RMSNorm and SwiGLU with their gradients, in parallel over rows.
+
+use super::kernels::{dot, exp};
+use super::{Flex, FlexTensor, dims, flex, primitive, slice, tensor};
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops as Prepared, OpsKind};
+use burn::tensor::Tensor;
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// Rows a task: enough work to pay for the hand-over.
+const ROWS: usize = 32;
+
+#[derive(Debug)]
+struct RmsNormBackward;
+
+impl Backward<Flex, 1> for RmsNormBackward {
+    /// Input, weight, and 1 / rms a row.
+    type State = (FlexTensor, Arc<Vec<f32>>, Arc<Vec<f32>>);
+
+    fn backward(self, ops: Prepared<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (x, weight, inverse_rms) = ops.state;
+        let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let [Some(parent)] = ops.parents else { return };
+        let [n, width] = dims(&x);
+        let (xs, gs) = (slice(&x), slice(&grad));
+        let mut out = vec![0f32; n * width];
+        out.par_chunks_mut(width * ROWS).enumerate().for_each(|(task, out)| {
+            let mut scaled = vec![0f32; width];
+            for (r, out) in out.chunks_exact_mut(width).enumerate() {
+                let i = task * ROWS + r;
+                let (x, g, inv) = (&xs[i * width..][..width], &gs[i * width..][..width], inverse_rms[i]);
+                for j in 0..width {
+                    scaled[j] = g[j] * weight[j];
+                }
+                let along = dot(x, &scaled) * inv * inv * inv / width as f32;
+                for j in 0..width {
+                    out[j] = scaled[j] * inv - x[j] * along;
+                }
+            }
+        });
+        grads.register::<Flex>(parent.id, flex(out, [n, width]));
+    }
+}
+
+pub(super) fn rms_norm(x: Tensor<2>, weight: &Arc<Vec<f32>>, eps: f32) -> Tensor<2> {
+    let x = primitive(x);
+    let input = x.primitive().to_contiguous();
+    let [n, width] = dims(&input);
+    let xs = slice(&input);
+    let mut out = vec![0f32; n * width];
+    let mut inverse_rms = vec![0f32; n];
+    out.par_chunks_mut(width * ROWS).zip(inverse_rms.par_chunks_mut(ROWS)).enumerate().for_each(
+        |(task, (out, inverse))| {
+            for (r, (out, inverse)) in out.chunks_exact_mut(width).zip(inverse).enumerate() {
+                let x = &xs[(task * ROWS + r) * width..][..width];
+                let inv = 1.0 / (dot(x, x) / width as f32 + eps).sqrt();
+                *inverse = inv;
+                for j in 0..width {
+                    out[j] = x[j] * inv * weight[j];
+                }
+            }
+        },
+    );
+    let out = flex(out, [n, width]);
+    tensor(match RmsNormBackward.prepare::<NoCheckpointing>([x.node()]).compute_bound().stateful() {
+        OpsKind::Tracked(p) => p.finish((input, weight.clone(), Arc::new(inverse_rms)), out),
+        OpsKind::UnTracked(p) => p.finish(out),
+    })
+}
+
+/// Elements a task.
+const ELEMENTS: usize = 16 * 1024;
+
+#[derive(Debug)]
+struct SwigluBackward;
+
+impl Backward<Flex, 2> for SwigluBackward {
+    /// Gate and up.
+    type State = (FlexTensor, FlexTensor);
+
+    fn backward(self, ops: Prepared<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (gate, up) = ops.state;
+        let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let shape = dims(&gate);
+        let (gs, us, ds) = (slice(&gate), slice(&up), slice(&grad));
+        let (mut d_gate, mut d_up) = (vec![0f32; gs.len()], vec![0f32; gs.len()]);
+        d_gate.par_chunks_mut(ELEMENTS).zip(d_up.par_chunks_mut(ELEMENTS)).enumerate().for_each(
+            |(task, (d_gate, d_up))| {
+                let (from, n) = (task * ELEMENTS, d_gate.len());
+                let (g, u, d) = (&gs[from..][..n], &us[from..][..n], &ds[from..][..n]);
+                let d_up = &mut d_up[..n];
+                for i in 0..n {
+                    let sigmoid = 1.0 / (1.0 + exp(-g[i]));
+                    let silu = g[i] * sigmoid;
+                    d_up[i] = d[i] * silu;
+                    d_gate[i] = d[i] * u[i] * (sigmoid + silu * (1.0 - sigmoid));
+                }
+            },
+        );
+        let [gate_node, up_node] = ops.parents;
+        if let Some(node) = gate_node {
+            grads.register::<Flex>(node.id, flex(d_gate, shape));
+        }
+        if let Some(node) = up_node {
+            grads.register::<Flex>(node.id, flex(d_up, shape));
+        }
+    }
+}
+
+pub(super) fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    let (gate, up) = (primitive(gate), primitive(up));
+    let (g, u) = (gate.primitive().to_contiguous(), up.primitive().to_contiguous());
+    let (gs, us) = (slice(&g), slice(&u));
+    let mut out = vec![0f32; gs.len()];
+    out.par_chunks_mut(ELEMENTS).enumerate().for_each(|(task, out)| {
+        let (from, n) = (task * ELEMENTS, out.len());
+        let (g, u) = (&gs[from..][..n], &us[from..][..n]);
+        for i in 0..n {
+            out[i] = g[i] * u[i] / (1.0 + exp(-g[i]));
+        }
+    });
+    let out = flex(out, dims(&g));
+    tensor(match SwigluBackward.prepare::<NoCheckpointing>([gate.node(), up.node()]).compute_bound().stateful() {
+        OpsKind::Tracked(p) => p.finish((g, u), out),
+        OpsKind::UnTracked(p) => p.finish(out),
+    })
+}

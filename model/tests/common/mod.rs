@@ -1,0 +1,110 @@
+//! A tiny decoder with seeded random weights, on any op set.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use limbeck_model::adapter::{Adapter, AdapterConfig, LoraPair};
+use limbeck_model::config::DecoderConfig;
+use limbeck_model::decoder::{Decoder, LINEARS, LoraSet, module_path};
+use limbeck_model::ops::{Lora, Ops, Target};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub fn values(n: usize, seed: u64, scale: f32) -> Vec<f32> {
+    let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..n)
+        .map(|_| {
+            z ^= z << 13;
+            z ^= z >> 7;
+            z ^= z << 17;
+            ((z >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 2.0 * scale
+        })
+        .collect()
+}
+
+pub fn config() -> DecoderConfig {
+    let json = serde_json::json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 4, "intermediate_size": 40,
+        "vocab_size": 50, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 64,
+        "tie_word_embeddings": true, "hidden_act": "silu"
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    std::fs::write(&path, json.to_string()).unwrap();
+    DecoderConfig::from_hf(&path).unwrap()
+}
+
+fn seed(name: &str) -> u64 {
+    name.bytes().fold(7, |h, b| h * 31 % 1_000_003 + b as u64)
+}
+
+pub fn decoder(ops: Arc<dyn Ops>, adapter: Option<&Adapter>) -> Decoder {
+    let c = config();
+    let (h, f, kv) = (c.hidden_size, c.intermediate_size, c.num_key_value_heads * c.head_dim);
+    let mut load = |name: &str| {
+        let shape = match name {
+            n if n.contains("norm") => vec![h],
+            n if n.contains("embed") => vec![c.vocab_size, h],
+            n if n.contains("k_proj") || n.contains("v_proj") => vec![kv, h],
+            n if n.contains("gate") || n.contains("up") => vec![f, h],
+            n if n.contains("down") => vec![h, f],
+            _ => vec![h, h],
+        };
+        let n = shape.iter().product();
+        let mut data = values(n, seed(name), if shape.len() == 1 { 0.3 } else { 0.35 });
+        if shape.len() == 1 {
+            data.iter_mut().for_each(|x| *x += 1.0);
+        }
+        let pair = adapter.and_then(|a| a.pairs.get(name.strip_suffix(".weight").unwrap_or(name)));
+        if let Some(p) = pair {
+            let scaling = adapter.map_or(0.0, |a| a.scaling());
+            for o in 0..p.n_out {
+                for i in 0..p.n_in {
+                    let delta: f32 = (0..p.r).map(|r| p.b[o * p.r + r] * p.a[r * p.n_in + i]).sum();
+                    data[o * p.n_in + i] += scaling * delta;
+                }
+            }
+        }
+        Ok((shape, data))
+    };
+    Decoder::load(&c, ops, true, &mut load).unwrap()
+}
+
+pub fn adapter(decoder: &Decoder, r: usize) -> Adapter {
+    let names: Vec<String> = LINEARS.iter().map(|l| l.rsplit('.').next().unwrap().to_string()).collect();
+    let mut pairs = BTreeMap::new();
+    for layer in 0..decoder.config.num_hidden_layers {
+        for (which, linear) in LINEARS.iter().enumerate() {
+            let (n_out, n_in) = decoder.linear_shape(layer, which);
+            let path = module_path(layer, linear);
+            let (a, b) = (values(r * n_in, seed(&path), 0.3), values(n_out * r, seed(&path) + 1, 0.3));
+            pairs.insert(path, LoraPair { a, b, r, n_in, n_out });
+        }
+    }
+    Adapter { config: AdapterConfig::lora("tiny", r, 2.0 * r as f32, &names, false), pairs }
+}
+
+/// Loss and the gradient of every factor over a packed batch.
+pub fn step(ops: Arc<dyn Ops>, batch: &limbeck_model::layout::Packed, targets: &[Target]) -> (f32, Vec<Vec<f32>>) {
+    let decoder = decoder(ops.clone(), None);
+    let set: LoraSet = adapter(&decoder, 3)
+        .constants(ops.as_ref())
+        .into_iter()
+        .map(|(k, l)| (k, Lora { a: l.a.require_grad(), b: l.b.require_grad(), scaling: l.scaling }))
+        .collect();
+    let hidden = decoder.forward(&Arc::new(batch.clone()), Some(&set), None, None).unwrap();
+    let denominator = targets.iter().map(|t| t.weight).sum();
+    let loss = ops.linear_cross_entropy(hidden, decoder.head(), targets, denominator);
+    let grads = loss.backward();
+    let read = |t: &burn::tensor::Tensor<2>| {
+        t.grad(&grads).unwrap().into_data().convert::<f32>().into_vec::<f32>().unwrap()
+    };
+    let all = set.values().flat_map(|l| [read(&l.a), read(&l.b)]).collect();
+    (loss.to_data().convert::<f32>().into_vec::<f32>().unwrap()[0], all)
+}
+
+/// Largest difference relative to the largest value, over all gradients.
+pub fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    let size = b.iter().flatten().fold(1e-9f32, |m, x| m.max(x.abs()));
+    let gap = a.iter().flatten().zip(b.iter().flatten()).fold(0f32, |m, (x, y)| m.max((x - y).abs()));
+    gap / size
+}

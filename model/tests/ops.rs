@@ -1,0 +1,208 @@
+//! Every kernel against the plain reference, forward and backward, and the reference's own gradients against central
+//! differences. Shapes include odd sizes, length 1, grouped heads, a shared prefix, and label trees.
+
+use burn::tensor::{Tensor, TensorData};
+use limbeck_model::layout::{Packed, ROOT};
+use limbeck_model::ops::flex::FlexOps;
+use limbeck_model::ops::stock::StockOps;
+use limbeck_model::ops::{AttentionPlan, LayerKv, Lora, Ops, Target};
+use std::sync::Arc;
+
+fn values(n: usize, seed: u64, scale: f32) -> Vec<f32> {
+    let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..n)
+        .map(|_| {
+            z ^= z << 13;
+            z ^= z >> 7;
+            z ^= z << 17;
+            ((z >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 2.0 * scale
+        })
+        .collect()
+}
+
+fn leaf(ops: &dyn Ops, data: &[f32], shape: [usize; 2]) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(data.to_vec(), shape), &ops.device()).require_grad()
+}
+
+fn read<const D: usize>(t: &Tensor<D>) -> Vec<f32> {
+    t.to_data().into_vec::<f32>().unwrap()
+}
+
+/// Output and gradients of `f` at the inputs; the loss is the output's dot product with a fixed vector.
+type Case<'a> = dyn Fn(&dyn Ops, &[Tensor<2>]) -> Tensor<2> + 'a;
+
+fn run(ops: &dyn Ops, inputs: &[(Vec<f32>, [usize; 2])], f: &Case) -> (Vec<f32>, Vec<Vec<f32>>) {
+    let leaves: Vec<Tensor<2>> = inputs.iter().map(|(d, s)| leaf(ops, d, *s)).collect();
+    let out = f(ops, &leaves);
+    let shape = out.dims();
+    let probe = values(shape[0] * shape[1], 99, 1.0);
+    let probe = Tensor::<2>::from_data(TensorData::new(probe, shape), &ops.device());
+    let loss = (out.clone() * probe).sum();
+    let grads = loss.backward();
+    let grads = leaves.iter().map(|l| l.grad(&grads).map(|g| read(&g)).unwrap_or_default()).collect();
+    (read(&out), grads)
+}
+
+fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
+    assert_eq!(got.len(), want.len(), "{what}: length");
+    let size = want.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!((g - w).abs() <= tolerance * size, "{what}[{i}]: {g} against {w} (largest {size})");
+    }
+}
+
+/// Kernels equal the reference, and the reference's gradient equals central differences.
+fn check(name: &str, inputs: Vec<(Vec<f32>, [usize; 2])>, f: &Case) {
+    let flex = FlexOps::default();
+    let stock = StockOps::new(burn::tensor::Device::flex());
+    let (got, got_grads) = run(&flex, &inputs, f);
+    let (want, want_grads) = run(&stock, &inputs, f);
+    assert_close(&format!("{name} output"), &got, &want, 2e-5);
+    for (i, (g, w)) in got_grads.iter().zip(&want_grads).enumerate() {
+        assert_close(&format!("{name} gradient {i}"), g, w, 5e-5);
+    }
+    let probe = values(want.len(), 99, 1.0);
+    for (i, (data, _)) in inputs.iter().enumerate() {
+        for j in [0, data.len() / 2, data.len() - 1] {
+            let at = |delta: f32| -> f64 {
+                let mut moved = inputs.clone();
+                moved[i].0[j] += delta;
+                let (out, _) = run(&flex, &moved, f);
+                out.iter().zip(&probe).map(|(o, p)| *o as f64 * *p as f64).sum()
+            };
+            let step = 1e-2;
+            let difference = (at(step) - at(-step)) / (2.0 * step as f64);
+            let grad = got_grads[i][j] as f64;
+            let size = got_grads[i].iter().fold(1e-2f32, |m, x| m.max(x.abs())) as f64;
+            assert!((grad - difference).abs() < 2e-2 * size, "{name} input {i}[{j}]: {grad} against {difference}");
+        }
+    }
+}
+
+#[test]
+fn rms_norm() {
+    for (n, width) in [(1, 8), (5, 33), (70, 64)] {
+        let weight = Arc::new(values(width, 3, 1.5));
+        check("rms_norm", vec![(values(n * width, 1, 1.0), [n, width])], &|ops, x| {
+            ops.rms_norm(x[0].clone(), &weight, 1e-5)
+        });
+    }
+}
+
+#[test]
+fn swiglu() {
+    for shape in [[1, 3], [7, 65]] {
+        let n = shape[0] * shape[1];
+        check("swiglu", vec![(values(n, 1, 4.0), shape), (values(n, 2, 1.0), shape)], &|ops, x| {
+            ops.swiglu(x[0].clone(), x[1].clone())
+        });
+    }
+}
+
+#[test]
+fn linear_with_and_without_lora() {
+    for (n, n_in, n_out, r) in [(1, 8, 5, 1), (9, 33, 17, 4)] {
+        let w = values(n_in * n_out, 5, 0.5);
+        check("linear", vec![(values(n * n_in, 1, 1.0), [n, n_in])], &|ops, x| {
+            ops.linear(x[0].clone(), &ops.freeze(w.clone(), n_out, n_in, true), None)
+        });
+        let inputs = vec![
+            (values(n * n_in, 1, 1.0), [n, n_in]),
+            (values(r * n_in, 2, 0.5), [r, n_in]),
+            (values(n_out * r, 3, 0.5), [n_out, r]),
+        ];
+        check("lora linear", inputs, &|ops, x| {
+            let lora = Lora { a: x[1].clone(), b: x[2].clone(), scaling: 1.7 };
+            ops.linear(x[0].clone(), &ops.freeze(w.clone(), n_out, n_in, true), Some(&lora))
+        });
+    }
+}
+
+fn attention_case(name: &str, batch: Packed, heads: usize, kv_heads: usize, d: usize, past: usize) {
+    let n = batch.len();
+    let batch = Arc::new(batch);
+    let inputs = vec![
+        (values(n * heads * d, 1, 1.0), [n, heads * d]),
+        (values(n * kv_heads * d, 2, 1.0), [n, kv_heads * d]),
+        (values(n * kv_heads * d, 3, 1.0), [n, kv_heads * d]),
+    ];
+    check(name, inputs, &|ops, x| {
+        let plan = AttentionPlan::new(heads, kv_heads, d, 10_000.0, batch.clone());
+        let constant = |seed| -> Tensor<2> {
+            let data = values(past * kv_heads * d, seed, 1.0);
+            Tensor::from_data(TensorData::new(data, [past, kv_heads * d]), &ops.device())
+        };
+        let kv = (past > 0).then(|| LayerKv { keys: constant(7), values: constant(8) });
+        ops.attention(x[0].clone(), x[1].clone(), x[2].clone(), &plan, kv.as_ref())
+    });
+}
+
+#[test]
+fn attention_over_packed_rows() {
+    let mut plain = Packed::new();
+    plain.push_chain(&[1; 5], 0);
+    plain.push_chain(&[1; 1], 0);
+    plain.push_chain(&[1; 7], 0);
+    attention_case("rows", plain.clone(), 4, 4, 8, 0);
+    attention_case("rows, grouped heads", plain.clone(), 6, 2, 4, 0);
+    let mut single = Packed::new();
+    single.push_chain(&[1], 0);
+    attention_case("one token", single, 2, 1, 4, 0);
+    let mut shared = Packed::with_prefix(&[1; 4], 0);
+    shared.push_chain(&[1; 3], 4);
+    shared.push_chain(&[1; 1], 4);
+    attention_case("shared prefix", shared, 6, 3, 4, 0);
+    let mut tree = Packed::with_prefix(&[1; 2], 0);
+    tree.push_tree(&[1, 1, 1], &[(1, ROOT), (1, 0), (1, ROOT), (1, 2)], 2);
+    tree.push_chain(&[1, 1], 2);
+    attention_case("label tree", tree, 4, 2, 4, 0);
+    let mut cached = Packed::new();
+    cached.push_tree(&[1, 1], &[(1, ROOT), (1, ROOT)], 3);
+    attention_case("cached prefix", cached, 4, 2, 4, 3);
+}
+
+#[test]
+fn cross_entropy_at_label_positions() {
+    let (n, width, vocab) = (9, 12, 37);
+    let head = values(vocab * width, 4, 1.0);
+    let targets: Vec<Target> =
+        [(2, 5, 1.0), (3, 36, 0.5), (8, 0, 2.0)].map(|(row, token, weight)| Target { row, token, weight }).to_vec();
+    check("cross entropy", vec![(values(n * width, 1, 1.0), [n, width])], &|ops, x| {
+        let head = ops.freeze(head.clone(), vocab, width, true);
+        ops.linear_cross_entropy(x[0].clone(), &head, &targets, 3.5).reshape([1, 1])
+    });
+    // More targets than one block, several at one row.
+    let many: Vec<Target> =
+        (0..300).map(|i| Target { row: i % n, token: (i * 7 % vocab) as u32, weight: 1.0 }).collect();
+    check("cross entropy in blocks", vec![(values(n * width, 1, 1.0), [n, width])], &|ops, x| {
+        let head = ops.freeze(head.clone(), vocab, width, true);
+        ops.linear_cross_entropy(x[0].clone(), &head, &many, 300.0).reshape([1, 1])
+    });
+}
+
+#[test]
+fn no_targets_is_a_loss_of_zero() {
+    for ops in [&FlexOps::default() as &dyn Ops, &StockOps::new(burn::tensor::Device::flex())] {
+        let x = leaf(ops, &values(6, 1, 1.0), [2, 3]);
+        let head = ops.freeze(values(12, 2, 1.0), 4, 3, true);
+        let loss = ops.linear_cross_entropy(x.clone(), &head, &[], 1.0);
+        assert_eq!(read(&loss), [0.0]);
+        let grads = loss.backward();
+        assert!(x.grad(&grads).is_none_or(|g| read(&g).iter().all(|v| *v == 0.0)));
+    }
+}
+
+#[test]
+fn logits_equal_the_reference() {
+    let (n, width, vocab) = (4, 10, 21);
+    let (x, head) = (values(n * width, 1, 1.0), values(vocab * width, 2, 1.0));
+    let both = [&FlexOps::default() as &dyn Ops, &StockOps::new(burn::tensor::Device::flex())].map(|ops| {
+        let hidden = Tensor::<2>::from_data(TensorData::new(x.clone(), [n, width]), &ops.device());
+        let head = ops.freeze(head.clone(), vocab, width, false);
+        let all = ops.logits(&hidden, &head, &[3, 0]);
+        let some = ops.logits_of(&hidden, &head, &[(3, vec![0, 20]), (0, vec![7])]);
+        assert!((all[20] - some[0][1]).abs() < 1e-5 && (all[vocab + 7] - some[1][0]).abs() < 1e-5);
+        all
+    });
+    assert_close("logits", &both[0], &both[1], 2e-5);
+}

@@ -1,0 +1,108 @@
+//! AdamW with decoupled weight decay (Loshchilov and Hutter, 2019) as PyTorch computes it, and clipping by the global
+//! norm of all gradients. The moments are plain vectors, so a checkpoint holds them exactly.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdamWSettings {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWSettings {
+    fn default() -> Self {
+        AdamWSettings { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
+    }
+}
+
+/// First and second moment of one parameter.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Moments {
+    pub first: Vec<f32>,
+    pub second: Vec<f32>,
+}
+
+impl Moments {
+    pub fn zeros(n: usize) -> Self {
+        Moments { first: vec![0.0; n], second: vec![0.0; n] }
+    }
+}
+
+/// Updates `values` in place; `step` counts from 1.
+pub fn adamw(
+    settings: &AdamWSettings,
+    step: u64,
+    rate: f64,
+    values: &mut [f32],
+    grads: &[f32],
+    scale: f32,
+    moments: &mut Moments,
+) {
+    let (b1, b2) = (settings.beta1 as f32, settings.beta2 as f32);
+    let correction1 = 1.0 - settings.beta1.powi(step.min(i32::MAX as u64) as i32);
+    let correction2 = (1.0 - settings.beta2.powi(step.min(i32::MAX as u64) as i32)).sqrt();
+    let size = (rate / correction1) as f32;
+    let keep = (1.0 - rate * settings.weight_decay) as f32;
+    let (correction2, epsilon) = (correction2 as f32, settings.epsilon as f32);
+    for (((value, grad), m), v) in
+        values.iter_mut().zip(grads).zip(&mut moments.first).zip(&mut moments.second)
+    {
+        let grad = grad * scale;
+        *m = b1 * *m + (1.0 - b1) * grad;
+        *v = b2 * *v + (1.0 - b2) * grad * grad;
+        *value = *value * keep - size * *m / (v.sqrt() / correction2 + epsilon);
+    }
+}
+
+/// Norm over all gradients together.
+pub fn global_norm<'a>(grads: impl Iterator<Item = &'a [f32]>) -> f64 {
+    grads.map(|g| g.iter().map(|x| (*x as f64) * (*x as f64)).sum::<f64>()).sum::<f64>().sqrt()
+}
+
+/// The factor that brings a gradient of norm `norm` to at most `max`; 1 where `max` is 0 (no clipping). PyTorch's formula.
+pub fn clip_factor(norm: f64, max: f64) -> f32 {
+    if max > 0.0 { (max / (norm + 1e-6)).min(1.0) as f32 } else { 1.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against the formula of the paper, worked out in f64, as torch.optim.AdamW(lr=0.1, weight_decay=0.01).
+    #[test]
+    fn equals_the_formula_in_double_precision() {
+        let settings = AdamWSettings { weight_decay: 0.01, ..AdamWSettings::default() };
+        let mut w = [1.0f32, -2.0, 3.0];
+        let mut moments = Moments::zeros(3);
+        let grads = [[0.1f32, -0.2, 0.3], [0.5, 0.4, -0.3], [-1.0, 0.0, 2.0]];
+        for (i, g) in grads.iter().enumerate() {
+            adamw(&settings, i as u64 + 1, 0.1, &mut w, g, 1.0, &mut moments);
+        }
+        let mut want = [1.0f64, -2.0, 3.0];
+        let (mut m, mut v) = ([0f64; 3], [0f64; 3]);
+        for (i, g) in grads.iter().enumerate() {
+            let t = i as i32 + 1;
+            for j in 0..3 {
+                let g = g[j] as f64;
+                m[j] = 0.9 * m[j] + 0.1 * g;
+                v[j] = 0.999 * v[j] + 0.001 * g * g;
+                want[j] *= 1.0 - 0.1 * 0.01;
+                want[j] -= 0.1 * (m[j] / (1.0 - 0.9f64.powi(t))) / ((v[j] / (1.0 - 0.999f64.powi(t))).sqrt() + 1e-8);
+            }
+        }
+        for j in 0..3 {
+            assert!((w[j] as f64 - want[j]).abs() < 2e-6, "{w:?} {want:?}");
+        }
+    }
+
+    #[test]
+    fn clipping_is_global() {
+        let norm = global_norm([&[3.0f32][..], &[4.0]].into_iter());
+        assert_eq!(norm, 5.0);
+        assert!((clip_factor(norm, 1.0) - 0.2).abs() < 1e-6);
+        assert_eq!(clip_factor(norm, 10.0), 1.0);
+        assert_eq!(clip_factor(norm, 0.0), 1.0);
+    }
+}

@@ -1,0 +1,94 @@
+//! The trainable factors of an adapter: their start as PEFT initialises them, their life as tensors of a step, and the
+//! way back to an [`Adapter`]. Masters are f32 vectors whatever the device computes in.
+
+use crate::optimizer::Moments;
+use crate::random::Random;
+use burn::tensor::{Tensor, TensorData};
+use limbeck_model::adapter::{Adapter, AdapterConfig, LoraPair};
+use limbeck_model::decoder::{Decoder, LINEARS, LoraSet, module_path};
+use limbeck_model::ops::{Lora, Ops};
+use std::collections::BTreeMap;
+
+/// One factor: `lora_A` or `lora_B` of a module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    pub values: Vec<f32>,
+    pub shape: [usize; 2],
+    pub moments: Moments,
+}
+
+/// All factors by name (`model.layers.0.self_attn.q_proj.lora_A`), in the order of their names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameters {
+    pub config: AdapterConfig,
+    pub all: BTreeMap<String, Parameter>,
+}
+
+/// The factors as leaves of one step's graph.
+pub struct Leaves {
+    pub set: LoraSet,
+}
+
+impl Parameters {
+    /// A ~ U(±1/√n_in) (kaiming_uniform with a = √5), B = 0: the adapter starts as the identity. Source: PEFT
+    /// `lora/layer.py::reset_lora_parameters`.
+    pub fn init(config: AdapterConfig, decoder: &Decoder, seed: u64) -> Self {
+        let mut all = BTreeMap::new();
+        for layer in 0..decoder.config.num_hidden_layers {
+            for (which, linear) in LINEARS.iter().enumerate() {
+                let short = linear.rsplit('.').next().unwrap_or(linear);
+                if !config.target_modules.iter().any(|t| t == short) {
+                    continue;
+                }
+                let (n_out, n_in) = decoder.linear_shape(layer, which);
+                let path = module_path(layer, linear);
+                let mut random = Random::new(seed, &path);
+                let bound = 1.0 / (n_in as f32).sqrt();
+                let a = (0..config.r * n_in).map(|_| (random.unit() * 2.0 - 1.0) * bound).collect();
+                let parameter = |values: Vec<f32>, shape| {
+                    let moments = Moments::zeros(values.len());
+                    Parameter { values, shape, moments }
+                };
+                all.insert(format!("{path}.lora_A"), parameter(a, [config.r, n_in]));
+                all.insert(format!("{path}.lora_B"), parameter(vec![0.0; n_out * config.r], [n_out, config.r]));
+            }
+        }
+        Parameters { config, all }
+    }
+
+    pub fn count(&self) -> usize {
+        self.all.values().map(|p| p.values.len()).sum()
+    }
+
+    pub fn leaves(&self, ops: &dyn Ops) -> Leaves {
+        let device = ops.device();
+        let scaling = self.config.scaling();
+        let tensor = |p: &Parameter| -> Tensor<2> {
+            Tensor::from_data(TensorData::new(p.values.clone(), p.shape), &device).require_grad()
+        };
+        let mut set = LoraSet::new();
+        for (name, a) in &self.all {
+            let Some(path) = name.strip_suffix(".lora_A") else { continue };
+            let Some(b) = self.all.get(&format!("{path}.lora_B")) else { continue };
+            set.insert(path.to_string(), Lora { a: tensor(a), b: tensor(b), scaling });
+        }
+        Leaves { set }
+    }
+
+    pub fn adapter(&self) -> Adapter {
+        let mut pairs = BTreeMap::new();
+        for (name, a) in &self.all {
+            let Some(path) = name.strip_suffix(".lora_A") else { continue };
+            let Some(b) = self.all.get(&format!("{path}.lora_B")) else { continue };
+            let pair = LoraPair {
+                a: a.values.clone(),
+                b: b.values.clone(),
+                r: self.config.r,
+                n_in: a.shape[1],
+                n_out: b.shape[0],
+            };
+            pairs.insert(path.to_string(), pair);
+        }
+        Adapter { config: self.config.clone(), pairs }
+    }
+}
