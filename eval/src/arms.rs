@@ -1,0 +1,278 @@
+//! The answerers that are compared on the same rows: what production recorded, the linear floor, and models behind the
+//! [`Answerer`] trait. An arm is asked once; its predictions are kept and reused while its inputs stay the same.
+
+use crate::error::{AnswerError, EvalError};
+use crate::floor::{self, FloorRow, LinearFloor, text_of};
+use crate::metrics::{Prediction, argmax};
+use crate::predictions::{self, Kept};
+use limbeck_artifact::dataset::{Example, Message};
+use limbeck_artifact::digest::{canonical_json, sha256_hex};
+use limbeck_artifact::event::{Emit, EventKind};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::path::Path;
+use std::time::Instant;
+
+/// Something that answers a prompt with a distribution over the plan's labels.
+pub trait Answerer {
+    /// Returns one probability a label, in the plan's order, summing to 1. An empty vector says "no valid answer",
+    /// which counts as wrong and as invalid; an error ends the evaluation.
+    fn answer(&mut self, messages: &[Message]) -> Result<Vec<f32>, AnswerError>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArmKind {
+    /// The answers in the traces.
+    Recorded,
+    /// TF-IDF and logistic regression, trained here on the train split.
+    LinearFloor,
+    Model,
+}
+
+type Open<'a> = Box<dyn FnOnce() -> Result<Box<dyn Answerer + 'a>, AnswerError> + 'a>;
+
+enum Source<'a> {
+    Recorded,
+    LinearFloor,
+    Model(Open<'a>),
+}
+
+/// One arm of the comparison.
+pub struct Arm<'a> {
+    /// Short, unique, used in gates and file names: letters, digits, `.`, `_`, `-`.
+    pub name: String,
+    /// What it is, for a reader.
+    pub title: String,
+    /// Digest of everything that decides its answers (weights file, system prompt, device); empty for the arms that
+    /// are made from the dataset alone.
+    pub key: String,
+    /// Whether to ask it about the calibration split too and to fit a temperature.
+    pub calibrate: bool,
+    source: Source<'a>,
+}
+
+impl<'a> Arm<'a> {
+    /// The frontier model's answers as the traces recorded them.
+    pub fn recorded(name: &str, title: &str) -> Arm<'a> {
+        Arm { name: name.into(), title: title.into(), key: String::new(), calibrate: false, source: Source::Recorded }
+    }
+
+    /// The linear floor.
+    pub fn linear_floor(name: &str, title: &str) -> Arm<'a> {
+        Arm { name: name.into(), title: title.into(), key: String::new(), calibrate: true, source: Source::LinearFloor }
+    }
+
+    /// A model; `open` runs only when no kept predictions have this `key`.
+    pub fn model(
+        name: &str,
+        title: &str,
+        key: &str,
+        open: impl FnOnce() -> Result<Box<dyn Answerer + 'a>, AnswerError> + 'a,
+    ) -> Arm<'a> {
+        let source = Source::Model(Box::new(open));
+        Arm { name: name.into(), title: title.into(), key: key.into(), calibrate: true, source }
+    }
+
+    pub fn kind(&self) -> ArmKind {
+        match self.source {
+            Source::Recorded => ArmKind::Recorded,
+            Source::LinearFloor => ArmKind::LinearFloor,
+            Source::Model(_) => ArmKind::Model,
+        }
+    }
+}
+
+/// The rows that every arm answers; already limited to reviewed ones.
+pub(crate) struct Questions<'a> {
+    pub labels: &'a [String],
+    pub train: Vec<&'a Example>,
+    pub calibration: Vec<&'a Example>,
+    pub test: Vec<&'a Example>,
+}
+
+/// Predictions in the order of the questions.
+pub(crate) struct Answers {
+    pub calibration: Vec<Prediction>,
+    pub test: Vec<Prediction>,
+}
+
+/// Answers all questions with `arm`, or takes the kept predictions in `dir` if their key still holds.
+pub(crate) fn run(arm: Arm<'_>, questions: &Questions<'_>, dir: &Path, emit: &dyn Emit) -> Result<Answers, EvalError> {
+    let calibration: &[&Example] = if arm.calibrate { &questions.calibration } else { &[] };
+    let path = dir.join(format!("{}.jsonl", arm.name));
+    let key = predictions_key(&arm, questions, calibration);
+    if let Some(kept) = predictions::load(&path, &key, calibration, &questions.test) {
+        emit.emit(EventKind::Note { text: format!("arm {}: predictions kept from before are reused", arm.name) });
+        return Ok(Answers { calibration: kept.calibration, test: kept.test });
+    }
+
+    let total = (calibration.len() + questions.test.len()) as u64;
+    let progress = |done: usize| {
+        emit.emit(EventKind::Progress { done: done as u64, total, unit: format!("rows by {}", arm.name) });
+    };
+    let labels = questions.labels;
+    let answers = match arm.source {
+        Source::Recorded => Answers {
+            calibration: Vec::new(),
+            test: questions.test.iter().map(|row| recorded_answer(row, labels)).collect(),
+        },
+        Source::LinearFloor => {
+            let mut floor = train_floor(questions);
+            ask_all(&arm.name, &mut floor, calibration, questions, &progress)?
+        }
+        Source::Model(open) => {
+            let mut model = open().map_err(|source| EvalError::Open { arm: arm.name.clone(), source })?;
+            ask_all(&arm.name, model.as_mut(), calibration, questions, &progress)?
+        }
+    };
+    let kept = Kept { calibration: answers.calibration, test: answers.test };
+    let bytes = predictions::save(&path, &arm.name, &key, &kept)?;
+    emit.emit(EventKind::Wrote { path: path.display().to_string(), bytes });
+    Ok(Answers { calibration: kept.calibration, test: kept.test })
+}
+
+fn ask_all(
+    arm: &str,
+    model: &mut dyn Answerer,
+    calibration: &[&Example],
+    questions: &Questions<'_>,
+    progress: &dyn Fn(usize),
+) -> Result<Answers, EvalError> {
+    // The first call pays for lazy set-up; it is not a latency anyone will see in service.
+    if let Some(first) = calibration.first().or(questions.test.first()) {
+        ask(arm, model, first, questions.labels.len())?;
+    }
+    let mut done = 0;
+    let mut ask_split = |rows: &[&Example]| -> Result<Vec<Prediction>, EvalError> {
+        rows.iter()
+            .map(|row| {
+                let prediction = ask(arm, model, row, questions.labels.len())?;
+                done += 1;
+                if done % 16 == 0 {
+                    progress(done);
+                }
+                Ok(prediction)
+            })
+            .collect()
+    };
+    let answers = Answers { calibration: ask_split(calibration)?, test: ask_split(&questions.test)? };
+    progress(done);
+    Ok(answers)
+}
+
+fn ask(arm: &str, model: &mut dyn Answerer, row: &Example, labels: usize) -> Result<Prediction, EvalError> {
+    let begun = Instant::now();
+    let answer = model.answer(&row.messages);
+    let elapsed_ms = begun.elapsed().as_secs_f64() * 1e3;
+    let posterior = answer.map_err(|source| EvalError::Answer { arm: arm.to_owned(), row: row.id.clone(), source })?;
+    check_posterior(&posterior, labels).map_err(|what| EvalError::Posterior {
+        arm: arm.to_owned(),
+        row: row.id.clone(),
+        what,
+    })?;
+    Ok(Prediction {
+        row: row.id.clone(),
+        label: argmax(&posterior),
+        posterior: (!posterior.is_empty()).then_some(posterior),
+        // Microseconds: what is written and read back is the very same number.
+        latency_ms: Some((elapsed_ms * 1e3).round() / 1e3),
+    })
+}
+
+fn check_posterior(posterior: &[f32], labels: usize) -> Result<(), String> {
+    if posterior.is_empty() {
+        return Ok(());
+    }
+    if posterior.len() != labels {
+        return Err(format!("{} probabilities for {labels} labels", posterior.len()));
+    }
+    if posterior.iter().any(|p| !p.is_finite() || *p < 0.0) {
+        return Err("a probability is negative, infinite or not a number".to_owned());
+    }
+    let sum: f64 = posterior.iter().map(|p| f64::from(*p)).sum();
+    if (sum - 1.0).abs() > 1e-3 { Err(format!("it sums to {sum:.6}")) } else { Ok(()) }
+}
+
+fn train_floor(questions: &Questions<'_>) -> LinearFloor {
+    let texts: Vec<String> = questions.train.iter().map(|row| text_of(&row.messages)).collect();
+    let rows: Vec<FloorRow<'_>> = questions
+        .train
+        .iter()
+        .zip(&texts)
+        .filter_map(|(row, text)| {
+            let label = label_of(&row.target, questions.labels)?;
+            Some(FloorRow { text, label, weight: row.weight })
+        })
+        .collect();
+    LinearFloor::train(&rows, questions.labels.len())
+}
+
+fn recorded_answer(row: &Example, labels: &[String]) -> Prediction {
+    Prediction {
+        row: row.id.clone(),
+        label: label_of(&row.recorded.answer, labels),
+        posterior: None,
+        latency_ms: row.recorded.latency_ms.filter(|ms| ms.is_finite() && *ms >= 0.0),
+    }
+}
+
+/// The label an answer names: exactly, or but for surrounding space, quotes, a full stop and ASCII case.
+pub(crate) fn label_of(answer: &str, labels: &[String]) -> Option<usize> {
+    if let Some(exact) = labels.iter().position(|label| label == answer) {
+        return Some(exact);
+    }
+    let plain = |text: &str| {
+        text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '.')).to_ascii_lowercase()
+    };
+    let answer = plain(answer);
+    let mut matches = (0..labels.len()).filter(|&i| plain(&labels[i]) == answer);
+    // Labels that differ only by case are no match for an answer that differs by case.
+    matches.next().filter(|_| matches.next().is_none())
+}
+
+fn predictions_key(arm: &Arm<'_>, questions: &Questions<'_>, calibration: &[&Example]) -> String {
+    let ids = |rows: &[&Example]| rows.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
+    let made_of = match arm.source {
+        Source::Model(_) => json!("model"),
+        Source::Recorded => json!(questions.test.iter().map(|row| &row.recorded).collect::<Vec<_>>()),
+        Source::LinearFloor => {
+            let weights: Vec<f32> = questions.train.iter().map(|row| row.weight).collect();
+            json!([floor::VERSION, ids(&questions.train), weights])
+        }
+    };
+    let inputs = json!({
+        "arm": arm.name, "key": arm.key, "made_of": made_of, "labels": questions.labels,
+        "calibration": ids(calibration), "test": ids(&questions.test),
+    });
+    sha256_hex(canonical_json(&inputs).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recorded_answers_match_labels_through_usual_dressing() {
+        let labels = ["card_arrival".to_owned(), "Top up".to_owned(), "PIN".to_owned(), "pin".to_owned()];
+        for (answer, expected) in [
+            ("card_arrival", Some(0)),
+            (" \"Card_Arrival\".\n", Some(0)),
+            ("`top up`", Some(1)),
+            ("pin", Some(3)),
+            ("Pin", None),
+            ("I think it is card_arrival", None),
+            ("", None),
+        ] {
+            assert_eq!(label_of(answer, &labels), expected, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn unusable_posteriors_are_named() {
+        assert!(check_posterior(&[0.5, 0.5], 3).unwrap_err().contains("2 probabilities for 3"));
+        assert!(check_posterior(&[0.5, f32::NAN], 2).unwrap_err().contains("not a number"));
+        assert!(check_posterior(&[0.5, 0.1], 2).unwrap_err().contains("sums to"));
+        assert!(check_posterior(&[], 2).is_ok());
+    }
+}

@@ -1,0 +1,113 @@
+//! What a call costs, from a price table that the user keeps and dates. Tokens are priced where a price per token is
+//! known; a model of one's own is priced by the hour of the machine over its measured throughput.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The user's price table (`prices.toml`, parsed by the caller).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceTable {
+    /// When these prices were read, as the user wrote it.
+    #[serde(default)]
+    pub as_of: String,
+    /// A code such as USD; figures of one table are never converted.
+    #[serde(default = "usd")]
+    pub currency: String,
+    /// By the model's name as the traces record it, or by an arm's name.
+    #[serde(default)]
+    pub models: BTreeMap<String, TokenPrice>,
+    #[serde(default)]
+    pub self_hosted: Option<SelfHosted>,
+}
+
+fn usd() -> String {
+    "USD".to_owned()
+}
+
+/// Price per million tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenPrice {
+    pub input_per_1m: f64,
+    pub output_per_1m: f64,
+}
+
+/// A machine of one's own: its price an hour, and the share of the hour in which it answers calls.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelfHosted {
+    pub per_hour: f64,
+    #[serde(default = "half")]
+    pub utilisation: f64,
+}
+
+fn half() -> f64 {
+    0.5
+}
+
+/// Cost of a thousand calls and how it was reckoned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    pub per_1k_calls: f64,
+    pub currency: String,
+    pub basis: String,
+}
+
+/// One recorded call's usage.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Usage<'a> {
+    pub model: &'a str,
+    pub prompt_tokens: Option<u64>,
+    pub completion_tokens: Option<u64>,
+}
+
+/// Mean token cost of recorded calls. Err tells which price or figure is missing.
+pub fn recorded_cost<'a>(calls: impl Iterator<Item = Usage<'a>>, prices: &PriceTable) -> Result<Cost, String> {
+    let (mut total, mut priced, mut rows) = (0.0, 0_u64, 0_u64);
+    let mut unpriced = BTreeMap::<&str, u64>::new();
+    for call in calls {
+        rows += 1;
+        let (Some(input), Some(output)) = (call.prompt_tokens, call.completion_tokens) else { continue };
+        let Some(price) = prices.models.get(call.model) else {
+            *unpriced.entry(call.model).or_default() += 1;
+            continue;
+        };
+        total += (input as f64 * price.input_per_1m + output as f64 * price.output_per_1m) / 1e6;
+        priced += 1;
+    }
+    if let Some(model) = unpriced.keys().next() {
+        return Err(format!("no price for model `{model}`; add [models.\"{model}\"] to the price table"));
+    }
+    if priced == 0 {
+        return Err("no recorded call tells its token usage".to_owned());
+    }
+    let dated = if prices.as_of.is_empty() { String::new() } else { format!(", prices of {}", prices.as_of) };
+    Ok(Cost {
+        per_1k_calls: 1000.0 * total / priced as f64,
+        currency: prices.currency.clone(),
+        basis: format!("recorded tokens of {priced} of {rows} calls{dated}"),
+    })
+}
+
+/// Cost of one's own machine that answers one call after another, each taking `mean_ms`.
+pub fn self_hosted_cost(mean_ms: f64, prices: &PriceTable) -> Result<Cost, String> {
+    let Some(host) = prices.self_hosted else {
+        return Err("no [self_hosted] per_hour in the price table".to_owned());
+    };
+    let utilisation_ok = host.utilisation > 0.0 && host.utilisation <= 1.0;
+    if !utilisation_ok || !host.per_hour.is_finite() || host.per_hour < 0.0 {
+        return Err("[self_hosted] needs per_hour >= 0 and utilisation in (0, 1]".to_owned());
+    }
+    let calls_an_hour = 3_600_000.0 / mean_ms.max(1e-3) * host.utilisation;
+    Ok(Cost {
+        per_1k_calls: 1000.0 * host.per_hour / calls_an_hour,
+        currency: prices.currency.clone(),
+        basis: format!(
+            "{} {} an hour, one call after another at the measured mean, busy {} % of the time",
+            host.per_hour,
+            prices.currency,
+            (host.utilisation * 100.0).round()
+        ),
+    })
+}

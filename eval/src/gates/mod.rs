@@ -1,0 +1,138 @@
+//! Gates: what a recipe demands of the candidate, decided as pass, fail or inconclusive with the reason, the numbers and
+//! the number of test rows that would decide. Every gate uses one rule of evidence, stated at [`Verdict`].
+
+mod rules;
+
+use crate::metrics::Prediction;
+use crate::statistics::Risk;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The rule of evidence, the same for all gates: **pass** if the one-sided confidence bound on the good side of the
+/// observed value meets the demand (the chance to pass a candidate that does not meet it is at most alpha), **fail** if
+/// the bound on the other side misses it (the chance to fail a candidate that meets it is at most alpha), else
+/// **inconclusive**. All gates must pass, so a wrong pass needs no correction for their number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Pass,
+    Inconclusive,
+    Fail,
+}
+
+impl Verdict {
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Pass => "pass",
+            Verdict::Inconclusive => "inconclusive",
+            Verdict::Fail => "fail",
+        }
+    }
+
+    /// The worst of the gates' verdicts. Without gates nothing was asked, so nothing is certified: inconclusive.
+    pub fn overall(verdicts: impl Iterator<Item = Verdict>) -> Verdict {
+        verdicts.max().unwrap_or(Verdict::Inconclusive)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    Accuracy,
+    MacroF1,
+}
+
+/// One demand on the candidate. Rates are shares of 1: a margin of three points is 0.03.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    /// Shown in the report and in events; unique within a plan.
+    pub name: String,
+    #[serde(flatten)]
+    pub rule: Rule,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Rule {
+    /// The metric is at least `min`: exact binomial bounds for accuracy, BCa bootstrap bounds for macro-F1.
+    Floor { metric: Metric, min: f64 },
+    /// Accuracy exceeds that of arm `over` by at least `min`, on the same rows (Tango's score test).
+    Improvement { over: String, min: f64 },
+    /// Accuracy is at most `margin` below that of arm `against`, on the same rows (Tango's score test).
+    NonInferiority { against: String, margin: f64 },
+    /// The recall of every class is at least `min` (exact binomial bounds a class; a fail is corrected for the number
+    /// of classes).
+    PerClassRecall { min: f64 },
+    /// The candidate answers as arm `against` does on all but `max_agreement_loss` of the rows and, where
+    /// `max_accuracy_loss` is given, loses at most that much accuracy (Tango's score test).
+    Quantization { against: String, max_agreement_loss: f64, max_accuracy_loss: Option<f64> },
+    /// At most one call in twenty takes longer than `p95_ms` (exact binomial bounds).
+    Latency { p95_ms: f64 },
+}
+
+impl Rule {
+    /// The arm that the rule compares with.
+    pub fn other_arm(&self) -> Option<&str> {
+        match self {
+            Rule::Improvement { over: arm, .. }
+            | Rule::NonInferiority { against: arm, .. }
+            | Rule::Quantization { against: arm, .. } => Some(arm),
+            Rule::Floor { .. } | Rule::PerClassRecall { .. } | Rule::Latency { .. } => None,
+        }
+    }
+
+    /// What is wrong with the rule's numbers, if anything.
+    pub fn problem(&self) -> Option<String> {
+        let share = |what: &str, x: f64, open: bool| {
+            let inside = if open { x > 0.0 && x < 1.0 } else { (0.0..=1.0).contains(&x) };
+            (!inside).then(|| {
+                format!("{what} is {x}; it must lie {} 0 and 1", if open { "strictly between" } else { "between" })
+            })
+        };
+        match self {
+            Rule::Floor { min, .. } | Rule::PerClassRecall { min } => share("min", *min, true),
+            Rule::Improvement { min, .. } => {
+                share("min", *min, false).or_else(|| (*min == 1.0).then(|| "min is 1".into()))
+            }
+            Rule::NonInferiority { margin, .. } => share("margin", *margin, true),
+            Rule::Quantization { max_agreement_loss, max_accuracy_loss, .. } => {
+                share("max_agreement_loss", *max_agreement_loss, true)
+                    .or_else(|| max_accuracy_loss.and_then(|loss| share("max_accuracy_loss", loss, true)))
+            }
+            Rule::Latency { p95_ms } => {
+                (!p95_ms.is_finite() || *p95_ms <= 0.0).then(|| format!("p95_ms is {p95_ms}; it must be above 0"))
+            }
+        }
+    }
+}
+
+/// A gate's decision.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GateResult {
+    pub gate: String,
+    /// The demand in plain words.
+    pub demand: String,
+    pub verdict: Verdict,
+    pub reason: String,
+    pub numbers: BTreeMap<String, f64>,
+    /// Reviewed test rows, in all, that would probably decide if the observed rates are the true ones. None when the
+    /// gate is decided, or when no feasible number would do (the reason then says so).
+    pub examples_needed: Option<u64>,
+}
+
+/// What the gates look at: every arm's predictions on the test rows.
+pub struct Evidence<'a> {
+    pub labels: &'a [String],
+    /// Gold label of each test row.
+    pub gold: &'a [usize],
+    pub arms: BTreeMap<&'a str, &'a [Prediction]>,
+    pub candidate: &'a str,
+    pub risk: Risk,
+    pub bootstrap_resamples: u32,
+    pub seed: u64,
+}
+
+/// Decides one gate.
+pub fn decide(gate: &Gate, evidence: &Evidence<'_>) -> GateResult {
+    rules::decide(gate, evidence)
+}

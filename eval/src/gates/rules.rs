@@ -1,0 +1,369 @@
+//! How each kind of gate is decided. Every rule ends in [`Finding`]: the two one-sided bounds around what was seen, the
+//! demand, and the words for it.
+
+use super::{Evidence, Gate, GateResult, Metric, Rule, Verdict};
+use crate::bootstrap::macro_f1_bounds;
+use crate::metrics::{Confusion, Prediction, latency};
+use crate::statistics::{
+    MAX_EXAMPLES, Paired, examples_for_difference, examples_for_proportion, examples_for_spread, lower_bound,
+    mcnemar_exact, tango_lower, tango_p_above, tango_upper, upper_bound,
+};
+use crate::words::{percent, points, signed_points, thousands};
+use std::collections::BTreeMap;
+
+/// What the evidence says about one demand.
+struct Finding {
+    verdict: Verdict,
+    reason: String,
+    numbers: BTreeMap<String, f64>,
+    /// None where more rows would not help; not looked at when decided.
+    examples_needed: Option<u64>,
+}
+
+pub(super) fn decide(gate: &Gate, evidence: &Evidence<'_>) -> GateResult {
+    let finding = match (evidence.arms.get(evidence.candidate), gate.rule.other_arm()) {
+        (None, _) => absent(evidence.candidate),
+        (Some(candidate), None) => alone(&gate.rule, candidate, evidence),
+        (Some(candidate), Some(other)) => match evidence.arms.get(other) {
+            Some(rival) => against(&gate.rule, candidate, rival, other, evidence),
+            None => absent(other),
+        },
+    };
+    let n = evidence.gold.len() as u64;
+    let undecided = finding.verdict == Verdict::Inconclusive;
+    let reason = match finding.examples_needed {
+        Some(needed) if undecided => format!(
+            "{} Not enough evidence: about {} reviewed test rows ({} more) would decide, if these rates hold.",
+            finding.reason,
+            thousands(needed),
+            thousands(needed.saturating_sub(n))
+        ),
+        None if undecided => format!(
+            "{} Not enough evidence, and no feasible number of rows (up to {}) would decide if these rates hold.",
+            finding.reason,
+            thousands(MAX_EXAMPLES)
+        ),
+        _ => finding.reason,
+    };
+    GateResult {
+        gate: gate.name.clone(),
+        demand: demand(&gate.rule),
+        verdict: finding.verdict,
+        reason,
+        numbers: finding.numbers,
+        examples_needed: finding.examples_needed.filter(|_| undecided),
+    }
+}
+
+fn demand(rule: &Rule) -> String {
+    match rule {
+        Rule::Floor { metric: Metric::Accuracy, min } => format!("accuracy at least {}", percent(*min)),
+        Rule::Floor { metric: Metric::MacroF1, min } => format!("macro-F1 at least {}", percent(*min)),
+        Rule::Improvement { over, min } => format!("accuracy at least {} above {over}", points(*min)),
+        Rule::NonInferiority { against, margin } => format!("accuracy at most {} below {against}", points(*margin)),
+        Rule::PerClassRecall { min } => format!("recall of every class at least {}", percent(*min)),
+        Rule::Quantization { against, max_agreement_loss, max_accuracy_loss } => {
+            let agree = format!("same answer as {against} on at least {} of rows", percent(1.0 - max_agreement_loss));
+            match max_accuracy_loss {
+                Some(loss) => format!("{agree}, accuracy at most {} lower", points(*loss)),
+                None => agree,
+            }
+        }
+        Rule::Latency { p95_ms } => format!("95 % of calls within {p95_ms} ms"),
+    }
+}
+
+fn absent(arm: &str) -> Finding {
+    Finding {
+        verdict: Verdict::Inconclusive,
+        reason: format!("Arm `{arm}` was not evaluated."),
+        numbers: BTreeMap::new(),
+        examples_needed: None,
+    }
+}
+
+/// The rule of evidence: see [`Verdict`].
+fn judge(lower: f64, upper: f64, min: f64) -> Verdict {
+    if lower >= min {
+        Verdict::Pass
+    } else if upper < min {
+        Verdict::Fail
+    } else {
+        Verdict::Inconclusive
+    }
+}
+
+fn numbers<const N: usize>(pairs: [(&str, f64); N]) -> BTreeMap<String, f64> {
+    pairs.into_iter().filter(|(_, x)| x.is_finite()).map(|(name, x)| (name.to_owned(), x)).collect()
+}
+
+fn correct(predictions: &[Prediction], gold: &[usize]) -> Vec<bool> {
+    predictions.iter().zip(gold).map(|(prediction, gold)| prediction.label == Some(*gold)).collect()
+}
+
+fn hits(flags: &[bool]) -> u64 {
+    flags.iter().filter(|flag| **flag).count() as u64
+}
+
+/// Rules that look at the candidate only.
+fn alone(rule: &Rule, candidate: &[Prediction], evidence: &Evidence<'_>) -> Finding {
+    match rule {
+        Rule::Floor { metric: Metric::Accuracy, min } => {
+            let k = hits(&correct(candidate, evidence.gold));
+            proportion("Accuracy", k, evidence.gold.len() as u64, *min, evidence)
+        }
+        Rule::Floor { metric: Metric::MacroF1, min } => macro_f1(candidate, *min, evidence),
+        Rule::PerClassRecall { min } => per_class(candidate, *min, evidence),
+        Rule::Latency { p95_ms } => calls_within(candidate, *p95_ms, evidence),
+        Rule::Improvement { .. } | Rule::NonInferiority { .. } | Rule::Quantization { .. } => absent("other"),
+    }
+}
+
+/// Rules that compare with another arm on the same rows.
+fn against(
+    rule: &Rule,
+    candidate: &[Prediction],
+    rival: &[Prediction],
+    name: &str,
+    evidence: &Evidence<'_>,
+) -> Finding {
+    match rule {
+        Rule::Improvement { min, .. } => difference(candidate, rival, name, *min, evidence),
+        Rule::NonInferiority { margin, .. } => difference(candidate, rival, name, -margin, evidence),
+        Rule::Quantization { max_agreement_loss, max_accuracy_loss, .. } => {
+            let mut finding = agreement(candidate, rival, name, *max_agreement_loss, evidence);
+            // The accuracy cannot change on a row where the answers agree, so without a limit of its own the
+            // difference is told and the agreement decides.
+            let accuracy =
+                difference(candidate, rival, name, -max_accuracy_loss.unwrap_or(*max_agreement_loss), evidence);
+            finding.reason = format!("{} {}", finding.reason, accuracy.reason);
+            finding.numbers.extend(accuracy.numbers);
+            if max_accuracy_loss.is_some() {
+                finding.examples_needed = match (finding.verdict, accuracy.verdict) {
+                    (Verdict::Inconclusive, Verdict::Inconclusive) => {
+                        finding.examples_needed.zip(accuracy.examples_needed).map(|(x, y)| x.max(y))
+                    }
+                    (Verdict::Inconclusive, _) => finding.examples_needed,
+                    _ => accuracy.examples_needed,
+                };
+                finding.verdict = finding.verdict.max(accuracy.verdict);
+            }
+            finding
+        }
+        Rule::Floor { .. } | Rule::PerClassRecall { .. } | Rule::Latency { .. } => absent(name),
+    }
+}
+
+fn proportion(what: &str, k: u64, n: u64, min: f64, evidence: &Evidence<'_>) -> Finding {
+    let confidence = 1.0 - evidence.risk.alpha;
+    let (lower, upper) = (lower_bound(k, n, confidence), upper_bound(k, n, confidence));
+    let observed = k as f64 / n.max(1) as f64;
+    let verdict = judge(lower, upper, min);
+    let bound = match verdict {
+        Verdict::Fail => format!("at most {}", percent(upper)),
+        _ => format!("at least {}", percent(lower)),
+    };
+    Finding {
+        verdict,
+        reason: format!(
+            "{what} is {} ({k} of {n}); with {} confidence {bound}, demanded {}.",
+            percent(observed),
+            percent(confidence),
+            percent(min)
+        ),
+        numbers: numbers([
+            ("observed", observed),
+            ("lower", lower),
+            ("upper", upper),
+            ("demanded", min),
+            ("rows", n as f64),
+        ]),
+        examples_needed: examples_for_proportion(k, n, min, evidence.risk),
+    }
+}
+
+fn macro_f1(candidate: &[Prediction], min: f64, evidence: &Evidence<'_>) -> Finding {
+    let predicted: Vec<_> = candidate.iter().map(|p| p.label).collect();
+    let (confidence, labels) = (1.0 - evidence.risk.alpha, evidence.labels.len());
+    let bounds =
+        macro_f1_bounds(evidence.gold, &predicted, labels, confidence, evidence.bootstrap_resamples, evidence.seed);
+    let verdict = judge(bounds.lower, bounds.upper, min);
+    let bound = match verdict {
+        Verdict::Fail => format!("at most {}", percent(bounds.upper)),
+        _ => format!("at least {}", percent(bounds.lower)),
+    };
+    let n = evidence.gold.len() as u64;
+    Finding {
+        verdict,
+        reason: format!(
+            "Macro-F1 is {}; with {} confidence {bound} (bootstrap, {} resamples), demanded {}.",
+            percent(bounds.estimate),
+            percent(confidence),
+            thousands(u64::from(bounds.resamples)),
+            percent(min)
+        ),
+        numbers: numbers([
+            ("observed", bounds.estimate),
+            ("lower", bounds.lower),
+            ("upper", bounds.upper),
+            ("standard_error", bounds.standard_error),
+            ("demanded", min),
+            ("rows", n as f64),
+        ]),
+        examples_needed: examples_for_spread(bounds.standard_error, n, bounds.estimate - min, evidence.risk),
+    }
+}
+
+fn difference(
+    candidate: &[Prediction],
+    rival: &[Prediction],
+    name: &str,
+    threshold: f64,
+    evidence: &Evidence<'_>,
+) -> Finding {
+    let pair = Paired::count(&correct(candidate, evidence.gold), &correct(rival, evidence.gold));
+    let confidence = 1.0 - evidence.risk.alpha;
+    let (lower, upper) = (tango_lower(pair, confidence), tango_upper(pair, confidence));
+    let p_above = tango_p_above(pair, threshold);
+    let verdict = judge(lower, upper, threshold);
+    let bound = match verdict {
+        Verdict::Fail => format!("at most {}", signed_points(upper)),
+        _ => format!("at least {}", signed_points(lower)),
+    };
+    Finding {
+        verdict,
+        reason: format!(
+            "Accuracy minus that of {name} is {}; with {} confidence {bound}, demanded {} ({} rows only {} got right, {} only {name}).",
+            signed_points(pair.difference()),
+            percent(confidence),
+            signed_points(threshold),
+            pair.b,
+            evidence.candidate,
+            pair.c,
+        ),
+        numbers: numbers([
+            ("difference", pair.difference()),
+            ("difference_lower", lower),
+            ("difference_upper", upper),
+            ("difference_demanded", threshold),
+            ("only_candidate_right", pair.b as f64),
+            ("only_other_right", pair.c as f64),
+            ("p_tango", p_above),
+            ("p_mcnemar", mcnemar_exact(pair)),
+            ("rows", pair.n as f64),
+        ]),
+        examples_needed: examples_for_difference(pair, threshold, evidence.risk),
+    }
+}
+
+fn agreement(
+    candidate: &[Prediction],
+    rival: &[Prediction],
+    name: &str,
+    max_loss: f64,
+    evidence: &Evidence<'_>,
+) -> Finding {
+    let same = candidate.iter().zip(rival).filter(|(x, y)| x.label == y.label).count() as u64;
+    let mut finding =
+        proportion(&format!("Agreement with {name}"), same, candidate.len() as u64, 1.0 - max_loss, evidence);
+    let agreement = std::mem::take(&mut finding.numbers);
+    finding.numbers = agreement.into_iter().map(|(name, x)| (format!("agreement_{name}"), x)).collect();
+    let divergences: Vec<f64> = candidate.iter().zip(rival).filter_map(|(q, p)| divergence(p, q)).collect();
+    if !divergences.is_empty() {
+        let mean = divergences.iter().sum::<f64>() / divergences.len() as f64;
+        finding.numbers.insert("mean_kl_nats".to_owned(), mean);
+    }
+    finding
+}
+
+/// KL(p ‖ q) between two posteriors, in nats.
+fn divergence(p: &Prediction, q: &Prediction) -> Option<f64> {
+    let (p, q) = (p.posterior.as_ref()?, q.posterior.as_ref()?);
+    let ln = |x: f32| f64::from(x).max(1e-12).ln();
+    Some(p.iter().zip(q).map(|(&p, &q)| f64::from(p) * (ln(p) - ln(q))).sum::<f64>().max(0.0))
+}
+
+fn per_class(candidate: &[Prediction], min: f64, evidence: &Evidence<'_>) -> Finding {
+    let predicted: Vec<_> = candidate.iter().map(|p| p.label).collect();
+    let confusion = Confusion::count(evidence.gold, &predicted, evidence.labels.len());
+    let alpha = evidence.risk.alpha;
+    // A pass needs every class, so each is tested at alpha. A fail needs only one of K, so each is tested at alpha / K.
+    let classes = (0..evidence.labels.len()).filter(|&class| confusion.support(class) > 0).count().max(1);
+    let fail_confidence = 1.0 - alpha / classes as f64;
+    let (mut failed, mut open, mut empty) = (Vec::new(), Vec::new(), Vec::new());
+    let mut needed = Some(evidence.gold.len() as u64);
+    let mut worst: Option<(f64, &str, u64, u64)> = None;
+    for (class, label) in evidence.labels.iter().enumerate() {
+        let (k, n) = (confusion.counts[class][class], confusion.support(class));
+        if n == 0 {
+            empty.push(label.as_str());
+            let least = (alpha.ln() / min.ln()).ceil() as u64;
+            needed = needed.map(|needed| needed + least);
+            continue;
+        }
+        let recall = k as f64 / n as f64;
+        if worst.is_none_or(|(lowest, ..)| recall < lowest) {
+            worst = Some((recall, label, k, n));
+        }
+        match judge(lower_bound(k, n, 1.0 - alpha), upper_bound(k, n, fail_confidence), min) {
+            Verdict::Pass => {}
+            Verdict::Fail => failed.push(label.as_str()),
+            Verdict::Inconclusive => {
+                open.push(label.as_str());
+                let more = examples_for_proportion(k, n, min, evidence.risk).map(|needed| needed - n);
+                needed = needed.zip(more).map(|(needed, more)| needed + more);
+            }
+        }
+    }
+    let verdict = if !failed.is_empty() {
+        Verdict::Fail
+    } else if !open.is_empty() || !empty.is_empty() {
+        Verdict::Inconclusive
+    } else {
+        Verdict::Pass
+    };
+    let mut reason = match worst {
+        Some((recall, label, k, n)) => format!("Lowest recall: {label}, {} ({k} of {n}).", percent(recall)),
+        None => "No class has a test row.".to_owned(),
+    };
+    for (what, labels) in [("Below the demand", &failed), ("Undecided", &open), ("Without a test row", &empty)] {
+        if !labels.is_empty() {
+            reason.push_str(&format!(" {what}: {}.", list(labels)));
+        }
+    }
+    if verdict == Verdict::Pass {
+        reason.push_str(&format!(" Every class meets {} with {} confidence.", percent(min), percent(1.0 - alpha)));
+    }
+    Finding {
+        verdict,
+        reason,
+        numbers: numbers([
+            ("lowest_recall", worst.map_or(f64::NAN, |w| w.0)),
+            ("demanded", min),
+            ("classes", evidence.labels.len() as f64),
+            ("classes_failed", failed.len() as f64),
+            ("classes_undecided", (open.len() + empty.len()) as f64),
+        ]),
+        examples_needed: needed.filter(|needed| *needed <= MAX_EXAMPLES),
+    }
+}
+
+/// At most six names, then how many more.
+fn list(labels: &[&str]) -> String {
+    const SHOWN: usize = 6;
+    let shown = labels.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    if labels.len() > SHOWN { format!("{shown} and {} more", labels.len() - SHOWN) } else { shown }
+}
+
+/// "p95 is at most L" says the same as "at most 5 % of calls take longer than L", which is a proportion.
+fn calls_within(candidate: &[Prediction], p95_ms: f64, evidence: &Evidence<'_>) -> Finding {
+    let times: Vec<f64> = candidate.iter().filter_map(|p| p.latency_ms).collect();
+    let Some(seen) = latency(&times) else {
+        return Finding { reason: "No call of the candidate was timed.".to_owned(), ..absent(evidence.candidate) };
+    };
+    let within = times.iter().filter(|ms| **ms <= p95_ms).count() as u64;
+    let mut finding = proportion("Share of calls in time", within, seen.calls, 0.95, evidence);
+    finding.reason = format!("p95 is {:.1} ms. {}", seen.p95_ms, finding.reason);
+    finding.numbers.extend(numbers([("p50_ms", seen.p50_ms), ("p95_ms", seen.p95_ms), ("limit_ms", p95_ms)]));
+    finding
+}

@@ -1,0 +1,326 @@
+//! The report as one self-contained page: no script, no network, light and dark, printable, legible on a phone. All text
+//! that comes from outside is made visible and escaped; only the plots, made of numbers, go in as they are.
+
+use super::plots::{confusion_plot, reliability_plot, risk_coverage_plot};
+use super::{ArmResult, Report};
+use crate::arms::ArmKind;
+use crate::error::EvalError;
+use crate::gates::{GateResult, Verdict};
+use crate::metrics::Scores;
+use crate::statistics::Interval;
+use crate::words::{milliseconds, money, percent, signed_points, significant, thousands};
+use limbeck_artifact::untrusted::visible;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{AutoEscape, Environment, HtmlEscape, UndefinedBehavior, Value, context};
+use std::collections::BTreeMap;
+
+const TEMPLATE: &str = include_str!("report.html");
+const STYLE: &str = include_str!("report.css");
+/// Matrices up to this size are shown as a table of figures, larger ones as a picture.
+const TABLE_CLASSES: usize = 20;
+const TOP_CONFUSIONS: usize = 8;
+
+/// Renders the page. The same report gives the same bytes.
+pub fn render_html(report: &Report) -> Result<String, EvalError> {
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.add_template("report.html", TEMPLATE)?;
+    Ok(environment.get_template("report.html")?.render(page(report))?)
+}
+
+fn page(report: &Report) -> Value {
+    let candidate = report.candidate_arm();
+    context! {
+        style => Value::from_safe_string(STYLE.to_owned()),
+        name => text(&report.name),
+        version => text(&report.version),
+        program_version => text(&report.program_version),
+        verdict => verdict(report.verdict),
+        headline => text(&report.headline),
+        tiles => tiles(report),
+        notes => report.notes.iter().map(|note| text(note)).collect::<Vec<_>>(),
+        made => report.made.iter().map(|fact| context! { what => text(&fact.what), value => text(&fact.value) }).collect::<Vec<_>>(),
+        confidence => percent(report.test.confidence),
+        rows => thousands(report.test.rows),
+        groups => thousands(report.test.groups),
+        grouped => report.test.groups < report.test.rows,
+        unreviewed => (report.test.unreviewed > 0).then(|| thousands(report.test.unreviewed)),
+        frontier => report.frontier.as_deref().map(text),
+        candidate => text(&report.candidate),
+        arms => report.arms.iter().map(|arm| arm_row(report, arm)).collect::<Vec<_>>(),
+        bases => bases(report),
+        gates => report.gates.iter().map(gate_card).collect::<Vec<_>>(),
+        routing => routing(report),
+        calibration => candidate.and_then(calibration),
+        classes => candidate.map(|arm| classes(&arm.scores)),
+        zero_support => candidate.map(|arm| arm.scores.zero_support.iter().map(|label| text(label)).collect::<Vec<_>>()),
+        confusion => candidate.map(|arm| confusion(&arm.scores)),
+        mistakes => report.mistakes.iter().map(|mistake| context! {
+            row => text(mistake.row.get(..12).unwrap_or(&mistake.row)),
+            text => text(&mistake.text),
+            gold => text(&mistake.gold),
+            answer => mistake.answer.as_deref().map(text),
+            confidence => mistake.confidence.map(percent),
+            frontier => mistake.frontier.as_deref().map(text),
+            frontier_right => mistake.frontier.as_deref() == Some(mistake.gold.as_str()),
+        }).collect::<Vec<_>>(),
+        lineage => context! {
+            dataset => text(&report.lineage.dataset),
+            traces_in => thousands(report.lineage.traces_in),
+            left_out => counts(&report.lineage.left_out),
+            redactions => counts(&report.lineage.redactions),
+            splits => report.lineage.splits.iter().map(|split| context! {
+                split => text(&split.split),
+                rows => thousands(split.rows),
+                reviewed => thousands(split.reviewed),
+            }).collect::<Vec<_>>(),
+            sources => report.lineage.sources.iter().map(|(file, digest)| context! { what => text(file), value => text(digest) }).collect::<Vec<_>>(),
+        },
+        reproduce => report.reproduce.iter().map(|command| text(command)).collect::<Vec<_>>(),
+    }
+}
+
+/// Text from outside: hidden characters are spelled out; the template engine escapes the rest.
+fn text(from_outside: &str) -> String {
+    visible(from_outside).into_owned()
+}
+
+fn counts(map: &BTreeMap<String, u64>) -> Vec<Value> {
+    map.iter().map(|(what, n)| context! { what => text(what), n => thousands(*n) }).collect()
+}
+
+fn verdict(verdict: Verdict) -> Value {
+    let (word, sign) = match verdict {
+        Verdict::Pass => ("Pass", "✓"),
+        Verdict::Fail => ("Fail", "✕"),
+        Verdict::Inconclusive => ("Inconclusive", "?"),
+    };
+    context! { class => verdict.name(), word => word, sign => sign }
+}
+
+/// 0.9134 -> "91.3": one decimal always, so that columns align.
+fn fixed(share: f64) -> String {
+    format!("{:.1}", share * 100.0)
+}
+
+fn range(interval: Interval) -> String {
+    format!("{} – {}", fixed(interval.low), fixed(interval.high))
+}
+
+fn signed_range(interval: Interval) -> String {
+    let signed = |x: f64| format!("{:+.1}", x * 100.0).replace('-', "−");
+    format!("{} to {}", signed(interval.low), signed(interval.high))
+}
+
+/// Where a share lies on a track, as CSS percentages.
+fn track(value: f64, interval: Interval) -> Value {
+    context! {
+        at => format!("{:.2}", value * 100.0),
+        low => format!("{:.2}", interval.low * 100.0),
+        width => format!("{:.2}", (interval.high - interval.low) * 100.0),
+    }
+}
+
+fn tile(what: &str, value: String, detail: String) -> Value {
+    context! { what => what, value => value, detail => detail }
+}
+
+fn tiles(report: &Report) -> Vec<Value> {
+    let Some(candidate) = report.candidate_arm() else { return Vec::new() };
+    let frontier = report.frontier_arm();
+    let mut tiles = vec![tile(
+        "Accuracy",
+        percent(candidate.scores.accuracy),
+        format!(
+            "{} of {} test rows; {} % at {} confidence",
+            candidate.scores.correct,
+            report.test.rows,
+            range(candidate.scores.accuracy_interval),
+            percent(report.test.confidence)
+        ),
+    )];
+    if let Some(versus) = report.versus_frontier(&candidate.name) {
+        tiles.push(tile(
+            &format!("Against {}", text(&versus.against)),
+            signed_points(versus.difference),
+            format!("{} points, on the same rows", signed_range(versus.interval)),
+        ));
+    }
+    if let Some(cost) = &candidate.cost {
+        let detail = match frontier.and_then(|frontier| frontier.cost.as_ref().zip(Some(&frontier.name))) {
+            Some((theirs, name)) => format!(
+                "{}: {}{}",
+                text(name),
+                money(theirs.per_1k_calls, &theirs.currency),
+                ratio(theirs.per_1k_calls, cost.per_1k_calls)
+            ),
+            None => cost.basis.clone(),
+        };
+        tiles.push(tile("Cost of 1,000 calls", money(cost.per_1k_calls, &cost.currency), detail));
+    }
+    if let Some(latency) = &candidate.latency {
+        let detail = match frontier.and_then(|frontier| frontier.latency.as_ref().zip(Some(&frontier.name))) {
+            Some((theirs, name)) => {
+                format!("{}: {}{}", text(name), milliseconds(theirs.p95_ms), ratio(theirs.p95_ms, latency.p95_ms))
+            }
+            None => format!("median {}", milliseconds(latency.p50_ms)),
+        };
+        tiles.push(tile("95 % of calls within", milliseconds(latency.p95_ms), detail));
+    }
+    tiles
+}
+
+/// ", 12 times as much" when it is worth saying.
+fn ratio(theirs: f64, ours: f64) -> String {
+    if ours > 0.0 && theirs / ours >= 1.5 {
+        format!(", {} times as much", significant(theirs / ours))
+    } else {
+        String::new()
+    }
+}
+
+fn arm_row(report: &Report, arm: &ArmResult) -> Value {
+    let is_frontier = report.frontier.as_deref() == Some(arm.name.as_str());
+    let versus = report.versus_frontier(&arm.name);
+    context! {
+        name => text(&arm.name),
+        title => text(&arm.title),
+        is_candidate => arm.name == report.candidate,
+        is_frontier => is_frontier,
+        measured => arm.kind != ArmKind::Recorded,
+        accuracy => fixed(arm.scores.accuracy),
+        accuracy_range => range(arm.scores.accuracy_interval),
+        track => track(arm.scores.accuracy, arm.scores.accuracy_interval),
+        macro_f1 => fixed(arm.scores.macro_f1),
+        invalid => (arm.scores.invalid > 0).then(|| percent(arm.scores.invalid_rate)),
+        p50 => arm.latency.as_ref().map(|latency| milliseconds(latency.p50_ms)),
+        p95 => arm.latency.as_ref().map(|latency| milliseconds(latency.p95_ms)),
+        cost => arm.cost.as_ref().map(|cost| money(cost.per_1k_calls, &cost.currency)),
+        versus => versus.map(|versus| signed_points(versus.difference)),
+        versus_range => versus.map(|versus| signed_range(versus.interval)),
+    }
+}
+
+/// How costs were reckoned, or why they were not, each said once.
+fn bases(report: &Report) -> Vec<Value> {
+    let mut said = BTreeMap::<String, Vec<String>>::new();
+    for arm in &report.arms {
+        let why = match (&arm.cost, &arm.cost_missing) {
+            (Some(cost), _) => cost.basis.clone(),
+            (None, Some(missing)) => format!("no cost: {missing}"),
+            (None, None) => continue,
+        };
+        said.entry(why).or_default().push(text(&arm.name));
+    }
+    said.into_iter().map(|(why, arms)| context! { arms => arms.join(", "), why => text(&why) }).collect()
+}
+
+fn gate_card(gate: &GateResult) -> Value {
+    context! {
+        name => text(&gate.gate),
+        demand => text(&gate.demand),
+        verdict => verdict(gate.verdict),
+        reason => text(&gate.reason),
+        needed => gate.examples_needed.map(thousands),
+    }
+}
+
+fn routing(report: &Report) -> Option<Value> {
+    let routing = report.routing.as_ref()?;
+    let served = &routing.served;
+    Some(context! {
+        threshold => format!("{}", served.threshold),
+        coverage => percent(served.coverage),
+        coverage_range => range(served.coverage_interval),
+        served => thousands(served.served),
+        wrong => thousands(served.wrong),
+        risk => served.risk.map(percent),
+        risk_upper => served.risk_upper.map(percent),
+        system => routing.system_accuracy.map(percent),
+        system_range => routing.system_interval.map(range),
+        cost => routing.cost.as_ref().map(|cost| money(cost.per_1k_calls, &cost.currency)),
+        aurc => format!("{:.4}", routing.aurc),
+        plot => Value::from_safe_string(risk_coverage_plot(routing)),
+    })
+}
+
+fn calibration(arm: &ArmResult) -> Option<Value> {
+    let calibration = arm.calibration.as_ref()?;
+    let three = |x: f64| format!("{x:.3}");
+    let row =
+        |what: &str, raw: f64, tempered: f64| context! { what => what, raw => three(raw), tempered => three(tempered) };
+    Some(context! {
+        temperature => format!("{:.2}", calibration.temperature),
+        fitted_rows => thousands(calibration.fitted_rows),
+        fitted => calibration.fitted_rows > 0,
+        rows => thousands(calibration.tempered.rows),
+        table => vec![
+            row("ECE, 15 bins of equal mass", calibration.raw.ece, calibration.tempered.ece),
+            row("Brier score", calibration.raw.brier, calibration.tempered.brier),
+            row("Negative log-likelihood", calibration.raw.nll, calibration.tempered.nll),
+        ],
+        plot => Value::from_safe_string(reliability_plot(&calibration.bins)),
+    })
+}
+
+fn classes(scores: &Scores) -> Vec<Value> {
+    let mut order: Vec<usize> = (0..scores.per_class.len()).filter(|&i| scores.per_class[i].support > 0).collect();
+    let recall = |i: usize| scores.per_class[i].recall.unwrap_or(0.0);
+    order.sort_by(|&x, &y| recall(x).total_cmp(&recall(y)).then(x.cmp(&y)));
+    order
+        .into_iter()
+        .map(|i| {
+            let class = &scores.per_class[i];
+            context! {
+                label => text(&class.label),
+                support => class.support,
+                correct => class.correct,
+                recall => class.recall.map(fixed),
+                range => class.recall_interval.map(range),
+                track => class.recall.zip(class.recall_interval).map(|(recall, interval)| track(recall, interval)),
+                precision => class.precision.map(fixed),
+                precision_range => class.precision_interval.map(range),
+                f1 => class.f1.map(fixed),
+            }
+        })
+        .collect()
+}
+
+fn confusion(scores: &Scores) -> Value {
+    let names: Vec<String> = scores.per_class.iter().map(|class| text(&class.label)).collect();
+    let confusion = &scores.confusion;
+    let k = names.len();
+    let top = confusion.confusions().into_iter().take(TOP_CONFUSIONS).map(|(gold, answer, n)| {
+        context! { gold => names[gold].clone(), answer => names[answer].clone(), n => n, support => confusion.support(gold) }
+    });
+    let has_invalid = scores.invalid > 0;
+    let rows: Vec<Value> = (0..if k <= TABLE_CLASSES { k } else { 0 })
+        .map(|gold| {
+            let support = confusion.support(gold).max(1) as f64;
+            let cell = |n: u64, class: &str| {
+                context! {
+                    n => if n > 0 { n.to_string() } else { String::new() },
+                    class => if n > 0 { class } else { "none" },
+                    strength => format!("{:.0}", if n > 0 { 12.0 + 68.0 * n as f64 / support } else { 0.0 }),
+                }
+            };
+            let mut cells: Vec<Value> = (0..k)
+                .map(|answer| cell(confusion.counts[gold][answer], if gold == answer { "right" } else { "wrong" }))
+                .collect();
+            if has_invalid {
+                cells.push(cell(confusion.invalid[gold], "wrong"));
+            }
+            context! { number => gold + 1, name => names[gold].clone(), cells => cells }
+        })
+        .collect();
+    let escaped: Vec<String> = names.iter().map(|name| HtmlEscape(name).to_string()).collect();
+    context! {
+        top => top.collect::<Vec<_>>(),
+        rows => rows,
+        has_invalid => has_invalid,
+        invalid => scores.invalid,
+        plot => (k > TABLE_CLASSES).then(|| Value::from_safe_string(confusion_plot(confusion, &escaped))),
+    }
+}

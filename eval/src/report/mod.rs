@@ -1,0 +1,243 @@
+//! What an evaluation found, as one value: the JSON that machines read, the page that people read and the terminal's
+//! short form are all made from it and hold nothing that it lacks.
+
+mod html;
+mod plots;
+mod terminal;
+
+pub use html::render_html;
+pub use terminal::terminal_summary;
+
+use crate::arms::ArmKind;
+use crate::calibration::{Bin, CalibrationScores, RiskPoint, Served};
+use crate::cost::Cost;
+use crate::error::EvalError;
+use crate::gates::{GateResult, Verdict};
+use crate::metrics::{Latency, Scores};
+use crate::statistics::{Interval, Paired};
+use limbeck_artifact::dataset::DatasetCard;
+use limbeck_artifact::event::{Emit, EventKind};
+use limbeck_artifact::files::write_atomic;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Raised when a reader of older reports would misread a newer one.
+pub const SCHEMA: u32 = 1;
+
+/// A thing and what is known of it, for a table of facts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fact {
+    pub what: String,
+    pub value: String,
+}
+
+impl Fact {
+    pub fn new(what: impl Into<String>, value: impl Into<String>) -> Fact {
+        Fact { what: what.into(), value: value.into() }
+    }
+}
+
+/// The report. Field order is the order of the JSON; every map is sorted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub schema: u32,
+    pub name: String,
+    pub version: String,
+    pub program_version: String,
+    pub verdict: Verdict,
+    /// The verdict in one sentence.
+    pub headline: String,
+    /// Name of the arm that the gates judge: the file that would be shipped.
+    pub candidate: String,
+    /// Name of the arm that it would replace, if it was evaluated.
+    pub frontier: Option<String>,
+    pub made: Vec<Fact>,
+    /// What a reader must know before believing a number ("the traces are simulated").
+    pub notes: Vec<String>,
+    pub labels: Vec<String>,
+    pub test: TestRows,
+    pub arms: Vec<ArmResult>,
+    /// On the same rows: the candidate against each other arm, then each other arm against the frontier.
+    pub comparisons: Vec<Comparison>,
+    pub gates: Vec<GateResult>,
+    pub routing: Option<Routing>,
+    /// The candidate's most confident mistakes.
+    pub mistakes: Vec<Mistake>,
+    pub lineage: Lineage,
+    /// Commands, in order.
+    pub reproduce: Vec<String>,
+}
+
+/// The rows that were judged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TestRows {
+    pub rows: u64,
+    /// Customers, or clusters of near-duplicates: rows of one group are not independent.
+    pub groups: u64,
+    /// Rows of the test split that nobody reviewed, which were not used.
+    pub unreviewed: u64,
+    /// Two-sided confidence of the intervals; one-sided for gates.
+    pub confidence: f64,
+}
+
+/// One arm's results on the test rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ArmResult {
+    pub name: String,
+    pub title: String,
+    pub kind: ArmKind,
+    pub scores: Scores,
+    /// As recorded in production for the recorded arm, as measured here for the others.
+    pub latency: Option<Latency>,
+    pub cost: Option<Cost>,
+    /// Why there is no cost.
+    pub cost_missing: Option<String>,
+    pub calibration: Option<Calibration>,
+}
+
+/// How far the arm's confidences may be believed, as far as known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// Posteriors are raised to 1/temperature; 1 when the calibration split was empty.
+    pub temperature: f64,
+    /// Rows of the calibration split that it was fitted on.
+    pub fitted_rows: u64,
+    /// On the test rows, before and after.
+    pub raw: CalibrationScores,
+    pub tempered: CalibrationScores,
+    /// Reliability on the test rows, after.
+    pub bins: Vec<Bin>,
+}
+
+/// One arm against another, row by row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    pub arm: String,
+    pub against: String,
+    pub pair: Paired,
+    /// Accuracy of `arm` minus that of `against`.
+    pub difference: f64,
+    /// Tango's score interval, two-sided.
+    pub interval: Interval,
+    pub p_mcnemar: f64,
+    pub agreement: f64,
+}
+
+/// What happens at the recipe's threshold: answers at or above it are served, the others go to the frontier.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Routing {
+    pub served: Served,
+    pub temperature: f64,
+    /// Accuracy of served answers and the frontier's recorded answers to the rest.
+    pub system_accuracy: Option<f64>,
+    pub system_interval: Option<Interval>,
+    /// Every call pays the candidate, an escalated one the frontier too.
+    pub cost: Option<Cost>,
+    /// Mean error rate over all coverages.
+    pub aurc: f64,
+    pub curve: Vec<RiskPoint>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mistake {
+    pub row: String,
+    /// The beginning of what was asked.
+    pub text: String,
+    pub gold: String,
+    /// None: no valid answer.
+    pub answer: Option<String>,
+    pub confidence: Option<f64>,
+    pub frontier: Option<String>,
+}
+
+/// Where the rows came from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lineage {
+    pub dataset: String,
+    pub traces_in: u64,
+    /// Rows left out on the way, by reason.
+    pub left_out: BTreeMap<String, u64>,
+    pub splits: Vec<SplitRows>,
+    pub redactions: BTreeMap<String, u64>,
+    /// Input files and their digests.
+    pub sources: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SplitRows {
+    pub split: String,
+    pub rows: u64,
+    pub reviewed: u64,
+}
+
+impl Lineage {
+    pub fn of(card: &DatasetCard) -> Lineage {
+        let split = |(split, card): (&limbeck_artifact::dataset::Split, &limbeck_artifact::dataset::SplitCard)| {
+            SplitRows { split: split.name().to_owned(), rows: card.rows, reviewed: card.reviewed }
+        };
+        Lineage {
+            dataset: card.digest.clone(),
+            traces_in: card.traces_in,
+            left_out: card.left_out.clone(),
+            splits: card.splits.iter().map(split).collect(),
+            redactions: card.redactions.clone(),
+            sources: card.sources.clone(),
+        }
+    }
+}
+
+impl Report {
+    pub fn arm(&self, name: &str) -> Option<&ArmResult> {
+        self.arms.iter().find(|arm| arm.name == name)
+    }
+
+    pub fn candidate_arm(&self) -> Option<&ArmResult> {
+        self.arm(&self.candidate)
+    }
+
+    pub fn frontier_arm(&self) -> Option<&ArmResult> {
+        self.arm(self.frontier.as_deref()?)
+    }
+
+    pub fn comparison(&self, arm: &str, against: &str) -> Option<&Comparison> {
+        self.comparisons.iter().find(|c| c.arm == arm && c.against == against)
+    }
+
+    /// `arm` against the frontier; None for the frontier itself.
+    pub fn versus_frontier(&self, arm: &str) -> Option<&Comparison> {
+        self.comparison(arm, self.frontier.as_deref()?)
+    }
+
+    /// Indented JSON with a final newline; the same report gives the same bytes.
+    pub fn to_json(&self) -> Result<String, EvalError> {
+        serde_json::to_string_pretty(self)
+            .map(|json| json + "\n")
+            .map_err(|source| EvalError::Json { what: "the report".to_owned(), source })
+    }
+
+    /// Reads a `report.json`.
+    pub fn load(path: &Path) -> Result<Report, EvalError> {
+        let text = std::fs::read_to_string(path).map_err(|source| EvalError::Io {
+            doing: "read the report",
+            path: path.to_owned(),
+            source,
+        })?;
+        serde_json::from_str(&text)
+            .map_err(|source| EvalError::Json { what: format!("(read) {}", path.display()), source })
+    }
+
+    /// Writes `report.json` and `report.html` into `dir`.
+    pub fn save(&self, dir: &Path, emit: &dyn Emit) -> Result<(), EvalError> {
+        for (name, text) in [("report.json", self.to_json()?), ("report.html", render_html(self)?)] {
+            let path = dir.join(name);
+            write_atomic(&path, text.as_bytes()).map_err(|source| EvalError::Io {
+                doing: "write the report",
+                path: path.clone(),
+                source,
+            })?;
+            emit.emit(EventKind::Wrote { path: path.display().to_string(), bytes: text.len() as u64 });
+        }
+        Ok(())
+    }
+}

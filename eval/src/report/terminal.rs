@@ -1,0 +1,102 @@
+//! The report in short for a terminal: plain text, no colour, at most some 100 columns, the verdict first and last.
+
+use super::Report;
+use crate::words::{milliseconds, money, percent, signed_points};
+use limbeck_artifact::untrusted::visible_line;
+
+/// A table of arms, the gates with their reasons, and the verdict. Ends with a newline.
+pub fn terminal_summary(report: &Report) -> String {
+    let mut table = vec![vec![
+        "arm".to_owned(),
+        "accuracy".to_owned(),
+        format!("{} interval", percent(report.test.confidence)),
+        "macro-F1".to_owned(),
+        "p50".to_owned(),
+        "p95".to_owned(),
+        "1,000 calls".to_owned(),
+        report.frontier.as_ref().map_or(String::new(), |name| format!("vs {}", visible_line(name))),
+    ]];
+    for arm in &report.arms {
+        let interval = arm.scores.accuracy_interval;
+        let time = |ms: Option<f64>| ms.map_or("–".to_owned(), milliseconds);
+        let mark = if arm.name == report.candidate { " *" } else { "" };
+        table.push(vec![
+            format!("{}{mark}", visible_line(&arm.name)),
+            format!("{:.1} %", arm.scores.accuracy * 100.0),
+            format!("{:.1} – {:.1}", interval.low * 100.0, interval.high * 100.0),
+            format!("{:.1}", arm.scores.macro_f1 * 100.0),
+            time(arm.latency.as_ref().map(|latency| latency.p50_ms)),
+            time(arm.latency.as_ref().map(|latency| latency.p95_ms)),
+            arm.cost.as_ref().map_or("–".to_owned(), |cost| money(cost.per_1k_calls, &cost.currency)),
+            report.versus_frontier(&arm.name).map_or(String::new(), |versus| signed_points(versus.difference)),
+        ]);
+    }
+
+    let mut out = format!(
+        "{} {}: {} reviewed test rows, {} labels\n\n",
+        visible_line(&report.name),
+        visible_line(&report.version),
+        report.test.rows,
+        report.labels.len()
+    );
+    out.push_str(&aligned(&table));
+    out.push_str("  * the candidate: what would be shipped\n\n");
+    for gate in &report.gates {
+        let name = visible_line(&gate.gate);
+        out.push_str(&format!("  {:<13} {name}: {}\n", gate.verdict.name(), visible_line(&gate.demand)));
+        out.push_str(&wrapped(&visible_line(&gate.reason), 16, 100));
+    }
+    if let Some(routing) = &report.routing {
+        let served = &routing.served;
+        let risk = served.risk.map_or(String::new(), |risk| format!(", {} of them wrong", percent(risk)));
+        let system = routing
+            .system_accuracy
+            .map_or(String::new(), |accuracy| format!("; with escalation {} right", percent(accuracy)));
+        out.push_str(&format!(
+            "\n  at confidence {} it serves {} of calls{risk}{system}\n",
+            served.threshold,
+            percent(served.coverage)
+        ));
+    }
+    out.push_str(&format!("\n{}: {}\n", report.verdict.name().to_uppercase(), visible_line(&report.headline)));
+    out
+}
+
+/// The first column to the left, the others to the right, two spaces between; columns without any text are left out.
+fn aligned(table: &[Vec<String>]) -> String {
+    let columns = table.first().map_or(0, Vec::len);
+    let widths: Vec<usize> =
+        (0..columns).map(|i| table.iter().map(|row| row[i].chars().count()).max().unwrap_or(0)).collect();
+    let mut out = String::new();
+    for row in table {
+        let mut line = String::from(" ");
+        for (i, cell) in row.iter().enumerate().filter(|(i, _)| widths[*i] > 0) {
+            let pad = " ".repeat(widths[i] - cell.chars().count());
+            line.push_str(&if i == 0 { format!(" {cell}{pad}") } else { format!("  {pad}{cell}") });
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+fn wrapped(text: &str, indent: usize, width: usize) -> String {
+    let (mut out, mut line) = (String::new(), String::new());
+    let mut flush = |line: &mut String| {
+        if !line.is_empty() {
+            out.push_str(&format!("{}{line}\n", " ".repeat(indent)));
+            line.clear();
+        }
+    };
+    for word in text.split(' ') {
+        if indent + line.chars().count() + 1 + word.chars().count() > width {
+            flush(&mut line);
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    flush(&mut line);
+    out
+}

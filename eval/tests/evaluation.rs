@@ -1,0 +1,262 @@
+//! A whole evaluation with made-up models: what is reused after an interruption, what makes it stale, what is refused,
+//! and that report, page and card say the same thing twice and let no text from outside act.
+
+mod support;
+
+use limbeck_artifact::event::{EventKind, Silent};
+use limbeck_eval::{
+    AnswerError, Answerer, Arm, CardPlan, EvalError, EvalPlan, Gate, Report, Rule, Verdict, evaluate, model_card,
+    render_html, terminal_summary,
+};
+use std::cell::Cell;
+use std::sync::Mutex;
+use support::{Data, Model, plan};
+
+/// Frontier, base, floor, tuned and the quantized candidate; `asked` counts the calls to models.
+fn arms<'a>(asked: &'a Cell<u32>, candidate_key: &str) -> Vec<Arm<'a>> {
+    let model = |name: &str, title: &str, key: &str, accuracy, seed| {
+        Arm::model(name, title, key, move || Ok(Box::new(Model { accuracy, seed, asked }) as Box<dyn Answerer>))
+    };
+    vec![
+        Arm::recorded("frontier", "frontier-large, as recorded in the traces"),
+        model("base", "the base model, untuned", "base", 0.10, 3),
+        Arm::linear_floor("floor", "TF-IDF and logistic regression"),
+        model("tuned", "merged model, f32", "tuned", 0.97, 5),
+        model("q8_0", "Q8_0 file, read back", candidate_key, 0.97, 5),
+    ]
+}
+
+fn run(plan: &EvalPlan, data: &Data) -> Report {
+    evaluate(plan, arms(&Cell::new(0), "q8"), data.rows(), &Silent).unwrap()
+}
+
+#[test]
+fn all_arms_answer_and_the_gates_decide() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(300));
+    let events = Mutex::new(Vec::new());
+    let emit = |kind: EventKind| events.lock().unwrap().push(kind);
+    let asked = Cell::new(0);
+    let report = evaluate(&plan(dir.path()), arms(&asked, "q8"), data.rows(), &emit).unwrap();
+
+    assert_eq!(
+        report.arms.iter().map(|arm| arm.name.as_str()).collect::<Vec<_>>(),
+        ["frontier", "base", "floor", "tuned", "q8_0"]
+    );
+    // Three models, 150 + 300 rows each, and a warm-up call.
+    assert_eq!(asked.get(), 3 * 451);
+    let accuracy = |name: &str| report.arm(name).unwrap().scores.accuracy;
+    assert!(accuracy("floor") > 0.7, "the floor learns: {}", accuracy("floor"));
+    assert!(accuracy("base") < 0.3);
+    assert_eq!(report.comparison("q8_0", "tuned").unwrap().agreement, 1.0);
+    assert_eq!(report.versus_frontier("base").unwrap().against, "frontier");
+    assert_eq!(report.test.groups, 150);
+
+    let candidate = report.candidate_arm().unwrap();
+    let calibration = candidate.calibration.as_ref().unwrap();
+    assert_eq!(calibration.fitted_rows, 150);
+    assert!(calibration.tempered.nll <= calibration.raw.nll + 0.01);
+    assert!(report.arm("frontier").unwrap().calibration.is_none(), "a recorded answer has no confidence");
+    let frontier_cost = report.arm("frontier").unwrap().cost.as_ref().unwrap().per_1k_calls;
+    assert!((0.45..0.65).contains(&frontier_cost), "200 tokens in, 5 out: {frontier_cost}");
+    let routing = report.routing.as_ref().unwrap();
+    assert!(routing.system_accuracy.unwrap() >= candidate.scores.accuracy - 0.05);
+
+    let scored = events.lock().unwrap().iter().filter(|e| matches!(e, EventKind::ArmScored { .. })).count();
+    let gates = events.lock().unwrap().iter().filter(|e| matches!(e, EventKind::GateDecided { .. })).count();
+    assert_eq!((scored, gates), (5, 7));
+    assert_eq!(report.gates.iter().find(|g| g.gate == "beats-base").unwrap().verdict, Verdict::Pass);
+}
+
+#[test]
+fn finished_arms_are_not_asked_again_and_the_report_stays_the_same_bytes() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(120));
+    let plan = plan(dir.path());
+    let first = run(&plan, &data);
+    let asked = Cell::new(0);
+    let again = evaluate(&plan, arms(&asked, "q8"), data.rows(), &Silent).unwrap();
+    assert_eq!(asked.get(), 0, "no model is opened or asked");
+    assert_eq!(first.to_json().unwrap(), again.to_json().unwrap());
+    assert_eq!(render_html(&first).unwrap(), render_html(&again).unwrap());
+
+    // Another file behind the candidate: only the candidate is asked again.
+    evaluate(&plan, arms(&asked, "another file"), data.rows(), &Silent).unwrap();
+    assert_eq!(asked.get(), 60 + 120 + 1);
+
+    // A torn predictions file counts as none.
+    let torn = dir.path().join("predictions/base.jsonl");
+    let text = std::fs::read_to_string(&torn).unwrap();
+    std::fs::write(&torn, &text[..text.len() / 2]).unwrap();
+    asked.set(0);
+    evaluate(&plan, arms(&asked, "another file"), data.rows(), &Silent).unwrap();
+    assert_eq!(asked.get(), 60 + 120 + 1);
+}
+
+#[test]
+fn a_saved_report_reads_back_equal() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(60));
+    let report = run(&plan(dir.path()), &data);
+    report.save(dir.path(), &Silent).unwrap();
+    let back = Report::load(&dir.path().join("report.json")).unwrap();
+    assert_eq!(back.to_json().unwrap(), report.to_json().unwrap());
+    assert!(dir.path().join("report.html").exists());
+}
+
+#[test]
+fn unreviewed_rows_do_not_judge() {
+    use limbeck_artifact::dataset::LabelSource;
+    let (dir, mut data) = (tempfile::tempdir().unwrap(), Data::new(60));
+    data.test.iter_mut().take(10).for_each(|row| row.label_source = LabelSource::Teacher);
+    let report = run(&plan(dir.path()), &data);
+    assert_eq!((report.test.rows, report.test.unreviewed), (50, 10));
+
+    data.test.iter_mut().for_each(|row| row.label_source = LabelSource::Teacher);
+    let error = evaluate(&plan(dir.path()), arms(&Cell::new(0), "q8"), data.rows(), &Silent).unwrap_err();
+    assert!(matches!(error, EvalError::NoRows { split: "test" }), "{error}");
+}
+
+#[test]
+fn plans_that_cannot_be_met_are_refused_with_a_hint() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(30));
+    let refused = |change: fn(&mut EvalPlan)| {
+        let mut plan = plan(dir.path());
+        change(&mut plan);
+        evaluate(&plan, arms(&Cell::new(0), "q8"), data.rows(), &Silent).unwrap_err().to_string()
+    };
+    assert!(
+        refused(|p| p.candidate = "q4_0".into())
+            .contains("no arm `q4_0`. Try: use one of base, floor, frontier, q8_0, tuned")
+    );
+    assert!(refused(|p| p.labels.truncate(1)).contains("at least two labels"));
+    assert!(refused(|p| p.gates.push(p.gates[0].clone())).contains("same name"));
+    assert!(
+        refused(|p| p.gates =
+            vec![Gate { name: "x".into(), rule: Rule::NonInferiority { against: "frontier".into(), margin: 3.0 } }])
+        .contains("margin is 3; it must lie strictly between 0 and 1")
+    );
+    assert!(
+        refused(|p| {
+            p.labels.pop();
+        })
+        .contains("is not one of the 11 labels")
+    );
+}
+
+struct Broken(Vec<f32>);
+
+impl Answerer for Broken {
+    fn answer(&mut self, _: &[limbeck_artifact::dataset::Message]) -> Result<Vec<f32>, AnswerError> {
+        if self.0.len() == 1 { Err("out of memory".into()) } else { Ok(self.0.clone()) }
+    }
+}
+
+#[test]
+fn a_model_that_answers_nonsense_is_named_and_its_answers_are_not_kept() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(30));
+    let mut plan = plan(dir.path());
+    plan.gates.clear();
+    (plan.candidate, plan.frontier) = ("odd".into(), None);
+    let outcome = |answer: Vec<f32>| {
+        let arm = Arm::model("odd", "odd", "odd", move || Ok(Box::new(Broken(answer)) as Box<dyn Answerer>));
+        evaluate(&plan, vec![arm], data.rows(), &Silent)
+    };
+    let message = outcome(vec![f32::NAN; 12]).unwrap_err().to_string();
+    assert!(message.contains("arm `odd`") && message.contains("not a number"), "{message}");
+    assert!(outcome(vec![0.0; 1]).unwrap_err().to_string().contains("out of memory"));
+    assert!(!dir.path().join("predictions/odd.jsonl").exists());
+    // No answer at all is an answer: invalid, and wrong.
+    let report = outcome(Vec::new()).unwrap();
+    assert_eq!(report.arms[0].scores.invalid_rate, 1.0);
+    assert_eq!(report.verdict, Verdict::Inconclusive, "without gates nothing is certified");
+}
+
+/// Marks that would act in HTML, Markdown, YAML or a terminal if they got through.
+const HOSTILE: &str = "<script>alert(1)</script>\"'& \u{202e}evil\u{1b}[31m | `x` [a](b)\n---";
+
+#[test]
+fn no_text_from_outside_acts_in_page_card_or_terminal() {
+    let (dir, mut data) = (tempfile::tempdir().unwrap(), Data::new(60));
+    let mut plan = plan(dir.path());
+    plan.name = HOSTILE.into();
+    plan.notes = vec![HOSTILE.into()];
+    plan.reproduce = vec![HOSTILE.into()];
+    plan.mistakes = 60;
+    plan.labels[0] = HOSTILE.into();
+    for row in data.train.iter_mut().chain(&mut data.calibration).chain(&mut data.test) {
+        row.messages[1].content.push_str(HOSTILE);
+        if row.target == support::LABELS[0] {
+            row.target = HOSTILE.into();
+        }
+    }
+    data.card.left_out.insert(HOSTILE.into(), 1);
+    let report = run(&plan, &data);
+    assert!(!report.mistakes.is_empty());
+
+    let page = render_html(&report).unwrap();
+    assert!(!page.contains("<script") && !page.contains('\u{202e}') && !page.contains('\u{1b}'));
+    assert!(page.contains("&lt;script&gt;") || page.contains("&lt;script&gt"), "shown, not hidden");
+    for forbidden in ["http://", "https://", "src=", "href=", "url(", "@import"] {
+        assert!(!page.contains(forbidden), "{forbidden}: the page reaches for something");
+    }
+
+    let terminal = terminal_summary(&report);
+    assert!(!terminal.contains('\u{1b}') && !terminal.contains('\u{202e}'));
+
+    let card =
+        model_card(&CardPlan { license: HOSTILE.into(), notes: vec![HOSTILE.into()], ..CardPlan::default() }, &report);
+    assert!(!card.contains("<script") && !card.contains('\u{1b}'));
+    assert_eq!(card.lines().filter(|line| *line == "---").count(), 2, "front matter opens and closes once");
+}
+
+#[test]
+fn a_large_taxonomy_gets_a_picture_instead_of_a_table() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(60));
+    let mut plan = plan(dir.path());
+    plan.labels.extend((0..30).map(|i| format!("unused_{i:02}")));
+    (plan.candidate, plan.frontier) = ("floor".into(), None);
+    plan.gates.clear();
+    let report = evaluate(&plan, vec![Arm::linear_floor("floor", "floor")], data.rows(), &Silent).unwrap();
+    let page = render_html(&report).unwrap();
+    assert!(page.contains("class=\"heat\"") && !page.contains("class=\"matrix\""));
+    assert!(page.contains("unused_29"), "classes without test rows are named");
+}
+
+#[test]
+fn the_card_carries_what_the_hub_reads() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(60));
+    let report = run(&plan(dir.path()), &data);
+    let card = model_card(
+        &CardPlan {
+            license: "apache-2.0".into(),
+            base_model: "HuggingFaceTB/SmolLM2-135M-Instruct".into(),
+            base_model_relation: "quantized".into(),
+            language: vec!["en".into()],
+            tags: vec!["limbeck".into(), "gguf".into()],
+            files: vec![("model.gguf".into(), "weights, Q8_0".into())],
+            intended_use: "Routing of support messages.".into(),
+            notes: vec!["The traces are simulated.".into()],
+            try_it: "limbeck score package 'where is my card?'".into(),
+        },
+        &report,
+    );
+    for part in [
+        "license: \"apache-2.0\"",
+        "base_model: \"HuggingFaceTB/SmolLM2-135M-Instruct\"",
+        "base_model_relation: \"quantized\"",
+        "language:\n- \"en\"",
+        "model-index:",
+        "type: accuracy",
+        "## Results",
+        "| q8\\_0",
+        "## Data",
+        "## Intended use",
+        "## Limits",
+        "The traces are simulated.",
+        "limbeck score package",
+    ] {
+        let plain = part.replace("\\_", "_");
+        assert!(
+            card.contains(&plain) || card.contains(&plain.replace("| q8", "| **q8")),
+            "{part} is missing in\n{card}"
+        );
+    }
+}
