@@ -1,0 +1,79 @@
+//! What is known about an item beside its text: the model's answer, why it is here, feedback, what was decided.
+
+use super::app::{App, Mode, describe};
+use crate::text::{self, Row};
+
+/// Columns of the captions.
+pub const CAPTION: usize = 11;
+/// Rows of one fact before it is cut.
+const ROWS: usize = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    Plain,
+    /// The one thing to look at.
+    Answer,
+    /// Something is wrong with it.
+    Alarm,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct FactRow {
+    /// Empty on a fact's second row.
+    pub caption: &'static str,
+    pub value: Row,
+    pub tone: Tone,
+}
+
+/// The rows for a column of `width`.
+pub fn rows(app: &App, width: u16) -> Vec<FactRow> {
+    let Some((at, item)) = app.at.zip(app.item()) else { return Vec::new() };
+    let width = usize::from(width).saturating_sub(CAPTION + 1).min(100);
+    let mut out = Vec::new();
+    let mut add = |caption, value: &str, tone, most| push(&mut out, caption, value, tone, width, most);
+    let picking = matches!(app.mode, Mode::Correct(_) | Mode::Reject(_));
+
+    let by = if item.answered_by.is_empty() { String::new() } else { format!("  by {}", item.answered_by) };
+    match (item.answer.trim().is_empty(), app.acceptable(item)) {
+        (true, _) => add("answer", "(none)", Tone::Alarm, 1),
+        (false, true) => {
+            add("answer", &format!("{}{by}", item.answer), Tone::Answer, if app.labels.is_empty() { 4 } else { 1 })
+        }
+        (false, false) => {
+            add("answer", &item.answer, Tone::Alarm, ROWS);
+            add("", "not one of the labels", Tone::Alarm, 1);
+        }
+    }
+    if !item.why.is_empty() {
+        add("why here", &item.why.join("; "), Tone::Plain, if picking { 1 } else { ROWS });
+    }
+    if let Some(feedback) = item.feedback.as_deref().filter(|f| !f.trim().is_empty()) {
+        add("feedback", feedback, Tone::Plain, if picking { 1 } else { ROWS });
+    }
+    if let Some(judgement) = &app.judgements[at] {
+        add("decided", &describe(judgement), Tone::Plain, 1);
+        // A rejection's note is its reason, told already.
+        if let (Some(note), Some(_)) = (&judgement.note, &judgement.label) {
+            add("", note, Tone::Plain, 1);
+        }
+    }
+    if !app.note().is_empty() && !matches!(app.mode, Mode::Note(_)) {
+        add("note", app.note(), Tone::Plain, ROWS);
+    }
+    out
+}
+
+fn push(out: &mut Vec<FactRow>, caption: &'static str, value: &str, tone: Tone, width: usize, most: usize) {
+    let mut rows = text::wrap(&value.replace('\n', " "), width);
+    if rows.len() > most {
+        rows.truncate(most);
+        if let Some(last) = rows.last_mut() {
+            let joined: String = last.iter().map(|span| span.text.as_str()).collect();
+            let cut = text::fit(&format!("{joined} …"), width);
+            *last = vec![text::Span { text: cut, escaped: false }];
+        }
+    }
+    for (i, value) in rows.into_iter().enumerate() {
+        out.push(FactRow { caption: if i == 0 { caption } else { "" }, value, tone });
+    }
+}

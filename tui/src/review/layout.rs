@@ -1,0 +1,101 @@
+//! Where things are on the screen, for any size; pure arithmetic that the state machine and the drawing share.
+
+use super::app::{App, Mode};
+use super::facts;
+use crate::text;
+use ratatui::layout::{Rect, Size};
+
+const MIN: Size = Size { width: 40, height: 12 };
+/// From here on the label list has a column of its own.
+const WIDE: u16 = 110;
+const SIDE: u16 = 38;
+/// Longer lines are hard to read.
+const TEXT: u16 = 100;
+const MIN_MESSAGE: u16 = 3;
+/// Shorter messages take this many rows all the same, so that the answer beneath keeps its place from item to item.
+const MESSAGE: u16 = 6;
+/// Rows of the longest notice: an error that names a path and what to try.
+const NOTICE: u16 = 3;
+/// The line typed into, and this many matches, if they fit.
+const PANEL: u16 = 9;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Panes {
+    pub title: Rect,
+    pub bar: Rect,
+    pub top_rule: Rect,
+    pub message: Rect,
+    pub low_rule: Rect,
+    pub facts: Rect,
+    /// Where one types, beneath the facts.
+    pub panel: Rect,
+    /// The label list of a wide screen; empty on a narrow one.
+    pub side: Rect,
+    pub notice: Rect,
+    pub keys: Rect,
+}
+
+/// The notice, wrapped for a column of `width`.
+pub fn notice(app: &App, width: u16) -> Vec<text::Row> {
+    let text = app.notice.as_ref().map_or(String::new(), |notice| text::one_line(&notice.text));
+    text::wrap(&text, usize::from(width.saturating_sub(2)))
+}
+
+pub fn too_small(size: Size) -> bool {
+    size.width < MIN.width || size.height < MIN.height
+}
+
+pub fn minimum() -> Size {
+    MIN
+}
+
+pub fn panes(app: &App) -> Panes {
+    let Size { width, height } = app.size;
+    if too_small(app.size) {
+        return Panes::default();
+    }
+    let has_side = width >= WIDE && !app.labels.is_empty() && app.at.is_some();
+    let side_width = if has_side { SIDE } else { 0 };
+    let main_width = width - side_width;
+    let picking = matches!(app.mode, Mode::Correct(_) | Mode::Reject(_));
+
+    // From the edges inwards: what is left is the message's.
+    let keys_rows = if main_width < 70 && height >= 20 { 2 } else { 1 };
+    let top = 3;
+    let notice_rows = (notice(app, main_width).len() as u16).clamp(1, NOTICE);
+    let mut room = height - top - keys_rows - notice_rows - 1 - MIN_MESSAGE; // 1: the lower rule
+    let facts_rows = (facts::rows(app, main_width).len() as u16).min(room);
+    room = room - facts_rows + MIN_MESSAGE;
+    let wanted = (app.body.len().min(usize::from(u16::MAX)) as u16).max(MESSAGE).min(room);
+    let panel_rows = match app.mode {
+        Mode::Note(_) => 1.max(room - wanted),
+        _ if picking && !has_side => PANEL.max(room - wanted),
+        _ => 0,
+    }
+    .min(room - MIN_MESSAGE);
+    let message_rows = wanted.min(room - panel_rows);
+
+    let row = |y: u16, rows: u16| Rect { x: 0, y, width: main_width, height: rows };
+    let mut y = top;
+    let mut next = |rows: u16| {
+        let rect = row(y, rows);
+        y += rows;
+        rect
+    };
+    let mut message = next(message_rows);
+    message.width = message.width.min(TEXT + 2);
+    let (low_rule, facts, panel) = (next(1), next(facts_rows), next(panel_rows));
+    let foot = height - keys_rows;
+    Panes {
+        title: Rect { x: 0, y: 0, width, height: 1 },
+        bar: Rect { x: 0, y: 1, width, height: 1 },
+        top_rule: row(2, 1),
+        message,
+        low_rule,
+        facts,
+        panel,
+        notice: row(foot - notice_rows, notice_rows),
+        keys: row(foot, keys_rows),
+        side: Rect { x: main_width, y: 2, width: side_width, height: if has_side { height - 2 } else { 0 } },
+    }
+}

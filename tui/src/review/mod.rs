@@ -1,0 +1,121 @@
+//! The review screen: a message, the model's answer, and one key for what a person thinks of it. Every judgement is on
+//! disk before the next item is shown.
+
+mod app;
+mod desk;
+mod draw;
+mod edit;
+mod facts;
+mod layout;
+mod pace;
+mod pick;
+mod queue_desk;
+
+pub use app::{App, Effect};
+pub use desk::{Desk, DeskError, Item, Judgement, Verdict};
+pub use draw::draw;
+pub use queue_desk::QueueDesk;
+
+use crate::Error;
+use crate::terminal::{Input, Screen, Signals, input};
+use ratatui::crossterm::event::{Event, KeyEventKind};
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+/// Signals and the clock are looked at this often while nobody types.
+const TICK: Duration = Duration::from_millis(250);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Whether colours may be used; the caller has asked `NO_COLOR`. The screen reads well without.
+    pub colour: bool,
+}
+
+/// What was done when the screen was left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub total: usize,
+    /// Accepted, corrected or rejected, in this session or before.
+    pub reviewed: usize,
+    pub skipped: usize,
+    /// Reviewed in this session.
+    pub this_session: usize,
+    /// Told to stop from outside (SIGTERM, SIGHUP); nothing is lost.
+    pub interrupted: bool,
+}
+
+/// Opens the screen and returns when the reviewer leaves it.
+///
+/// # Errors
+/// When input or output is no terminal, or when the terminal fails. A judgement that can't be saved is shown on the
+/// screen and is no error here.
+pub fn run(desk: &mut dyn Desk, options: &Options) -> Result<Outcome, Error> {
+    if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
+        return Err(Error::NotATerminal);
+    }
+    let mut app = App::new(desk);
+    let signals = Signals::listen().map_err(|source| Error::Terminal { attempt: "listen to signals of", source })?;
+    let mut screen = Screen::open()?;
+    let opened = Instant::now();
+    let interrupted = loop {
+        if signals.told_to_end() {
+            break true;
+        }
+        if signals.told_to_stop() {
+            screen = screen.suspend(&signals)?;
+        }
+        app.tick(opened.elapsed());
+        screen.draw(|frame| {
+            app.fit(frame.area().as_size());
+            draw(&app, options.colour, frame);
+        })?;
+        let effect = match input(TICK)? {
+            Input::Event(Event::Key(key)) if key.kind != KeyEventKind::Release => {
+                app.tick(opened.elapsed());
+                app.handle(key)
+            }
+            Input::Event(Event::Paste(text)) => {
+                app.paste(&text);
+                Effect::None
+            }
+            Input::Event(_) | Input::Nothing => Effect::None,
+            Input::Gone => break true,
+        };
+        match effect {
+            Effect::Quit => break false,
+            Effect::Suspend => screen = screen.suspend(&signals)?,
+            Effect::Redraw => screen.clear()?,
+            effect => carry_out(&mut app, desk, effect),
+        }
+    };
+    match screen.close() {
+        // There may be no terminal left to restore.
+        Err(error) if !interrupted => return Err(error),
+        _ => {}
+    }
+    Ok(Outcome {
+        total: app.total(),
+        reviewed: app.reviewed(),
+        skipped: app.skipped(),
+        this_session: app.this_session(),
+        interrupted,
+    })
+}
+
+/// Does on disk what the state machine asked for, and tells it how that went.
+pub fn carry_out(app: &mut App, desk: &mut dyn Desk, effect: Effect) {
+    match effect {
+        Effect::Decide { item, judgement } => match desk.decide(item, &judgement) {
+            Ok(()) => app.recorded(item, judgement),
+            Err(error) => app.failed(&format!("not saved: {error}")),
+        },
+        Effect::Undo { item } => match desk.undo(item) {
+            Ok(()) => app.undone(desk.judgement(item)),
+            Err(error) => app.failed(&format!("not taken back: {error}")),
+        },
+        Effect::None | Effect::Suspend | Effect::Redraw | Effect::Quit => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

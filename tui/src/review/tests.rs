@@ -1,0 +1,407 @@
+use super::app::Mode;
+use super::*;
+use proptest::prelude::*;
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui::layout::Size;
+use std::sync::Arc;
+
+/// A desk in memory whose disk can be full.
+struct Paper {
+    items: Arc<[Item]>,
+    labels: Arc<[String]>,
+    log: Vec<(usize, Judgement)>,
+    full: bool,
+}
+
+impl Desk for Paper {
+    fn name(&self) -> &str {
+        "quickstart"
+    }
+
+    fn items(&self) -> Arc<[Item]> {
+        self.items.clone()
+    }
+
+    fn labels(&self) -> Arc<[String]> {
+        self.labels.clone()
+    }
+
+    fn judgement(&self, item: usize) -> Option<Judgement> {
+        self.log.iter().rev().find(|(of, _)| *of == item).map(|(_, judgement)| judgement.clone())
+    }
+
+    fn history(&self) -> Vec<usize> {
+        self.log.iter().map(|(item, _)| *item).collect()
+    }
+
+    fn decide(&mut self, item: usize, judgement: &Judgement) -> Result<(), DeskError> {
+        if self.full {
+            return Err(DeskError(
+                "failed to append to decisions.jsonl: no space left; free some and try again".into(),
+            ));
+        }
+        self.log.push((item, judgement.clone()));
+        Ok(())
+    }
+
+    fn undo(&mut self, item: usize) -> Result<(), DeskError> {
+        if self.full {
+            return Err(DeskError(
+                "failed to append to decisions.jsonl: no space left; free some and try again".into(),
+            ));
+        }
+        let last = self.log.iter().rposition(|(of, _)| *of == item).ok_or(DeskError("nothing there".into()))?;
+        self.log.remove(last);
+        Ok(())
+    }
+}
+
+fn labels() -> Arc<[String]> {
+    let labels = "activate_my_card,balance_not_updated,card_about_to_expire,card_arrival,card_delivery_estimate,\
+        card_not_working,cash_withdrawal_charge,exchange_rate,lost_or_stolen_card,pending_card_payment";
+    labels.split(',').map(str::to_string).collect()
+}
+
+fn item(text: &str, answer: &str) -> Item {
+    Item {
+        id: "t".into(),
+        message: text.into(),
+        answer: answer.into(),
+        answered_by: "frontier-1".into(),
+        why: vec!["random sample".into(), "feedback disagrees".into()],
+        feedback: Some("thumbs down".into()),
+        about: vec!["customer c-017".into(), "2026-03-04 10:11".into()],
+    }
+}
+
+fn paper() -> Paper {
+    let long: String = (1..=60).map(|n| format!("{n}. I was charged a fee when I took out cash.\n")).collect();
+    let items = vec![
+        item(
+            "I ordered my card two weeks ago and it still has not arrived, although the letter said that it would be with me within five working days. What should I do?",
+            "card_arrival",
+        ),
+        item(
+            "\u{1b}[2J\u{1b}]0;owned\u{7}invoice_\u{202e}gpj.exe pay\u{200b}pal, spelled: \\u{202e}",
+            "not a label\u{1b}[5m",
+        ),
+        item(&long, "cash_withdrawal_charge"),
+        item("卡片还没有到 👍🏽 ok", "card_delivery_estimate"),
+        item("", "exchange_rate"),
+    ];
+    Paper { items: items.into(), labels: labels(), log: Vec::new(), full: false }
+}
+
+struct Session {
+    app: App,
+    desk: Paper,
+    size: Size,
+}
+
+impl Session {
+    fn new(desk: Paper, width: u16, height: u16) -> Session {
+        let mut app = App::new(&desk);
+        let size = Size { width, height };
+        app.fit(size);
+        Session { app, desk, size }
+    }
+
+    fn press(&mut self, code: KeyCode) -> &mut Self {
+        self.key(KeyEvent::new(code, KeyModifiers::NONE))
+    }
+
+    fn key(&mut self, key: KeyEvent) -> &mut Self {
+        let effect = self.app.handle(key);
+        carry_out(&mut self.app, &mut self.desk, effect);
+        self.app.fit(self.size);
+        self
+    }
+
+    fn type_in(&mut self, text: &str) -> &mut Self {
+        for c in text.chars() {
+            self.press(match c {
+                '\n' => KeyCode::Enter,
+                '\u{1b}' => KeyCode::Esc,
+                c => KeyCode::Char(c),
+            });
+        }
+        self
+    }
+
+    fn screen(&mut self) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(self.size.width, self.size.height)).unwrap();
+        terminal
+            .draw(|frame| {
+                self.app.fit(frame.area().as_size());
+                draw(&self.app, true, frame);
+            })
+            .unwrap();
+        terminal.backend().to_string()
+    }
+
+    fn verdicts(&self) -> Vec<(usize, Verdict, Option<&str>, Option<&str>)> {
+        self.desk.log.iter().map(|(i, j)| (*i, j.verdict, j.label.as_deref(), j.note.as_deref())).collect()
+    }
+}
+
+fn session() -> Session {
+    Session::new(paper(), 80, 24)
+}
+
+#[test]
+fn one_key_accepts_and_the_next_item_is_there() {
+    let mut s = session();
+    s.press(KeyCode::Enter);
+    assert_eq!(s.verdicts(), [(0, Verdict::Accept, Some("card_arrival"), None)]);
+    assert_eq!(s.app.at, Some(1));
+}
+
+#[test]
+fn a_few_letters_correct() {
+    let mut s = session();
+    s.type_in("clost\n");
+    assert_eq!(s.verdicts(), [(0, Verdict::Correct, Some("lost_or_stolen_card"), None)]);
+    s.type_in("/zzzz\n");
+    assert_eq!((s.app.at, s.verdicts().len()), (Some(1), 1), "nothing matches, nothing is saved");
+    s.press(KeyCode::Esc);
+    assert_eq!(s.app.mode, Mode::Read);
+}
+
+#[test]
+fn choosing_the_models_own_answer_accepts_it() {
+    let mut s = session();
+    s.type_in("carrival\n");
+    assert_eq!(s.verdicts(), [(0, Verdict::Accept, Some("card_arrival"), None)]);
+}
+
+#[test]
+fn an_answer_outside_the_labels_cannot_be_accepted() {
+    let mut s = session();
+    s.type_in("\n\na");
+    assert_eq!((s.verdicts().len(), s.app.at), (1, Some(1)));
+    assert!(s.screen().contains("not one of the labels"));
+}
+
+#[test]
+fn rejecting_asks_why_and_the_note_goes_along() {
+    let mut s = session();
+    s.type_in("nsee the ticket\nx\n");
+    assert_eq!(s.verdicts(), [], "a rejection needs a reason");
+    s.type_in("two things\n");
+    assert_eq!(s.verdicts(), [(0, Verdict::Reject, None, Some("two things; see the ticket"))]);
+    s.type_in("x").press(KeyCode::Down).type_in("\n");
+    assert_eq!(s.verdicts()[1], (1, Verdict::Reject, None, Some("not answerable from the text")));
+}
+
+#[test]
+fn a_note_stays_with_its_item_and_is_not_lost_by_quitting() {
+    let mut s = session();
+    s.type_in("nhmm\n").press(KeyCode::Right);
+    assert_eq!(s.app.note(), "");
+    assert_eq!(s.app.handle(KeyEvent::from(KeyCode::Char('q'))), Effect::None);
+    assert_eq!(s.app.handle(KeyEvent::from(KeyCode::Char('q'))), Effect::Quit);
+    s.press(KeyCode::Left);
+    assert_eq!(s.app.note(), "hmm");
+}
+
+#[test]
+fn what_is_not_saved_stays_on_the_screen() {
+    let mut s = session();
+    s.desk.full = true;
+    s.type_in("nhmm\n\n");
+    assert_eq!((s.app.at, s.app.reviewed(), s.app.note()), (Some(0), 0, "hmm"));
+    assert!(s.screen().contains("not saved: failed to append to decisions.jsonl"));
+    s.desk.full = false;
+    s.type_in("\n");
+    assert_eq!(s.app.reviewed(), 1);
+    s.desk.full = true;
+    s.type_in("u");
+    assert_eq!((s.app.at, s.app.reviewed()), (Some(1), 1));
+}
+
+#[test]
+fn skipped_items_can_be_gone_through_again() {
+    let mut s = session();
+    s.type_in("s").type_in("cstolen\n").type_in("\ns\n");
+    assert_eq!((s.app.at, s.app.reviewed(), s.app.skipped()), (None, 3, 2));
+    s.type_in("r");
+    assert_eq!(s.app.at, Some(0));
+    s.type_in("\n");
+    assert_eq!(s.app.at, Some(3));
+    s.type_in("u");
+    assert_eq!(s.app.at, Some(0));
+    s.type_in("s\n");
+    assert_eq!((s.app.at, s.app.reviewed(), s.app.skipped()), (None, 4, 1));
+}
+
+#[test]
+fn undo_reaches_into_earlier_sessions() {
+    let mut first = session();
+    first.type_in("\n").type_in("cstolen\n");
+    let mut s = Session::new(first.desk, 80, 24);
+    assert_eq!(s.app.at, Some(2));
+    s.type_in("uu");
+    assert_eq!((s.app.at, s.desk.log.len()), (Some(0), 0));
+    s.type_in("u");
+    assert!(s.screen().contains("nothing of yours to take back"));
+}
+
+#[test]
+fn a_second_decision_replaces_the_first_and_undo_brings_it_back() {
+    let mut s = session();
+    s.type_in("\n").press(KeyCode::Left).type_in("cstolen\n");
+    assert_eq!(s.app.reviewed(), 1);
+    s.type_in("u");
+    assert!(s.screen().contains("accepted card_arrival"));
+}
+
+#[test]
+fn pasting_on_the_message_decides_nothing() {
+    let mut s = session();
+    s.app.paste("a\nc\nx\nq");
+    assert_eq!((s.verdicts().len(), s.app.at), (0, Some(0)));
+    s.type_in("c");
+    s.app.paste("stolen\n");
+    assert!(s.screen().contains("> lost_or_stolen_card"));
+}
+
+#[test]
+fn long_messages_scroll_to_their_end_and_no_further() {
+    let mut s = session();
+    s.press(KeyCode::Right).press(KeyCode::Right);
+    assert!(s.screen().contains("↓ more"));
+    s.press(KeyCode::End).press(KeyCode::Down).press(KeyCode::PageDown);
+    let screen = s.screen();
+    assert!(screen.contains("60. I was charged") && screen.contains("↑ more, end"), "{screen}");
+    s.press(KeyCode::PageUp).press(KeyCode::Home);
+    assert!(s.screen().contains(" 1. I was charged"));
+}
+
+#[test]
+fn nothing_is_decided_where_nothing_can_be_seen() {
+    let mut s = Session::new(paper(), 30, 8);
+    s.type_in("\nasx");
+    assert_eq!(s.verdicts(), []);
+    assert!(s.screen().contains("too small: 40 x 12 needed"));
+    assert_eq!(s.app.handle(KeyEvent::from(KeyCode::Char('q'))), Effect::Quit);
+}
+
+#[test]
+fn no_cell_of_a_hostile_item_holds_what_a_terminal_obeys() {
+    let mut s = session();
+    s.press(KeyCode::Enter);
+    for keys in ["", "c", "\u{1b}", "x", "zz\n"] {
+        let screen = s.type_in(keys).screen();
+        assert!(!screen.chars().any(|c| c != '\n' && crate::text::hides(c)), "{screen}");
+    }
+}
+
+const SIZES: [(u16, u16); 3] = [(80, 24), (60, 20), (140, 40)];
+
+fn snapshot(name: &str, keys: impl Fn(&mut Session)) {
+    for (width, height) in SIZES {
+        let mut s = Session::new(paper(), width, height);
+        keys(&mut s);
+        insta::assert_snapshot!(format!("{name}_{width}x{height}"), s.screen());
+    }
+}
+
+#[test]
+fn screens_read_well() {
+    snapshot("message", |_| {});
+    snapshot("hostile", |s| {
+        s.type_in("nask the team\n").press(KeyCode::Enter);
+    });
+    snapshot("long", |s| {
+        s.type_in("ss").press(KeyCode::PageDown);
+    });
+    snapshot("correct", |s| {
+        s.type_in("ccard");
+    });
+    snapshot("reject", |s| {
+        s.type_in("x").press(KeyCode::Down).press(KeyCode::Down);
+    });
+    snapshot("note", |s| {
+        s.type_in("nasks for two things");
+    });
+    snapshot("help", |s| {
+        s.type_in("?");
+    });
+    snapshot("paced", |s| {
+        for (i, key) in ["\n", "cex\n", "\n"].iter().enumerate() {
+            s.app.tick(Duration::from_secs(4 * (i as u64 + 1)));
+            s.type_in(key);
+        }
+    });
+    snapshot("done", |s| {
+        s.type_in("\n").type_in("cstolen\n").type_in("\n\ns");
+    });
+}
+
+fn any_key() -> impl Strategy<Value = KeyEvent> {
+    let letters = prop::sample::select("acsxnuqjkgGbrh/?[]1 é卡".chars().collect::<Vec<_>>());
+    let code = prop_oneof![
+        6 => letters.prop_map(KeyCode::Char),
+        3 => Just(KeyCode::Enter),
+        1 => any::<char>().prop_map(KeyCode::Char),
+        4 => prop::sample::select(vec![
+            KeyCode::Esc, KeyCode::Up, KeyCode::Down, KeyCode::Left, KeyCode::Right, KeyCode::Home, KeyCode::End,
+            KeyCode::PageUp, KeyCode::PageDown, KeyCode::Backspace, KeyCode::Delete, KeyCode::Tab, KeyCode::BackTab,
+            KeyCode::F(1), KeyCode::F(5), KeyCode::Insert, KeyCode::Null,
+        ]),
+    ];
+    let modifiers = prop_oneof![
+        8 => Just(KeyModifiers::NONE),
+        1 => Just(KeyModifiers::CONTROL),
+        1 => Just(KeyModifiers::ALT),
+        1 => Just(KeyModifiers::SHIFT),
+    ];
+    (code, modifiers).prop_map(|(code, modifiers)| KeyEvent::new(code, modifiers))
+}
+
+/// What a reviewer would miss if undo did not bring it back.
+fn essence(s: &Session) -> (Option<usize>, Vec<Option<Judgement>>, String, Vec<(usize, Judgement)>, usize) {
+    let note = s.app.note().to_string();
+    (s.app.at, s.app.judgements.clone(), note, s.desk.log.clone(), s.app.this_session())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn any_keys_at_any_size_never_panic_and_undo_restores(
+        keys in prop::collection::vec(any_key(), 1..80),
+        sizes in prop::collection::vec((1u16..200, 1u16..60), 1..4),
+        pasted in any::<String>(),
+    ) {
+        let mut s = Session::new(paper(), 80, 24);
+        for (i, key) in keys.iter().enumerate() {
+            if i % 20 == 7 {
+                let (width, height) = sizes[i / 20 % sizes.len()];
+                s.size = Size { width, height };
+                s.app.fit(s.size);
+                s.app.paste(&pasted);
+            }
+            let before = essence(&s);
+            let effect = s.app.handle(*key);
+            let decides = matches!(effect, Effect::Decide { .. });
+            carry_out(&mut s.app, &mut s.desk, effect);
+            if decides {
+                let after = essence(&s);
+                s.type_in("u");
+                prop_assert_eq!(essence(&s), before);
+                let Mode::Read = s.app.mode else { panic!("undo left {:?}", s.app.mode) };
+                // Go on as if it had not been taken back.
+                let (item, judgement) = after.3[after.3.len() - 1].clone();
+                carry_out(&mut s.app, &mut s.desk, Effect::Decide { item, judgement });
+                prop_assert_eq!(essence(&s), after);
+            }
+            prop_assert_eq!(&s.app.judgements, &(0..5).map(|i| s.desk.judgement(i)).collect::<Vec<_>>());
+            if i % 3 == 0 {
+                s.screen();
+            }
+        }
+    }
+}
