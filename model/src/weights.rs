@@ -1,0 +1,147 @@
+//! A model's weights wherever they lie: a Hugging Face folder or a GGUF file, under Hugging Face's names, as f32, each
+//! of the shape that the config promises. What a file adds beyond the decoder's own weights is left alone.
+
+use crate::config::DecoderConfig;
+use crate::error::{ModelError, Result};
+use crate::gguf::GgufFile;
+use crate::names::{hf_to_gguf, unpermute_qk};
+use crate::safetensor::Shards;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A weight, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DenseTensor {
+    /// `[out, in]` for a matrix, `[n]` for a norm.
+    pub shape: Vec<usize>,
+    pub data: Vec<f32>,
+}
+
+/// An opened model: its config is read and every weight is known to be there, in its shape.
+#[derive(Debug)]
+pub struct Weights {
+    path: PathBuf,
+    config: DecoderConfig,
+    shapes: BTreeMap<String, Vec<usize>>,
+    from: From,
+}
+
+#[derive(Debug)]
+enum From {
+    Folder(Shards),
+    Gguf(Box<GgufFile>),
+}
+
+impl Weights {
+    /// Opens a Hugging Face folder, or a `.gguf` file.
+    ///
+    /// # Errors
+    /// When the files can't be read, break a rule of their format, name an unknown architecture, or lack a weight.
+    pub fn open(path: &Path) -> Result<Self> {
+        let (config, from) = if path.is_dir() {
+            (DecoderConfig::from_hf(&path.join("config.json"))?, From::Folder(Shards::open(path)?))
+        } else {
+            let file = GgufFile::open(path)?;
+            (DecoderConfig::from_gguf(&file)?, From::Gguf(Box::new(file)))
+        };
+        let shapes: BTreeMap<_, _> = config.tensor_shapes().into_iter().collect();
+        let weights = Self { path: path.into(), config, shapes, from };
+        for (name, expected) in &weights.shapes {
+            let found = weights.stored_shape(name)?;
+            if found != *expected {
+                let why = format!("its shape is {found:?}, the config promises {expected:?}");
+                return Err(ModelError::tensor(path, name, why));
+            }
+        }
+        Ok(weights)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Hugging Face's names of all weights, sorted. `lm_head.weight` is among them only when the head is its own.
+    pub fn names(&self) -> Vec<String> {
+        self.shapes.keys().cloned().collect()
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.shapes.contains_key(name)
+    }
+
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.shapes.get(name).map(Vec::as_slice)
+    }
+
+    /// The weight called `name`, `[out, in]` and in Hugging Face's row order.
+    ///
+    /// # Errors
+    /// When there is no such weight, reading fails, or a value is not finite.
+    pub fn load(&self, name: &str) -> Result<DenseTensor> {
+        let shape = self.shapes.get(name).ok_or_else(|| self.missing(name))?.clone();
+        let data = match &self.from {
+            From::Folder(shards) => shards.load(name)?,
+            From::Gguf(file) => {
+                let gguf_name = hf_to_gguf(name).ok_or_else(|| self.missing(name))?;
+                let info = file.tensor(&gguf_name).ok_or_else(|| self.missing(name))?;
+                let data = file.dequantize(info)?;
+                match self.permuted_heads(name) {
+                    Some(heads) => unpermute_qk(&data, heads, shape[1]),
+                    None => data,
+                }
+            }
+        };
+        Ok(DenseTensor { shape, data })
+    }
+
+    /// The files that hold the weights.
+    pub fn files(&self) -> Vec<PathBuf> {
+        match &self.from {
+            From::Folder(shards) => shards.files().map(Path::to_path_buf).collect(),
+            From::Gguf(_) => vec![self.path.clone()],
+        }
+    }
+
+    pub fn gguf(&self) -> Option<&GgufFile> {
+        match &self.from {
+            From::Folder(_) => None,
+            From::Gguf(file) => Some(file),
+        }
+    }
+
+    fn permuted_heads(&self, name: &str) -> Option<usize> {
+        qk_heads(&self.config, name)
+    }
+
+    fn missing(&self, name: &str) -> ModelError {
+        ModelError::MissingTensor { path: self.path.clone(), name: name.into() }
+    }
+
+    fn stored_shape(&self, name: &str) -> Result<Vec<usize>> {
+        match &self.from {
+            From::Folder(shards) => shards.shape(name).map(<[usize]>::to_vec).ok_or_else(|| self.missing(name)),
+            From::Gguf(file) => {
+                let info = hf_to_gguf(name).and_then(|n| file.tensor(&n)).ok_or_else(|| self.missing(name))?;
+                // ggml counts the fastest dimension first.
+                info.dims.iter().rev().map(|&d| usize::try_from(d).map_err(|_| self.missing(name))).collect()
+            }
+        }
+    }
+}
+
+/// How many heads the rows of a weight are permuted in when it goes to or from GGUF; `None` for all but q and k.
+pub fn qk_heads(config: &DecoderConfig, name: &str) -> Option<usize> {
+    if !config.architecture.permutes_qk() {
+        None
+    } else if name.ends_with("self_attn.q_proj.weight") {
+        Some(config.num_attention_heads)
+    } else if name.ends_with("self_attn.k_proj.weight") {
+        Some(config.num_key_value_heads)
+    } else {
+        None
+    }
+}
