@@ -27,6 +27,8 @@ pub enum EvalError {
     Posterior { arm: String, row: String, what: String },
     #[error("failed to {doing} {}: {source}. Try: check that the folder exists, is writable and has room", path.display())]
     Io { doing: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("failed to understand {} as a report: {source}. Try: make it again with `limbeck eval`", path.display())]
+    NotAReport { path: PathBuf, source: serde_json::Error },
     #[error("failed to write {what} as JSON: {source}")]
     Json { what: String, source: serde_json::Error },
     #[error("failed to render the report page: {0}")]

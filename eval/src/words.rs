@@ -45,8 +45,11 @@ pub fn milliseconds(ms: f64) -> String {
     if ms >= 10_000.0 { format!("{} s", significant(ms / 1000.0)) } else { format!("{} ms", significant(ms)) }
 }
 
-/// An amount of money with three significant digits.
+/// An amount of money with three significant digits, and none for what nobody would count.
 pub fn money(amount: f64, currency: &str) -> String {
+    if amount > 0.0 && amount < 1e-4 {
+        return format!("under 0.0001 {currency}");
+    }
     format!("{} {currency}", significant(amount))
 }
 

@@ -291,9 +291,9 @@ fn every_class_counts_and_an_untested_class_is_no_pass() {
 fn latency_is_the_share_of_calls_in_time() {
     // The support gives 10 ms to right rows and 100 ms to wrong ones.
     let rule = Rule::Latency { p95_ms: 50.0 };
-    check(rule.clone(), &first(292, 300), &[], Verdict::Pass, "p95 is 10.0 ms");
+    check(rule.clone(), &first(292, 300), &[], Verdict::Pass, "p95 is 10 ms");
     check(rule.clone(), &first(291, 300), &[], Verdict::Inconclusive, "Not enough evidence");
-    check(rule.clone(), &first(250, 300), &[], Verdict::Fail, "p95 is 100.0 ms");
+    check(rule.clone(), &first(250, 300), &[], Verdict::Fail, "p95 is 100 ms");
     let few = check(rule, &first(58, 58), &[], Verdict::Inconclusive, "59 reviewed test rows (1 more)");
     assert_eq!(few.examples_needed, Some(59));
 }

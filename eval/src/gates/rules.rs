@@ -8,7 +8,7 @@ use crate::statistics::{
     MAX_EXAMPLES, Paired, examples_for_difference, examples_for_proportion, examples_for_spread, lower_bound,
     mcnemar_exact, tango_lower, tango_p_above, tango_upper, upper_bound,
 };
-use crate::words::{percent, points, signed_points, thousands};
+use crate::words::{milliseconds, percent, points, signed_points, thousands};
 use std::collections::BTreeMap;
 
 /// What the evidence says about one demand.
@@ -69,7 +69,7 @@ fn demand(rule: &Rule) -> String {
                 None => agree,
             }
         }
-        Rule::Latency { p95_ms } => format!("95 % of calls within {p95_ms} ms"),
+        Rule::Latency { p95_ms } => format!("95 % of calls within {}", milliseconds(*p95_ms)),
     }
 }
 
@@ -132,22 +132,23 @@ fn against(
         Rule::NonInferiority { margin, .. } => difference(candidate, rival, name, -margin, evidence),
         Rule::Quantization { max_agreement_loss, max_accuracy_loss, .. } => {
             let mut finding = agreement(candidate, rival, name, *max_agreement_loss, evidence);
-            // The accuracy cannot change on a row where the answers agree, so without a limit of its own the
-            // difference is told and the agreement decides.
-            let accuracy =
-                difference(candidate, rival, name, -max_accuracy_loss.unwrap_or(*max_agreement_loss), evidence);
+            let Some(max_accuracy_loss) = max_accuracy_loss else {
+                // Where the answers agree the accuracy cannot change, so the agreement bounds what is lost.
+                let change = difference(candidate, rival, name, -max_agreement_loss, evidence);
+                finding.numbers.extend(change.numbers.into_iter().filter(|(name, _)| name != "difference_demanded"));
+                return finding;
+            };
+            let accuracy = difference(candidate, rival, name, -max_accuracy_loss, evidence);
             finding.reason = format!("{} {}", finding.reason, accuracy.reason);
             finding.numbers.extend(accuracy.numbers);
-            if max_accuracy_loss.is_some() {
-                finding.examples_needed = match (finding.verdict, accuracy.verdict) {
-                    (Verdict::Inconclusive, Verdict::Inconclusive) => {
-                        finding.examples_needed.zip(accuracy.examples_needed).map(|(x, y)| x.max(y))
-                    }
-                    (Verdict::Inconclusive, _) => finding.examples_needed,
-                    _ => accuracy.examples_needed,
-                };
-                finding.verdict = finding.verdict.max(accuracy.verdict);
-            }
+            finding.examples_needed = match (finding.verdict, accuracy.verdict) {
+                (Verdict::Inconclusive, Verdict::Inconclusive) => {
+                    finding.examples_needed.zip(accuracy.examples_needed).map(|(x, y)| x.max(y))
+                }
+                (Verdict::Inconclusive, _) => finding.examples_needed,
+                _ => accuracy.examples_needed,
+            };
+            finding.verdict = finding.verdict.max(accuracy.verdict);
             finding
         }
         Rule::Floor { .. } | Rule::PerClassRecall { .. } | Rule::Latency { .. } => absent(name),
@@ -363,7 +364,7 @@ fn calls_within(candidate: &[Prediction], p95_ms: f64, evidence: &Evidence<'_>) 
     };
     let within = times.iter().filter(|ms| **ms <= p95_ms).count() as u64;
     let mut finding = proportion("Share of calls in time", within, seen.calls, 0.95, evidence);
-    finding.reason = format!("p95 is {:.1} ms. {}", seen.p95_ms, finding.reason);
+    finding.reason = format!("p95 is {}. {}", milliseconds(seen.p95_ms), finding.reason);
     finding.numbers.extend(numbers([("p50_ms", seen.p50_ms), ("p95_ms", seen.p95_ms), ("limit_ms", p95_ms)]));
     finding
 }

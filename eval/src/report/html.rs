@@ -82,9 +82,9 @@ fn page(report: &Report) -> Value {
     }
 }
 
-/// Text from outside: hidden characters are spelled out; the template engine escapes the rest.
+/// Text from outside: hidden characters are spelled out; the template engine escapes the rest. A number keeps its unit.
 fn text(from_outside: &str) -> String {
-    visible(from_outside).into_owned()
+    visible(from_outside).replace(" %", "\u{a0}%").replace(" ms", "\u{a0}ms")
 }
 
 fn counts(map: &BTreeMap<String, u64>) -> Vec<Value> {
@@ -106,7 +106,7 @@ fn fixed(share: f64) -> String {
 }
 
 fn range(interval: Interval) -> String {
-    format!("{} – {}", fixed(interval.low), fixed(interval.high))
+    format!("{}\u{a0}–\u{a0}{}", fixed(interval.low), fixed(interval.high))
 }
 
 fn signed_range(interval: Interval) -> String {
@@ -124,7 +124,7 @@ fn track(value: f64, interval: Interval) -> Value {
 }
 
 fn tile(what: &str, value: String, detail: String) -> Value {
-    context! { what => what, value => value, detail => detail }
+    context! { what => what, value => text(&value), detail => text(&detail) }
 }
 
 fn tiles(report: &Report) -> Vec<Value> {

@@ -223,8 +223,7 @@ impl Report {
             path: path.to_owned(),
             source,
         })?;
-        serde_json::from_str(&text)
-            .map_err(|source| EvalError::Json { what: format!("(read) {}", path.display()), source })
+        serde_json::from_str(&text).map_err(|source| EvalError::NotAReport { path: path.to_owned(), source })
     }
 
     /// Writes `report.json` and `report.html` into `dir`.

@@ -7,13 +7,13 @@ use crate::report::Routing;
 use crate::words::percent;
 use std::fmt::Write as _;
 
-const WIDTH: f64 = 420.0;
+const WIDTH: f64 = 440.0;
 const HEIGHT: f64 = 340.0;
 /// Room for the axis labels.
-const LEFT: f64 = 46.0;
+const LEFT: f64 = 62.0;
 const BOTTOM: f64 = 42.0;
 const TOP: f64 = 12.0;
-const RIGHT: f64 = 14.0;
+const RIGHT: f64 = 24.0;
 
 /// Maps data to the drawing: x in [0, 1], y in [0, `y_max`].
 struct Frame {
