@@ -95,7 +95,9 @@ fn to_json(value: &Value) -> std::result::Result<String, Error> {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     Ok(match value.kind() {
         ValueKind::Undefined | ValueKind::None => "null".into(),
-        ValueKind::Bool | ValueKind::Number => value.to_string(),
+        // Printed as Python does, True; JSON wants true.
+        ValueKind::Bool => value.is_true().to_string(),
+        ValueKind::Number => value.to_string(),
         ValueKind::Seq | ValueKind::Iterable => {
             let items = value.try_iter()?.map(|item| to_json(&item)).collect::<std::result::Result<Vec<_>, _>>()?;
             format!("[{}]", items.join(", "))

@@ -100,6 +100,14 @@ fn swiglu() {
 }
 
 #[test]
+fn add() {
+    check("add", vec![(values(15, 1, 4.0), [3, 5]), (values(15, 2, 1.0), [3, 5])], &|ops, x| {
+        ops.add(x[0].clone(), x[1].clone())
+    });
+    check("add twice the same", vec![(values(15, 1, 4.0), [3, 5])], &|ops, x| ops.add(x[0].clone(), x[0].clone()));
+}
+
+#[test]
 fn linear_with_and_without_lora() {
     for (n, n_in, n_out, r) in [(1, 8, 5, 1), (9, 33, 17, 4)] {
         let w = values(n_in * n_out, 5, 0.5);
