@@ -332,7 +332,8 @@ impl Gguf<'_> {
         if scaling.is_some() || self.file.tensor("rope_freqs.weight").is_some() {
             return Err(ModelError::config(self.file.path(), "rope scaling is not supported"));
         }
-        if self.file.get_as(&format!("{}.expert_count", self.prefix), "a whole number", Value::as_u64)?.unwrap_or(0) > 0 {
+        if self.file.get_as(&format!("{}.expert_count", self.prefix), "a whole number", Value::as_u64)?.unwrap_or(0) > 0
+        {
             return Err(ModelError::config(self.file.path(), "mixtures of experts are not supported"));
         }
         Ok(())

@@ -1,2 +1,23 @@
 //! The decoder: architectures, weights, tokenizer, chat template, KV cache, label trie, and the compute kernels under
 //! them. Trainer, quantizer and evaluation share it; it knows none of them.
+
+pub mod adapter;
+pub mod chat_template;
+pub mod config;
+pub mod decoder;
+pub mod device;
+mod error;
+pub mod generate;
+pub mod gguf;
+pub mod layout;
+pub mod memory;
+pub mod names;
+pub mod ops;
+pub mod prompt;
+pub mod safetensor;
+pub mod score;
+pub mod source;
+pub mod tokenizer;
+pub mod weights;
+
+pub use error::{ModelError, Result};

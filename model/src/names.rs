@@ -83,7 +83,9 @@ mod tests {
             assert_eq!(gguf_to_hf(&gguf).as_deref(), Some(hf));
         }
         assert_eq!(hf_to_gguf("model.layers.3.self_attn.k_proj.weight").as_deref(), Some("blk.3.attn_k.weight"));
-        for odd in ["model.layers.03.mlp.up_proj.weight", "model.layers.1", "blk..x", "model.layers.+1.mlp.up_proj.weight"] {
+        for odd in
+            ["model.layers.03.mlp.up_proj.weight", "model.layers.1", "blk..x", "model.layers.+1.mlp.up_proj.weight"]
+        {
             assert_eq!(hf_to_gguf(odd), None, "{odd}");
         }
     }

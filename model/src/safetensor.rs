@@ -45,7 +45,9 @@ impl SafetensorsFile {
         file.read_exact(&mut length).map_err(|_| wrong("it is shorter than its first eight bytes".into()))?;
         let header_len = u64::from_le_bytes(length);
         if header_len > MAX_HEADER_BYTES || header_len > whole - 8 {
-            return Err(wrong(format!("a header of {header_len} bytes in a file of {whole}; at most 32 MiB are allowed")));
+            return Err(wrong(format!(
+                "a header of {header_len} bytes in a file of {whole}; at most 32 MiB are allowed"
+            )));
         }
         let mut header = Vec::new();
         (&mut file).take(header_len).read_to_end(&mut header).map_err(ModelError::read(path))?;
@@ -192,8 +194,7 @@ fn weight_map(index: &Path) -> Result<BTreeMap<String, String>> {
         weight_map: Once<String>,
     }
     let bytes = read_capped(index, MAX_INDEX_BYTES)?;
-    let parsed: Index =
-        serde_json::from_slice(&bytes).map_err(|e| ModelError::safetensors(index, e.to_string()))?;
+    let parsed: Index = serde_json::from_slice(&bytes).map_err(|e| ModelError::safetensors(index, e.to_string()))?;
     Ok(parsed.weight_map.0)
 }
 

@@ -43,7 +43,11 @@ impl ModelRef {
         let (Some(owner), Some(name)) = (parts.next(), parts.next()) else { return wrong(how) };
         let plain = |part: &str| {
             let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            !part.is_empty() && part.len() <= 96 && part.chars().all(fine) && !part.starts_with('.') && !part.contains("--")
+            !part.is_empty()
+                && part.len() <= 96
+                && part.chars().all(fine)
+                && !part.starts_with('.')
+                && !part.contains("--")
         };
         if !plain(owner) || !plain(name) {
             return wrong(how);
@@ -113,6 +117,11 @@ impl<'a> Hub<'a> {
         }
         let cache = match &options.cache_dir {
             Some(dir) => Cache::new(std::path::absolute(dir).map_err(ModelError::read(dir))?),
+            // hf-hub would panic without a home.
+            None if std::env::home_dir().is_none() => {
+                let why = "there is no home folder to keep it in; name a cache folder";
+                return Err(ModelError::ModelRef { given: repo.into(), why: why.into() });
+            }
             None => Cache::default(),
         };
         Ok(Self { repo, options, revision, cache })
@@ -120,7 +129,7 @@ impl<'a> Hub<'a> {
 
     fn fetch(&self, file: Option<&str>, emit: &dyn Emit) -> Result<PathBuf> {
         if self.options.offline {
-            return self.from_cache(file);
+            return self.read_cache(file);
         }
         let api = self.api()?;
         let about = api.repo(self.at(self.revision)).info().map_err(|e| self.failed(e, None))?;
@@ -175,7 +184,9 @@ impl<'a> Hub<'a> {
         let about = api.metadata(&repo.url(name)).map_err(|e| self.failed(e, Some(name)))?;
         // hf-hub makes paths of both: a server must not choose where on this disk they lead.
         let etag = about.etag();
-        if about.commit_hash() != commit || etag.is_empty() || !etag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        if about.commit_hash() != commit
+            || etag.is_empty()
+            || !etag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
         {
             return Err(self.wrong(format!("for {name} it answers with another commit or an unusable etag")));
         }
@@ -201,7 +212,7 @@ impl<'a> Hub<'a> {
         Err(self.wrong(format!("{name} arrived damaged; it was removed from the cache, try again")))
     }
 
-    fn from_cache(&self, file: Option<&str>) -> Result<PathBuf> {
+    fn read_cache(&self, file: Option<&str>) -> Result<PathBuf> {
         let repo = self.cache.repo(self.at(self.revision));
         // A commit that was fetched under a branch's name has no reference of its own.
         let by_commit = is_commit(self.revision).then(|| repo.pointer_path(self.revision));
@@ -284,7 +295,11 @@ fn is_commit(text: &str) -> bool {
 /// Names the GGUF files, when that is what the repository has.
 fn also(has: &BTreeSet<&str>) -> String {
     let ggufs: Vec<_> = has.iter().filter(|name| name.ends_with(".gguf")).take(8).copied().collect();
-    if ggufs.is_empty() { String::new() } else { format!("; it has {}: name one, hf:OWNER/NAME/FILE", ggufs.join(", ")) }
+    if ggufs.is_empty() {
+        String::new()
+    } else {
+        format!("; it has {}: name one, hf:OWNER/NAME/FILE", ggufs.join(", "))
+    }
 }
 
 /// Download progress as events, one for each 16 MiB.

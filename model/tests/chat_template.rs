@@ -21,7 +21,8 @@ fn check(template: &str, expected: &str) {
 
 #[test]
 fn blocks_leave_no_blank_lines() {
-    let template = "{% for m in messages %}\n  {% if m.role == 'user' %}\n{{ m.content }}\n  {% endif %}\n{% endfor %}\nend\n";
+    let template =
+        "{% for m in messages %}\n  {% if m.role == 'user' %}\n{{ m.content }}\n  {% endif %}\n{% endfor %}\nend\n";
     check(template, "Hi\nend");
 }
 
@@ -37,7 +38,10 @@ fn what_published_templates_use() {
     check("{% if tools %}t{% elif strftime_now is defined %}d{% else %}n{% endif %}", "n");
     check("{% generation %}{{ messages[1].content }}{%- endgeneration %}", "Hi");
     check("{{ {'b': [1, 2.5, none, true], 'a': '<é\"'} | tojson }}", r#"{"a": "<é\"", "b": [1, 2.5, null, true]}"#);
-    check("{% if add_generation_prompt and messages|selectattr('role', 'equalto', 'user')|list|length == 1 %}x{% endif %}", "x");
+    check(
+        "{% if add_generation_prompt and messages|selectattr('role', 'equalto', 'user')|list|length == 1 %}x{% endif %}",
+        "x",
+    );
 }
 
 #[test]

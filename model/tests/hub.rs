@@ -12,7 +12,8 @@ use std::thread::JoinHandle;
 use tiny_http::{Header, Request, Response, Server};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-const INDEX: &str = r#"{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#;
+const INDEX: &str =
+    r#"{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#;
 
 /// What the server is to get wrong.
 #[derive(Clone, Copy, PartialEq)]
@@ -84,7 +85,9 @@ fn answer(request: Request, files: &BTreeMap<String, Vec<u8>>, token: bool, faul
         return request.respond(status(401)).unwrap();
     }
     if let Some(rest) = url.strip_prefix("/api/models/") {
-        if !rest.starts_with("org/") || !["main", "v1.0", COMMIT].iter().any(|rev| rest.ends_with(&format!("/revision/{rev}"))) {
+        if !rest.starts_with("org/")
+            || !["main", "v1.0", COMMIT].iter().any(|rev| rest.ends_with(&format!("/revision/{rev}")))
+        {
             return request.respond(status(404)).unwrap();
         }
         let siblings: Vec<_> = files.keys().map(|name| serde_json::json!({"rfilename": name})).collect();
@@ -242,7 +245,19 @@ fn references() {
     for good in ["hf:a/b", "hf:HuggingFaceTB/SmolLM2-135M-Instruct", "hf:a/b/c.gguf", "hf:a/b/sub/c.gguf"] {
         assert!(matches!(ModelRef::parse(good).unwrap(), ModelRef::Hub { .. }), "{good}");
     }
-    for bad in ["", "hf:", "hf:a", "hf:a/", "hf:/b", "hf:../b", "hf:a/..", "hf:a b/c", "hf:a/b/c.bin", "hf:a/b/../c.gguf", "hf:a?/b"] {
+    for bad in [
+        "",
+        "hf:",
+        "hf:a",
+        "hf:a/",
+        "hf:/b",
+        "hf:../b",
+        "hf:a/..",
+        "hf:a b/c",
+        "hf:a/b/c.bin",
+        "hf:a/b/../c.gguf",
+        "hf:a?/b",
+    ] {
         assert!(ModelRef::parse(bad).is_err(), "{bad}");
     }
     assert_eq!(ModelRef::parse("models/x.gguf").unwrap(), ModelRef::Path("models/x.gguf".into()));

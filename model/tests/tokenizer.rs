@@ -13,7 +13,8 @@ const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.co
 
 /// Three control tokens, the letters that the tests use, and two merges.
 fn vocab() -> Vocab {
-    let tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tag>", "a", "b", "c", "!", "1", "2", "Ġ", "Ċ", "ab", "!!"];
+    let tokens =
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tag>", "a", "b", "c", "!", "1", "2", "Ġ", "Ċ", "ab", "!!"];
     let mut kinds = vec![TokenKind::Normal; tokens.len()];
     kinds[..3].fill(TokenKind::Control);
     kinds[3] = TokenKind::UserDefined;
@@ -170,9 +171,15 @@ fn a_cut_that_gguf_has_no_name_for_is_refused() {
     let path = dir.path().join("tokenizer.json");
     let mut json: Json = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     for (pre, because) in [
-        (json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": false}, {"type": "ByteLevel",
-                "add_prefix_space": false, "trim_offsets": true, "use_regex": true}]}), "no name in GGUF"),
-        (json!({"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": true}), "no byte-level BPE"),
+        (
+            json!({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": false}, {"type": "ByteLevel",
+                "add_prefix_space": false, "trim_offsets": true, "use_regex": true}]}),
+            "no name in GGUF",
+        ),
+        (
+            json!({"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": true}),
+            "no byte-level BPE",
+        ),
         (Json::Null, "no byte-level BPE"),
     ] {
         json["pre_tokenizer"] = pre;

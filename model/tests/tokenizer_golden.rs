@@ -42,6 +42,18 @@ fn smollm2_tokenizes_as_llama_cpp_does_from_either_format() {
     assert_eq!(from_folder.gguf_metadata(), from_gguf.gguf_metadata(), "nothing is lost between the formats");
 }
 
+/// The quickstart's base is carved from SmolLM2: fewer merges, so other ids, with a golden of its own.
+#[test]
+fn the_quickstarts_base_tokenizes_as_llama_cpp_does() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (base, golden) =
+        (root.join("../recipes/quickstart/base.gguf"), root.join("tests/golden/tokenizer_quickstart.json"));
+    let Ok(golden) = std::fs::read_to_string(golden) else {
+        return eprintln!("SKIPPED: there is no golden of the quickstart's base");
+    };
+    check(&ChatTokenizer::open(&base).unwrap(), &golden);
+}
+
 #[test]
 fn smollm2_knows_its_special_tokens_and_its_template() {
     let Some(path) = smollm2() else { return };

@@ -70,7 +70,8 @@ fn write_folder(dir: &Path, dtype: Dtype, shards: usize) {
     let mut weight_map = BTreeMap::new();
     for shard in 0..shards {
         let name = format!("model-{:05}-of-{shards:05}.safetensors", shard + 1);
-        let part: Tensors = tensors.clone().into_iter().enumerate().filter(|(i, _)| i % shards == shard).map(|t| t.1).collect();
+        let part: Tensors =
+            tensors.clone().into_iter().enumerate().filter(|(i, _)| i % shards == shard).map(|t| t.1).collect();
         part.keys().for_each(|tensor| {
             weight_map.insert(tensor.clone(), name.clone());
         });

@@ -19,15 +19,19 @@ const MAX_ARRAY_LEN: u64 = 1 << 24;
 const MAX_ARRAY_DEPTH: u32 = 3;
 const MAX_ALIGNMENT: u64 = 1 << 16;
 
+type Metadata = Vec<(String, Value)>;
+/// Where a name stands.
+type Index = BTreeMap<String, usize>;
+
 /// An open GGUF file: its metadata and tensor entries in memory, its data on disk.
 pub struct GgufFile {
     path: PathBuf,
     /// One handle for all reads, so that they see one file even when the name is replaced meanwhile.
     file: Mutex<File>,
-    metadata: Vec<(String, Value)>,
-    keys: BTreeMap<String, usize>,
+    metadata: Metadata,
+    keys: Index,
     tensors: Vec<TensorInfo>,
-    names: BTreeMap<String, usize>,
+    names: Index,
     data_start: u64,
 }
 
@@ -125,10 +129,10 @@ impl GgufFile {
 }
 
 struct Parsed {
-    metadata: Vec<(String, Value)>,
-    keys: BTreeMap<String, usize>,
+    metadata: Metadata,
+    keys: Index,
     tensors: Vec<TensorInfo>,
-    names: BTreeMap<String, usize>,
+    names: Index,
     data_start: u64,
 }
 
@@ -173,7 +177,7 @@ impl<R: Read> Header<R> {
         Ok(Parsed { metadata, keys, tensors, names, data_start })
     }
 
-    fn metadata(&mut self, n: u64) -> Why<(Vec<(String, Value)>, BTreeMap<String, usize>)> {
+    fn metadata(&mut self, n: u64) -> Why<(Metadata, Index)> {
         let (mut metadata, mut keys) = (Vec::new(), BTreeMap::new());
         for _ in 0..n {
             let key = self.string(MAX_KEY_LEN)?;
@@ -190,7 +194,7 @@ impl<R: Read> Header<R> {
         Ok((metadata, keys))
     }
 
-    fn tensors(&mut self, n: u64, alignment: u64) -> Why<(Vec<TensorInfo>, BTreeMap<String, usize>)> {
+    fn tensors(&mut self, n: u64, alignment: u64) -> Why<(Vec<TensorInfo>, Index)> {
         let (mut tensors, mut names) = (Vec::new(), BTreeMap::new());
         let mut expected_offset = 0u64;
         for _ in 0..n {

@@ -15,7 +15,10 @@ use limbeck_artifact::dataset::Message;
 use limbeck_artifact::files::write_atomic;
 use serde_json::{Value as Json, json};
 use std::path::Path;
-use tokenizers::Tokenizer;
+use tokenizers::models::bpe::{self, BPE};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, Tokenizer};
 
 const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
@@ -62,15 +65,7 @@ impl ChatTokenizer {
     /// # Errors
     /// When a merge names tokens that are not in the vocabulary, or the template has a mistake.
     pub fn from_vocab(path: &Path, vocab: Vocab, template: &str) -> Result<Self> {
-        // Built anew even where a tokenizer.json was read: a server rebuilds it from GGUF metadata just so, without the
-        // file's own normalizer, truncation and padding; and no stranger's regex runs here.
-        let mut json = vocab.to_json();
-        if let Some(tokens) = json["model"]["vocab"].as_object_mut() {
-            tokens.insert(NO_TOKEN.into(), vocab.tokens.len().into());
-        }
-        json["model"]["unk_token"] = NO_TOKEN.into();
-        let inner = serde_json::from_value::<Tokenizer>(json);
-        let inner = inner.map_err(|e| ModelError::tokenizer(path, e.to_string()))?;
+        let inner = working(&vocab).map_err(|e| ModelError::tokenizer(path, e.to_string()))?;
         let text = |id: Option<u32>| id.and_then(|id| vocab.tokens.get(id as usize)).cloned();
         let template = ChatTemplate::new(template, text(vocab.bos), text(vocab.eos))?;
         let mut tokenizer = Self { inner, vocab, template, end_of_turn: None };
@@ -105,8 +100,7 @@ impl ChatTokenizer {
         if text.len() > MAX_TEXT_BYTES {
             return Err(ModelError::Encode { why: format!("{} bytes are more than 16 MiB", text.len()) });
         }
-        let encoding =
-            self.inner.encode_fast(text, false).map_err(|e| ModelError::Encode { why: e.to_string() })?;
+        let encoding = self.inner.encode_fast(text, false).map_err(|e| ModelError::Encode { why: e.to_string() })?;
         let real = self.vocab.tokens.len() as u32;
         Ok(encoding.get_ids().iter().copied().filter(|&id| id < real).collect())
     }
@@ -206,6 +200,31 @@ impl ChatTokenizer {
         let (_, after) = text.rsplit_once(answer)?;
         self.encode(after).ok()?.into_iter().find(|&id| self.is_special(id))
     }
+}
+
+/// The tokenizer at work. Built anew even where a tokenizer.json was read: a server rebuilds it from GGUF metadata just
+/// so, without the file's own normalizer, truncation and padding; and no stranger's regex runs here.
+fn working(vocab: &Vocab) -> tokenizers::Result<Tokenizer> {
+    let ids = || vocab.tokens.iter().zip(0..);
+    let mut known: bpe::Vocab = ids().map(|(token, id)| (token.clone(), id)).collect();
+    known.insert(NO_TOKEN.into(), vocab.tokens.len() as u32);
+    let model = BPE::builder()
+        .vocab_and_merges(known, vocab.merges.clone())
+        .unk_token(NO_TOKEN.into())
+        .ignore_merges(vocab.pre.ignores_merges())
+        .build()?;
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer.with_pre_tokenizer(Some(serde_json::from_value::<PreTokenizerWrapper>(vocab.pre.to_json())?));
+    tokenizer.with_decoder(Some(ByteLevel::default()));
+    let added: Vec<AddedToken> = ids()
+        .filter(|&(_, id)| vocab.is_special(id))
+        .map(|(token, id)| {
+            let hidden = vocab.kinds[id as usize] != TokenKind::UserDefined;
+            AddedToken::from(token.as_str(), hidden).normalized(false)
+        })
+        .collect();
+    tokenizer.add_tokens(&added);
+    Ok(tokenizer)
 }
 
 fn read_json(path: &Path, cap: u64) -> Result<Json> {

@@ -21,13 +21,8 @@ pub enum PreTokenizer {
 }
 
 impl PreTokenizer {
-    pub const ALL: [PreTokenizer; 5] = [
-        PreTokenizer::Gpt2,
-        PreTokenizer::Smollm,
-        PreTokenizer::LlamaBpe,
-        PreTokenizer::Qwen2,
-        PreTokenizer::Default,
-    ];
+    pub const ALL: [PreTokenizer; 5] =
+        [PreTokenizer::Gpt2, PreTokenizer::Smollm, PreTokenizer::LlamaBpe, PreTokenizer::Qwen2, PreTokenizer::Default];
 
     /// The name in `tokenizer.ggml.pre`.
     pub fn name(self) -> &'static str {
@@ -56,12 +51,8 @@ impl PreTokenizer {
 
     /// As tokenizer.json's `pre_tokenizer`.
     pub fn to_json(self) -> Json {
-        let bytes = |use_regex: bool| {
-            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
-        };
-        let split = |regex: &str| {
-            json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
-        };
+        let bytes = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
+        let split = |regex: &str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
         let steps = match self {
             PreTokenizer::Gpt2 => return bytes(true),
             PreTokenizer::Smollm => vec![json!({"type": "Digits", "individual_digits": true}), bytes(true)],

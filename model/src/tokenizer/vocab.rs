@@ -77,9 +77,8 @@ impl Vocab {
             }
         }
         let pre = text("tokenizer.ggml.pre")?.unwrap_or("default");
-        let pre = PreTokenizer::from_name(pre).ok_or_else(|| {
-            wrong(format!("pre-tokenizer '{pre}' is not known; known: {}", PreTokenizer::known()))
-        })?;
+        let pre = PreTokenizer::from_name(pre)
+            .ok_or_else(|| wrong(format!("pre-tokenizer '{pre}' is not known; known: {}", PreTokenizer::known())))?;
         let strings = |key: &str| {
             let found = file.get_as(key, "an array of strings", Value::as_strings)?;
             found.ok_or_else(|| wrong(format!("there is no {key}")))
