@@ -5,6 +5,9 @@ use crate::trace::Trace;
 use limbeck_artifact::dataset::{Message, Recorded, TraceRef};
 use limbeck_artifact::files::AtomicFile;
 use polars::prelude::*;
+use polars_io::parquet::read::ParquetReader;
+use polars_io::parquet::write::{BatchedWriter, ParquetWriter};
+use polars_io::SerReader;
 use std::fs::File;
 use std::path::Path;
 
@@ -108,7 +111,7 @@ pub fn optional_texts(frame: &DataFrame, name: &str) -> PolarsResult<Vec<Option<
 
 /// Writes row groups as they come, so that a log of any length passes through little memory.
 pub struct Writer<'f> {
-    inner: polars::io::parquet::write::BatchedWriter<&'f mut AtomicFile>,
+    inner: BatchedWriter<&'f mut AtomicFile>,
 }
 
 impl<'f> Writer<'f> {

@@ -193,10 +193,10 @@ impl Decoder {
                 cache.layers.push(LayerKv { keys: ops.rotate_keys(k.clone(), &plan), values: v.clone() });
             }
             let attended = ops.attention(q, k, v, &plan, past.and_then(|p| p.layers.get(i)));
-            hidden = hidden + linear(attended, 3);
+            hidden = ops.add(hidden, linear(attended, 3));
             let x = ops.rms_norm(hidden.clone(), &layer.post_norm, eps);
             let (gate, up) = (linear(x.clone(), 4), linear(x, 5));
-            hidden = hidden + linear(ops.swiglu(gate, up), 6);
+            hidden = ops.add(hidden, linear(ops.swiglu(gate, up), 6));
         }
         if let Some(cache) = capture {
             cache.len = past.map_or(0, |p| p.len) + batch.len();

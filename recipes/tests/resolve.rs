@@ -35,7 +35,7 @@ min = 0.8
 [[eval.gate]]
 kind = "floor"
 metric = "macro_f1"
-min = 1
+min = 0.6
 
 [[eval.gate]]
 name = "fast"

@@ -108,6 +108,9 @@ pub trait Ops: Send + Sync {
     /// The keys as attention rotates them, for the cache.
     fn rotate_keys(&self, k: Tensor<2>, plan: &AttentionPlan) -> Tensor<2>;
 
+    /// The residual sum.
+    fn add(&self, a: Tensor<2>, b: Tensor<2>) -> Tensor<2>;
+
     /// `silu(gate) · up`.
     fn swiglu(&self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2>;
 

@@ -129,6 +129,10 @@ impl Ops for StockOps {
         k.swap_dims(0, 1).reshape([n, plan.n_kv_heads * plan.head_dim])
     }
 
+    fn add(&self, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+        a + b
+    }
+
     fn swiglu(&self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
         activation::silu(gate) * up
     }

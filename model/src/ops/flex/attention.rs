@@ -295,7 +295,7 @@ fn task_backward(state: &State, grad: &[f32], s: usize, head: usize) -> TaskGrad
         }
         let own = total - len;
         let q_rows = View::rows(q, q_width);
-        let mut add = |out: &mut [f32], columns: usize, count: usize, left: &[f32], right: View| {
+        let add = |out: &mut [f32], columns: usize, count: usize, left: &[f32], right: View| {
             let left = View::transposed(&left[columns..], total);
             matmul([count, len, d], out, d, true, left, right, 1.0, Threads::One);
         };

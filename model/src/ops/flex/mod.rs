@@ -119,6 +119,10 @@ impl Ops for FlexOps {
         attention::rotate_keys(k, plan)
     }
 
+    fn add(&self, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+        pointwise::add(a, b)
+    }
+
     fn swiglu(&self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
         pointwise::swiglu(gate, up)
     }

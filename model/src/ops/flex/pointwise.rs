@@ -1,4 +1,5 @@
-//! RMSNorm and SwiGLU with their gradients, in parallel over rows.
+//! RMSNorm, SwiGLU and the residual sum with their gradients, in parallel over rows. burn's own elementwise ops on this
+//! backend run on one thread, so that none is left in a step.
 
 use super::kernels::{dot, exp};
 use super::{Flex, FlexTensor, dims, flex, primitive, slice, tensor};
@@ -124,6 +125,42 @@ pub(super) fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     let out = flex(out, dims(&g));
     tensor(match SwigluBackward.prepare::<NoCheckpointing>([gate.node(), up.node()]).compute_bound().stateful() {
         OpsKind::Tracked(p) => p.finish((g, u), out),
+        OpsKind::UnTracked(p) => p.finish(out),
+    })
+}
+
+#[derive(Debug)]
+struct AddBackward;
+
+impl Backward<Flex, 2> for AddBackward {
+    type State = ();
+
+    fn backward(self, ops: Prepared<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<Flex>(&ops.node);
+        let [left, right] = ops.parents;
+        if let Some(node) = left {
+            grads.register::<Flex>(node.id, grad.clone());
+        }
+        if let Some(node) = right {
+            grads.register::<Flex>(node.id, grad);
+        }
+    }
+}
+
+pub(super) fn add(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    let (a, b) = (primitive(a), primitive(b));
+    let (x, y) = (a.primitive().to_contiguous(), b.primitive().to_contiguous());
+    let (xs, ys) = (slice(&x), slice(&y));
+    let mut out = vec![0f32; xs.len()];
+    out.par_chunks_mut(ELEMENTS).enumerate().for_each(|(task, out)| {
+        let (from, n) = (task * ELEMENTS, out.len());
+        for (out, (x, y)) in out.iter_mut().zip(xs[from..][..n].iter().zip(&ys[from..][..n])) {
+            *out = x + y;
+        }
+    });
+    let out = flex(out, dims(&x));
+    tensor(match AddBackward.prepare::<NoCheckpointing>([a.node(), b.node()]).compute_bound().stateful() {
+        OpsKind::Tracked(p) => p.finish((), out),
         OpsKind::UnTracked(p) => p.finish(out),
     })
 }

@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""The cases of tests/conformance/run: test prompts of a run with all labels as continuations, and the verdict on them.
+
+usage: cases.py RUN OUT                    writes OUT/{Q8_0,Q4_0}.{f32,served}.in.json
+       cases.py --compare ASKED ANSWERED   exits 1 unless ids are equal and log-probabilities agree
+
+With every weight expanded to f32 two right readers differ by rounding only: 0.002. As served, llama.cpp also rounds
+activations to 8 bits in front of each quantized matrix, which moves a label's log-probability by some hundredths; there the
+mean difference and the share of equal first choices are judged, and the figures are printed.
+"""
+import glob
+import json
+import statistics
+import sys
+
+ROWS = 12
+
+
+def write(run, out):
+    labels = json.load(open(f"{run}/dataset/dataset.json"))["labels"]
+    rows = [json.loads(line) for line in open(f"{run}/dataset/test.jsonl")][:ROWS]
+    for form in ("Q8_0", "Q4_0"):
+        [model] = glob.glob(f"{run}/quantize/**/*{form}*.gguf", recursive=True)
+        cases = [{"id": row["id"][:12], "messages": row["messages"], "continuations": labels} for row in rows]
+        cases.append({"id": "text", "prompt": "The card, which I ordered on 12 March 2026, costs £3.50.\n\n  Why?", "continuations": [" the", "\n"]})
+        for arithmetic in ("f32", "served"):
+            few = cases if arithmetic == "served" else cases[:4] + cases[-1:]
+            request = {"model": model, "arithmetic": arithmetic, "threads": 2, "cases": few}
+            json.dump(request, open(f"{out}/{form}.{arithmetic}.in.json", "w"))
+
+
+def compare(asked, answered):
+    asked, answered = json.load(open(asked)), json.load(open(answered))
+    worst, gaps, same, choices = 0.0, [], 0, 0
+    for ours, theirs in zip(asked["cases"], answered["cases"], strict=True):
+        if ours["our_prompt_tokens"] != theirs["prompt_tokens"]:
+            sys.exit(f"case {ours['id']}: the prompt's token ids differ from llama.cpp's")
+        totals = []
+        for mine, other in zip(ours["ours"], theirs["continuations"], strict=True):
+            gaps += [abs(a - b) for a, b in zip(mine, other["logprobs"], strict=True)]
+            totals.append((sum(mine), other["total"]))
+        same += max(totals, key=lambda t: t[0]) == max(totals, key=lambda t: t[1])
+        choices += 1
+    worst, mean = max(gaps), statistics.fmean(gaps)
+    kind = asked["arithmetic"]
+    print(f"{asked['model'].split('/')[-1]} {kind}: {len(gaps)} log-probabilities, mean difference {mean:.5f}, largest {worst:.4f}, same first choice {same}/{choices}")
+    ok = worst < 0.002 if kind == "f32" else mean < 0.05 and same >= choices - 1
+    sys.exit(0 if ok else "too far from llama.cpp's reading of the same file")
+
+
+if sys.argv[1] == "--compare":
+    compare(*sys.argv[2:4])
+else:
+    write(*sys.argv[1:3])

@@ -1,0 +1,104 @@
+//! A recipe that runs the whole way in seconds: the quickstart's first traces on a base of some 100 KB with made-up
+//! weights. It learns next to nothing, so its gates are set to pass.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+#[path = "../fixtures/tiny_base.rs"]
+mod tiny_base;
+
+use limbeck_model::gguf::GgmlType;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+pub struct Mini {
+    pub folder: tempfile::TempDir,
+}
+
+fn repo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+impl Mini {
+    /// `min` is the accuracy gate's floor; `decisions` says whether a reviewer was there.
+    pub fn new(min: f64, decisions: bool) -> Mini {
+        let folder = tempfile::tempdir().unwrap();
+        let recipe = folder.path().join("mini");
+        std::fs::create_dir(&recipe).unwrap();
+        let quickstart = repo().join("recipes/quickstart");
+        let traces = std::fs::read(quickstart.join("traces.jsonl")).unwrap();
+        let lines: Vec<&[u8]> = traces.split_inclusive(|b| *b == b'\n').take(240).collect();
+        std::fs::write(recipe.join("traces.jsonl"), lines.concat()).unwrap();
+        std::fs::copy(quickstart.join("prices.toml"), recipe.join("prices.toml")).unwrap();
+        if decisions {
+            std::fs::copy(quickstart.join("decisions.jsonl"), recipe.join("decisions.jsonl")).unwrap();
+        }
+        tiny_base::write(&recipe.join("base.gguf"), 2, GgmlType::F32, 1);
+        let text = std::fs::read_to_string(quickstart.join("recipe.toml")).unwrap();
+        let labels = &text[text.find("labels = [").unwrap()..];
+        let labels = &labels[..labels.find(']').unwrap() + 1];
+        let toml = format!(
+            "name = \"mini\"\nversion = \"0.1.0\"\nseed = 3\n\n[task]\nkind = \"classify\"\n{labels}\n\
+             system = \"Classify.\"\n\n[model]\nbase = \"base.gguf\"\nmax_seq_length = 256\n\n\
+             [data]\ntraces = [\"traces.jsonl\"]\n\n[data.split]\nvalid = 0.1\ncalibration = 0.15\ntest = 0.3\n\n\
+             [review]\ndecisions = [\"decisions.jsonl\"]\n\n\
+             [train]\nr = 4\nlearning_rate = 1e-2\nnum_epochs = 3\nbatch_size = 4\nsave_steps = 3\n\n\
+             [quantize]\nformats = [\"Q8_0\", \"Q4_0\"]\nship = \"Q8_0\"\n\n[eval]\nprices = \"prices.toml\"\n\n\
+             [[eval.gate]]\nname = \"accuracy\"\nkind = \"floor\"\nmetric = \"accuracy\"\nmin = {min}\n\n\
+             [promote]\nchannel = \"staging\"\n"
+        );
+        std::fs::write(recipe.join("recipe.toml"), toml).unwrap();
+        Mini { folder }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.path().join("runs/mini")
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_limbeck"));
+        command.current_dir(self.path()).args(args).env_remove("LIMBECK_KEY_PASSPHRASE").env("NO_COLOR", "1");
+        command
+    }
+
+    pub fn limbeck(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs and checks the exit code; gives stdout.
+    pub fn expect(&self, code: i32, args: &[&str]) -> String {
+        let out = self.limbeck(args);
+        let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        assert_eq!(out.status.code(), Some(code), "limbeck {args:?}\n--- stdout\n{stdout}\n--- stderr\n{stderr}");
+        stdout.into_owned()
+    }
+
+    /// What the run made, without what measures time: relative path and SHA-256.
+    pub fn made(&self) -> Vec<(String, String)> {
+        let mut files = Vec::new();
+        for part in ["import", "curate", "dataset", "train/adapter", "train/loss.jsonl", "quantize"] {
+            collect(&self.run_dir().join(part), &mut files);
+        }
+        let mut made: Vec<(String, String)> = files
+            .iter()
+            .map(|path| {
+                let name = path.strip_prefix(self.run_dir()).unwrap().display().to_string();
+                (name, limbeck_artifact::digest::sha256_file(path).unwrap())
+            })
+            .collect();
+        made.sort();
+        made
+    }
+}
+
+fn collect(path: &Path, files: &mut Vec<PathBuf>) {
+    if path.is_file() {
+        files.push(path.to_path_buf());
+    } else if let Ok(entries) = std::fs::read_dir(path) {
+        for entry in entries {
+            collect(&entry.unwrap().path(), files);
+        }
+    }
+}
