@@ -1,1 +1,60 @@
-fn main() {}
+//! The limbeck binary: arguments, settings, a verb, an exit code. One file a verb in `verbs`, one a stage in `stages`.
+
+mod args;
+mod base;
+mod diagnostics;
+mod exit;
+mod keys;
+mod output;
+mod progress;
+mod settings;
+mod stages;
+mod verbs;
+
+use args::{Cli, Verb};
+use clap::Parser;
+use exit::{Exit, Result};
+use limbeck_artifact::event::Stage;
+use output::Terminal;
+use settings::Settings;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    limbeck_model::memory::keep_freed_memory();
+    // clap ends the process with 0 for help and 2 for a usage error, as the table of exit codes says.
+    let cli = Cli::parse();
+    let settings = Settings::new(&cli.global);
+    let exit = match dispatch(&settings, cli.verb) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            if settings.json {
+                let _ = output::json(&diagnostics::json(&failure));
+            }
+            output::stderr(&diagnostics::render(&failure, &Terminal::of_stderr()));
+            failure.exit
+        }
+    };
+    ExitCode::from(exit.code())
+}
+
+fn dispatch(settings: &Settings, verb: Verb) -> Result<Exit> {
+    match verb {
+        Verb::Init(args) => verbs::init::init(settings, &args),
+        Verb::Run(args) => verbs::run::run(settings, &args.recipe, Stage::Promote),
+        Verb::Import(args) => verbs::run::run(settings, &args.recipe, Stage::Import),
+        Verb::Curate(args) => verbs::run::run(settings, &args.recipe, Stage::Curate),
+        Verb::Review(args) => verbs::review::review(settings, &args),
+        Verb::Train(args) => verbs::run::run(settings, &args.recipe, Stage::Train),
+        Verb::Quantize(args) => verbs::run::run(settings, &args.recipe, Stage::Quantize),
+        Verb::Eval(args) => verbs::run::run(settings, &args.recipe, Stage::Eval),
+        Verb::Package(args) => verbs::run::run(settings, &args.recipe, Stage::Package),
+        Verb::Promote(args) => verbs::run::run(settings, &args.recipe, Stage::Promote),
+        Verb::Verify(args) => verbs::verify::verify(settings, &args),
+        Verb::Score(args) => verbs::score::score(settings, &args),
+        Verb::Explain(args) => verbs::explain::explain(settings, &args),
+        Verb::Doctor => verbs::doctor::doctor(settings),
+        Verb::Carve(args) => verbs::carve::carve(settings, args),
+        Verb::Keys(args) => verbs::keys::keys(settings, &args),
+        Verb::Completions(args) => verbs::completions::completions(&args),
+    }
+}

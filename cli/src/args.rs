@@ -1,0 +1,301 @@
+//! What can be typed. The doc comment of a verb is its help text.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Turns production traces of a frontier model into a small, gated, signed model.
+#[derive(Parser, Debug)]
+#[command(
+    name = "limbeck",
+    version,
+    max_term_width = 110,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "\
+Example:
+  limbeck run recipes/quickstart                  the whole way, from traces to a promoted artifact
+  limbeck score staging \"where is my refund?\"     ask what was promoted
+
+Exit codes:
+  0 ok, 1 unexpected, 2 usage, 3 recipe invalid, 4 gate failed, 5 review incomplete,
+  6 verification failed, 7 gate inconclusive (says how many more examples would decide)"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct Global {
+    /// Print the result as JSON on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Override a recipe value, for example --set train.num_epochs=1 (may be repeated; the last one wins)
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+    /// Never use the network: models come from the disk or the hub's cache
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// Where to compute: cpu, wgpu, cuda or cuda:N (as --set model.device=...)
+    #[arg(long, global = true, value_name = "NAME")]
+    pub device: Option<String>,
+    /// Folder of the run folders
+    #[arg(long, global = true, value_name = "DIR", default_value = "runs")]
+    pub runs_dir: PathBuf,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE, for example train.r=8".to_owned()),
+    }
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct RecipeArg {
+    /// A recipe: a folder that holds recipe.toml, or the file itself
+    pub recipe: PathBuf,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Write a new, commented recipe
+    #[command(after_help = "Example:\n  limbeck init recipes/router --labels refund,lost_card,other")]
+    Init(Init),
+    /// Run all stages of a recipe, in order; what is already done is not done again
+    #[command(after_help = "\
+Example:
+  limbeck run recipes/quickstart
+  limbeck run recipes/quickstart --set train.num_epochs=1 --json")]
+    Run(RecipeArg),
+    /// Read traces: accepted.parquet, and rejected.jsonl with a reason for each bad line
+    #[command(after_help = "Example:\n  limbeck import recipes/quickstart")]
+    Import(RecipeArg),
+    /// Remove duplicates and leaks, deal rows into train, valid, calibration and test
+    #[command(after_help = "Example:\n  limbeck curate recipes/quickstart --set data.near_dup_threshold=0.9")]
+    Curate(RecipeArg),
+    /// Judge answers in the terminal; each decision is on disk before the next item
+    #[command(after_help = "\
+Example:
+  limbeck review recipes/quickstart
+  limbeck review recipes/quickstart --status      how far it got, without opening the screen")]
+    Review(Review),
+    /// Fine-tune the base model on the reviewed rows (LoRA); an interrupted training goes on where it stopped
+    #[command(after_help = "Example:\n  limbeck train recipes/quickstart --device cpu")]
+    Train(RecipeArg),
+    /// Merge the adapter into the base and write GGUF files
+    #[command(after_help = "Example:\n  limbeck quantize recipes/quickstart --set quantize.ship=Q4_0")]
+    Quantize(RecipeArg),
+    /// Measure all arms on the reviewed test rows and decide the gates
+    #[command(after_help = "Example:\n  limbeck eval recipes/quickstart --json")]
+    Eval(RecipeArg),
+    /// Make the artifact's folder and sign it
+    #[command(after_help = "Example:\n  limbeck package recipes/quickstart")]
+    Package(RecipeArg),
+    /// Point a channel of the store at the artifact, if its gates passed
+    #[command(after_help = "Example:\n  limbeck promote recipes/quickstart --set promote.channel=production")]
+    Promote(RecipeArg),
+    /// Check an artifact's signature and every file's digest
+    #[command(after_help = "Example:\n  limbeck verify runs/quickstart/package --key .limbeck/keys/signing.pub.pem")]
+    Verify(Verify),
+    /// Answer with an artifact: label, confidence, and whether to serve the answer or to escalate
+    #[command(after_help = "\
+Example:
+  limbeck score runs/quickstart/package \"where is my refund?\"
+  limbeck score staging --jsonl < messages.jsonl > answers.jsonl
+
+A JSONL line is {\"text\": \"...\"} or {\"messages\": [{\"role\": \"user\", \"content\": \"...\"}]}, with an optional \"id\".")]
+    Score(Score),
+    /// Show every value of a recipe and where it comes from
+    #[command(after_help = "\
+Example:
+  limbeck explain recipes/quickstart
+  limbeck explain recipes/quickstart --masks      which tokens of sample rows carry loss")]
+    Explain(Explain),
+    /// Say what this machine and this build can do, and what is in the way
+    #[command(after_help = "Example:\n  limbeck doctor --json")]
+    Doctor,
+    /// Make a smaller base model out of a base model: some layers, and the vocabulary of the first merges
+    #[command(after_help = "\
+Example:
+  limbeck carve SmolLM2-135M-Instruct.gguf --layers 0-3,28,29 --merges 8000 --out base.gguf")]
+    Carve(Carve),
+    /// Make a signing key, or show the public half of one
+    #[command(after_help = "\
+Example:
+  limbeck keys new .limbeck/keys/signing.pem
+  limbeck keys public .limbeck/keys/signing.pem > signing.pub.pem")]
+    Keys(Keys),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  limbeck completions bash > ~/.local/share/bash-completion/completions/limbeck")]
+    Completions(Completions),
+}
+
+#[derive(Args, Debug)]
+pub struct Init {
+    /// The recipe's folder; its last part becomes the recipe's name
+    pub folder: PathBuf,
+    /// The taxonomy, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "LABEL,...")]
+    pub labels: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Review {
+    #[command(flatten)]
+    pub recipe: RecipeArg,
+    /// Who reviews; goes into every decision
+    #[arg(long, value_name = "NAME")]
+    pub reviewer: Option<String>,
+    /// Only say how far the review got
+    #[arg(long)]
+    pub status: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// The artifact's folder
+    pub artifact: PathBuf,
+    /// The public key that the signature must be of (PEM)
+    #[arg(long, value_name = "PUB")]
+    pub key: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Score {
+    /// An artifact's folder, or a channel of the store: CHANNEL or MODEL/CHANNEL
+    pub artifact: String,
+    /// The message; without it, one is read from stdin
+    pub text: Option<String>,
+    /// Read JSON lines from stdin and answer each with a JSON line
+    #[arg(long, conflicts_with = "text")]
+    pub jsonl: bool,
+    /// The store that channels are looked up in
+    #[arg(long, value_name = "DIR", default_value = ".limbeck/store")]
+    pub store: PathBuf,
+    /// The public key that the artifact must be signed with (PEM)
+    #[arg(long, value_name = "PUB", default_value = ".limbeck/keys/signing.pub.pem")]
+    pub key: PathBuf,
+    /// Answer without checking the signature
+    #[arg(long, conflicts_with = "key")]
+    pub no_verify: bool,
+    /// Serve from this confidence instead of the artifact's own
+    #[arg(long, value_name = "0..1")]
+    pub threshold: Option<f64>,
+}
+
+#[derive(Args, Debug)]
+pub struct Explain {
+    #[command(flatten)]
+    pub recipe: RecipeArg,
+    /// Show which tokens of sample rows carry loss
+    #[arg(long)]
+    pub masks: bool,
+    /// How many sample rows
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "masks")]
+    pub rows: usize,
+}
+
+#[derive(Args, Debug)]
+pub struct Carve {
+    /// The model to carve from: a .gguf, or a folder of safetensors
+    pub source: PathBuf,
+    /// Layers to keep, counted from 0: 0-3,28,29
+    #[arg(long, value_name = "LIST", value_parser = layers)]
+    pub layers: Layers,
+    /// How many of the tokenizer's merges to keep, from the first on
+    #[arg(long, value_name = "N")]
+    pub merges: usize,
+    /// The GGUF file to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Name inside the file; the file's own name when left out
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// SPDX id of the licence; the source's own when left out
+    #[arg(long, value_name = "SPDX")]
+    pub license: Option<String>,
+}
+
+/// A type of its own, or clap would take the list for a repeated argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layers(pub Vec<usize>);
+
+fn layers(text: &str) -> Result<Layers, String> {
+    let mut list = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let number = |s: &str| s.trim().parse::<usize>().map_err(|_| format!("`{s}` is no layer; write 0-3,28,29"));
+        let (first, last) = match part.split_once('-') {
+            Some((first, last)) => (number(first)?, number(last)?),
+            None => (number(part)?, number(part)?),
+        };
+        if last < first || last > 10_000 {
+            return Err(format!("`{part}` is no range of layers; write 0-3,28,29"));
+        }
+        list.extend(first..=last);
+    }
+    Ok(Layers(list))
+}
+
+#[derive(Args, Debug)]
+pub struct Keys {
+    #[command(subcommand)]
+    pub verb: KeysVerb,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum KeysVerb {
+    /// Make a P-256 key; encrypted when LIMBECK_KEY_PASSPHRASE is set
+    #[command(after_help = "Example:\n  limbeck keys new .limbeck/keys/signing.pem")]
+    New {
+        /// Where the private key goes; the public one is put beside it
+        path: PathBuf,
+    },
+    /// Print the public half
+    #[command(after_help = "Example:\n  limbeck keys public .limbeck/keys/signing.pem")]
+    Public {
+        /// The private key
+        path: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Completions {
+    pub shell: clap_complete::Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound_and_every_verb_has_an_example() {
+        let mut command = Cli::command();
+        command.clone().debug_assert();
+        for verb in command.get_subcommands_mut() {
+            let help = verb.render_help().to_string();
+            assert!(help.contains("Example:\n  limbeck "), "{}:\n{help}", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn help_reads_well() {
+        let mut command = Cli::command().term_width(110);
+        insta::assert_snapshot!("help", command.render_help().to_string());
+        for verb in ["run", "score", "carve", "review"] {
+            let verb = command.find_subcommand_mut(verb).unwrap();
+            insta::assert_snapshot!(format!("help-{}", verb.get_name()), verb.render_help().to_string());
+        }
+    }
+
+    #[test]
+    fn layers_are_lists_and_ranges() {
+        assert_eq!(layers("0-3, 28,29").unwrap().0, [0, 1, 2, 3, 28, 29]);
+        for bad in ["", "3-1", "x", "1,,2", "0-99999999"] {
+            assert!(layers(bad).is_err(), "{bad}");
+        }
+    }
+}

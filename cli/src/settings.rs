@@ -1,0 +1,63 @@
+//! From what was typed to what it means: the one place that reads the environment (secrets and the person's name only).
+
+use crate::args::Global;
+use crate::exit::{Failure, Result};
+use limbeck_recipes::Resolved;
+use std::path::{Path, PathBuf};
+
+pub struct Settings {
+    pub json: bool,
+    pub offline: bool,
+    pub runs_dir: PathBuf,
+    /// Recipe overrides, `--device` among them.
+    pub sets: Vec<(String, String)>,
+    pub device: Option<String>,
+}
+
+impl Settings {
+    pub fn new(global: &Global) -> Settings {
+        let mut sets = global.set.clone();
+        if let Some(device) = &global.device {
+            sets.push(("model.device".to_owned(), device.clone()));
+        }
+        let Global { json, offline, runs_dir, device, .. } = global.clone();
+        Settings { json, offline, runs_dir, sets, device }
+    }
+
+    /// The recipe at `path` under the overrides.
+    ///
+    /// # Errors
+    /// Exit code 3 with every mistake.
+    pub fn recipe(&self, path: &Path) -> Result<Resolved> {
+        limbeck_recipes::load(path, &self.sets).map_err(Failure::recipe)
+    }
+
+    pub fn run_dir(&self, name: &str) -> PathBuf {
+        self.runs_dir.join(name)
+    }
+}
+
+/// The passphrase of the signing key.
+pub fn key_passphrase() -> Option<String> {
+    std::env::var("LIMBECK_KEY_PASSPHRASE").ok().filter(|p| !p.is_empty())
+}
+
+/// Who is at the keyboard, for decisions and promotions.
+pub fn person() -> String {
+    ["USER", "LOGNAME", "USERNAME"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|v| !v.trim().is_empty()))
+        .unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// A path as a command line takes it.
+pub fn shell(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%:,=".contains(c);
+    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+/// The hub's token.
+pub fn hub_token() -> Option<String> {
+    std::env::var("HF_TOKEN").ok().filter(|t| !t.is_empty())
+}

@@ -1,0 +1,201 @@
+//! Eval: all arms on the same reviewed test rows, the report and the gates' verdict, in `eval/`.
+
+use super::quantize::QuantizedFiles;
+use super::{Finished, PROGRAM_VERSION, Run, Work, cannot};
+use crate::exit::{Exit, Failure, Result};
+use crate::settings::shell;
+use limbeck_artifact::dataset::{Dataset, DatasetCard, Message, Split};
+use limbeck_artifact::digest::{sha256_file, sha256_hex};
+use limbeck_artifact::event::{EventKind, Stage};
+use limbeck_eval::statistics::Risk;
+use limbeck_eval::{AnswerError, Answerer, Arm, EvalPlan, Fact, Gate, Metric, PriceTable, Rows, Rule, Verdict, evaluate};
+use limbeck_model::adapter::Adapter;
+use limbeck_model::decoder::Decoder;
+use limbeck_model::device::{self, DeviceName};
+use limbeck_model::score::LabelScorer;
+use limbeck_model::tokenizer::ChatTokenizer;
+use limbeck_model::weights::Weights;
+use limbeck_recipes::GateRule;
+use limbeck_trainer::TrainReport;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How many of the candidate's mistakes the report shows.
+const MISTAKES: usize = 20;
+
+/// What the run's record keeps; the rest is in the report.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Evaluated {
+    pub verdict: Verdict,
+    pub headline: String,
+    /// Relative to the run's folder.
+    pub report: String,
+    pub page: String,
+}
+
+/// The arms' names; the quantized files' are their formats.
+pub const FRONTIER: &str = "frontier";
+const BASE: &str = "base";
+const LINEAR: &str = "linear";
+const TUNED: &str = "tuned";
+
+/// A model that answers by the exact posterior over the labels.
+pub struct ModelArm(pub LabelScorer);
+
+impl Answerer for ModelArm {
+    fn answer(&mut self, messages: &[Message]) -> std::result::Result<Vec<f32>, AnswerError> {
+        Ok(self.0.score(messages)?)
+    }
+}
+
+/// Opens a model, with an adapter that is not merged where one is given.
+///
+/// # Errors
+/// When the files can't be read or don't fit together.
+pub fn open_scorer(
+    model: &Path,
+    adapter: Option<&Path>,
+    device: DeviceName,
+    labels: &[String],
+) -> std::result::Result<LabelScorer, AnswerError> {
+    let ops = device::ops(device)?;
+    let decoder = Arc::new(Decoder::from_weights(&Weights::open(model)?, ops.clone(), false)?);
+    let scorer = LabelScorer::new(decoder, Arc::new(ChatTokenizer::open(model)?), labels)?;
+    Ok(match adapter {
+        None => scorer,
+        Some(dir) => scorer.with_lora(Adapter::load(dir)?.constants(ops.as_ref())),
+    })
+}
+
+pub fn run(
+    run: &Run<'_>,
+    dataset: &Finished<DatasetCard>,
+    trained: &Finished<TrainReport>,
+    quantized: &Finished<QuantizedFiles>,
+) -> Result<Finished<Evaluated>> {
+    let recipe = run.recipe();
+    let base = run.base(&run.sink.stage(Stage::Eval))?;
+    let prices = recipe.eval.prices.as_deref().map(read_prices).transpose()?;
+    let mut inputs = BTreeMap::from([
+        ("base".to_owned(), base.digest.clone()),
+        ("dataset".to_owned(), dataset.summary.digest.clone()),
+        ("train".to_owned(), trained.digest()),
+        ("quantize".to_owned(), quantized.digest()),
+    ]);
+    if let Some(path) = &recipe.eval.prices {
+        inputs.insert("prices".to_owned(), sha256_file(path).map_err(|e| cannot("read the price table", path, &e))?);
+    }
+    run.stage(Stage::Eval, inputs, |emit, _| {
+        let device: DeviceName = recipe.model.device.parse()?;
+        if recipe.eval.gates.is_empty() {
+            let text = "the recipe has no [[eval.gate]]: nothing is demanded, so nothing will be promoted".to_owned();
+            emit.emit(EventKind::Warning { text });
+        }
+        let dataset = Dataset::load(&run.dataset_dir())?;
+        let labels = dataset.card.labels.clone();
+        let adapter = run.folder(Stage::Train).join("adapter");
+        let model = |name: &str, title: &str, digest: &str, file: PathBuf, adapter: Option<PathBuf>| {
+            let key = sha256_hex(format!("{digest} {device} {PROGRAM_VERSION}").as_bytes());
+            let labels = labels.clone();
+            Arm::model(name, title, &key, move || {
+                Ok(Box::new(ModelArm(open_scorer(&file, adapter.as_deref(), device, &labels)?)) as Box<dyn Answerer>)
+            })
+        };
+        let mut arms = vec![
+            Arm::recorded(FRONTIER, "the frontier model, as recorded in the traces"),
+            Arm::linear_floor(LINEAR, "TF-IDF and logistic regression on the same train split"),
+            model(BASE, "the base model, untuned", &base.digest, base.path.clone(), None),
+            model(TUNED, "the base under its adapter", &format!("{} {}", base.digest, trained.digest()), base.path.clone(), Some(adapter)),
+        ];
+        for (format, file) in &quantized.summary {
+            let title = format!("the {format} file itself, read back");
+            arms.push(model(format, &title, &file.sha256, run.dir.join(&file.file), None));
+        }
+        let plan = plan(run, &labels, prices.clone(), &base.name, quantized);
+        let rows = Rows {
+            card: &dataset.card,
+            train: dataset.rows(Split::Train),
+            calibration: dataset.rows(Split::Calibration),
+            test: dataset.rows(Split::Test),
+        };
+        let report = evaluate(&plan, arms, rows, emit)?;
+        report.save(&plan.dir, emit)?;
+        let summary = Evaluated {
+            verdict: report.verdict,
+            headline: report.headline.clone(),
+            report: "eval/report.json".to_owned(),
+            page: "eval/report.html".to_owned(),
+        };
+        Ok(Work {
+            line: format!("gates: {}", report.verdict.name()),
+            outputs: vec![summary.report.clone(), summary.page.clone()],
+            summary,
+        })
+    })
+}
+
+fn plan(
+    run: &Run<'_>,
+    labels: &[String],
+    prices: Option<PriceTable>,
+    base: &str,
+    quantized: &Finished<QuantizedFiles>,
+) -> EvalPlan {
+    let recipe = run.recipe();
+    let e = &recipe.eval;
+    let mut made = vec![Fact::new("base model", base)];
+    for (format, file) in &quantized.summary {
+        let shipped = if *format == recipe.quantize.ship { " (shipped)" } else { "" };
+        let value = format!("{:.1} MB, {:.2} bits a weight, SHA-256 {}", file.bytes as f64 / 1e6, file.bits_per_weight, file.sha256);
+        made.push(Fact::new(format!("{format} file{shipped}"), value));
+    }
+    EvalPlan {
+        name: recipe.name.clone(),
+        version: recipe.version.clone(),
+        program_version: PROGRAM_VERSION.to_owned(),
+        labels: labels.to_vec(),
+        candidate: recipe.quantize.ship.clone(),
+        frontier: Some(FRONTIER.to_owned()),
+        gates: e.gates.iter().map(|gate| Gate { name: gate.name.clone(), rule: rule(&gate.rule) }).collect(),
+        threshold: e.threshold,
+        risk: Risk { alpha: 1.0 - e.confidence, power: e.power },
+        bootstrap_resamples: u32::try_from(e.bootstrap_samples).unwrap_or(u32::MAX),
+        seed: recipe.seed,
+        prices,
+        dir: run.folder(Stage::Eval),
+        made,
+        notes: recipe.data.notes.clone(),
+        reproduce: vec![format!("limbeck run {}", shell(&run.resolved.path))],
+        mistakes: MISTAKES,
+    }
+}
+
+fn rule(rule: &GateRule) -> Rule {
+    match rule.clone() {
+        GateRule::Floor { metric, min } => Rule::Floor {
+            metric: match metric {
+                limbeck_recipes::Metric::Accuracy => Metric::Accuracy,
+                limbeck_recipes::Metric::MacroF1 => Metric::MacroF1,
+            },
+            min,
+        },
+        GateRule::Improvement { over, min } => Rule::Improvement { over, min },
+        GateRule::NonInferiority { against, margin } => Rule::NonInferiority { against, margin },
+        GateRule::PerClassRecall { min } => Rule::PerClassRecall { min },
+        GateRule::Quantization { against, max_agreement_loss, max_accuracy_loss } => {
+            Rule::Quantization { against, max_agreement_loss, max_accuracy_loss }
+        }
+        GateRule::Latency { p95_ms } => Rule::Latency { p95_ms },
+    }
+}
+
+/// The price table is small and a person's; a mistake in it is a recipe's mistake.
+fn read_prices(path: &Path) -> Result<PriceTable> {
+    let text = std::fs::read_to_string(path).map_err(|e| cannot("read the price table", path, &e))?;
+    toml::from_str(&text).map_err(|e| {
+        let message = format!("the price table {} can't be used: {}", path.display(), e.to_string().trim_end());
+        Failure::new(Exit::RecipeInvalid, message).help("see recipes/quickstart/prices.toml for one that can")
+    })
+}

@@ -1,0 +1,248 @@
+//! The pipeline: each stage as a function of the run, under one cache. A stage whose plan, inputs and program version
+//! are as before, and whose outputs are intact, is not run again.
+
+pub mod curate;
+pub mod eval;
+pub mod import;
+pub mod package;
+pub mod promote;
+pub mod quantize;
+pub mod review;
+pub mod train;
+
+use crate::base::Base;
+use crate::exit::{Failure, Result};
+use crate::output::Terminal;
+use crate::progress::Sink;
+use crate::settings::Settings;
+use limbeck_artifact::digest::{sha256_file, sha256_hex};
+use limbeck_artifact::event::{Emit, EventKind, Stage};
+use limbeck_artifact::files::write_atomic;
+use limbeck_artifact::journal::{self, Journal};
+use limbeck_artifact::stage::{self, StageRecord};
+use limbeck_data_curation::NamedFile;
+use limbeck_recipes::{Recipe, Resolved};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+pub const PROGRAM_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// An open run folder.
+pub struct Run<'a> {
+    pub settings: &'a Settings,
+    pub resolved: Resolved,
+    pub dir: PathBuf,
+    pub sink: Sink,
+    /// When the run began, the first time; resuming does not change it.
+    pub created: String,
+    base: OnceCell<Base>,
+}
+
+impl<'a> Run<'a> {
+    /// Makes or reopens the run's folder and writes the lock.
+    ///
+    /// # Errors
+    /// When the folder can't be written to, or another process is at work in it.
+    pub fn open(settings: &'a Settings, resolved: Resolved) -> Result<Run<'a>> {
+        let dir = settings.run_dir(&resolved.recipe.name);
+        let path = dir.join("journal.jsonl");
+        let journal = Journal::open(&path, &resolved.recipe.name)?;
+        let created = journal::read(&path)?.first().map_or_else(journal::now, |event| event.at.clone());
+        let lock = dir.join("recipe.lock.toml");
+        let text = resolved.lock_toml();
+        if !std::fs::read_to_string(&lock).is_ok_and(|old| old == text) {
+            write_atomic(&lock, text.as_bytes()).map_err(|e| cannot("write", &lock, &e))?;
+        }
+        let sink = Sink::new(Some(journal), &Terminal::of_stderr());
+        Ok(Run { settings, resolved, dir, sink, created, base: OnceCell::new() })
+    }
+
+    pub fn recipe(&self) -> &Recipe {
+        &self.resolved.recipe
+    }
+
+    /// The folder of a stage.
+    pub fn folder(&self, stage: Stage) -> PathBuf {
+        self.dir.join(stage.name())
+    }
+
+    pub fn dataset_dir(&self) -> PathBuf {
+        self.dir.join("dataset")
+    }
+
+    pub fn lock_digest(&self) -> String {
+        sha256_hex(self.resolved.lock_toml().as_bytes())
+    }
+
+    /// The base model; found and digested once.
+    ///
+    /// # Errors
+    /// As [`Base::open`].
+    pub fn base(&self, emit: &dyn Emit) -> Result<&Base> {
+        if let Some(base) = self.base.get() {
+            return Ok(base);
+        }
+        let base = Base::open(self.recipe(), self.settings, emit)?;
+        Ok(self.base.get_or_init(|| base))
+    }
+
+    /// Runs a stage through the cache. `work` gets a sink and the stage's key, and returns what it made.
+    ///
+    /// # Errors
+    /// Those of `work`, and failing to read or write the record.
+    pub fn stage<T: Serialize + DeserializeOwned>(
+        &self,
+        stage: Stage,
+        inputs: BTreeMap<String, String>,
+        work: impl FnOnce(&dyn Emit, &str) -> Result<Work<T>>,
+    ) -> Result<Finished<T>> {
+        let sink = self.sink.stage(stage);
+        let key = stage::key(&limbeck_recipes::settings(&self.resolved, stage), &inputs, PROGRAM_VERSION);
+        if let Some(record) = stage::load(&self.dir, stage)?
+            && record.key == key
+            && let Ok(summary) = serde_json::from_value(record.summary.clone())
+            && stage::intact(&self.dir, &record)
+        {
+            sink.emit(EventKind::StageCached { key });
+            return Ok(Finished { record, summary, cached: true });
+        }
+        sink.emit(EventKind::StageStarted {});
+        let begun = Instant::now();
+        let Work { summary, outputs, line } = work(&sink, &key)?;
+        let wall_ms = begun.elapsed().as_millis() as u64;
+        let outputs = stage::outputs(&self.dir, outputs)?;
+        let record = StageRecord { stage, key, inputs, outputs, summary: serde_json::to_value(&summary)?, wall_ms };
+        stage::save(&self.dir, &record)?;
+        sink.emit(EventKind::StageFinished { wall_ms, summary: line });
+        Ok(Finished { record, summary, cached: false })
+    }
+}
+
+/// What a stage made.
+pub struct Work<T> {
+    /// Kept in the record and given back when the stage is cached.
+    pub summary: T,
+    /// Paths relative to the run's folder, with `/`.
+    pub outputs: Vec<String>,
+    /// For a person.
+    pub line: String,
+}
+
+pub struct Finished<T> {
+    pub record: StageRecord,
+    pub summary: T,
+    pub cached: bool,
+}
+
+impl<T> Finished<T> {
+    /// The digest that stands for everything this stage made.
+    pub fn digest(&self) -> String {
+        let lines: Vec<String> = self.record.outputs.iter().map(|(path, sha256)| format!("{path} {sha256}\n")).collect();
+        sha256_hex(lines.concat().as_bytes())
+    }
+
+    pub fn line(&self) -> StageLine {
+        StageLine { stage: self.record.stage, cached: self.cached, wall_ms: self.record.wall_ms }
+    }
+}
+
+/// How a stage went, for the end of the run.
+#[derive(Clone, Debug, Serialize)]
+pub struct StageLine {
+    pub stage: Stage,
+    pub cached: bool,
+    pub wall_ms: u64,
+}
+
+/// What came of a run, as far as it was asked to go.
+#[derive(Default)]
+pub struct Outcome {
+    pub stages: Vec<StageLine>,
+    pub evaluated: Option<eval::Evaluated>,
+    pub packaged: Option<package::Packaged>,
+    pub promoted: Option<promote::Promoted>,
+}
+
+/// Runs all stages up to `last`.
+///
+/// # Errors
+/// The first stage's that fails; an unfinished review is one, a failed gate is not.
+pub fn upto(run: &Run<'_>, last: Stage) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let imported = import::run(run)?;
+    outcome.stages.push(imported.line());
+    if last == Stage::Import {
+        return Ok(outcome);
+    }
+    let curated = curate::run(run, &imported)?;
+    outcome.stages.push(curated.line());
+    if last == Stage::Curate {
+        return Ok(outcome);
+    }
+    let dataset = review::run(run, &curated)?;
+    outcome.stages.push(dataset.line());
+    if last == Stage::Review {
+        return Ok(outcome);
+    }
+    let trained = train::run(run, &dataset)?;
+    outcome.stages.push(trained.line());
+    if last == Stage::Train {
+        return Ok(outcome);
+    }
+    let quantized = quantize::run(run, &dataset, &trained)?;
+    outcome.stages.push(quantized.line());
+    if last == Stage::Quantize {
+        return Ok(outcome);
+    }
+    let evaluated = eval::run(run, &dataset, &trained, &quantized)?;
+    outcome.stages.push(evaluated.line());
+    outcome.evaluated = Some(evaluated.summary.clone());
+    if last == Stage::Eval {
+        return Ok(outcome);
+    }
+    let packaged = package::run(run, &dataset, &trained, &quantized, &evaluated)?;
+    outcome.stages.push(packaged.line());
+    outcome.packaged = Some(packaged.summary.clone());
+    if last == Stage::Package {
+        return Ok(outcome);
+    }
+    let promoted = promote::run(run, &packaged.summary, &evaluated)?;
+    outcome.stages.extend(promoted.iter().map(|(_, line)| line.clone()));
+    outcome.promoted = promoted.map(|(promoted, _)| promoted);
+    Ok(outcome)
+}
+
+/// The digests of input files by their names; a file that is not there is left out when `may_lack`.
+fn digests(files: &[NamedFile], may_lack: bool) -> Result<BTreeMap<String, String>> {
+    let mut out = BTreeMap::new();
+    for file in files.iter().filter(|f| !may_lack || f.path.exists()) {
+        let sha256 = sha256_file(&file.path).map_err(|e| cannot("read", &file.path, &e))?;
+        out.insert(file.name.clone(), sha256);
+    }
+    Ok(out)
+}
+
+/// Names for files that say something on another machine too: the file's own, made distinct.
+fn named(paths: &[PathBuf]) -> Vec<NamedFile> {
+    let mut out: Vec<NamedFile> = Vec::new();
+    for path in paths {
+        let own = path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
+        let taken = |name: &str, out: &[NamedFile]| out.iter().any(|f| f.name == name);
+        let mut name = own.clone();
+        let mut n = 1;
+        while taken(&name, &out) {
+            n += 1;
+            name = format!("{own} ({n})");
+        }
+        out.push(NamedFile { name, path: path.clone() });
+    }
+    out
+}
+
+pub fn cannot(attempt: &str, path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(crate::exit::Exit::Unexpected, format!("failed to {attempt} {}: {error}", path.display()))
+}

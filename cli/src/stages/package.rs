@@ -1,0 +1,229 @@
+//! Package: everything that is needed to serve the file and to believe in it, in one signed folder, `package/`. It is
+//! made beside its place and moved there whole.
+
+use super::eval::Evaluated;
+use super::quantize::QuantizedFiles;
+use super::{Finished, PROGRAM_VERSION, Run, Work, cannot};
+use crate::exit::Result;
+use crate::settings::shell;
+use limbeck_artifact::dataset::{Dataset, DatasetCard, Example, Split};
+use limbeck_artifact::digest::{canonical_json, sha256_hex};
+use limbeck_artifact::event::{EventKind, Stage};
+use limbeck_artifact::files::write_atomic;
+use limbeck_artifact::manifest::{self, ArtifactFile, ArtifactManifest, BaseModel, Task};
+use limbeck_artifact::{keys, oms};
+use limbeck_eval::{CardPlan, Report, model_card};
+use limbeck_model::tokenizer::ChatTokenizer;
+use limbeck_trainer::TrainReport;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Packaged {
+    /// Relative to the run's folder.
+    pub dir: String,
+    pub manifest_digest: String,
+    /// The digest that the signature is over.
+    pub root: String,
+    pub key_id: String,
+    pub bytes: u64,
+    pub example: String,
+}
+
+/// Path in the artifact and role of every file that is copied or written.
+const ADAPTER: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
+pub fn run(
+    run: &Run<'_>,
+    dataset: &Finished<DatasetCard>,
+    trained: &Finished<TrainReport>,
+    quantized: &Finished<QuantizedFiles>,
+    evaluated: &Finished<Evaluated>,
+) -> Result<Finished<Packaged>> {
+    let recipe = run.recipe();
+    let sink = run.sink.stage(Stage::Package);
+    let base = run.base(&sink)?;
+    let key = crate::keys::load_or_make(&recipe.sign.key, &sink)?;
+    let inputs = BTreeMap::from([
+        ("dataset".to_owned(), dataset.summary.digest.clone()),
+        ("train".to_owned(), trained.digest()),
+        ("quantize".to_owned(), quantized.digest()),
+        ("eval".to_owned(), evaluated.digest()),
+        ("base".to_owned(), base.digest.clone()),
+        ("key".to_owned(), keys::key_id(key.verifying_key())),
+    ]);
+    run.stage(Stage::Package, inputs, |emit, _| {
+        let place = run.folder(Stage::Package);
+        let making = run.dir.join("package.new");
+        remove(&making)?;
+        let report = Report::load(&run.dir.join(&evaluated.summary.report))?;
+        let dataset = Dataset::load(&run.dataset_dir())?;
+        let mut parts = Parts { from: run.dir.clone(), to: making.clone(), roles: BTreeMap::new() };
+
+        let model = format!("{}-{}.gguf", recipe.name, recipe.quantize.ship);
+        let shipped = quantized.summary.get(&recipe.quantize.ship).map_or_else(|| format!("quantize/{model}"), |q| q.file.clone());
+        parts.copy(&shipped, &model, "model")?;
+        for file in ADAPTER {
+            parts.copy(&format!("train/adapter/{file}"), &format!("adapter/{file}"), "adapter")?;
+        }
+        ChatTokenizer::open(&base.path)?.save(&making.join("tokenizer"))?;
+        parts.found("tokenizer", "tokenizer")?;
+        parts.write("recipe.lock.toml", run.resolved.lock_toml().as_bytes(), "recipe-lock")?;
+        parts.copy("dataset/dataset.json", "lineage/dataset.json", "lineage")?;
+        parts.write("lineage/rows.jsonl", lineage(&dataset).as_bytes(), "lineage")?;
+        parts.copy(&evaluated.summary.report, "report/report.json", "report")?;
+        parts.copy(&evaluated.summary.page, "report/report.html", "report-page")?;
+        parts.copy("train/loss.jsonl", "report/loss.jsonl", "training-log")?;
+        let example = example(&dataset);
+        let card = card(run, &report, &base.name, base.license.as_deref(), &model, &example);
+        parts.write("README.md", card.as_bytes(), "card")?;
+
+        let manifest = ArtifactManifest {
+            schema: manifest::SCHEMA,
+            name: recipe.name.clone(),
+            version: recipe.version.clone(),
+            created: run.created.clone(),
+            task: Task { kind: recipe.task.kind.clone(), labels: dataset.card.labels.clone(), system: system(&dataset) },
+            base: BaseModel { name: base.name.clone(), digest: base.digest.clone(), license: base.license.clone() },
+            dataset_digest: dataset.card.digest.clone(),
+            recipe_lock_digest: run.lock_digest(),
+            files: parts.files()?,
+            threshold: Some(recipe.eval.threshold),
+            verdict: report.verdict.name().to_owned(),
+            program_version: PROGRAM_VERSION.to_owned(),
+        };
+        let manifest_digest = manifest.save(&making)?;
+        remove(&place)?;
+        std::fs::rename(&making, &place).map_err(|e| cannot("move the artifact to", &place, &e))?;
+        // Signed in its place: the signature names the folder.
+        let signed = oms::sign_dir(&place, &place.join(manifest::SIGNATURE_FILE_NAME), &key)?;
+        let bytes = manifest.files.values().map(|f| f.bytes).sum();
+        emit.emit(EventKind::Wrote { path: place.display().to_string(), bytes });
+        let summary =
+            Packaged { dir: "package".to_owned(), manifest_digest, root: signed.root, key_id: signed.key_id, bytes, example };
+        let mut outputs: Vec<String> = manifest.files.keys().map(|name| format!("package/{name}")).collect();
+        outputs.extend([manifest::FILE_NAME, manifest::SIGNATURE_FILE_NAME].map(|name| format!("package/{name}")));
+        Ok(Work { line: format!("{} files signed with key {}", signed.files.len(), &summary.key_id[..12]), outputs, summary })
+    })
+}
+
+/// The files of an artifact as they are put together.
+struct Parts {
+    from: PathBuf,
+    to: PathBuf,
+    roles: BTreeMap<String, &'static str>,
+}
+
+impl Parts {
+    fn copy(&mut self, from: &str, to: &str, role: &'static str) -> Result<()> {
+        let (source, target) = (self.from.join(from), self.to.join(to));
+        if let Some(dir) = target.parent() {
+            std::fs::create_dir_all(dir).map_err(|e| cannot("make the folder", dir, &e))?;
+        }
+        std::fs::copy(&source, &target).map_err(|e| cannot("copy to the artifact", &source, &e))?;
+        self.roles.insert(to.to_owned(), role);
+        Ok(())
+    }
+
+    fn write(&mut self, to: &str, bytes: &[u8], role: &'static str) -> Result<()> {
+        let target = self.to.join(to);
+        write_atomic(&target, bytes).map_err(|e| cannot("write", &target, &e))?;
+        self.roles.insert(to.to_owned(), role);
+        Ok(())
+    }
+
+    /// Files that someone else wrote into `folder`.
+    fn found(&mut self, folder: &str, role: &'static str) -> Result<()> {
+        let dir = self.to.join(folder);
+        for entry in std::fs::read_dir(&dir).map_err(|e| cannot("list", &dir, &e))? {
+            let name = entry.map_err(|e| cannot("list", &dir, &e))?.file_name();
+            self.roles.insert(format!("{folder}/{}", name.to_string_lossy()), role);
+        }
+        Ok(())
+    }
+
+    fn files(&self) -> Result<BTreeMap<String, ArtifactFile>> {
+        let of = |(name, role): (&String, &&str)| Ok((name.clone(), ArtifactFile::of(&self.to.join(name), role)?));
+        self.roles.iter().map(of).collect()
+    }
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(cannot("remove the old", dir, &e)),
+        _ => Ok(()),
+    }
+}
+
+/// From each row to its trace and to the decision behind its target; no message text.
+fn lineage(dataset: &Dataset) -> String {
+    let mut text = String::new();
+    for split in Split::ALL {
+        for row in dataset.rows(split) {
+            let line = json!({
+                "id": row.id,
+                "split": split.name(),
+                "target": row.target,
+                "label_source": row.label_source,
+                "trace": row.trace,
+                "decision": row.decision,
+            });
+            text.push_str(&canonical_json(&line));
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// The system prompt of most rows: what a message is to be asked with.
+fn system(dataset: &Dataset) -> Option<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for row in dataset.rows(Split::Train) {
+        if let Some(message) = row.messages.iter().find(|m| m.role == "system") {
+            *counts.entry(&message.content).or_default() += 1;
+        }
+    }
+    counts.into_iter().max_by_key(|(_, n)| *n).map(|(text, _)| text.to_owned())
+}
+
+/// A short message of the test split, for the command to try; the same on every machine.
+fn example(dataset: &Dataset) -> String {
+    let user = |row: &Example| row.messages.iter().rev().find(|m| m.role == "user").map(|m| m.content.clone());
+    let fits = |text: &String| (20..=70).contains(&text.chars().count()) && text.chars().all(|c| c.is_ascii() && !c.is_ascii_control() && c != '\'' && c != '"' && c != '!' && c != '$' && c != '`' && c != '\\');
+    let mut texts: Vec<String> = dataset.rows(Split::Test).iter().filter_map(user).filter(fits).collect();
+    texts.sort_by_key(|text| sha256_hex(text.as_bytes()));
+    texts.into_iter().next().unwrap_or_else(|| "hello".to_owned())
+}
+
+fn card(run: &Run<'_>, report: &Report, base: &str, license: Option<&str>, model: &str, example: &str) -> String {
+    let recipe = run.recipe();
+    let plan = CardPlan {
+        license: license.unwrap_or("other").to_owned(),
+        base_model: base.to_owned(),
+        base_model_relation: "finetune".to_owned(),
+        language: vec!["en".to_owned()],
+        tags: ["text-classification", "gguf", "lora", "limbeck"].map(String::from).to_vec(),
+        files: [
+            (model, "the served model, a GGUF file that llama.cpp loads too"),
+            ("adapter/", "the LoRA adapter, in PEFT's layout"),
+            ("tokenizer/", "the tokenizer and chat template"),
+            ("recipe.lock.toml", "every setting of the run"),
+            ("lineage/", "each row's trace and decision"),
+            ("report/", "the evaluation, for machines and for people"),
+            (manifest::FILE_NAME, "what is in here, with digests"),
+            (manifest::SIGNATURE_FILE_NAME, "the signature over all files (OpenSSF Model Signing)"),
+        ]
+        .map(|(file, what)| (file.to_owned(), what.to_owned()))
+        .to_vec(),
+        intended_use: format!(
+            "Answers a message with one of {} labels. Serve an answer of confidence {} or more; escalate the others.",
+            report.labels.len(),
+            recipe.eval.threshold
+        ),
+        notes: recipe.data.notes.clone(),
+        try_it: format!("limbeck score {} \"{example}\"", shell(&run.folder(Stage::Package))),
+    };
+    model_card(&plan, report)
+}

@@ -1,0 +1,72 @@
+//! Promote: the artifact goes into the store, and the channel points at it if its gates passed.
+
+use super::eval::Evaluated;
+use super::package::Packaged;
+use super::{Finished, Run, StageLine};
+use crate::exit::{Exit, Failure, Result};
+use crate::settings::person;
+use limbeck_artifact::digest::sha256_file;
+use limbeck_artifact::event::{Emit, EventKind, Stage};
+use limbeck_artifact::store::{Promotion, Store};
+use limbeck_artifact::{journal, keys, manifest, oms};
+use limbeck_eval::Verdict;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Promoted {
+    pub channel: String,
+    pub version: String,
+    pub seq: u64,
+    pub store: String,
+}
+
+/// None where the gates did not pass. Not cached: the store may be another one tomorrow, and the same promotion twice
+/// is one entry.
+pub fn run(
+    run: &Run<'_>,
+    packaged: &Packaged,
+    evaluated: &Finished<Evaluated>,
+) -> Result<Option<(Promoted, StageLine)>> {
+    let recipe = run.recipe();
+    let sink = run.sink.stage(Stage::Promote);
+    let verdict = evaluated.summary.verdict;
+    if verdict != Verdict::Pass {
+        let text = format!("not promoted to {}: the gates say {}", recipe.promote.channel, verdict.name());
+        sink.emit(EventKind::Note { text });
+        return Ok(None);
+    }
+    sink.emit(EventKind::StageStarted {});
+    let begun = Instant::now();
+    let dir = run.dir.join(&packaged.dir);
+    // Never trust what lies on disk only because this program once wrote it.
+    let key = crate::keys::load_or_make(&recipe.sign.key, &sink)?;
+    oms::verify_dir(&dir, &dir.join(manifest::SIGNATURE_FILE_NAME), key.verifying_key(), oms::Strictness::Strict)
+        .map_err(|e| Failure::of(Exit::VerificationFailed, &e).help("package again; nothing was promoted"))?;
+    let store = Store::open(&recipe.promote.store)?;
+    let version = store.put_artifact(&dir, &packaged.manifest_digest)?;
+    let report = sha256_file(&run.dir.join(&evaluated.summary.report))?;
+    let entry = store.promote(Promotion {
+        model: recipe.name.clone(),
+        channel: recipe.promote.channel.clone(),
+        version_digest: version.clone(),
+        evidence: BTreeMap::from([
+            ("report".to_owned(), report),
+            ("recipe-lock".to_owned(), run.lock_digest()),
+            ("key".to_owned(), keys::key_id(key.verifying_key())),
+        ]),
+        by: person(),
+        at: journal::now(),
+    })?;
+    let wall_ms = begun.elapsed().as_millis() as u64;
+    let line = format!("{} serves {} (entry {} of {})", entry.channel, &version[..12.min(version.len())], entry.seq, recipe.promote.store.display());
+    sink.emit(EventKind::StageFinished { wall_ms, summary: line });
+    let promoted = Promoted {
+        channel: entry.channel,
+        version,
+        seq: entry.seq,
+        store: recipe.promote.store.display().to_string(),
+    };
+    Ok(Some((promoted, StageLine { stage: Stage::Promote, cached: false, wall_ms })))
+}

@@ -1,0 +1,95 @@
+//! Review, the part without a person: decisions that were made become the frozen dataset, in `dataset/`. Where too few
+//! were made, the run stops here and says what to do.
+
+use super::{Finished, Run, Work, digests, named};
+use crate::exit::{Exit, Failure, Result};
+use crate::settings::shell;
+use limbeck_artifact::dataset::{DatasetCard, Split};
+use limbeck_artifact::event::{Emit, EventKind, Stage};
+use limbeck_data_curation::review::{FreezePlan, Frozen, Missing, ReviewStatus, freeze};
+use limbeck_data_curation::{CurateSummary, NamedFile};
+use limbeck_recipes::MinReviewed;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Where `limbeck review` of this run keeps a reviewer's decisions.
+pub fn decisions_dir(run: &Run<'_>) -> PathBuf {
+    run.folder(Stage::Review)
+}
+
+/// The recipe's decision files, then those made in this run, each under a name of its own.
+///
+/// # Errors
+/// When the run's review folder can't be listed.
+pub fn decision_files(run: &Run<'_>) -> Result<Vec<NamedFile>> {
+    let mut paths = run.recipe().review.decisions.clone();
+    let dir = decisions_dir(run);
+    let mut own: Vec<PathBuf> = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries.filter_map(|e| e.ok().map(|e| e.path())).collect(),
+        Err(_) => Vec::new(),
+    };
+    own.retain(|p| p.file_name().is_some_and(|n| {
+        let name = n.to_string_lossy();
+        name.starts_with("decisions") && name.ends_with(".jsonl")
+    }));
+    own.sort();
+    paths.extend(own);
+    Ok(named(&paths))
+}
+
+pub fn min_reviewed(share: &MinReviewed) -> BTreeMap<Split, f64> {
+    BTreeMap::from([
+        (Split::Train, share.train),
+        (Split::Valid, share.valid),
+        (Split::Calibration, share.calibration),
+        (Split::Test, share.test),
+    ])
+}
+
+pub fn run(run: &Run<'_>, curated: &Finished<CurateSummary>) -> Result<Finished<DatasetCard>> {
+    let recipe = run.recipe();
+    let decisions = decision_files(run)?;
+    for file in decisions.iter().filter(|f| !f.path.exists()) {
+        let text = format!("no decisions at {}: none are counted from there", file.path.display());
+        run.sink.stage(Stage::Review).emit(EventKind::Warning { text });
+    }
+    let mut inputs = digests(&decisions, true)?;
+    inputs.insert("curate".to_owned(), curated.digest());
+    run.stage(Stage::Review, inputs, |emit, _| {
+        let plan = FreezePlan {
+            imported: run.folder(Stage::Import),
+            curated: run.folder(Stage::Curate),
+            decisions: decisions.clone(),
+            system: recipe.task.system.clone(),
+            min_reviewed: min_reviewed(&recipe.review.min_reviewed),
+            unreviewed_weight: recipe.distill.unreviewed_weight as f32,
+            out: run.dataset_dir(),
+            left_out: run.folder(Stage::Review).join("left_out.jsonl"),
+        };
+        let card = match freeze(&plan, emit)? {
+            Frozen::Done(card) => card,
+            Frozen::Incomplete { status, missing } => return Err(incomplete(run, &status, &missing)),
+        };
+        let rows: u64 = card.splits.values().map(|s| s.rows).sum();
+        let reviewed: u64 = card.splits.values().map(|s| s.reviewed).sum();
+        let mut outputs = vec!["dataset/dataset.json".to_owned(), "review/left_out.jsonl".to_owned()];
+        outputs.extend(Split::ALL.iter().map(|split| format!("dataset/{}.jsonl", split.name())));
+        Ok(Work { line: format!("{rows} examples frozen, {reviewed} of them reviewed"), outputs, summary: card })
+    })
+}
+
+fn incomplete(run: &Run<'_>, status: &ReviewStatus, missing: &[Missing]) -> Failure {
+    let of = |m: &Missing| format!("{} {} of {} needed", m.split.name(), m.reviewed, m.needed);
+    let lacking: Vec<String> = missing.iter().map(of).collect();
+    let message = format!(
+        "the review is not finished: {} of {} items are decided ({})",
+        status.reviewed,
+        status.queued,
+        lacking.join(", ")
+    );
+    let recipe = shell(&run.resolved.path);
+    let help = format!(
+        "decide the rest with `limbeck review {recipe}` and start the run again; or ask for less: --set review.min_reviewed.train=0.5"
+    );
+    Failure::new(Exit::ReviewIncomplete, message).help(help)
+}

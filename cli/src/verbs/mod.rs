@@ -1,0 +1,12 @@
+//! One file a verb.
+
+pub mod carve;
+pub mod completions;
+pub mod doctor;
+pub mod explain;
+pub mod init;
+pub mod keys;
+pub mod review;
+pub mod run;
+pub mod score;
+pub mod verify;
