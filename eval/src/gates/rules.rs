@@ -135,7 +135,9 @@ fn against(
             let Some(max_accuracy_loss) = max_accuracy_loss else {
                 // Where the answers agree the accuracy cannot change, so the agreement bounds what is lost.
                 let change = difference(candidate, rival, name, -max_agreement_loss, evidence);
-                finding.numbers.extend(change.numbers.into_iter().filter(|(name, _)| name != "difference_demanded"));
+                finding.numbers.extend(
+                    change.numbers.into_iter().filter(|(name, _)| name != "difference_demanded" && name != "p_tango"),
+                );
                 return finding;
             };
             let accuracy = difference(candidate, rival, name, -max_accuracy_loss, evidence);
