@@ -87,7 +87,8 @@ pub enum EventKind {
         total: u64,
         unit: String,
     },
-    /// So many things were kept or left out, and why. `what` is plural; `reason` is empty for what was kept.
+    /// So many things were kept or left out, and why. `what` is plural and says what became of them ("rows", "rows left
+    /// out"); `reason` is empty for what was kept.
     Counted {
         what: String,
         n: u64,

@@ -162,6 +162,7 @@ fn with_texts(accepted: &DataFrame, read: &[Read]) -> PolarsResult<DataFrame> {
     accepted.hstack(&[
         Column::new("row".into(), number),
         Column::new("message".into(), read.iter().map(|r| r.message.as_str()).collect::<Vec<_>>()),
+        Column::new("chars".into(), read.iter().map(|r| r.message.chars().count() as u32).collect::<Vec<_>>()),
         Column::new("normal".into(), read.iter().map(|r| r.normal.as_str()).collect::<Vec<_>>()),
         Column::new("label".into(), read.iter().map(|r| r.label.as_deref()).collect::<Vec<_>>()),
     ])
@@ -169,13 +170,14 @@ fn with_texts(accepted: &DataFrame, read: &[Read]) -> PolarsResult<DataFrame> {
 
 /// Adds `reason` (null while a row is kept) and `like` (the number of the row that it repeats).
 fn distinct(frame: LazyFrame, plan: &CuratePlan) -> PolarsResult<LazyFrame> {
-    let chars = || col("message").str().len_chars();
-    let length = when(chars().lt(lit(plan.min_chars)))
+    let length = when(col("chars").lt(lit(plan.min_chars)))
         .then(lit("too_short"))
-        .when(chars().gt(lit(plan.max_chars)))
+        .when(col("chars").gt(lit(plan.max_chars)))
         .then(lit("too_long"))
         .otherwise(lit(NULL).cast(DataType::String));
-    let frame = frame.with_columns([length.alias("reason"), lit(NULL).cast(DataType::UInt64).alias("like")]);
+    let frame = frame
+        .with_columns([length.alias("reason"), lit(NULL).cast(DataType::UInt64).alias("like")])
+        .select([all().exclude_cols(["chars"]).as_expr()]);
     let frame = all_but_first(frame, "id", "duplicate_id")?;
     all_but_first(frame, "normal", "exact_duplicate")
 }
