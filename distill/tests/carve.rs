@@ -1,5 +1,7 @@
 //! A carved base is a base: its tokenizer works, its blocks are the source's own, and it says where it comes from.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 #[path = "../../tests/fixtures/tiny_base.rs"]
 mod tiny_base;
 

@@ -10,6 +10,9 @@ const BLOCK: usize = 32;
 /// Values a rayon task takes at once: large enough to hide its cost, small enough to balance two cores.
 const TASK: usize = 64 * 1024;
 
+/// Writes one block (of the plain types, up to 32 values) into bytes of just its size.
+type EncodeBlock = fn(&[f32], &mut [u8]);
+
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum EncodeError {
     #[error("{0:?} has no encoder; choose one of F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1")]
@@ -26,7 +29,7 @@ pub enum EncodeError {
 
 /// Encodes rows laid end to end; a row's length must be a multiple of 32 for the block types.
 pub fn encode(ty: GgmlType, values: &[f32]) -> Result<Vec<u8>, EncodeError> {
-    let (encode_block, bytes): (fn(&[f32], &mut [u8]), usize) = match ty {
+    let (encode_block, bytes): (EncodeBlock, usize) = match ty {
         GgmlType::F32 => (f32_block, 4 * BLOCK),
         GgmlType::F16 => (f16_block, 2 * BLOCK),
         GgmlType::BF16 => (bf16_block, 2 * BLOCK),

@@ -1,5 +1,7 @@
 //! The encoders against ggml itself. tests/reference/ggml_blocks.py made the golden file.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 use limbeck_artifact::digest::sha256_hex;
 use limbeck_model::gguf::{GgmlType, dequantize};
 use limbeck_quantize::encode::{EncodeError, encode};

@@ -1,5 +1,7 @@
 //! The file that is served: what is merged, what is rounded, what is copied, and that a bad model makes no file.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 #[path = "../../tests/fixtures/tiny_base.rs"]
 mod tiny_base;
 
