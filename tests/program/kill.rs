@@ -37,12 +37,12 @@ fn kill_after(mini: &Mini, stage: &str, event: &str, n: usize) -> bool {
 
 #[test]
 fn killed_in_each_stage_it_goes_on_to_the_same_bytes() {
-    let unbroken = Mini::new(0.0, true);
+    let unbroken = Mini::new(0.0001, true);
     unbroken.expect(0, &["run", "mini", "--offline"]);
     let want = unbroken.made();
     assert!(want.iter().any(|(name, _)| name.ends_with("adapter_model.safetensors")));
 
-    let broken = Mini::new(0.0, true);
+    let broken = Mini::new(0.0001, true);
     let mut killed = 0;
     for (stage, event, n) in [
         ("import", "stage_started", 1),

@@ -20,7 +20,7 @@ fn find(dir: &std::path::Path, suffix: &str) -> PathBuf {
 
 #[test]
 fn the_whole_way_then_nothing_to_do_then_tampering() {
-    let mini = Mini::new(0.0, true);
+    let mini = Mini::new(0.0001, true);
     let text = mini.expect(0, &["run", "mini", "--offline"]);
     assert!(text.contains("limbeck score"), "{text}");
     assert!(text.contains("accuracy"), "{text}");
@@ -60,7 +60,7 @@ fn the_whole_way_then_nothing_to_do_then_tampering() {
 
 #[test]
 fn without_decisions_the_run_stops_and_says_what_to_do() {
-    let mini = Mini::new(0.0, false);
+    let mini = Mini::new(0.0001, false);
     let out = mini.limbeck(&["run", "mini", "--offline"]);
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(5), "{stderr}");
@@ -79,7 +79,7 @@ fn a_failed_gate_is_exit_code_4_and_nothing_is_promoted() {
 
 #[test]
 fn a_bad_recipe_is_exit_code_3_with_line_and_nearest_name() {
-    let mini = Mini::new(0.0, true);
+    let mini = Mini::new(0.0001, true);
     let path = mini.path().join("mini/recipe.toml");
     let text = std::fs::read_to_string(&path).unwrap().replace("learning_rate", "learing_rate");
     std::fs::write(&path, text).unwrap();
