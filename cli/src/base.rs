@@ -42,7 +42,9 @@ impl Base {
         };
         let path = resolve_with(&wanted, &options, emit).map_err(|e| {
             let help = match &wanted {
-                ModelRef::Path(_) => "name another with --set model.base=PATH, or a hub model with --set model.base=hf:OWNER/NAME",
+                ModelRef::Path(_) => {
+                    "name another with --set model.base=PATH, or a hub model with --set model.base=hf:OWNER/NAME"
+                }
                 ModelRef::Hub { .. } => "check the network, or name a local copy with --set model.base=PATH",
             };
             Failure::from(e).help(help)

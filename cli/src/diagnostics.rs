@@ -23,7 +23,8 @@ pub fn render(failure: &Failure, terminal: &Terminal) -> String {
         }
         Some(errors) => {
             for error in &errors.errors {
-                let mut diagnostic = MietteDiagnostic::new(visible(&error.message).into_owned()).with_code(failure.exit.name());
+                let mut diagnostic =
+                    MietteDiagnostic::new(visible(&error.message).into_owned()).with_code(failure.exit.name());
                 if let Some(hint) = &error.hint {
                     diagnostic = diagnostic.with_help(visible(hint).into_owned());
                 }
@@ -105,7 +106,8 @@ mod tests {
 
     #[test]
     fn a_failure_says_why_and_what_to_try_and_hides_nothing() {
-        let mut failure = Failure::new(Exit::ReviewIncomplete, "the review is not finished\u{1b}[2J").help("limbeck review x");
+        let mut failure =
+            Failure::new(Exit::ReviewIncomplete, "the review is not finished\u{1b}[2J").help("limbeck review x");
         failure.causes.push("nobody reviewed".to_owned());
         let shown = render(&failure, &PIPE);
         insta::assert_snapshot!("failure", shown);

@@ -28,7 +28,8 @@ impl Terminal {
         let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
         let live = is_terminal && !dumb;
-        let width = if live { crossterm::terminal::size().map_or(80, |(columns, _)| columns.max(40)) } else { PLAIN_WIDTH };
+        let width =
+            if live { crossterm::terminal::size().map_or(80, |(columns, _)| columns.max(40)) } else { PLAIN_WIDTH };
         Terminal { live, colour: live && !set("NO_COLOR"), width }
     }
 }

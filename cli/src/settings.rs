@@ -50,6 +50,14 @@ pub fn person() -> String {
         .unwrap_or_else(|| "unknown".to_owned())
 }
 
+/// The recipe as a command line takes it: its folder where that is enough.
+pub fn recipe_arg(resolved: &Resolved) -> String {
+    match (resolved.path.file_name().is_some_and(|name| name == "recipe.toml"), resolved.path.parent()) {
+        (true, Some(folder)) if !folder.as_os_str().is_empty() => shell(folder),
+        _ => shell(&resolved.path),
+    }
+}
+
 /// A path as a command line takes it.
 pub fn shell(path: &Path) -> String {
     let text = path.display().to_string();

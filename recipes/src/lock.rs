@@ -20,7 +20,8 @@ impl Resolved {
             let (header, name) = place(&entry.key);
             if header != section {
                 section = header;
-                let shown = if section.starts_with("eval.gate.") { "[[eval.gate]]".to_owned() } else { format!("[{section}]") };
+                let shown =
+                    if section.starts_with("eval.gate.") { "[[eval.gate]]".to_owned() } else { format!("[{section}]") };
                 let _ = write!(text, "\n{shown}\n");
             } else if section.is_empty() && entry.key == "name" {
                 text.push('\n');

@@ -16,7 +16,9 @@ fn prefixes(stage: Stage) -> &'static [&'static str] {
         Stage::Review => &["task.system", "review.", "distill."],
         Stage::Train => &["seed", "model.max_seq_length", "model.device", "train."],
         Stage::Quantize => &["name", "version", "quantize.formats"],
-        Stage::Eval => &["name", "version", "seed", "model.max_seq_length", "model.device", "data.notes", "quantize.ship", "eval."],
+        Stage::Eval => {
+            &["name", "version", "seed", "model.max_seq_length", "model.device", "data.notes", "quantize.ship", "eval."]
+        }
         Stage::Package => &[""],
         Stage::Promote => &["name", "version", "promote."],
     }
@@ -24,8 +26,12 @@ fn prefixes(stage: Stage) -> &'static [&'static str] {
 
 /// The settings of `stage` as one JSON object of dotted keys.
 pub fn settings(resolved: &Resolved, stage: Stage) -> Value {
-    let wanted = |key: &str| prefixes(stage).iter().any(|p| if p.ends_with('.') || p.is_empty() { key.starts_with(p) } else { key == *p });
-    let is_path = |key: &str| schema::find(key).is_some_and(|f| matches!(f.kind, Kind::Path | Kind::Paths { .. } | Kind::BaseModel));
+    let wanted = |key: &str| {
+        prefixes(stage).iter().any(|p| if p.ends_with('.') || p.is_empty() { key.starts_with(p) } else { key == *p })
+    };
+    let is_path = |key: &str| {
+        schema::find(key).is_some_and(|f| matches!(f.kind, Kind::Path | Kind::Paths { .. } | Kind::BaseModel))
+    };
     let mut map = Map::new();
     for entry in resolved.entries().iter().filter(|e| wanted(&e.key) && !is_path(&e.key)) {
         map.insert(entry.key.clone(), serde_json::to_value(&entry.value).unwrap_or(Value::Null));

@@ -103,7 +103,8 @@ impl Reader {
 
     fn section(&mut self, at: &At, prefix: &str, table: &DeTable<'_>) {
         for (name, value) in table {
-            let key = if prefix.is_empty() { name.get_ref().to_string() } else { format!("{prefix}.{}", name.get_ref()) };
+            let key =
+                if prefix.is_empty() { name.get_ref().to_string() } else { format!("{prefix}.{}", name.get_ref()) };
             self.entry(at, &key, at.place(name.span()), value);
         }
     }
@@ -120,7 +121,11 @@ impl Reader {
                     self.section(at, key, table);
                 }
                 other => {
-                    let message = format!("`{key}` is {}, expected a table of {}", describe(other), schema::children(key).join(", "));
+                    let message = format!(
+                        "`{key}` is {}, expected a table of {}",
+                        describe(other),
+                        schema::children(key).join(", ")
+                    );
                     self.errors.push(RecipeError::new(message, Some(at.place(value.span()))));
                 }
             }
@@ -157,7 +162,8 @@ impl Reader {
     fn gate(&mut self, at: &At, place: Place, table: &DeTable<'_>) {
         let kinds: Vec<&str> = schema::GATE_KINDS.iter().map(|k| k.kind).collect();
         let Some(kind_value) = table.get("kind") else {
-            let error = RecipeError::new(format!("a gate without `kind`, expected one of {}", kinds.join(", ")), Some(place));
+            let error =
+                RecipeError::new(format!("a gate without `kind`, expected one of {}", kinds.join(", ")), Some(place));
             self.errors.push(error);
             return;
         };
@@ -186,10 +192,12 @@ impl Reader {
 
     /// `eval.gate.NAME.key` or `eval.gate.INDEX.key`.
     fn set_gate(&mut self, at: &At, rest: &str, key_place: Place, value: &str) {
-        let names: Vec<String> = self.gates.iter().map(|g| g.text("name").or(g.text("kind")).unwrap_or("").to_owned()).collect();
+        let names: Vec<String> =
+            self.gates.iter().map(|g| g.text("name").or(g.text("kind")).unwrap_or("").to_owned()).collect();
         let Some((wanted, name)) = rest.rsplit_once('.') else {
             let message = format!("`{GATES}.{rest}` names no key of a gate");
-            self.errors.push(RecipeError::new(message, Some(key_place)).hint(format!("write --set {GATES}.NAME.min=0.9")));
+            self.errors
+                .push(RecipeError::new(message, Some(key_place)).hint(format!("write --set {GATES}.NAME.min=0.9")));
             return;
         };
         let index = names.iter().position(|n| n == wanted).or_else(|| wanted.parse().ok().filter(|i| *i < names.len()));
@@ -223,8 +231,12 @@ impl GivenGate {
     }
 }
 
-const GATE_NAME: Field =
-    Field { key: "name", kind: Kind::Name, need: schema::Need::Optional, doc: "what the report calls the gate; its kind when left out" };
+const GATE_NAME: Field = Field {
+    key: "name",
+    kind: Kind::Name,
+    need: schema::Need::Optional,
+    doc: "what the report calls the gate; its kind when left out",
+};
 const GATE_KIND: Field = Field { key: "kind", kind: Kind::Text, need: schema::Need::Required, doc: "the rule" };
 
 fn gate_field(kind: &schema::GateKind, name: &str) -> Option<&'static Field> {
@@ -237,7 +249,8 @@ fn gate_field(kind: &schema::GateKind, name: &str) -> Option<&'static Field> {
 
 /// A `--set` value as TOML. A text needs no quotes: `--set version=1.2` is the text "1.2".
 fn parse_value(kind: Kind, value: &str) -> Option<Spanned<DeValue<'_>>> {
-    let textual = matches!(kind, Kind::Text | Kind::Name | Kind::Path | Kind::BaseModel | Kind::Device | Kind::Choice(_));
+    let textual =
+        matches!(kind, Kind::Text | Kind::Name | Kind::Path | Kind::BaseModel | Kind::Device | Kind::Choice(_));
     if textual && !value.starts_with(['"', '\'']) {
         return None;
     }
@@ -258,7 +271,9 @@ fn check(at: &At, key: &str, field: &Field, value: &Spanned<DeValue<'_>>) -> Res
         return Ok(Given { value, place, from_set: at.from_set });
     }
     // A list with one bad item is marked at the item.
-    if let (DeValue::Array(list), Kind::Choices(_) | Kind::Texts { .. } | Kind::Paths { .. }) = (value.get_ref(), field.kind) {
+    if let (DeValue::Array(list), Kind::Choices(_) | Kind::Texts { .. } | Kind::Paths { .. }) =
+        (value.get_ref(), field.kind)
+    {
         let one = match field.kind {
             Kind::Texts { .. } => Kind::Texts { min: 1 },
             kind => kind,
@@ -292,7 +307,9 @@ fn unknown_key(key: &str, place: Place) -> RecipeError {
     let foreign = FOREIGN_NAMES.iter().find(|(other, _)| other == name).map(|(_, ours)| *ours);
     let elsewhere = foreign.or_else(|| schema::FIELDS.iter().map(|f| f.key).find(last));
     match elsewhere {
-        Some(full) if schema::parent(full) == section => error.hint(format!("it is called `{}` here", &full[section.len()..].trim_start_matches('.'))),
+        Some(full) if schema::parent(full) == section => {
+            error.hint(format!("it is called `{}` here", &full[section.len()..].trim_start_matches('.')))
+        }
         Some(full) => error.hint(format!("did you mean `{full}`, in [{}]?", schema::parent(full))),
         None if siblings.is_empty() => error,
         None => error.hint(format!("known here: {}", siblings.join(", "))),
@@ -321,7 +338,9 @@ fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<
 
 /// A value as an error shows it, cut to a readable length.
 fn describe(value: &DeValue<'_>) -> String {
-    let short = |s: &str| if s.chars().count() > 40 { format!("{}…", s.chars().take(39).collect::<String>()) } else { s.to_owned() };
+    let short = |s: &str| {
+        if s.chars().count() > 40 { format!("{}…", s.chars().take(39).collect::<String>()) } else { s.to_owned() }
+    };
     match value {
         DeValue::String(s) => format!("\"{}\"", limbeck_artifact::untrusted::visible(&short(s))),
         DeValue::Integer(i) => convert(value).map_or_else(|| i.as_str().to_owned(), |v| v.to_string()),

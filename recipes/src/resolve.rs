@@ -108,7 +108,8 @@ pub fn load_text(path: &Path, text: &str, sets: &[(String, String)]) -> Result<R
     }
     let entries = entries(&reader, &source);
     let mut recipe: Recipe = Value::Table(nested(&entries)).try_into().map_err(|e: toml::de::Error| {
-        RecipeError::new(format!("building the recipe's plan: {}", e.message()), None).hint("this is a bug in limbeck's schema; please report it")
+        RecipeError::new(format!("building the recipe's plan: {}", e.message()), None)
+            .hint("this is a bug in limbeck's schema; please report it")
     })?;
     recipe.rebase(path.parent().unwrap_or(Path::new("")));
     let origins = entries.iter().map(|e| (e.key.clone(), e.origin.clone())).collect();
@@ -127,7 +128,11 @@ fn missing(reader: &mut Reader, source: &Source) {
         let name = field.key[section.len()..].trim_start_matches('.');
         let place = reader.sections.get(section).cloned();
         let file = if place.is_none() { format!("{}: ", source.name) } else { String::new() };
-        let wanted = format!("add `{name} = …` {}: {}", if section.is_empty() { "at the top".into() } else { format!("under [{section}]") }, field.doc);
+        let wanted = format!(
+            "add `{name} = …` {}: {}",
+            if section.is_empty() { "at the top".into() } else { format!("under [{section}]") },
+            field.doc
+        );
         let message = format!("{file}`{}` is missing, expected {}", field.key, field.kind.expects());
         reader.errors.push(RecipeError::new(message, place).hint(wanted));
     }
@@ -138,8 +143,12 @@ fn missing(reader: &mut Reader, source: &Source) {
             if is_reported(field.key) {
                 continue;
             }
-            let message = format!("a gate of kind {} without `{}`, expected {}", kind.kind, field.key, field.kind.expects());
-            errors.push(RecipeError::new(message, Some(gate.place.clone())).hint(format!("add `{} = …`: {}", field.key, field.doc)));
+            let message =
+                format!("a gate of kind {} without `{}`, expected {}", kind.kind, field.key, field.kind.expects());
+            errors.push(
+                RecipeError::new(message, Some(gate.place.clone()))
+                    .hint(format!("add `{} = …`: {}", field.key, field.doc)),
+            );
         }
     }
     reader.errors.extend(errors);
@@ -148,13 +157,17 @@ fn missing(reader: &mut Reader, source: &Source) {
 /// What only several keys together can get wrong.
 fn across(reader: &mut Reader, source: &Source) {
     let get = |key: &str| reader.values.get(key).map(|g| g.value.clone()).or_else(|| schema::find(key)?.default());
-    let place = |keys: &[&str]| keys.iter().find_map(|k| reader.values.get(*k)).map_or_else(|| source.at(0..0), |g| g.place.clone());
+    let place = |keys: &[&str]| {
+        keys.iter().find_map(|k| reader.values.get(*k)).map_or_else(|| source.at(0..0), |g| g.place.clone())
+    };
     let mut errors = Vec::new();
 
     let splits = ["data.split.test", "data.split.calibration", "data.split.valid"];
     let held_out: f64 = splits.iter().filter_map(|k| get(k)?.as_float()).sum();
     if held_out > 0.95 {
-        let message = format!("valid, calibration and test together take {held_out:.2} of the rows, which leaves train too little");
+        let message = format!(
+            "valid, calibration and test together take {held_out:.2} of the rows, which leaves train too little"
+        );
         errors.push(RecipeError::new(message, Some(place(&splits))).hint("keep their sum at 0.95 or less"));
     }
     let formats = get("quantize.formats").unwrap_or(Value::Array(Vec::new()));
@@ -184,7 +197,9 @@ fn across(reader: &mut Reader, source: &Source) {
         let Some(name) = gate.text("name") else { continue };
         if reader.gates[..i].iter().any(|g| g.text("name") == Some(name)) {
             let place = gate.fields.get("name").map(|g| g.place.clone());
-            errors.push(RecipeError::new(format!("two gates are called \"{name}\""), place).hint("give each gate its own name"));
+            errors.push(
+                RecipeError::new(format!("two gates are called \"{name}\""), place).hint("give each gate its own name"),
+            );
         }
     }
     reader.errors.extend(errors);
@@ -214,10 +229,17 @@ fn entries(reader: &Reader, source: &Source) -> Vec<Entry> {
         let key = |k: &str| format!("{GATES}.{name}.{k}");
         let of = |k: &str| gate.fields.get(k).map_or(Origin::Default, |g| origin(&g.place, g.from_set));
         let text = |s: &str| Value::String(s.to_owned());
-        entries.push(Entry { key: key("name"), value: text(&name), origin: of("name"), doc: "what the report calls the gate" });
+        entries.push(Entry {
+            key: key("name"),
+            value: text(&name),
+            origin: of("name"),
+            doc: "what the report calls the gate",
+        });
         entries.push(Entry { key: key("kind"), value: text(kind.kind), origin: of("kind"), doc: kind.doc });
         for field in kind.fields {
-            let Some(value) = gate.fields.get(field.key).map(|g| g.value.clone()).or_else(|| field.default()) else { continue };
+            let Some(value) = gate.fields.get(field.key).map(|g| g.value.clone()).or_else(|| field.default()) else {
+                continue;
+            };
             entries.push(Entry { key: key(field.key), value, origin: of(field.key), doc: field.doc });
         }
     }
@@ -229,7 +251,10 @@ fn gate_names(gates: &[GivenGate]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for gate in gates {
         let wanted = gate.text("name").or(gate.text("kind")).unwrap_or("gate");
-        let taken = |name: &str| names.iter().any(|n| n == name) || (gates.iter().any(|g| g.text("name") == Some(name)) && gate.text("name") != Some(name));
+        let taken = |name: &str| {
+            names.iter().any(|n| n == name)
+                || (gates.iter().any(|g| g.text("name") == Some(name)) && gate.text("name") != Some(name))
+        };
         let mut name = wanted.to_owned();
         let mut n = 1;
         while taken(&name) {

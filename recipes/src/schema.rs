@@ -266,7 +266,9 @@ impl Kind {
                 !list.is_empty() && distinct(list) && list.iter().all(|v| v.as_str().is_some_and(|s| of.contains(&s)))
             }
             (Texts { min }, Value::Array(list)) => {
-                list.len() >= min && distinct(list) && list.iter().all(|v| v.as_str().is_some_and(|s| !s.is_empty() && s.trim() == s))
+                list.len() >= min
+                    && distinct(list)
+                    && list.iter().all(|v| v.as_str().is_some_and(|s| !s.is_empty() && s.trim() == s))
             }
             (Paths { min }, Value::Array(list)) => list.len() >= min && list.iter().all(|v| Path.allows(v)),
             (BaseModel, Value::String(s)) => match s.strip_prefix("hf:") {
@@ -274,7 +276,11 @@ impl Kind {
                 Some(repo) => {
                     let mut parts = repo.split('/');
                     let ok = |p: Option<&str>| {
-                        p.is_some_and(|p| !p.is_empty() && !p.starts_with('.') && p.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)))
+                        p.is_some_and(|p| {
+                            !p.is_empty()
+                                && !p.starts_with('.')
+                                && p.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+                        })
                     };
                     let repository = ok(parts.next()) && ok(parts.next());
                     repository && parts.next().is_none_or(|_| repo.ends_with(".gguf"))

@@ -47,7 +47,8 @@ impl Place {
         let (line, column) = self.line_column();
         let Some(text) = self.source.text.lines().nth(line - 1) else { return String::new() };
         let width = text.chars().count();
-        let marked = self.source.text.get(self.span.clone()).map_or(1, |s| s.lines().next().unwrap_or("").chars().count());
+        let marked =
+            self.source.text.get(self.span.clone()).map_or(1, |s| s.lines().next().unwrap_or("").chars().count());
         let carets = marked.clamp(1, width.saturating_sub(column - 1).max(1));
         // Tabs are kept so that the carets stand under what they mark.
         let indent: String = text.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();

@@ -60,7 +60,10 @@ fn the_file_beats_defaults_and_set_beats_the_file() {
     assert_eq!(r.recipe.review.min_reviewed.train, 0.5);
     assert_eq!(r.recipe.review.min_reviewed.test, 1.0);
     assert_eq!(r.origins["train.r"], Origin::Set { argument: "train.r=2".into() });
-    assert_eq!(r.origins["train.lora_alpha"], Origin::File { file: "some/folder/recipe.toml".into(), line: 20, column: 14 });
+    assert_eq!(
+        r.origins["train.lora_alpha"],
+        Origin::File { file: "some/folder/recipe.toml".into(), line: 20, column: 14 }
+    );
     assert_eq!(r.origins["train.num_epochs"], Origin::Default);
 }
 
@@ -125,13 +128,21 @@ fn the_template_is_a_recipe_and_shows_every_default() {
     let open: String = text
         .lines()
         .map(|l| match l.strip_prefix("# ") {
-            Some(rest) if rest.split_once(" = ").is_some_and(|(key, v)| !key.contains(' ') && !v.starts_with("\"…\"")) => format!("{rest}\n"),
+            Some(rest)
+                if rest.split_once(" = ").is_some_and(|(key, v)| !key.contains(' ') && !v.starts_with("\"…\"")) =>
+            {
+                format!("{rest}\n")
+            }
             _ => format!("{l}\n"),
         })
         .collect();
     let opened = load_text(Path::new("recipe.toml"), &open, &[]).unwrap_or_else(|e| panic!("{e}\n{open}"));
     assert_eq!(opened.recipe, r.recipe);
-    assert!(opened.origins.iter().all(|(k, o)| *o != Origin::Default || k.starts_with("eval.gate.")), "{:?}", opened.origins);
+    assert!(
+        opened.origins.iter().all(|(k, o)| *o != Origin::Default || k.starts_with("eval.gate.")),
+        "{:?}",
+        opened.origins
+    );
 }
 
 #[test]

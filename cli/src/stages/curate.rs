@@ -29,7 +29,9 @@ pub fn run(run: &Run<'_>, imported: &Finished<ImportSummary>) -> Result<Finished
         let left_out: u64 = summary.left_out.values().sum();
         Ok(Work {
             line: format!("{}; {left_out} left out", kept.join(", ")),
-            outputs: ["curate/curated.parquet", "curate/left_out.jsonl", "curate/curate.json"].map(String::from).to_vec(),
+            outputs: ["curate/curated.parquet", "curate/left_out.jsonl", "curate/curate.json"]
+                .map(String::from)
+                .to_vec(),
             summary,
         })
     })

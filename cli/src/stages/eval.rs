@@ -3,12 +3,14 @@
 use super::quantize::QuantizedFiles;
 use super::{Finished, PROGRAM_VERSION, Run, Work, cannot};
 use crate::exit::{Exit, Failure, Result};
-use crate::settings::shell;
+use crate::settings::recipe_arg;
 use limbeck_artifact::dataset::{Dataset, DatasetCard, Message, Split};
 use limbeck_artifact::digest::{sha256_file, sha256_hex};
 use limbeck_artifact::event::{EventKind, Stage};
 use limbeck_eval::statistics::Risk;
-use limbeck_eval::{AnswerError, Answerer, Arm, EvalPlan, Fact, Gate, Metric, PriceTable, Rows, Rule, Verdict, evaluate};
+use limbeck_eval::{
+    AnswerError, Answerer, Arm, EvalPlan, Fact, Gate, Metric, PriceTable, Rows, Rule, Verdict, evaluate,
+};
 use limbeck_model::adapter::Adapter;
 use limbeck_model::decoder::Decoder;
 use limbeck_model::device::{self, DeviceName};
@@ -107,7 +109,13 @@ pub fn run(
             Arm::recorded(FRONTIER, "the frontier model, as recorded in the traces"),
             Arm::linear_floor(LINEAR, "TF-IDF and logistic regression on the same train split"),
             model(BASE, "the base model, untuned", &base.digest, base.path.clone(), None),
-            model(TUNED, "the base under its adapter", &format!("{} {}", base.digest, trained.digest()), base.path.clone(), Some(adapter)),
+            model(
+                TUNED,
+                "the base under its adapter",
+                &format!("{} {}", base.digest, trained.digest()),
+                base.path.clone(),
+                Some(adapter),
+            ),
         ];
         for (format, file) in &quantized.summary {
             let title = format!("the {format} file itself, read back");
@@ -148,7 +156,12 @@ fn plan(
     let mut made = vec![Fact::new("base model", base)];
     for (format, file) in &quantized.summary {
         let shipped = if *format == recipe.quantize.ship { " (shipped)" } else { "" };
-        let value = format!("{:.1} MB, {:.2} bits a weight, SHA-256 {}", file.bytes as f64 / 1e6, file.bits_per_weight, file.sha256);
+        let value = format!(
+            "{:.1} MB, {:.2} bits a weight, SHA-256 {}",
+            file.bytes as f64 / 1e6,
+            file.bits_per_weight,
+            file.sha256
+        );
         made.push(Fact::new(format!("{format} file{shipped}"), value));
     }
     EvalPlan {
@@ -167,7 +180,7 @@ fn plan(
         dir: run.folder(Stage::Eval),
         made,
         notes: recipe.data.notes.clone(),
-        reproduce: vec![format!("limbeck run {}", shell(&run.resolved.path))],
+        reproduce: vec![format!("limbeck run {}", recipe_arg(&run.resolved))],
         mistakes: MISTAKES,
     }
 }

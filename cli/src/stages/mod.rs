@@ -141,7 +141,8 @@ pub struct Finished<T> {
 impl<T> Finished<T> {
     /// The digest that stands for everything this stage made.
     pub fn digest(&self) -> String {
-        let lines: Vec<String> = self.record.outputs.iter().map(|(path, sha256)| format!("{path} {sha256}\n")).collect();
+        let lines: Vec<String> =
+            self.record.outputs.iter().map(|(path, sha256)| format!("{path} {sha256}\n")).collect();
         sha256_hex(lines.concat().as_bytes())
     }
 

@@ -5,7 +5,6 @@ use super::eval::Evaluated;
 use super::quantize::QuantizedFiles;
 use super::{Finished, PROGRAM_VERSION, Run, Work, cannot};
 use crate::exit::Result;
-use crate::settings::shell;
 use limbeck_artifact::dataset::{Dataset, DatasetCard, Example, Split};
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
 use limbeck_artifact::event::{EventKind, Stage};
@@ -63,7 +62,10 @@ pub fn run(
         let mut parts = Parts { from: run.dir.clone(), to: making.clone(), roles: BTreeMap::new() };
 
         let model = format!("{}-{}.gguf", recipe.name, recipe.quantize.ship);
-        let shipped = quantized.summary.get(&recipe.quantize.ship).map_or_else(|| format!("quantize/{model}"), |q| q.file.clone());
+        let shipped = quantized
+            .summary
+            .get(&recipe.quantize.ship)
+            .map_or_else(|| format!("quantize/{model}"), |q| q.file.clone());
         parts.copy(&shipped, &model, "model")?;
         for file in ADAPTER {
             parts.copy(&format!("train/adapter/{file}"), &format!("adapter/{file}"), "adapter")?;
@@ -85,7 +87,11 @@ pub fn run(
             name: recipe.name.clone(),
             version: recipe.version.clone(),
             created: run.created.clone(),
-            task: Task { kind: recipe.task.kind.clone(), labels: dataset.card.labels.clone(), system: system(&dataset) },
+            task: Task {
+                kind: recipe.task.kind.clone(),
+                labels: dataset.card.labels.clone(),
+                system: system(&dataset),
+            },
             base: BaseModel { name: base.name.clone(), digest: base.digest.clone(), license: base.license.clone() },
             dataset_digest: dataset.card.digest.clone(),
             recipe_lock_digest: run.lock_digest(),
@@ -101,11 +107,21 @@ pub fn run(
         let signed = oms::sign_dir(&place, &place.join(manifest::SIGNATURE_FILE_NAME), &key)?;
         let bytes = manifest.files.values().map(|f| f.bytes).sum();
         emit.emit(EventKind::Wrote { path: place.display().to_string(), bytes });
-        let summary =
-            Packaged { dir: "package".to_owned(), manifest_digest, root: signed.root, key_id: signed.key_id, bytes, example };
+        let summary = Packaged {
+            dir: "package".to_owned(),
+            manifest_digest,
+            root: signed.root,
+            key_id: signed.key_id,
+            bytes,
+            example,
+        };
         let mut outputs: Vec<String> = manifest.files.keys().map(|name| format!("package/{name}")).collect();
         outputs.extend([manifest::FILE_NAME, manifest::SIGNATURE_FILE_NAME].map(|name| format!("package/{name}")));
-        Ok(Work { line: format!("{} files signed with key {}", signed.files.len(), &summary.key_id[..12]), outputs, summary })
+        Ok(Work {
+            line: format!("{} files signed with key {}", signed.files.len(), &summary.key_id[..12]),
+            outputs,
+            summary,
+        })
     })
 }
 
@@ -191,7 +207,19 @@ fn system(dataset: &Dataset) -> Option<String> {
 /// A short message of the test split, for the command to try; the same on every machine.
 fn example(dataset: &Dataset) -> String {
     let user = |row: &Example| row.messages.iter().rev().find(|m| m.role == "user").map(|m| m.content.clone());
-    let fits = |text: &String| (20..=70).contains(&text.chars().count()) && text.chars().all(|c| c.is_ascii() && !c.is_ascii_control() && c != '\'' && c != '"' && c != '!' && c != '$' && c != '`' && c != '\\');
+    let fits = |text: &String| {
+        (20..=70).contains(&text.chars().count())
+            && text.chars().all(|c| {
+                c.is_ascii()
+                    && !c.is_ascii_control()
+                    && c != '\''
+                    && c != '"'
+                    && c != '!'
+                    && c != '$'
+                    && c != '`'
+                    && c != '\\'
+            })
+    };
     let mut texts: Vec<String> = dataset.rows(Split::Test).iter().filter_map(user).filter(fits).collect();
     texts.sort_by_key(|text| sha256_hex(text.as_bytes()));
     texts.into_iter().next().unwrap_or_else(|| "hello".to_owned())
@@ -223,7 +251,8 @@ fn card(run: &Run<'_>, report: &Report, base: &str, license: Option<&str>, model
             recipe.eval.threshold
         ),
         notes: recipe.data.notes.clone(),
-        try_it: format!("limbeck score {} \"{example}\"", shell(&run.folder(Stage::Package))),
+        // From within the folder, wherever it went.
+        try_it: format!("limbeck score . \"{example}\" --key signing.pub.pem"),
     };
     model_card(&plan, report)
 }

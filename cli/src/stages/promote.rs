@@ -60,13 +60,15 @@ pub fn run(
         at: journal::now(),
     })?;
     let wall_ms = begun.elapsed().as_millis() as u64;
-    let line = format!("{} serves {} (entry {} of {})", entry.channel, &version[..12.min(version.len())], entry.seq, recipe.promote.store.display());
+    let line = format!(
+        "{} serves {} (entry {} of {})",
+        entry.channel,
+        &version[..12.min(version.len())],
+        entry.seq,
+        recipe.promote.store.display()
+    );
     sink.emit(EventKind::StageFinished { wall_ms, summary: line });
-    let promoted = Promoted {
-        channel: entry.channel,
-        version,
-        seq: entry.seq,
-        store: recipe.promote.store.display().to_string(),
-    };
+    let promoted =
+        Promoted { channel: entry.channel, version, seq: entry.seq, store: recipe.promote.store.display().to_string() };
     Ok(Some((promoted, StageLine { stage: Stage::Promote, cached: false, wall_ms })))
 }

@@ -51,13 +51,16 @@ pub fn run(
                 ]),
             };
             let report = quantize(&plan, emit)?;
-            files.insert(name.clone(), Quantized {
-                file,
-                sha256: report.sha256,
-                bytes: report.bytes,
-                bits_per_weight: report.bits_per_weight,
-                relative_rmse: report.relative_rmse,
-            });
+            files.insert(
+                name.clone(),
+                Quantized {
+                    file,
+                    sha256: report.sha256,
+                    bytes: report.bytes,
+                    bits_per_weight: report.bits_per_weight,
+                    relative_rmse: report.relative_rmse,
+                },
+            );
         }
         let sizes: Vec<String> = files.iter().map(|(f, q)| format!("{f} {:.1} MB", q.bytes as f64 / 1e6)).collect();
         Ok(Work { line: sizes.join(", "), outputs: files.values().map(|q| q.file.clone()).collect(), summary: files })

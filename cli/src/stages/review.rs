@@ -3,7 +3,7 @@
 
 use super::{Finished, Run, Work, digests, named};
 use crate::exit::{Exit, Failure, Result};
-use crate::settings::shell;
+use crate::settings::recipe_arg;
 use limbeck_artifact::dataset::{DatasetCard, Split};
 use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_data_curation::review::{FreezePlan, Frozen, Missing, ReviewStatus, freeze};
@@ -28,10 +28,12 @@ pub fn decision_files(run: &Run<'_>) -> Result<Vec<NamedFile>> {
         Ok(entries) => entries.filter_map(|e| e.ok().map(|e| e.path())).collect(),
         Err(_) => Vec::new(),
     };
-    own.retain(|p| p.file_name().is_some_and(|n| {
-        let name = n.to_string_lossy();
-        name.starts_with("decisions") && name.ends_with(".jsonl")
-    }));
+    own.retain(|p| {
+        p.file_name().is_some_and(|n| {
+            let name = n.to_string_lossy();
+            name.starts_with("decisions") && name.ends_with(".jsonl")
+        })
+    });
     own.sort();
     paths.extend(own);
     Ok(named(&paths))
@@ -87,7 +89,7 @@ fn incomplete(run: &Run<'_>, status: &ReviewStatus, missing: &[Missing]) -> Fail
         status.queued,
         lacking.join(", ")
     );
-    let recipe = shell(&run.resolved.path);
+    let recipe = recipe_arg(&run.resolved);
     let help = format!(
         "decide the rest with `limbeck review {recipe}` and start the run again; or ask for less: --set review.min_reviewed.train=0.5"
     );

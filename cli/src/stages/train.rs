@@ -35,12 +35,17 @@ pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Finished<Tr
             base_name: base.name.clone(),
         };
         let report = train(&plan, &decoder, &tokenizer, &dataset, emit)?;
-        let accuracy = report.valid_accuracy.map_or(String::new(), |a| format!(", {:.1} % of the valid rows right", a * 100.0));
+        let accuracy =
+            report.valid_accuracy.map_or(String::new(), |a| format!(", {:.1} % of the valid rows right", a * 100.0));
         Ok(Work {
             line: format!("{} steps, loss {:.3}{accuracy}", report.steps, report.final_loss),
-            outputs: ["train/adapter/adapter_config.json", "train/adapter/adapter_model.safetensors", "train/loss.jsonl"]
-                .map(String::from)
-                .to_vec(),
+            outputs: [
+                "train/adapter/adapter_config.json",
+                "train/adapter/adapter_model.safetensors",
+                "train/loss.jsonl",
+            ]
+            .map(String::from)
+            .to_vec(),
             summary: report,
         })
     })

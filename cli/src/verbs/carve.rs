@@ -9,9 +9,17 @@ use limbeck_distill::{CarvePlan, carve as carve_out};
 use limbeck_tui::progress::{bytes, count};
 
 pub fn carve(settings: &Settings, args: Carve) -> Result<Exit> {
-    let name = args.name.unwrap_or_else(|| args.out.file_stem().map_or_else(|| "carved".to_owned(), |s| s.to_string_lossy().into_owned()));
-    let plan =
-        CarvePlan { source: args.source, layers: args.layers.0, merges: args.merges, out: args.out, name, license: args.license };
+    let name = args.name.unwrap_or_else(|| {
+        args.out.file_stem().map_or_else(|| "carved".to_owned(), |s| s.to_string_lossy().into_owned())
+    });
+    let plan = CarvePlan {
+        source: args.source,
+        layers: args.layers.0,
+        merges: args.merges,
+        out: args.out,
+        name,
+        license: args.license,
+    };
     let sink = Sink::new(None, &Terminal::of_stderr());
     let report = carve_out(&plan, &sink)?;
     sink.clear();

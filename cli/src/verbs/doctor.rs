@@ -14,7 +14,8 @@ const STORE: &str = ".limbeck/store";
 
 pub fn doctor(settings: &Settings) -> Result<Exit> {
     let memory = memory();
-    let devices: Vec<(String, String)> = device::built().into_iter().map(|name| (name.to_owned(), try_device(name))).collect();
+    let devices: Vec<(String, String)> =
+        device::built().into_iter().map(|name| (name.to_owned(), try_device(name))).collect();
     let mut problems = Vec::new();
     if let Some((_, available)) = memory.filter(|(_, available)| *available < 1 << 30) {
         problems.push(format!("only {} of memory are free; the quickstart wants 1 GB", bytes(available)));
@@ -52,9 +53,21 @@ pub fn doctor(settings: &Settings) -> Result<Exit> {
     }
     let mut text = String::new();
     let mut line = |what: &str, value: String| text.push_str(&format!("{what:<13} {value}\n"));
-    line("limbeck", format!("{} for {} on {}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS));
-    line("processor", format!("{cores} cores; {}", if features.is_empty() { "no vector extensions known to us".to_owned() } else { features.join(" ") }));
-    line("memory", memory.map_or("unknown".to_owned(), |(total, free)| format!("{}, {} free", bytes(total), bytes(free))));
+    line(
+        "limbeck",
+        format!("{} for {} on {}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS),
+    );
+    line(
+        "processor",
+        format!(
+            "{cores} cores; {}",
+            if features.is_empty() { "no vector extensions known to us".to_owned() } else { features.join(" ") }
+        ),
+    );
+    line(
+        "memory",
+        memory.map_or("unknown".to_owned(), |(total, free)| format!("{}, {} free", bytes(total), bytes(free))),
+    );
     for (name, state) in &devices {
         line("device", format!("{name}: {state}"));
     }
@@ -64,7 +77,14 @@ pub fn doctor(settings: &Settings) -> Result<Exit> {
         }
     }
     line("signing key", key);
-    line("store", if Path::new(STORE).is_dir() { format!("{STORE} is there") } else { format!("{STORE} will be made by the first promotion") });
+    line(
+        "store",
+        if Path::new(STORE).is_dir() {
+            format!("{STORE} is there")
+        } else {
+            format!("{STORE} will be made by the first promotion")
+        },
+    );
     line("runs", writable.map_or_else(|e| e, |()| format!("{} can be written to", settings.runs_dir.display())));
     match problems.as_slice() {
         [] => text.push_str("\nNothing stands in the way of a run.\n"),

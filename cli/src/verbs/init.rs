@@ -9,7 +9,11 @@ use serde_json::json;
 use std::io::Write;
 
 pub fn init(settings: &Settings, args: &Init) -> Result<Exit> {
-    let name = args.folder.file_name().map(|n| n.to_string_lossy().to_lowercase().replace([' ', '_'], "-")).unwrap_or_default();
+    let name = args
+        .folder
+        .file_name()
+        .map(|n| n.to_string_lossy().to_lowercase().replace([' ', '_'], "-"))
+        .unwrap_or_default();
     let path = args.folder.join("recipe.toml");
     let text = limbeck_recipes::template(&name, &args.labels);
     // The template is checked as any recipe is: a name or label that can't be used is told here.

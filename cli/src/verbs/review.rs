@@ -4,7 +4,7 @@
 use crate::args::Review;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{self, Terminal};
-use crate::settings::{Settings, person, shell};
+use crate::settings::{Settings, person, recipe_arg};
 use crate::stages::{self, Run, review as stage};
 use limbeck_artifact::event::Stage;
 use limbeck_artifact::journal;
@@ -26,8 +26,10 @@ pub fn review(settings: &Settings, args: &Review) -> Result<Exit> {
     let mut desk = QueueDesk::open(&name, queue, &files, &own, &reviewer, journal::now)?;
     if !args.status {
         let colour = Terminal::of_stdout().colour;
-        let outcome = limbeck_tui::review::run(&mut desk, &Options { colour })
-            .map_err(|e| Failure::from(e).help(format!("see how far it got with `limbeck review {} --status`", shell(&run.resolved.path))))?;
+        let outcome = limbeck_tui::review::run(&mut desk, &Options { colour }).map_err(|e| {
+            Failure::from(e)
+                .help(format!("see how far it got with `limbeck review {} --status`", recipe_arg(&run.resolved)))
+        })?;
         output::stderr(&format!("{} decided now; all are in {}\n", outcome.this_session, own.display()));
     }
     tell(settings, &run, &desk, &own)
@@ -39,7 +41,7 @@ fn tell(settings: &Settings, run: &Run<'_>, desk: &QueueDesk, own: &Path) -> Res
     if settings.json {
         output::json(&json!({"status": status, "missing": missing, "decisions": own}))?;
     } else {
-        output::stdout(&status_text(&status, &missing, &shell(&run.resolved.path)))?;
+        output::stdout(&status_text(&status, &missing, &recipe_arg(&run.resolved)))?;
     }
     Ok(if missing.is_empty() { Exit::Ok } else { Exit::ReviewIncomplete })
 }
@@ -47,7 +49,8 @@ fn tell(settings: &Settings, run: &Run<'_>, desk: &QueueDesk, own: &Path) -> Res
 fn status_text(status: &ReviewStatus, missing: &[review::Missing], recipe: &str) -> String {
     let mut text = format!("{} of {} items decided\n", status.reviewed, status.queued);
     for (split, s) in &status.per_split {
-        let needed = missing.iter().find(|m| m.split == *split).map_or(String::new(), |m| format!(", {} needed", m.needed));
+        let needed =
+            missing.iter().find(|m| m.split == *split).map_or(String::new(), |m| format!(", {} needed", m.needed));
         text.push_str(&format!(
             "  {:<12} {:>6} of {:>6}{needed} ({} rejected, {} skipped)\n",
             split.name(),
@@ -69,7 +72,11 @@ fn status_text(status: &ReviewStatus, missing: &[review::Missing], recipe: &str)
 
 /// A reviewer's name as part of a file's.
 fn file_part(reviewer: &str) -> String {
-    let part: String = reviewer.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).take(48).collect();
+    let part: String = reviewer
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+        .take(48)
+        .collect();
     match part.trim_matches('-') {
         "" => "reviewer".to_owned(),
         part => part.to_owned(),

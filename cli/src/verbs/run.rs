@@ -3,10 +3,11 @@
 
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{self, Terminal, bold};
-use crate::settings::{Settings, shell};
+use crate::settings::{Settings, recipe_arg, shell};
 use crate::stages::{self, Outcome, Run};
 use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_eval::{Report, Verdict, terminal_summary};
+use limbeck_model::device::{self, DeviceName};
 use limbeck_recipes::locate;
 use limbeck_tui::progress::{bytes, duration};
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ use std::time::Instant;
 
 pub fn run(settings: &Settings, recipe: &Path, last: Stage) -> Result<Exit> {
     let resolved = settings.recipe(recipe)?;
+    check_device(&resolved.recipe.model.device, last)?;
     let run = Run::open(settings, resolved)?;
     let begun = Instant::now();
     run.sink.emit(EventKind::RunStarted {
@@ -41,6 +43,18 @@ pub fn run(settings: &Settings, recipe: &Path, last: Stage) -> Result<Exit> {
     Ok(exit)
 }
 
+/// A device that this build lacks is told before the first stage, not after the third.
+fn check_device(name: &str, last: Stage) -> Result<()> {
+    let device: DeviceName = name.parse()?;
+    let kind = name.split(':').next().unwrap_or(name);
+    if last < Stage::Train || device::built().contains(&kind) {
+        return Ok(());
+    }
+    Err(device::ops(device)
+        .err()
+        .map_or_else(|| Failure::new(Exit::Unexpected, format!("device {name} is not there")), Failure::from))
+}
+
 /// A run that only measures, packages or promotes what failed its gates tells so by its exit code.
 fn verdict_exit(outcome: &Outcome) -> Exit {
     match outcome.evaluated.as_ref().map(|e| e.verdict) {
@@ -58,7 +72,7 @@ fn report(run: &Run<'_>, outcome: &Outcome) -> Result<Option<Report>> {
 /// What a person reads when the run is over.
 fn closing(run: &Run<'_>, outcome: &Outcome, last: Stage) -> Result<String> {
     let terminal = Terminal::of_stdout();
-    let recipe = shell(&run.resolved.path.parent().filter(|_| run.resolved.path.ends_with("recipe.toml")).map_or_else(|| run.resolved.path.clone(), Path::to_path_buf));
+    let recipe = recipe_arg(&run.resolved);
     let mut text = String::new();
     if let Some(report) = report(run, outcome)? {
         text.push_str(&format!("\n{}\n", terminal_summary(&report).trim_end()));

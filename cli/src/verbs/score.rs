@@ -48,7 +48,9 @@ pub fn score(settings: &Settings, args: &Score) -> Result<Exit> {
         }
     };
     if text.trim().is_empty() {
-        return Err(Failure::new(Exit::Usage, "there is no message to answer").help("limbeck score ARTIFACT \"a message\""));
+        return Err(
+            Failure::new(Exit::Usage, "there is no message to answer").help("limbeck score ARTIFACT \"a message\"")
+        );
     }
     let answer = scorer.answer(&[user(text.trim())])?;
     if settings.json {
@@ -73,16 +75,23 @@ fn locate(args: &Score) -> Result<PathBuf> {
     }
     if path.is_dir() {
         let message = format!("{} is no artifact: it holds no manifest.json", path.display());
-        return Err(Failure::new(Exit::Usage, message).help("name the folder that `limbeck package` made, such as runs/NAME/package"));
+        return Err(Failure::new(Exit::Usage, message)
+            .help("name the folder that `limbeck package` made, such as runs/NAME/package"));
     }
     if !args.store.is_dir() {
-        let message = format!("there is no folder {}, and no store at {} to look a channel up in", path.display(), args.store.display());
+        let message = format!(
+            "there is no folder {}, and no store at {} to look a channel up in",
+            path.display(),
+            args.store.display()
+        );
         return Err(Failure::new(Exit::Usage, message).help("name an artifact's folder, or a store with --store DIR"));
     }
     let store = Store::open(&args.store)?;
     let channels = store.channels()?;
     let known: Vec<(&String, &String)> = channels.iter().flat_map(|(m, of)| of.keys().map(move |c| (m, c))).collect();
-    let wanted = |(model, channel): &(&String, &String)| args.artifact == **channel || args.artifact == format!("{model}/{channel}");
+    let wanted = |(model, channel): &(&String, &String)| {
+        args.artifact == **channel || args.artifact == format!("{model}/{channel}")
+    };
     let found: Vec<&(&String, &String)> = known.iter().filter(|pair| wanted(pair)).collect();
     match found.as_slice() {
         [(model, channel)] => Ok(store.resolve(model, channel)?),
@@ -134,7 +143,12 @@ impl Scorer {
         if !(0.0..=1.0).contains(&threshold) {
             return Err(Failure::new(Exit::Usage, format!("a threshold of {threshold} is not between 0 and 1")));
         }
-        Ok(Scorer { scorer, system: manifest.task.system, temperature: calibration.map_or(1.0, |c| c.temperature), threshold })
+        Ok(Scorer {
+            scorer,
+            system: manifest.task.system,
+            temperature: calibration.map_or(1.0, |c| c.temperature),
+            threshold,
+        })
     }
 
     /// The artifact's system prompt takes the place of whatever the caller sent, as in training.

@@ -50,8 +50,10 @@ pub fn check(artifact: &Path, key: &VerifyingKey) -> Result<(Verified, ArtifactM
     let bundle = artifact.join(manifest::SIGNATURE_FILE_NAME);
     let failed = |e: &dyn std::error::Error| {
         let failure = Failure::of(Exit::VerificationFailed, e);
-        let help = "do not serve this artifact; fetch it again from where it was made, or check that --key is the signer's";
-        Failure { message: format!("{} is not what was signed: {}", artifact.display(), failure.message), ..failure }.help(help)
+        let help =
+            "do not serve this artifact; fetch it again from where it was made, or check that --key is the signer's";
+        Failure { message: format!("{} is not what was signed: {}", artifact.display(), failure.message), ..failure }
+            .help(help)
     };
     let verified = oms::verify_dir(artifact, &bundle, key, Strictness::Strict).map_err(|e| failed(&e))?;
     let manifest = ArtifactManifest::load(artifact).map_err(|e| failed(&e))?;
