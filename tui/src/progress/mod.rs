@@ -164,7 +164,7 @@ impl Lines {
                 say(format!("{} {}", count(*n), text::one_line(what)))
             }
             EventKind::Counted { what, n, reason } => {
-                say(format!("{} {} left out: {}", count(*n), text::one_line(what), text::one_line(reason)))
+                say(format!("{} {}: {}", count(*n), text::one_line(what), text::one_line(&reason.replace('_', " "))))
             }
             EventKind::Validated { step, loss, accuracy } => say(format!(
                 "valid split after step {}: loss {loss:.3}, accuracy {:.1} %",

@@ -32,8 +32,8 @@ fn story() -> Vec<(u64, Option<Stage>, EventKind)> {
     story.extend((1..=100).map(|i| (i * 10, import, progress(i * 10, 1000))));
     story.extend([
         (1000, import, Counted { what: "traces".into(), n: 996, reason: String::new() }),
-        (1000, import, Counted { what: "lines".into(), n: 4, reason: "not JSON".into() }),
-        (1000, import, Counted { what: "lines".into(), n: 0, reason: "no answer".into() }),
+        (1000, import, Counted { what: "lines rejected".into(), n: 4, reason: "not JSON".into() }),
+        (1000, import, Counted { what: "lines rejected".into(), n: 0, reason: "no answer".into() }),
         (1010, import, StageFinished { wall_ms: 1009, summary: "996 traces".into() }),
         (1010, Some(Stage::Curate), StageCached { key: "abc".into() }),
         (1020, train, StageStarted {}),
