@@ -1,6 +1,8 @@
 //! A whole evaluation with made-up models: what is reused after an interruption, what makes it stale, what is refused,
 //! and that report, page and card say the same thing twice and let no text from outside act.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 mod support;
 
 use limbeck_artifact::event::{EventKind, Silent};

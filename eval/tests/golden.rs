@@ -1,6 +1,8 @@
 //! Statistics, metrics, calibration and the linear floor against scipy, statsmodels and scikit-learn
 //! (tests/reference/eval_golden.py makes the files).
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use limbeck_eval::statistics::{
     Paired, clopper_pearson, lower_bound, mcnemar_exact, tango_interval, tango_z, upper_bound, wilson,
 };

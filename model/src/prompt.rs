@@ -19,9 +19,13 @@ pub enum PromptError {
     NoEndOfTurn,
     #[error("the answer is empty: no token would carry loss")]
     EmptyAnswer,
-    #[error("the answer {0:?} contains the special token {1:?}; such an answer can't be told from the template's own text")]
+    #[error(
+        "the answer {0:?} contains the special token {1:?}; such an answer can't be told from the template's own text"
+    )]
     SpecialInAnswer(String, String),
-    #[error("the row has {len} tokens, max_seq_length is {max}: the answer would be cut off. Raise max_seq_length or filter long rows")]
+    #[error(
+        "the row has {len} tokens, max_seq_length is {max}: the answer would be cut off. Raise max_seq_length or filter long rows"
+    )]
     TooLong { len: usize, max: usize },
 }
 

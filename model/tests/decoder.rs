@@ -1,5 +1,6 @@
 //! The decoder as a whole: kernels against the plain reference, packed against alone, a shared or cached prefix against
 //! none, an adapter beside the weights against merged, a label tree against its branches one by one.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! Every kernel against the plain reference, forward and backward, and the reference's own gradients against central
 //! differences. Shapes include odd sizes, length 1, grouped heads, a shared prefix, and label trees.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use burn::tensor::{Tensor, TensorData};
 use limbeck_model::layout::{Packed, ROOT};
@@ -25,7 +26,7 @@ fn leaf(ops: &dyn Ops, data: &[f32], shape: [usize; 2]) -> Tensor<2> {
 }
 
 fn read<const D: usize>(t: &Tensor<D>) -> Vec<f32> {
-    t.to_data().into_vec::<f32>().unwrap()
+    t.to_data().try_into_vec::<f32>().unwrap()
 }
 
 /// Output and gradients of `f` at the inputs; the loss is the output's dot product with a fixed vector.

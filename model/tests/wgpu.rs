@@ -1,6 +1,7 @@
 //! A training step on wgpu equals the CPU's: `cargo test --release -p limbeck-model --features wgpu --test wgpu`. Software
 //! Vulkan (Debian: mesa-vulkan-drivers) will do.
 #![cfg(feature = "wgpu")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The shelf of bad recipes: what a person reads for each of them. Read the snapshots as prose.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use limbeck_recipes::load_text;
 use std::path::{Path, PathBuf};

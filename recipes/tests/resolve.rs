@@ -1,4 +1,5 @@
 //! Defaults < file < `--set`, and what keeps its origin.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use limbeck_artifact::event::Stage;
 use limbeck_recipes::{BaseModel, GateRule, LrScheduler, Origin, Resolved, load, load_text, settings, template};

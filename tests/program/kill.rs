@@ -1,5 +1,6 @@
 //! kill -9 in each stage, then the same command again: it finishes, repeats nothing that was done, and what it made is
 //! the same bytes as of a run that nobody disturbed.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod mini;
 

@@ -60,7 +60,10 @@ pub fn save(
     }
     let mut views = Vec::with_capacity(bytes.len());
     for (name, data, shape) in &bytes {
-        views.push((name.as_str(), TensorView::new(Dtype::F32, shape.to_vec(), data).map_err(|e| encode(e.to_string()))?));
+        views.push((
+            name.as_str(),
+            TensorView::new(Dtype::F32, shape.to_vec(), data).map_err(|e| encode(e.to_string()))?,
+        ));
     }
     let file = safetensors::serialize(views, None).map_err(|e| encode(e.to_string()))?;
     let write = |path: &Path, bytes: &[u8]| {
@@ -71,8 +74,7 @@ pub fn save(
         })
     };
     write(&tensors_path, &file)?;
-    let state =
-        State { format: 1, key: key.to_string(), step, log: log.to_vec(), tensors_sha256: sha256_hex(&file) };
+    let state = State { format: 1, key: key.to_string(), step, log: log.to_vec(), tensors_sha256: sha256_hex(&file) };
     let json = serde_json::to_vec(&state).map_err(|e| encode(e.to_string()))?;
     let path = dir.join(format!("{}.json", name(step)));
     write(&path, &json)?;

@@ -46,9 +46,7 @@ pub fn adamw(
     let size = (rate / correction1) as f32;
     let keep = (1.0 - rate * settings.weight_decay) as f32;
     let (correction2, epsilon) = (correction2 as f32, settings.epsilon as f32);
-    for (((value, grad), m), v) in
-        values.iter_mut().zip(grads).zip(&mut moments.first).zip(&mut moments.second)
-    {
+    for (((value, grad), m), v) in values.iter_mut().zip(grads).zip(&mut moments.first).zip(&mut moments.second) {
         let grad = grad * scale;
         *m = b1 * *m + (1.0 - b1) * grad;
         *v = b2 * *v + (1.0 - b2) * grad * grad;

@@ -8,9 +8,7 @@ impl Random {
     /// A stream for one purpose of a seed.
     pub fn new(seed: u64, purpose: &str) -> Self {
         // FNV-1a over the purpose keeps the streams apart.
-        let hash = purpose.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
-            (h ^ b as u64).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = purpose.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ b as u64).wrapping_mul(0x0100_0000_01b3));
         let mut random = Random(seed ^ hash);
         random.next_u64();
         random

@@ -78,7 +78,9 @@ pub enum TrainError {
     Row { id: String, split: &'static str, trace: String, source: PromptError },
     #[error("row {id} (trace {trace}) carries no loss: its weight is {weight}. Remove it or give it a positive weight")]
     NoLoss { id: String, trace: String, weight: f32 },
-    #[error("no module matches target_modules {0:?}; known are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj")]
+    #[error(
+        "no module matches target_modules {0:?}; known are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
+    )]
     NoTargets(Vec<String>),
     #[error("loss or gradient is not finite at step {step} (rows {rows}). Lower learning_rate, or look at these rows")]
     NotFinite { step: u64, rows: String },
@@ -108,9 +110,8 @@ fn encode_rows(
             if !(e.weight > 0.0 && e.weight.is_finite()) {
                 return Err(TrainError::NoLoss { id: e.id.clone(), trace: trace(e), weight: e.weight });
             }
-            let encoded = encode_example(tokenizer, &e.messages, &e.target, max_seq_length).map_err(|source| {
-                TrainError::Row { id: e.id.clone(), split: split.name(), trace: trace(e), source }
-            })?;
+            let encoded = encode_example(tokenizer, &e.messages, &e.target, max_seq_length)
+                .map_err(|source| TrainError::Row { id: e.id.clone(), split: split.name(), trace: trace(e), source })?;
             Ok(TrainRow { id: e.id.clone(), encoded, weight: e.weight })
         })
         .collect()
@@ -165,8 +166,7 @@ pub fn train(
     while step < total {
         let (epoch, within) = (step / steps_per_epoch, (step % steps_per_epoch) as usize);
         let order = epoch_order(rows.len(), s.seed, epoch);
-        let chosen: Vec<&TrainRow> =
-            order[within * per_step..].iter().take(per_step).map(|&i| &rows[i]).collect();
+        let chosen: Vec<&TrainRow> = order[within * per_step..].iter().take(per_step).map(|&i| &rows[i]).collect();
         let denominator = loss_weight(chosen.iter().copied()) as f32;
         let leaves = parameters.leaves(decoder.ops().as_ref());
         let mut loss_sum = 0f64;
@@ -181,7 +181,7 @@ pub fn train(
             for (path, lora) in &leaves.set {
                 for (factor, tensor) in [("lora_A", &lora.a), ("lora_B", &lora.b)] {
                     let Some(grad) = tensor.grad_remove(&mut gradients) else { continue };
-                    let grad = grad.into_data().convert::<f32>().into_vec::<f32>().unwrap_or_default();
+                    let grad = grad.into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default();
                     match grads.entry(format!("{path}.{factor}")) {
                         std::collections::btree_map::Entry::Vacant(e) => {
                             e.insert(grad);
@@ -251,7 +251,7 @@ pub fn train(
 }
 
 fn value(loss: &Tensor<1>) -> f64 {
-    let data = loss.to_data().convert::<f32>().into_vec::<f32>().unwrap_or_default();
+    let data = loss.to_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default();
     data.first().map_or(f64::NAN, |x| *x as f64)
 }
 

@@ -4,6 +4,7 @@
 use crate::Error;
 use ratatui::crossterm::event::{self, DisableBracketedPaste, EnableBracketedPaste, Event};
 use ratatui::crossterm::execute;
+use ratatui::layout::{Position, Rect};
 use ratatui::{DefaultTerminal, Frame};
 use std::io::stdout;
 use std::time::Duration;
@@ -28,10 +29,9 @@ impl Screen {
                 return Err(Error::Terminal { attempt: "take over", source });
             }
         };
-        let mut screen = Screen { terminal, open: true };
+        let screen = Screen { terminal, open: true };
         // Pasted text must not act as keys.
         execute!(stdout(), EnableBracketedPaste).map_err(failed("take over"))?;
-        screen.clear()?;
         Ok(screen)
     }
 
@@ -39,8 +39,11 @@ impl Screen {
         self.terminal.draw(paint).map(|_| ()).map_err(failed("draw on"))
     }
 
-    pub fn clear(&mut self) -> Result<(), Error> {
-        self.terminal.clear().map_err(failed("clear"))
+    /// The next draw paints every cell. (`Terminal::clear` would ask the terminal where its cursor is, and fail after
+    /// two seconds on one that does not answer.)
+    pub fn repaint(&mut self) -> Result<(), Error> {
+        let size = self.terminal.size().map_err(failed("measure"))?;
+        self.terminal.resize(Rect::from((Position::ORIGIN, size))).map_err(failed("clear"))
     }
 
     pub fn close(mut self) -> Result<(), Error> {

@@ -19,7 +19,7 @@ pub struct Frozen {
 #[derive(Clone, Debug)]
 pub(crate) enum FrozenForm {
     Flex(Arc<flex::FlexMatrix>),
-    Stock(Tensor<2>),
+    Stock(Box<Tensor<2>>),
 }
 
 /// The two factors of a LoRA adapter as they take part in a step: `a` is `[r, in]`, `b` is `[out, r]`, as in PEFT.

@@ -46,13 +46,13 @@ impl StockOps {
 
 pub(super) fn tensor_of(frozen: &Frozen) -> Tensor<2> {
     match &frozen.form {
-        FrozenForm::Stock(tensor) => tensor.clone(),
+        FrozenForm::Stock(tensor) => tensor.as_ref().clone(),
         FrozenForm::Flex(_) => unreachable!("a matrix frozen by the flex ops was given to the stock ops"),
     }
 }
 
 pub(crate) fn to_vec<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
-    tensor.to_data().convert::<f32>().into_vec::<f32>().unwrap_or_default()
+    tensor.to_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default()
 }
 
 impl Ops for StockOps {
@@ -61,7 +61,7 @@ impl Ops for StockOps {
     }
 
     fn freeze(&self, data: Vec<f32>, n_out: usize, n_in: usize, _trains: bool) -> Frozen {
-        Frozen { n_out, n_in, form: FrozenForm::Stock(self.constant(data, [n_out, n_in])) }
+        Frozen { n_out, n_in, form: FrozenForm::Stock(Box::new(self.constant(data, [n_out, n_in]))) }
     }
 
     fn embed(&self, table: &Frozen, tokens: &[u32]) -> Tensor<2> {
@@ -78,9 +78,7 @@ impl Ops for StockOps {
         let y = x.clone().matmul(tensor_of(weight).transpose());
         match lora {
             None => y,
-            Some(lora) => {
-                y + x.matmul(lora.a.clone().transpose()).matmul(lora.b.clone().transpose()) * lora.scaling
-            }
+            Some(lora) => y + x.matmul(lora.a.clone().transpose()).matmul(lora.b.clone().transpose()) * lora.scaling,
         }
     }
 
@@ -105,9 +103,11 @@ impl Ops for StockOps {
         let keys = past_len + n;
         let group = plan.n_heads / plan.n_kv_heads;
         let repeat = |t: Tensor<3>| -> Tensor<3> {
-            t.reshape([plan.n_kv_heads, 1, keys * d])
-                .expand([plan.n_kv_heads, group, keys * d])
-                .reshape([plan.n_heads, keys, d])
+            t.reshape([plan.n_kv_heads, 1, keys * d]).expand([plan.n_kv_heads, group, keys * d]).reshape([
+                plan.n_heads,
+                keys,
+                d,
+            ])
         };
         let (k, v) = (repeat(k), repeat(v));
         let seen = plan.batch.dense_visibility();

@@ -96,10 +96,10 @@ pub fn step(ops: Arc<dyn Ops>, batch: &limbeck_model::layout::Packed, targets: &
     let loss = ops.linear_cross_entropy(hidden, decoder.head(), targets, denominator);
     let grads = loss.backward();
     let read = |t: &burn::tensor::Tensor<2>| {
-        t.grad(&grads).unwrap().into_data().convert::<f32>().into_vec::<f32>().unwrap()
+        t.grad(&grads).unwrap().into_data().convert::<f32>().try_into_vec::<f32>().unwrap()
     };
     let all = set.values().flat_map(|l| [read(&l.a), read(&l.b)]).collect();
-    (loss.to_data().convert::<f32>().into_vec::<f32>().unwrap()[0], all)
+    (loss.to_data().convert::<f32>().try_into_vec::<f32>().unwrap()[0], all)
 }
 
 /// Largest difference relative to the largest value, over all gradients.

@@ -113,7 +113,7 @@ impl Lines {
         let begun_at = *self.reported_at.get_or_insert(at);
         let (waited, percent) = (at.saturating_sub(begun_at), percent(done, total));
         let due = waited >= ALIVE || (waited >= REPORT && self.reported.as_ref() != Some(&percent));
-        if !due && !(last && self.reported.is_some()) {
+        if !(due || (last && self.reported.is_some())) {
             return String::new();
         }
         let out = format!("{}{percent} {}\n", self.stage_name(), line(""));

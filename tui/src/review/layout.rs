@@ -12,6 +12,7 @@ const SIDE: u16 = 38;
 /// Longer lines are hard to read.
 const TEXT: u16 = 100;
 const MIN_MESSAGE: u16 = 3;
+const LOW: u16 = 18;
 /// Shorter messages take this many rows all the same, so that the answer beneath keeps its place from item to item.
 const MESSAGE: u16 = 6;
 /// Rows of the longest notice: an error that names a path and what to try.
@@ -63,16 +64,24 @@ pub fn panes(app: &App) -> Panes {
     let keys_rows = if main_width < 70 && height >= 20 { 2 } else { 1 };
     let top = 3;
     let notice_rows = (notice(app, main_width).len() as u16).clamp(1, NOTICE);
-    let mut room = height - top - keys_rows - notice_rows - 1 - MIN_MESSAGE; // 1: the lower rule
-    let facts_rows = (facts::rows(app, main_width).len() as u16).min(room);
-    room = room - facts_rows + MIN_MESSAGE;
+    let room = height - top - keys_rows - notice_rows - 1; // 1: the lower rule
+    // What one types into, and a few matches, come before the facts; on a low screen before most of the message too.
+    let needed = match app.mode {
+        Mode::Note(_) => 1,
+        _ if picking && !has_side => 4,
+        _ => 0,
+    };
+    let least_message = if needed > 0 && height < LOW { 1 } else { MIN_MESSAGE };
+    let most_facts = room.saturating_sub(least_message + needed).max(1);
+    let facts_rows = (facts::rows(app, main_width).len() as u16).min(most_facts);
+    let room = room - facts_rows;
     let wanted = (app.body.len().min(usize::from(u16::MAX)) as u16).max(MESSAGE).min(room);
     let panel_rows = match app.mode {
         Mode::Note(_) => 1.max(room - wanted),
         _ if picking && !has_side => PANEL.max(room - wanted),
         _ => 0,
     }
-    .min(room - MIN_MESSAGE);
+    .min(room - least_message);
     let message_rows = wanted.min(room - panel_rows);
 
     let row = |y: u16, rows: u16| Rect { x: 0, y, width: main_width, height: rows };

@@ -84,7 +84,7 @@ pub fn run(desk: &mut dyn Desk, options: &Options) -> Result<Outcome, Error> {
         match effect {
             Effect::Quit => break false,
             Effect::Suspend => screen = screen.suspend(&signals)?,
-            Effect::Redraw => screen.clear()?,
+            Effect::Redraw => screen.repaint()?,
             effect => carry_out(&mut app, desk, effect),
         }
     };

@@ -34,10 +34,7 @@ pub(super) fn rotate_keys(k: Tensor<2>, plan: &AttentionPlan) -> Tensor<2> {
     let k = primitive(k).primitive().to_contiguous();
     let shape = dims(&k);
     let rotated = rotate(slice(&k), plan.n_kv_heads, plan, 1.0);
-    Tensor::from_data(
-        burn::tensor::TensorData::new(rotated, shape),
-        &burn::tensor::Device::flex().autodiff(),
-    )
+    Tensor::from_data(burn::tensor::TensorData::new(rotated, shape), &burn::tensor::Device::flex().autodiff())
 }
 
 /// What a pass works on: rotated queries and keys, values, and the cached prefix.

@@ -53,7 +53,6 @@ struct LoraState {
     scaling: f32,
 }
 
-
 #[derive(Debug)]
 struct LoraBackward;
 

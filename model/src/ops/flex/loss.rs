@@ -93,13 +93,7 @@ pub(super) fn linear_cross_entropy(
     Tensor::from_primitive::<Ad>(out)
 }
 
-pub(super) fn logits(
-    hidden: &Tensor<2>,
-    vocab: usize,
-    width: usize,
-    head: &FlexMatrix,
-    rows: &[usize],
-) -> Vec<f32> {
+pub(super) fn logits(hidden: &Tensor<2>, vocab: usize, width: usize, head: &FlexMatrix, rows: &[usize]) -> Vec<f32> {
     let input = primitive(hidden.clone()).primitive().to_contiguous();
     let x = gather(rows.iter().copied(), slice(&input), width);
     let mut out = vec![0f32; rows.len() * vocab];
