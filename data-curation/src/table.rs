@@ -5,9 +5,9 @@ use crate::trace::Trace;
 use limbeck_artifact::dataset::{Message, Recorded, TraceRef};
 use limbeck_artifact::files::AtomicFile;
 use polars::prelude::*;
+use polars_io::SerReader;
 use polars_io::parquet::read::ParquetReader;
 use polars_io::parquet::write::{BatchedWriter, ParquetWriter};
-use polars_io::SerReader;
 use std::fs::File;
 use std::path::Path;
 
