@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The cases of tests/conformance/run: test prompts of a run with all labels as continuations, and the verdict on them.
+"""The cases of tests/conformance/run: test prompts of a run with some labels as continuations, and the verdict on them.
 
 usage: cases.py RUN OUT                    writes OUT/{Q8_0,Q4_0}.{f32,served}.in.json
        cases.py --compare ASKED ANSWERED   exits 1 unless ids are equal and log-probabilities agree
@@ -13,7 +13,8 @@ import json
 import statistics
 import sys
 
-ROWS = 12
+# Each token costs the referee a request that lists the whole vocabulary, so a few rows and a few labels must do.
+ROWS, LABELS = 6, 4
 
 
 def write(run, out):
@@ -21,11 +22,15 @@ def write(run, out):
     rows = [json.loads(line) for line in open(f"{run}/dataset/test.jsonl")][:ROWS]
     for form in ("Q8_0", "Q4_0"):
         [model] = glob.glob(f"{run}/quantize/**/*{form}*.gguf", recursive=True)
-        cases = [{"id": row["id"][:12], "messages": row["messages"], "continuations": labels} for row in rows]
+        cases = []
+        for i, row in enumerate(rows):
+            others = [label for label in labels if label != row["target"]]
+            few = [row["target"]] + [others[(i * 5 + j * 3) % len(others)] for j in range(LABELS - 1)]
+            cases.append({"id": row["id"][:12], "messages": row["messages"], "continuations": few})
         cases.append({"id": "text", "prompt": "The card, which I ordered on 12 March 2026, costs £3.50.\n\n  Why?", "continuations": [" the", "\n"]})
         for arithmetic in ("f32", "served"):
-            few = cases if arithmetic == "served" else cases[:4] + cases[-1:]
-            request = {"model": model, "arithmetic": arithmetic, "threads": 2, "cases": few}
+            some = cases if arithmetic == "served" else cases[:2] + cases[-1:]
+            request = {"model": model, "arithmetic": arithmetic, "threads": 2, "cases": some}
             json.dump(request, open(f"{out}/{form}.{arithmetic}.in.json", "w"))
 
 
