@@ -12,7 +12,7 @@ use crate::error::AnswerError;
 use limbeck_artifact::dataset::Message;
 
 /// Changes when the floor's answers may: part of the key under which its predictions are kept.
-pub(crate) const VERSION: &str = "tfidf word 1-2 + char_wb 2-5, min_df 2, 50000 features; softmax C 10; 1";
+pub(crate) const VERSION: &str = "tfidf word 1-2 + char_wb 2-5, min_df 2, 50000 features; softmax C 10; 2";
 
 /// One training row: its text, the index of its label, its weight.
 pub struct FloorRow<'a> {

@@ -12,6 +12,13 @@ const C: f64 = 10.0;
 const MAX_STEPS: usize = 200;
 /// Done when no partial derivative of the mean loss is larger.
 const GRADIENT_TOLERANCE: f32 = 2e-5;
+/// Or when a step lowers the loss by a smaller share than this: below it, f32 weights only move the rounding about.
+const LOSS_TOLERANCE: f64 = 1e-7;
+/// A step that is not accepted after so many halvings is lost in rounding too.
+const MAX_HALVINGS: u32 = 12;
+/// Rows and features a thread takes at a time: less is not worth waking it.
+const ROWS_AT_ONCE: usize = 32;
+const FEATURES_AT_ONCE: usize = 512;
 /// Pairs of past steps that shape the next one.
 const HISTORY: usize = 6;
 
@@ -66,33 +73,33 @@ impl Softmax {
 
     /// Distribution over the classes.
     pub fn posterior(&self, row: &[(u32, f32)]) -> Vec<f32> {
-        let mut scores = logits(&self.weights, self.classes, row);
-        normalise(&mut scores);
-        scores
+        let (mut scores, mut posterior) = (vec![0.0; self.classes], vec![0.0; self.classes]);
+        logits(&self.weights, row, &mut scores);
+        softmax(&scores, &mut posterior);
+        posterior
     }
 }
 
-fn logits(weights: &[f32], classes: usize, row: &[(u32, f32)]) -> Vec<f32> {
-    let mut scores = weights[weights.len() - classes..].to_vec();
+/// Scores of the classes, summed in f64: the line search compares losses that differ in the seventh digit.
+fn logits(weights: &[f32], row: &[(u32, f32)], scores: &mut [f64]) {
+    let classes = scores.len();
+    for (score, intercept) in scores.iter_mut().zip(&weights[weights.len() - classes..]) {
+        *score = f64::from(*intercept);
+    }
     for &(feature, value) in row {
         let from = feature as usize * classes;
         for (score, weight) in scores.iter_mut().zip(&weights[from..from + classes]) {
-            *score += value * weight;
+            *score += f64::from(value) * f64::from(*weight);
         }
     }
-    scores
 }
 
-/// Softmax in place; returns the log of the normaliser.
-fn normalise(scores: &mut [f32]) -> f32 {
-    let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut total = 0.0;
-    for score in scores.iter_mut() {
-        *score = (*score - top).exp();
-        total += *score;
-    }
-    for score in scores.iter_mut() {
-        *score /= total;
+/// Writes the distribution; returns the log of the normaliser.
+fn softmax(scores: &[f64], out: &mut [f32]) -> f64 {
+    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let total: f64 = scores.iter().map(|score| (score - top).exp()).sum();
+    for (p, score) in out.iter_mut().zip(scores) {
+        *p = ((score - top).exp() / total) as f32;
     }
     top + total.ln()
 }
@@ -105,18 +112,21 @@ impl Problem<'_> {
         let losses: Vec<f64> = residuals
             .par_chunks_mut(k)
             .enumerate()
-            .map(|(row, residual)| {
-                residual.copy_from_slice(&logits(weights, k, &self.x.rows[row]));
-                let gold_score = residual[self.gold[row]];
-                let loss = f64::from(normalise(residual)) - f64::from(gold_score);
-                residual[self.gold[row]] -= 1.0;
-                residual.iter_mut().for_each(|r| *r *= self.shares[row]);
-                loss * f64::from(self.shares[row])
-            })
+            .with_min_len(ROWS_AT_ONCE)
+            .map_init(
+                || vec![0.0_f64; k],
+                |scores, (row, residual)| {
+                    logits(weights, &self.x.rows[row], scores);
+                    let loss = softmax(scores, residual) - scores[self.gold[row]];
+                    residual[self.gold[row]] -= 1.0;
+                    residual.iter_mut().for_each(|r| *r *= self.shares[row]);
+                    loss * f64::from(self.shares[row])
+                },
+            )
             .collect();
 
         let (features, intercept) = gradient.split_at_mut(self.x.columns.len() * k);
-        features.par_chunks_mut(k).enumerate().for_each(|(feature, out)| {
+        features.par_chunks_mut(k).enumerate().with_min_len(FEATURES_AT_ONCE).for_each(|(feature, out)| {
             for (g, w) in out.iter_mut().zip(&weights[feature * k..(feature + 1) * k]) {
                 *g = (self.penalty * f64::from(*w)) as f32;
             }
@@ -166,8 +176,8 @@ fn minimise(problem: &Problem<'_>, weights: &mut Vec<f32>) {
         let slope = dot(&direction, &gradient);
         let mut length = if history.is_empty() { 1.0 / dot(&gradient, &gradient).sqrt() } else { 1.0 };
         let (mut next, mut next_gradient) = (weights.clone(), vec![0.0; weights.len()]);
-        let mut next_loss;
-        loop {
+        let mut next_loss = f64::INFINITY;
+        for _ in 0..MAX_HALVINGS {
             next.copy_from_slice(weights);
             add_scaled(&mut next, length, &direction);
             next_loss = problem.loss(&next, &mut next_gradient);
@@ -175,10 +185,11 @@ fn minimise(problem: &Problem<'_>, weights: &mut Vec<f32>) {
                 break;
             }
             length *= 0.5;
-            if length < 1e-8 {
-                return;
-            }
         }
+        if next_loss >= loss {
+            return;
+        }
+        let settled = loss - next_loss < LOSS_TOLERANCE * loss;
         let step: Vec<f32> = next.iter().zip(weights.iter()).map(|(new, old)| new - old).collect();
         let change: Vec<f32> = next_gradient.iter().zip(&gradient).map(|(new, old)| new - old).collect();
         let curvature = dot(&step, &change);
@@ -189,6 +200,9 @@ fn minimise(problem: &Problem<'_>, weights: &mut Vec<f32>) {
             history.push_back((step, change, 1.0 / curvature));
         }
         (*weights, gradient, loss) = (next, next_gradient, next_loss);
+        if settled {
+            return;
+        }
     }
 }
 
