@@ -1,6 +1,6 @@
 //! SmolLM2-135M-Instruct against PyTorch: `LIMBECK_SMOLLM2=FILE.gguf ./test -p limbeck -p limbeck-model --test smollm2`. The
 //! golden values are transformers' on the f32-dequantized file; greedy text would be no golden, near ties flip.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says when it is skipped")]
 
 use limbeck_model::decoder::Decoder;
 use limbeck_model::device::{DeviceName, ops};
