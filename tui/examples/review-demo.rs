@@ -3,6 +3,7 @@
 
 use limbeck_artifact::files::append_line;
 use limbeck_tui::review::{Desk, DeskError, Item, Judgement, Options, run};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -120,9 +121,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Demo { items: items.collect(), labels: labels.split(',').map(str::to_string).collect(), log, made: Vec::new() };
     let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let outcome = run(&mut desk, &Options { colour })?;
-    #[expect(clippy::print_stdout, reason = "a demo to be read by a person")]
-    {
-        println!("{outcome:?}");
-    }
+    writeln!(std::io::stdout(), "{outcome:?}")?;
     Ok(())
 }

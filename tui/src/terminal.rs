@@ -15,8 +15,8 @@ fn failed(attempt: &'static str) -> impl Fn(std::io::Error) -> Error {
 
 /// The terminal in raw mode on its alternate screen; dropping it restores the shell's.
 pub struct Screen {
-    terminal: DefaultTerminal,
-    open: bool,
+    /// None once it is restored.
+    terminal: Option<DefaultTerminal>,
 }
 
 impl Screen {
@@ -29,21 +29,23 @@ impl Screen {
                 return Err(Error::Terminal { attempt: "take over", source });
             }
         };
-        let screen = Screen { terminal, open: true };
+        let screen = Screen { terminal: Some(terminal) };
         // Pasted text must not act as keys.
         execute!(stdout(), EnableBracketedPaste).map_err(failed("take over"))?;
         Ok(screen)
     }
 
     pub fn draw(&mut self, paint: impl FnOnce(&mut Frame<'_>)) -> Result<(), Error> {
-        self.terminal.draw(paint).map(|_| ()).map_err(failed("draw on"))
+        let Some(terminal) = &mut self.terminal else { return Ok(()) };
+        terminal.draw(paint).map(|_| ()).map_err(failed("draw on"))
     }
 
     /// The next draw paints every cell. (`Terminal::clear` would ask the terminal where its cursor is, and fail after
     /// two seconds on one that does not answer.)
     pub fn repaint(&mut self) -> Result<(), Error> {
-        let size = self.terminal.size().map_err(failed("measure"))?;
-        self.terminal.resize(Rect::from((Position::ORIGIN, size))).map_err(failed("clear"))
+        let Some(terminal) = &mut self.terminal else { return Ok(()) };
+        let size = terminal.size().map_err(failed("measure"))?;
+        terminal.resize(Rect::from((Position::ORIGIN, size))).map_err(failed("clear"))
     }
 
     pub fn close(mut self) -> Result<(), Error> {
@@ -58,9 +60,13 @@ impl Screen {
     }
 
     fn restore(&mut self) -> std::io::Result<()> {
-        self.open = false;
+        let Some(mut terminal) = self.terminal.take() else { return Ok(()) };
         let paste = execute!(stdout(), DisableBracketedPaste);
-        let cursor = self.terminal.show_cursor();
+        let cursor = terminal.show_cursor();
+        if cursor.is_err() {
+            // Dropped, it would try again and complain on stderr, which panics where stderr is gone too.
+            std::mem::forget(terminal);
+        }
         ratatui::try_restore().and(paste).and(cursor)
     }
 }
@@ -68,10 +74,10 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         // There is no one left to tell if this fails too.
-        if self.open && std::thread::panicking() {
+        if std::thread::panicking() {
             // The hook has restored the rest; once more would move the cursor back over its message.
             let _ = execute!(stdout(), DisableBracketedPaste);
-        } else if self.open {
+        } else {
             let _ = self.restore();
         }
     }

@@ -138,7 +138,8 @@ impl Session {
                 draw(&self.app, true, frame);
             })
             .unwrap();
-        terminal.backend().to_string()
+        // The test backend cannot print what has no columns.
+        if self.size.width == 0 { String::new() } else { terminal.backend().to_string() }
     }
 
     fn verdicts(&self) -> Vec<(usize, Verdict, Option<&str>, Option<&str>)> {
