@@ -43,7 +43,16 @@ impl Journal {
             .create(true)
             .open(path)
             .map_err(Error::io("open the journal", path))?;
-        match file.try_lock() {
+        // A writer that was just killed, or a child process between fork and exec, may hold the lock for a moment yet.
+        let mut locked = file.try_lock();
+        for _ in 0..40 {
+            if !matches!(locked, Err(TryLockError::WouldBlock)) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(25));
+            locked = file.try_lock();
+        }
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let reason = format!("another process is writing {}", path.display());

@@ -28,6 +28,7 @@ pub struct Cli {
 }
 
 #[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Options of every verb")]
 pub struct Global {
     /// Print the result as JSON on stdout
     #[arg(long, global = true)]

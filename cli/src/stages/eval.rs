@@ -117,7 +117,8 @@ pub fn run(
                 Some(adapter),
             ),
         ];
-        for (format, file) in &quantized.summary {
+        for format in &recipe.quantize.formats {
+            let Some(file) = quantized.summary.get(format) else { continue };
             let title = format!("the {format} file itself, read back");
             arms.push(model(format, &title, &file.sha256, run.dir.join(&file.file), None));
         }
