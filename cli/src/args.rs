@@ -28,7 +28,6 @@ pub struct Cli {
 }
 
 #[derive(Args, Debug, Clone)]
-#[command(next_help_heading = "Options of every verb")]
 pub struct Global {
     /// Print the result as JSON on stdout
     #[arg(long, global = true)]
