@@ -16,7 +16,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// A file in the making. Nothing shows under its name until [`AtomicFile::commit`]; dropped before that, nothing is
-/// left. (A process that is killed leaves a `.NAME.*.tmp` beside the target, which nobody reads.)
+/// left. (A process that is killed leaves a `.NAME.*.tmp` beside the target, which nobody reads; [`sweep`] clears them.)
 #[derive(Debug)]
 pub struct AtomicFile {
     path: PathBuf,
@@ -119,6 +119,28 @@ impl Drop for AtomicFile {
 /// Whether a file name is the temporary one of a write that never ended.
 pub fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(".tmp")
+}
+
+/// Removes what killed writers left in a folder and the folders in it. For the one process that may write there: another
+/// one's unfinished file would go too.
+pub fn sweep(dir: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(named("list", dir, e)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|e| named("list", dir, e))?;
+        let path = entry.path();
+        // A link's own kind, so that no link leads the sweep out of the folder.
+        let kind = entry.file_type().map_err(|e| named("examine", &path, e))?;
+        if kind.is_dir() {
+            sweep(&path)?;
+        } else if kind.is_file() && is_temporary(&entry.file_name().to_string_lossy()) {
+            fs::remove_file(&path).map_err(|e| named("remove", &path, e))?;
+        }
+    }
+    Ok(())
 }
 
 /// Appends one line (without its line feed) and syncs. Where an earlier append was torn, the new line starts on a line
@@ -244,6 +266,20 @@ mod tests {
         drop(file);
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(dir.path()), ["f"]);
+    }
+
+    #[test]
+    fn a_sweep_clears_what_killed_writers_left_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        for name in ["a/b/.model.gguf.20030-42.tmp", ".x.1-0.tmp", "a/kept.tmp", "a/.kept", "a/b/kept"] {
+            fs::write(dir.path().join(name), "x").unwrap();
+        }
+        sweep(dir.path()).unwrap();
+        assert_eq!(names(dir.path()), ["a"]);
+        assert_eq!(names(&dir.path().join("a")), [".kept", "b", "kept.tmp"]);
+        assert_eq!(names(&dir.path().join("a/b")), ["kept"]);
+        sweep(&dir.path().join("missing")).unwrap();
     }
 
     #[test]

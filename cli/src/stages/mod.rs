@@ -17,7 +17,7 @@ use crate::progress::Sink;
 use crate::settings::Settings;
 use limbeck_artifact::digest::{sha256_file, sha256_hex};
 use limbeck_artifact::event::{Emit, EventKind, Stage};
-use limbeck_artifact::files::write_atomic;
+use limbeck_artifact::files::{sweep, write_atomic};
 use limbeck_artifact::journal::{self, Journal};
 use limbeck_artifact::stage::{self, StageRecord};
 use limbeck_data_curation::NamedFile;
@@ -51,6 +51,8 @@ impl<'a> Run<'a> {
         let dir = settings.run_dir(&resolved.recipe.name);
         let path = dir.join("journal.jsonl");
         let journal = Journal::open(&path, &resolved.recipe.name)?;
+        // The journal's lock says that nobody else is writing here: what a killed run left half-written can go.
+        sweep(&dir).map_err(|e| cannot("clear", &dir, &e))?;
         let created = journal::read(&path)?.first().map_or_else(journal::now, |event| event.at.clone());
         let lock = dir.join("recipe.lock.toml");
         let text = resolved.lock_toml();
