@@ -1,4 +1,4 @@
-//! A training step on wgpu equals the CPU's: `cargo test --release -p limbeck-model --features wgpu --test wgpu`. Software
+//! A training step on wgpu equals the CPU's: `tests/gpu/wgpu`. Software
 //! Vulkan (Debian: mesa-vulkan-drivers) will do.
 #![cfg(feature = "wgpu")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
