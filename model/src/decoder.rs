@@ -3,7 +3,7 @@
 
 use crate::config::DecoderConfig;
 use crate::layout::Packed;
-use crate::ops::{AttentionPlan, Frozen, LayerKv, Lora, Ops};
+use crate::ops::{AttentionPlan, Block, Frozen, LayerKv, Lora, Ops};
 use burn::tensor::Tensor;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,6 +47,19 @@ struct Layer {
     paths: [String; 7],
     input_norm: Arc<Vec<f32>>,
     post_norm: Arc<Vec<f32>>,
+}
+
+impl Layer {
+    fn block<'a>(&'a self, lora: Option<&'a LoraSet>, eps: f32) -> Block<'a> {
+        Block {
+            linears: &self.linears,
+            lora: self.paths.each_ref().map(|path| lora.and_then(|set| set.get(path))),
+            input_norm: &self.input_norm,
+            post_norm: &self.post_norm,
+            eps,
+            checkpoint: false,
+        }
+    }
 }
 
 /// Rotated keys and values of a shared prefix, a layer each.
@@ -184,6 +197,13 @@ impl Decoder {
         let ops = &self.ops;
         let mut hidden = ops.embed(&self.embed, &batch.tokens);
         for (i, layer) in self.layers.iter().enumerate() {
+            if past.is_none() && capture.is_none() {
+                let block = layer.block(lora, eps);
+                if let Some(out) = ops.layer(hidden.clone(), &block, &plan) {
+                    hidden = out;
+                    continue;
+                }
+            }
             let linear = |x: Tensor<2>, which: usize| {
                 ops.linear(x, &layer.linears[which], lora.and_then(|set| set.get(&layer.paths[which])))
             };

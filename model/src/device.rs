@@ -1,7 +1,8 @@
 //! Where the arithmetic runs, chosen at run time by name. A device that this build or machine lacks is an error that says
 //! which feature or driver is missing, never a silent fall-back.
 
-use crate::ops::{Ops, flex::FlexOps, stock::StockOps};
+use crate::ops::flex::{Compute, FlexOps, bf16::Engine};
+use crate::ops::{Ops, stock::StockOps};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -54,7 +55,34 @@ impl std::fmt::Display for DeviceName {
     }
 }
 
-/// The op set that runs on the device.
+/// What the matrix products of training compute in; names as in torchtune.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// bf16 where the processor multiplies it faster than float32, float32 elsewhere.
+    #[default]
+    Auto,
+    Bf16,
+    Fp32,
+}
+
+/// The op set that trains on the device.
+///
+/// # Errors
+/// As [`ops`].
+pub fn training_ops(device: DeviceName, dtype: Dtype) -> Result<Arc<dyn Ops>, DeviceError> {
+    match device {
+        DeviceName::Cpu => Ok(Arc::new(FlexOps::new(match dtype {
+            Dtype::Fp32 => Compute::F32,
+            Dtype::Bf16 => Compute::Bf16(Engine::best()),
+            Dtype::Auto if Engine::pays() => Compute::Bf16(Engine::best()),
+            Dtype::Auto => Compute::F32,
+        }))),
+        other => ops(other),
+    }
+}
+
+/// The op set that runs on the device, in float32.
 pub fn ops(device: DeviceName) -> Result<Arc<dyn Ops>, DeviceError> {
     match device {
         DeviceName::Cpu => Ok(Arc::new(FlexOps::default())),

@@ -78,6 +78,18 @@ pub struct Target {
     pub weight: f32,
 }
 
+/// A decoder layer of the plain kind: norm, attention, residual sum, norm, SwiGLU, residual sum.
+pub struct Block<'a> {
+    /// In the order of [`crate::decoder::LINEARS`].
+    pub linears: &'a [Frozen; 7],
+    pub lora: [Option<&'a Lora>; 7],
+    pub input_norm: &'a Arc<Vec<f32>>,
+    pub post_norm: &'a Arc<Vec<f32>>,
+    pub eps: f32,
+    /// Keep the input only and run the layer again in the backward pass.
+    pub checkpoint: bool,
+}
+
 /// The ops of a decoder. All activations are `[tokens, width]`; all gradients are exact.
 pub trait Ops: Send + Sync {
     fn device(&self) -> Device;
@@ -93,6 +105,12 @@ pub trait Ops: Send + Sync {
 
     /// `x Wᵀ + scaling · (x Aᵀ) Bᵀ`; the product `B A` is never formed.
     fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2>;
+
+    /// A whole layer as one op, where the op set has one; the decoder composes it from the others otherwise.
+    fn layer(&self, x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Option<Tensor<2>> {
+        let _ = (x, block, plan);
+        None
+    }
 
     /// Rotary embedding on queries and keys, then grouped-query attention as the plan's layout says. `past` is seen by
     /// every token and takes no gradient.

@@ -1,7 +1,10 @@
 //! The head: cross-entropy at label positions, in blocks of rows so that full logits never exist, and plain logits. The
 //! loss computes its gradient on the way, for the probabilities are at hand only there.
 
+use super::bf16::{Left, product};
+use super::buffer::Buffer;
 use super::kernels::{Threads, View, dot, exp_row, matmul};
+use super::linear::backward_of;
 use super::{Ad, Flex, FlexMatrix, FlexTensor, dims, flex, primitive, slice};
 use crate::ops::Target;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
@@ -14,7 +17,38 @@ use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Label positions a block.
-const BLOCK: usize = 128;
+const BLOCK: usize = 256;
+
+/// `[m, vocab]` of `x`, `[m, width]`.
+fn logits_of_rows(x: &[f32], m: usize, width: usize, vocab: usize, head: &FlexMatrix) -> Buffer {
+    let mut logits = Buffer::take(m * vocab);
+    match head {
+        FlexMatrix::F32 { wt, .. } => {
+            let (x, wt) = (View::rows(x, width), View::rows(wt, vocab));
+            matmul([m, width, vocab], &mut logits, vocab, false, x, wt, 1.0, Threads::All);
+        }
+        FlexMatrix::Bf16 { engine, forward, .. } => {
+            product(*engine, true, &mut logits, vocab, false, &[(&Left::from_rows(x, width, m, width), forward.all())]);
+        }
+    }
+    logits
+}
+
+/// The gradient that the logits' gradient `dl` (`[m, vocab]`) sends to their rows, `[m, width]`.
+fn hidden_gradient(dl: &[f32], m: usize, width: usize, vocab: usize, head: &FlexMatrix) -> Vec<f32> {
+    let mut dx = vec![0f32; m * width];
+    match head {
+        FlexMatrix::F32 { w, .. } => {
+            let (dl, w) = (View::rows(dl, vocab), View::rows(w, width));
+            matmul([m, vocab, width], &mut dx, width, false, dl, w, 1.0, Threads::All);
+        }
+        FlexMatrix::Bf16 { engine, backward, .. } => {
+            let dl = Left::from_rows(dl, vocab, m, vocab);
+            product(*engine, true, &mut dx, width, false, &[(&dl, backward_of(backward).all())]);
+        }
+    }
+    dx
+}
 
 #[derive(Debug)]
 struct CrossEntropyBackward;
@@ -56,9 +90,7 @@ pub(super) fn linear_cross_entropy(
     for block in targets.chunks(BLOCK) {
         let m = block.len();
         let x = gather(block.iter().map(|t| t.row), xs, width);
-        let mut logits = vec![0f32; m * vocab];
-        let (x_view, head_t) = (View::rows(&x, width), View::rows(&head.wt, vocab));
-        matmul([m, width, vocab], &mut logits, vocab, false, x_view, head_t, 1.0, Threads::All);
+        let mut logits = logits_of_rows(&x, m, width, vocab, head);
         let losses: Vec<f64> = logits
             .par_chunks_mut(vocab)
             .zip(block.par_iter())
@@ -75,9 +107,7 @@ pub(super) fn linear_cross_entropy(
             })
             .collect();
         loss += losses.iter().sum::<f64>();
-        let mut dx = vec![0f32; m * width];
-        let (dl, w) = (View::rows(&logits, vocab), View::rows(&head.w, width));
-        matmul([m, vocab, width], &mut dx, width, false, dl, w, 1.0, Threads::All);
+        let dx = hidden_gradient(&logits, m, width, vocab, head);
         for (target, dx) in block.iter().zip(dx.chunks_exact(width)) {
             for (a, x) in d_hidden[target.row * width..][..width].iter_mut().zip(dx) {
                 *a += x;
@@ -96,10 +126,7 @@ pub(super) fn linear_cross_entropy(
 pub(super) fn logits(hidden: &Tensor<2>, vocab: usize, width: usize, head: &FlexMatrix, rows: &[usize]) -> Vec<f32> {
     let input = primitive(hidden.clone()).primitive().to_contiguous();
     let x = gather(rows.iter().copied(), slice(&input), width);
-    let mut out = vec![0f32; rows.len() * vocab];
-    let (x, head_t) = (View::rows(&x, width), View::rows(&head.wt, vocab));
-    matmul([rows.len(), width, vocab], &mut out, vocab, false, x, head_t, 1.0, Threads::All);
-    out
+    logits_of_rows(&x, rows.len(), width, vocab, head).to_vec()
 }
 
 pub(super) fn logits_of(
@@ -110,11 +137,20 @@ pub(super) fn logits_of(
 ) -> Vec<Vec<f32>> {
     let input = primitive(hidden.clone()).primitive().to_contiguous();
     let xs = slice(&input);
+    let mut weights = Vec::new();
     queries
         .iter()
         .map(|(row, tokens)| {
             let x = &xs[row * width..][..width];
-            tokens.iter().map(|&t| dot(x, &head.w[t as usize * width..][..width])).collect()
+            let logit = |&token: &u32| match head {
+                FlexMatrix::F32 { w, .. } => dot(x, &w[token as usize * width..][..width]),
+                FlexMatrix::Bf16 { .. } => {
+                    weights.clear();
+                    head.push_row(token as usize, width, &mut weights);
+                    dot(x, &weights)
+                }
+            };
+            tokens.iter().map(logit).collect()
         })
         .collect()
 }

@@ -2,12 +2,19 @@
 //! gradient, `B A` is never formed, logits exist at label positions only, and attention goes row by row.
 
 mod attention;
+pub mod bf16;
+pub mod buffer;
+mod compute;
 mod kernels;
+mod layer;
 mod linear;
 mod loss;
 mod pointwise;
+mod simd;
 
-use super::{AttentionPlan, Frozen, FrozenForm, LayerKv, Lora, Ops, Target};
+pub use compute::Compute;
+
+use super::{AttentionPlan, Block, Frozen, FrozenForm, LayerKv, Lora, Ops, Target};
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
@@ -18,22 +25,60 @@ use std::sync::Arc;
 type Ad = Autodiff<Flex, NoCheckpointing>;
 type AdTensor = FloatTensor<Ad>;
 
-/// A frozen matrix in both orders: `wt` (`[in, out]`) serves the forward product, `w` (`[out, in]`) the backward one and
-/// row look-ups. A right-hand side in its natural order keeps the GEMM at full speed.
+/// A frozen matrix `[out, in]`, packed for both passes.
 #[derive(Debug)]
-pub(crate) struct FlexMatrix {
-    pub w: Vec<f32>,
-    pub wt: Vec<f32>,
+pub(crate) enum FlexMatrix {
+    /// In both orders: `wt` (`[in, out]`) serves the forward product, `w` (`[out, in]`) the backward one and row look-ups.
+    /// A right-hand side in its natural order keeps the GEMM at full speed.
+    F32 { w: Vec<f32>, wt: Vec<f32> },
+    /// `forward` multiplies `[n, in]`, `backward` `[n, out]`; the latter is there where gradients must flow through.
+    Bf16 { engine: bf16::Engine, forward: bf16::Right, backward: Option<bf16::Right> },
+}
+
+impl FlexMatrix {
+    fn new(compute: Compute, data: Vec<f32>, n_out: usize, n_in: usize, trains: bool) -> Self {
+        match compute {
+            Compute::F32 => {
+                let wt = kernels::transpose(&data, n_out, n_in);
+                FlexMatrix::F32 { w: data, wt }
+            }
+            Compute::Bf16(engine) => FlexMatrix::Bf16 {
+                engine,
+                forward: bf16::Right::from_columns(&data, n_in, n_in, n_out),
+                backward: trains.then(|| bf16::Right::from_rows(&data, n_in, n_out, n_in)),
+            },
+        }
+    }
+
+    /// Appends row `i`, `[n_in]`.
+    fn push_row(&self, i: usize, n_in: usize, out: &mut Vec<f32>) {
+        match self {
+            FlexMatrix::F32 { w, .. } => out.extend_from_slice(&w[i * n_in..][..n_in]),
+            FlexMatrix::Bf16 { forward, .. } => {
+                let from = out.len();
+                out.resize(from + n_in, 0.0);
+                forward.column(i, &mut out[from..]);
+            }
+        }
+    }
 }
 
 /// Our CPU kernels.
 pub struct FlexOps {
     device: Device,
+    compute: Compute,
+    inputs: linear::Inputs,
 }
 
 impl Default for FlexOps {
     fn default() -> Self {
-        FlexOps { device: Device::flex().autodiff() }
+        FlexOps::new(Compute::F32)
+    }
+}
+
+impl FlexOps {
+    pub fn new(compute: Compute) -> Self {
+        FlexOps { device: Device::flex().autodiff(), compute, inputs: linear::Inputs::default() }
     }
 }
 
@@ -79,16 +124,16 @@ impl Ops for FlexOps {
         self.device.clone()
     }
 
-    fn freeze(&self, data: Vec<f32>, n_out: usize, n_in: usize, _trains: bool) -> Frozen {
-        let wt = kernels::transpose(&data, n_out, n_in);
-        Frozen { n_out, n_in, form: FrozenForm::Flex(Arc::new(FlexMatrix { w: data, wt })) }
+    fn freeze(&self, data: Vec<f32>, n_out: usize, n_in: usize, trains: bool) -> Frozen {
+        let matrix = FlexMatrix::new(self.compute, data, n_out, n_in, trains);
+        Frozen { n_out, n_in, form: FrozenForm::Flex(Arc::new(matrix)) }
     }
 
     fn embed(&self, table: &Frozen, tokens: &[u32]) -> Tensor<2> {
         let width = table.n_in;
         let mut out = Vec::with_capacity(tokens.len() * width);
         for &token in tokens {
-            out.extend_from_slice(&matrix(table).w[token as usize * width..][..width]);
+            matrix(table).push_row(token as usize, width, &mut out);
         }
         Tensor::from_data(TensorData::new(out, [tokens.len(), width]), &self.device)
     }
@@ -99,9 +144,13 @@ impl Ops for FlexOps {
 
     fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2> {
         match lora {
-            None => linear::frozen(x, weight.n_out, weight.n_in, matrix(weight)),
-            Some(lora) => linear::lora(x, weight.n_out, weight.n_in, matrix(weight), lora),
+            None => linear::frozen(&self.inputs, x, weight.n_out, weight.n_in, matrix(weight)),
+            Some(lora) => linear::lora(&self.inputs, x, weight.n_out, weight.n_in, matrix(weight), lora),
         }
+    }
+
+    fn layer(&self, x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Option<Tensor<2>> {
+        Some(layer::layer(x, block, plan))
     }
 
     fn attention(

@@ -1,0 +1,204 @@
+//! The product on Intel's matrix tiles: 32 rows by 32 columns of sums stay in four tile registers while left and right
+//! tiles stream by. Linux grants a process the tile state once, on request.
+
+use super::{Block, Left, RightPart, TILE};
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(super) use native::{available, rectangle};
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+pub(super) fn available() -> bool {
+    false
+}
+
+/// # Safety
+/// Never called where [`available`] is false.
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[expect(unsafe_code, reason = "the same signature as on the processors that have it")]
+pub(super) unsafe fn rectangle(
+    _: *mut f32,
+    _: usize,
+    _: bool,
+    _: &[(&Left, RightPart)],
+    _: usize,
+    _: usize,
+    _: &Block,
+) {
+    unreachable!("this machine has no AMX")
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[expect(unsafe_code, reason = "tile instructions exist only as assembly")]
+mod native {
+    use super::super::{Line, TASK_ROWS};
+    use super::{Block, Left, RightPart, TILE};
+    use std::arch::asm;
+    use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+    use std::mem::MaybeUninit;
+    use std::sync::OnceLock;
+
+    /// AMX-BF16 in the processor, tile state enabled by the system and granted to this process.
+    pub fn available() -> bool {
+        static AVAILABLE: OnceLock<bool> = OnceLock::new();
+        *AVAILABLE.get_or_init(|| {
+            if __cpuid(0).eax < 7 || !is_x86_feature_detected!("xsave") {
+                return false;
+            }
+            // CPUID.7.0:EDX bits 22 (AMX-BF16) and 24 (AMX-TILE); XCR0 bits 17 and 18 hold the tile state.
+            let leaf = __cpuid_count(7, 0).edx;
+            let tiles = 3 << 17;
+            // SAFETY: xsave was detected, and CPUID.1:ECX bit 27 says that xgetbv may be executed.
+            let enabled = __cpuid(1).ecx & (1 << 27) != 0 && unsafe { xcr0() } & tiles == tiles;
+            leaf & (1 << 22) != 0 && leaf & (1 << 24) != 0 && enabled && granted()
+        })
+    }
+
+    /// # Safety
+    /// The processor has xgetbv.
+    #[target_feature(enable = "xsave")]
+    unsafe fn xcr0() -> u64 {
+        // SAFETY: as promised by the caller; register 0 always exists.
+        unsafe { _xgetbv(0) }
+    }
+
+    /// Asks Linux for the tile state: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
+    fn granted() -> bool {
+        let answer: i64;
+        // SAFETY: the system call takes two numbers and touches no memory; rcx and r11 are what `syscall` overwrites.
+        unsafe {
+            asm!("syscall", inout("rax") 158i64 => answer, in("rdi") 0x1023u64, in("rsi") 18u64,
+                out("rcx") _, out("r11") _, options(nostack));
+        }
+        answer == 0
+    }
+
+    /// Palette 1, eight tiles of 16 rows by 64 bytes.
+    #[repr(C, align(64))]
+    struct Config([u8; 64]);
+
+    const CONFIG: Config = {
+        let mut bytes = [0; 64];
+        bytes[0] = 1;
+        let mut tile = 0;
+        while tile < 8 {
+            bytes[16 + 2 * tile] = 64;
+            bytes[48 + tile] = 16;
+            tile += 1;
+        }
+        Config(bytes)
+    };
+
+    /// # Safety
+    /// As [`super::super::portable::rectangle`], and [`available`].
+    pub unsafe fn rectangle(
+        out: *mut f32,
+        stride: usize,
+        accumulate: bool,
+        terms: &[(&Left, RightPart)],
+        row: usize,
+        col: usize,
+        block: &Block,
+    ) {
+        let mut sums = Sums([const { MaybeUninit::uninit() }; TASK_ROWS]);
+        let sums: *mut f32 = (&raw mut sums).cast();
+        // SAFETY: `available` says that the instructions exist and are allowed; the configuration is 64 valid bytes. What is
+        // copied to and from `out` is the caller's rectangle. `sums` has room for the rectangle's rows, rounded up to 32, and
+        // every row that is copied out was stored first: by the copy in, or by the first chunk, which begins with zeros.
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly));
+            for j in (0..block.cols).step_by(2 * TILE) {
+                let cols = (block.cols - j).min(2 * TILE);
+                if accumulate {
+                    for i in 0..block.rows {
+                        std::ptr::copy_nonoverlapping(out.add(i * stride + j), sums.add(i * 2 * TILE), cols);
+                    }
+                }
+                let mut begun = accumulate;
+                for (left, right) in terms {
+                    let tiles = left.depth_tiles();
+                    for from in (0..tiles).step_by(CHUNK) {
+                        let chunk = Chunk { left, right, from, tiles: CHUNK.min(tiles - from) };
+                        for i in (0..block.rows).step_by(2 * TILE) {
+                            let two = [block.rows - i > TILE, cols > TILE];
+                            corner(sums.add(i * 2 * TILE), begun, &chunk, [row + i, col + j], two);
+                        }
+                        begun = true;
+                    }
+                }
+                if !begun {
+                    std::ptr::write_bytes(sums, 0, block.rows * 2 * TILE);
+                }
+                for i in 0..block.rows {
+                    std::ptr::copy_nonoverlapping(sums.add(i * 2 * TILE), out.add(i * stride + j), cols);
+                }
+            }
+            // Released tiles cost the system nothing when it switches threads.
+            asm!("tilerelease", options(nostack, nomem));
+        }
+    }
+
+    /// Sums of a rectangle's 32 columns. They lie together here, not a page apart as in `out`, until they are complete.
+    #[repr(C, align(64))]
+    struct Sums([MaybeUninit<[f32; 2 * TILE]>; TASK_ROWS]);
+
+    /// Depth tiles that are multiplied before the next rows come: two panels of them stay in L1 (16 KiB) beside the left
+    /// tiles that stream by.
+    const CHUNK: usize = 8;
+
+    struct Chunk<'a> {
+        left: &'a Left,
+        right: &'a RightPart<'a>,
+        from: usize,
+        tiles: usize,
+    }
+
+    /// Adds a chunk to 32 × 32 sums, or begins with it.
+    ///
+    /// # Safety
+    /// The tiles are configured; `at` leads to 32 rows of 32 values; `row` and `col` exist in the operands; `two` says
+    /// whether tiles 16 rows and 16 columns further do. The chunk has tiles.
+    unsafe fn corner(at: *mut f32, add: bool, chunk: &Chunk, [row, col]: [usize; 2], two: [bool; 2]) {
+        // SAFETY: as promised by the caller; a missing second tile is replaced by the first, whose sums nobody reads.
+        unsafe {
+            let (line, below) = (2 * TILE * 4, at.add(TILE * 2 * TILE));
+            if add {
+                asm!("tileloadd tmm0, [{at} + {line}]", "tileloadd tmm1, [{at} + {line} + 64]",
+                    "tileloadd tmm2, [{below} + {line}]", "tileloadd tmm3, [{below} + {line} + 64]",
+                    at = in(reg) at, below = in(reg) below, line = in(reg) line,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, options(nostack, readonly));
+            } else {
+                asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, options(nostack, nomem));
+            }
+            let Chunk { left, right, from, tiles } = chunk;
+            let a0 = left.lines.as_ptr().add((row / TILE * left.depth_tiles() + from) * TILE);
+            let a1 = if two[0] { a0.add(left.depth_tiles() * TILE) } else { a0 };
+            let b0 = right.lines.as_ptr().add((col / TILE * right.panel + from) * TILE);
+            let b1 = if two[1] { b0.add(right.panel * TILE) } else { b0 };
+            sum(a0, a1, b0, b1, *tiles);
+            asm!("tilestored [{at} + {line}], tmm0", "tilestored [{at} + {line} + 64], tmm1",
+                "tilestored [{below} + {line}], tmm2", "tilestored [{below} + {line} + 64], tmm3",
+                at = in(reg) at, below = in(reg) below, line = in(reg) line, options(nostack));
+        }
+    }
+
+    /// Adds `n` tiles' products to tmm0 to tmm3.
+    ///
+    /// # Safety
+    /// Each pointer leads to `n` whole tiles; `n` is not 0; the tiles are configured.
+    #[inline(always)]
+    unsafe fn sum(a0: *const Line, a1: *const Line, b0: *const Line, b1: *const Line, n: usize) {
+        // SAFETY: as promised by the caller. The sums live in tmm0 to tmm3 from one assembly block to the next: the
+        // compiler never touches tile registers.
+        unsafe {
+            asm!("2:",
+                "tileloadd tmm4, [{a0} + {line}]", "tileloadd tmm6, [{b0} + {line}]", "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{b1} + {line}]", "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{a1} + {line}]", "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {a0}, 1024", "add {a1}, 1024", "add {b0}, 1024", "add {b1}, 1024", "dec {n}", "jnz 2b",
+                a0 = inout(reg) a0 => _, a1 = inout(reg) a1 => _, b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _,
+                n = inout(reg) n => _, line = in(reg) 64usize,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _, options(nostack, readonly));
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! From float32 matrices to tiles of bfloat16, rounded to nearest even; subnormal inputs become zero, as the instructions
+//! take them. Rows are packed side by side in threads, with 512-bit conversions where the processor has them.
+
+use super::super::buffer::Buffer;
+use super::{DEPTH, Left, Line, Right, TILE, ZERO, avx512, tiles};
+use rayon::prelude::*;
+
+/// Round to nearest even, as `vcvtneps2bf16` does: subnormals to zero, NaN to a quiet NaN.
+pub fn round(x: f32) -> u16 {
+    let bits = x.to_bits();
+    if bits & 0x7f80_0000 == 0 {
+        return (bits >> 16) as u16 & 0x8000;
+    }
+    if x.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+/// Below this many values threads cost more than they give.
+const PARALLEL: usize = 32 * 1024;
+
+/// Calls `fill` for each group of `size` lines with its number.
+fn fill(lines: &mut [Line], size: usize, values: usize, fill: impl Fn(usize, &mut [Line]) + Sync) {
+    if size == 0 {
+        return;
+    }
+    if values < PARALLEL || rayon::current_num_threads() == 1 {
+        lines.chunks_mut(size).enumerate().for_each(|(i, chunk)| fill(i, chunk));
+    } else {
+        lines.par_chunks_mut(size).enumerate().for_each(|(i, chunk)| fill(i, chunk));
+    }
+}
+
+/// 32 values to a line; a short slice is filled up with zeros.
+fn line(values: &[f32], wide: bool) -> Line {
+    if wide && values.len() == DEPTH {
+        return avx512::line(values);
+    }
+    let mut out = ZERO;
+    for (bits, x) in out.0.iter_mut().zip(values) {
+        *bits = round(*x);
+    }
+    out
+}
+
+/// Two rows of at most 16 values, value by value; missing ones are zeros.
+fn in_turn(even: &[f32], odd: &[f32], wide: bool) -> Line {
+    if wide && even.len() == TILE && odd.len() == TILE {
+        return avx512::interleaved(even, odd);
+    }
+    let mut out = ZERO;
+    for (offset, row) in [even, odd].into_iter().enumerate() {
+        for (j, x) in row.iter().enumerate() {
+            out.0[2 * j + offset] = round(*x);
+        }
+    }
+    out
+}
+
+/// Pair `j` of line `i` becomes pair `i` of line `j`.
+fn transpose_pairs(from: &[Line; TILE], to: &mut [Line]) {
+    for (i, line) in to.iter_mut().enumerate() {
+        for (pair, row) in line.0.as_chunks_mut::<2>().0.iter_mut().zip(from) {
+            *pair = row.0.as_chunks::<2>().0[i];
+        }
+    }
+}
+
+/// 32 rows by 32 columns on their way into tiles.
+pub type Square = [[f32; DEPTH]; DEPTH];
+
+/// Which sides a matrix is to be: `[rows, depth]` on the left, `[depth, cols]` on the right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sides {
+    Left,
+    Right,
+    Both,
+}
+
+/// A pointer that tasks share; each writes lines of its own.
+#[derive(Clone, Copy)]
+struct Lines(*mut Line);
+
+// SAFETY: it is only used to reach disjoint tiles of buffers that outlive the tasks (`squares`).
+#[expect(unsafe_code, reason = "a raw pointer crosses threads")]
+unsafe impl Send for Lines {}
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "a raw pointer crosses threads")]
+unsafe impl Sync for Lines {}
+
+/// Packs `N` matrices `[rows, cols]` whose values `values` works out a square at a time: it gets the first row and column
+/// and fills the squares; what lies beyond the matrices may hold anything. Float32 matrices in between never exist.
+pub fn squares<const N: usize>(
+    rows: usize,
+    cols: usize,
+    sides: [Sides; N],
+    values: impl Fn(usize, usize, &mut [Square; N]) + Sync,
+) -> [(Option<Left>, Option<Right>); N] {
+    let (across, down) = (tiles(cols, DEPTH), tiles(rows, DEPTH));
+    let wide = avx512::available();
+    let mut made = sides.map(|sides| {
+        let left = (sides != Sides::Right).then(|| Left {
+            lines: Buffer::take(tiles(rows, TILE) * across * TILE),
+            rows,
+            depth: cols,
+        });
+        let right = (sides != Sides::Left).then(|| Right {
+            lines: Buffer::take(tiles(cols, TILE) * down * TILE),
+            depth: rows,
+            cols,
+        });
+        (left, right)
+    });
+    let targets: [(Option<Lines>, Option<Lines>); N] = made.each_mut().map(|(left, right)| {
+        (left.as_mut().map(|l| Lines(l.lines.as_mut_ptr())), right.as_mut().map(|r| Lines(r.lines.as_mut_ptr())))
+    });
+    let task = |y: usize| {
+        let mut squares = [[[0f32; DEPTH]; DEPTH]; N];
+        for x in 0..across {
+            values(y * DEPTH, x * DEPTH, &mut squares);
+            for (square, (left, right)) in squares.iter_mut().zip(&targets) {
+                trim(square, rows - y * DEPTH, cols - x * DEPTH);
+                for half in 0..2 {
+                    // SAFETY: the tile (row tile, depth tile) on the left, and (panel, depth tile) on the right, belong to
+                    // this square alone; both exist where the matrix reaches so far, which the comparisons say.
+                    #[expect(unsafe_code, reason = "tiles of one buffer go to different threads")]
+                    unsafe {
+                        if let Some(left) = left
+                            && (2 * y + half) * TILE < rows
+                        {
+                            let tile = left.0.add(((2 * y + half) * across + x) * TILE);
+                            left_tile(square, half, wide, std::slice::from_raw_parts_mut(tile, TILE));
+                        }
+                        if let Some(right) = right
+                            && (2 * x + half) * TILE < cols
+                        {
+                            let tile = right.0.add(((2 * x + half) * down + y) * TILE);
+                            right_tile(square, half, wide, std::slice::from_raw_parts_mut(tile, TILE));
+                        }
+                    }
+                }
+            }
+        }
+    };
+    if rows * cols < PARALLEL || rayon::current_num_threads() == 1 {
+        (0..down).for_each(task);
+    } else {
+        (0..down).into_par_iter().for_each(task);
+    }
+    made
+}
+
+/// Zeros beyond the matrix.
+fn trim(square: &mut Square, rows: usize, cols: usize) {
+    if cols < DEPTH {
+        square.iter_mut().for_each(|row| row[cols..].fill(0.0));
+    }
+    if rows < DEPTH {
+        square[rows..].iter_mut().for_each(|row| row.fill(0.0));
+    }
+}
+
+fn left_tile(square: &Square, half: usize, wide: bool, tile: &mut [Line]) {
+    let rows = &square[half * TILE..][..TILE];
+    if wide {
+        return avx512::left_tile(rows, tile);
+    }
+    for (line, row) in tile.iter_mut().zip(rows) {
+        for (bits, x) in line.0.iter_mut().zip(row) {
+            *bits = round(*x);
+        }
+    }
+}
+
+fn right_tile(square: &Square, half: usize, wide: bool, tile: &mut [Line]) {
+    if wide {
+        return avx512::right_tile(square, half, tile);
+    }
+    for (line, [even, odd]) in tile.iter_mut().zip(square.as_chunks::<2>().0) {
+        for j in 0..TILE {
+            line.0[2 * j] = round(even[half * TILE + j]);
+            line.0[2 * j + 1] = round(odd[half * TILE + j]);
+        }
+    }
+}
+
+impl Left {
+    /// From `x` (row-major, `[rows, depth]`, rows `stride` apart).
+    pub fn from_rows(x: &[f32], stride: usize, rows: usize, depth: usize) -> Left {
+        let n = tiles(depth, DEPTH);
+        let wide = avx512::available();
+        let mut lines = Buffer::take(tiles(rows, TILE) * n * TILE);
+        fill(&mut lines, n * TILE, rows * depth, |tile, lines| {
+            let present = TILE.min(rows - tile * TILE);
+            for tile in lines.chunks_exact_mut(TILE) {
+                tile[present..].fill(ZERO);
+            }
+            for r in 0..present {
+                let x = &x[(tile * TILE + r) * stride..][..depth];
+                for (d, values) in x.chunks(DEPTH).enumerate() {
+                    lines[d * TILE + r] = line(values, wide);
+                }
+            }
+        });
+        Left { lines, rows, depth }
+    }
+
+    /// The transpose of `x` (`[depth, rows]`, rows of `x` `stride` apart).
+    pub fn from_columns(x: &[f32], stride: usize, rows: usize, depth: usize) -> Left {
+        let n = tiles(depth, DEPTH);
+        let wide = avx512::available();
+        let mut lines = Buffer::take(tiles(rows, TILE) * n * TILE);
+        fill(&mut lines, n * TILE, rows * depth, |tile, lines| {
+            let width = TILE.min(rows - tile * TILE);
+            let row = |d: usize| match d < depth {
+                true => &x[d * stride + tile * TILE..][..width],
+                false => &[][..],
+            };
+            let mut pairs = [ZERO; TILE];
+            for (d, lines) in lines.chunks_exact_mut(TILE).enumerate() {
+                for (pair, line) in pairs.iter_mut().enumerate() {
+                    let from = d * DEPTH + 2 * pair;
+                    *line = in_turn(row(from), row(from + 1), wide);
+                }
+                transpose_pairs(&pairs, lines);
+            }
+        });
+        Left { lines, rows, depth }
+    }
+}
+
+impl Right {
+    /// From `b` (row-major, `[depth, cols]`, rows `stride` apart).
+    pub fn from_rows(b: &[f32], stride: usize, depth: usize, cols: usize) -> Right {
+        let n = tiles(depth, DEPTH);
+        let wide = avx512::available();
+        let mut lines = Buffer::take(tiles(cols, TILE) * n * TILE);
+        fill(&mut lines, n * TILE, depth * cols, |panel, lines| {
+            let width = TILE.min(cols - panel * TILE);
+            let row = |d: usize| match d < depth {
+                true => &b[d * stride + panel * TILE..][..width],
+                false => &[][..],
+            };
+            for (pair, line) in lines.iter_mut().enumerate() {
+                *line = in_turn(row(2 * pair), row(2 * pair + 1), wide);
+            }
+        });
+        Right { lines, depth, cols }
+    }
+
+    /// The transpose of `w` (`[cols, depth]`, rows of `w` `stride` apart): a weight as Hugging Face stores it.
+    pub fn from_columns(w: &[f32], stride: usize, depth: usize, cols: usize) -> Right {
+        let n = tiles(depth, DEPTH);
+        let wide = avx512::available();
+        let mut lines = Buffer::take(tiles(cols, TILE) * n * TILE);
+        fill(&mut lines, n * TILE, depth * cols, |panel, lines| {
+            let mut rows = [ZERO; TILE];
+            for (d, tile) in lines.chunks_exact_mut(TILE).enumerate() {
+                let from = d * DEPTH;
+                let values = DEPTH.min(depth - from);
+                for (j, row) in rows.iter_mut().enumerate() {
+                    let column = panel * TILE + j;
+                    *row = match column < cols {
+                        true => line(&w[column * stride + from..][..values], wide),
+                        false => ZERO,
+                    };
+                }
+                transpose_pairs(&rows, tile);
+            }
+        });
+        Right { lines, depth, cols }
+    }
+}

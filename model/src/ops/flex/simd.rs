@@ -1,0 +1,66 @@
+//! Loops that the compiler vectorises, compiled for several widths and chosen at run time. A width changes no bit: each
+//! loop fixes its order of additions, and multiply-adds are never contracted.
+
+use std::sync::OnceLock;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Width {
+    Base,
+    Avx2,
+    Avx512,
+}
+
+pub fn width() -> Width {
+    static WIDTH: OnceLock<Width> = OnceLock::new();
+    *WIDTH.get_or_init(|| {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+            {
+                return Width::Avx512;
+            }
+            if is_x86_feature_detected!("avx2") {
+                return Width::Avx2;
+            }
+        }
+        Width::Base
+    })
+}
+
+/// Defines a function whose body is compiled for each width.
+macro_rules! vectorised {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments, reason = "leaf loops take their slices plainly")]
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments, reason = "as above")]
+            fn plain($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+                #[allow(clippy::too_many_arguments, reason = "as above")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    plain($($arg),*)
+                }
+                #[target_feature(enable = "avx2")]
+                #[allow(clippy::too_many_arguments, reason = "as above")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? {
+                    plain($($arg),*)
+                }
+                // SAFETY: `width` found the instructions on this processor.
+                #[expect(unsafe_code, reason = "instructions behind run-time detection")]
+                match $crate::ops::flex::simd::width() {
+                    $crate::ops::flex::simd::Width::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::ops::flex::simd::Width::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::ops::flex::simd::Width::Base => {}
+                }
+            }
+            plain($($arg),*)
+        }
+    };
+}
+pub(crate) use vectorised;
