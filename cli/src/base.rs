@@ -4,6 +4,7 @@ use crate::exit::{Failure, Result};
 use crate::settings::Settings;
 use limbeck_artifact::digest::{sha256_file, sha256_hex};
 use limbeck_artifact::event::Emit;
+use limbeck_model::config::DecoderConfig;
 use limbeck_model::gguf::Value;
 use limbeck_model::source::{HubOptions, ModelRef, resolve_with};
 use limbeck_model::weights::Weights;
@@ -18,6 +19,7 @@ pub struct Base {
     pub name: String,
     /// SPDX id, where the file tells.
     pub license: Option<String>,
+    pub config: DecoderConfig,
 }
 
 /// Files of a folder that decide what the model does.
@@ -54,7 +56,8 @@ impl Base {
             Some(Value::String(text)) => Some(text.clone()),
             _ => None,
         });
-        Ok(Base { digest: digest(&path, &weights)?, path, name, license })
+        let config = weights.config().clone();
+        Ok(Base { digest: digest(&path, &weights)?, path, name, license, config })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use limbeck_artifact::digest::{sha256_file, sha256_hex};
+use limbeck_model::config::ROPE_FACTORS;
 use limbeck_model::gguf::{GgmlType, TensorInfo, Value};
 use limbeck_model::names::{gguf_to_hf, hf_to_gguf, permute_qk};
 use limbeck_model::tokenizer::ChatTokenizer;
@@ -22,13 +23,22 @@ pub(crate) struct Source {
 impl Source {
     pub fn open(path: &Path) -> Result<Source> {
         let weights = Weights::open(path)?;
+        let refused = |why: &str| Err(CarveError::Source { path: path.into(), why: why.into() });
+        if weights.config().gguf_architecture()? != "llama" {
+            return refused("it is not of the Llama family");
+        }
+        if weights.gguf().is_none() && weights.config().gguf_rope_factors().is_some() {
+            return refused("its frequencies are scaled one by one; carve its GGUF file instead of the folder");
+        }
         let (metadata, tensors) = match weights.gguf() {
             Some(file) => {
-                let own = |info: &&TensorInfo| gguf_to_hf(&info.name).is_some_and(|name| weights.contains(&name));
+                let own = |info: &&TensorInfo| {
+                    info.name == ROPE_FACTORS || gguf_to_hf(&info.name).is_some_and(|name| weights.contains(&name))
+                };
                 (file.metadata().to_vec(), file.tensors().iter().filter(own).cloned().collect())
             }
             None => {
-                let mut metadata = weights.config().to_gguf();
+                let mut metadata = weights.config().to_gguf()?;
                 metadata.extend(ChatTokenizer::open(path)?.gguf_metadata());
                 metadata.push(("general.file_type".into(), Value::U32(0)));
                 (metadata, folder_tensors(&weights))
@@ -48,7 +58,7 @@ impl Source {
 
     /// `llama.NAME`.
     pub fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.weights.config().architecture.name())
+        format!("llama.{name}")
     }
 
     pub fn tensors(&self) -> &[TensorInfo] {

@@ -1,11 +1,13 @@
 //! LoRA weights at rest, in PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`, names and orientation
 //! as PEFT reads and writes them.
 
+use crate::config::DecoderConfig;
 use crate::ops::{Lora, Ops};
 use burn::tensor::{Tensor, TensorData};
 use limbeck_artifact::files::write_atomic;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -30,18 +32,87 @@ pub struct AdapterConfig {
     pub bias: String,
     pub fan_in_fan_out: bool,
     pub inference_mode: bool,
+    #[serde(deserialize_with = "init_of_any_kind")]
     pub init_lora_weights: bool,
     pub lora_alpha: f32,
     #[serde(default)]
     pub lora_dropout: f32,
     pub peft_type: String,
     pub r: usize,
+    /// Names, or the end of paths; one pattern where PEFT was given one. What counts is where the factors are.
+    #[serde(deserialize_with = "one_or_many")]
     pub target_modules: Vec<String>,
-    pub task_type: String,
+    pub task_type: Option<String>,
     #[serde(default)]
     pub use_rslora: bool,
     #[serde(default)]
     pub use_dora: bool,
+}
+
+/// PEFT writes true, or the name of a way to begin; those that change the base are refused by [`Adapter::load`].
+fn init_of_any_kind<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    Ok(Json::deserialize(from)?.as_bool().unwrap_or(true))
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Targets {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Targets::deserialize(from)? {
+        Targets::One(pattern) => vec![pattern],
+        Targets::Many(names) => names,
+    })
+}
+
+/// Keys of PEFT's LoRA config that change the arithmetic when they say anything at all. Source: `LoraConfig` of peft
+/// 0.21.
+const REFUSED: [&str; 19] = [
+    "alora_invocation_tokens",
+    "alpha_pattern",
+    "arrow_config",
+    "corda_config",
+    "fan_in_fan_out",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "lora_ga_config",
+    "megatron_config",
+    "modules_to_save",
+    "monteclora_config",
+    "rank_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
+    "velora_config",
+];
+
+/// Ways to begin that leave the base as it is; others (pissa, olora, loftq, ...) subtract something from it.
+const INITS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
+
+/// What in an `adapter_config.json` asks for more than plain LoRA.
+fn beyond_lora(json: &Json) -> Option<String> {
+    let says_something = |value: &Json| match value {
+        Json::Null | Json::Bool(false) => false,
+        Json::Array(list) => !list.is_empty(),
+        Json::Object(map) => !map.is_empty(),
+        _ => true,
+    };
+    if json["peft_type"] != "LORA" {
+        return Some(format!("'peft_type' is {}", json["peft_type"]));
+    }
+    if json["bias"].as_str().is_some_and(|bias| bias != "none") {
+        return Some(format!("'bias' is {}", json["bias"]));
+    }
+    if let Some(init) = json["init_lora_weights"].as_str().filter(|init| !INITS.contains(init)) {
+        return Some(format!("'init_lora_weights' is '{init}', which changes the base"));
+    }
+    let key = REFUSED.into_iter().find(|key| says_something(&json[*key]))?;
+    Some(format!("'{key}' is {}", json[key].to_string().chars().take(64).collect::<String>()))
 }
 
 impl AdapterConfig {
@@ -59,7 +130,7 @@ impl AdapterConfig {
             peft_type: "LORA".into(),
             r,
             target_modules,
-            task_type: "CAUSAL_LM".into(),
+            task_type: Some("CAUSAL_LM".into()),
             use_rslora,
             use_dora: false,
         }
@@ -92,6 +163,25 @@ pub struct Adapter {
 impl Adapter {
     pub fn scaling(&self) -> f32 {
         self.config.scaling()
+    }
+
+    /// # Errors
+    /// [`AdapterError::Mismatch`] when a pair sits on what a decoder of this config does not have, or has another size.
+    pub fn check(&self, config: &DecoderConfig) -> Result<(), AdapterError> {
+        for (path, pair) in &self.pairs {
+            let inside = path.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+            let module = inside.filter(|(n, _)| n.parse::<usize>().is_ok_and(|n| n < config.num_hidden_layers));
+            let module = module.filter(|(_, module)| config.linears().contains(module));
+            let Some((_, module)) = module else {
+                return Err(AdapterError::Mismatch(format!("it sits on `{path}`, which the base does not have")));
+            };
+            let (n_out, n_in) = config.linear_shape(module);
+            if (pair.n_out, pair.n_in) != (n_out, n_in) {
+                let found = format!("[{}, {}]", pair.n_out, pair.n_in);
+                return Err(AdapterError::Mismatch(format!("`{path}` is [{n_out}, {n_in}], its factors make {found}")));
+            }
+        }
+        Ok(())
     }
 
     /// The factors as constants of a forward pass.
@@ -138,12 +228,13 @@ impl Adapter {
     pub fn load(dir: &Path) -> Result<Adapter, AdapterError> {
         let path = dir.join("adapter_config.json");
         let text = std::fs::read(&path).map_err(|source| AdapterError::Read { path: path.clone(), source })?;
-        let config: AdapterConfig = serde_json::from_slice(&text)
+        let json: Json = serde_json::from_slice(&text)
             .map_err(|e| AdapterError::Malformed { path: path.clone(), reason: e.to_string() })?;
-        if config.peft_type != "LORA" || config.use_dora || config.bias != "none" || config.fan_in_fan_out {
-            let reason = "only plain LoRA (no DoRA, no bias, no fan_in_fan_out) is supported".to_string();
-            return Err(AdapterError::Malformed { path, reason });
+        if let Some(what) = beyond_lora(&json) {
+            return Err(AdapterError::Malformed { path, reason: format!("only plain LoRA is supported, and {what}") });
         }
+        let config: AdapterConfig = serde_json::from_value(json)
+            .map_err(|e| AdapterError::Malformed { path: path.clone(), reason: e.to_string() })?;
         if config.r == 0 {
             return Err(AdapterError::Malformed { path, reason: "r must be at least 1".into() });
         }

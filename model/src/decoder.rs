@@ -1,23 +1,14 @@
-//! A decoder-only transformer of the Llama family over an op set: frozen weights, optional LoRA factors, a forward pass
-//! over packed rows. Training, scoring and generation all go through [`Decoder::forward`].
+//! A decoder-only transformer over an op set: frozen weights, optional LoRA factors, one forward pass over packed rows for
+//! every family, which reads what a layer has from its config. Training, scoring and generation go through it.
 
-use crate::config::DecoderConfig;
+pub use crate::config::LINEARS;
+use crate::config::{Activation, DecoderConfig, LayerConfig, Rope};
 use crate::layout::Packed;
-use crate::ops::{AttentionPlan, Block, Frozen, LayerKv, Lora, Ops};
+use crate::ops::{AttentionPlan, Block, Frozen, LayerKv, Lora, Ops, Rotation};
 use burn::tensor::Tensor;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
-
-/// The seven linear layers of a block, by their Hugging Face names.
-pub const LINEARS: [&str; 7] = [
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-];
 
 /// `model.layers.{layer}.{linear}`: how PEFT names the module that an adapter sits on.
 pub fn module_path(layer: usize, linear: &str) -> String {
@@ -36,29 +27,61 @@ pub enum DecoderError {
     TooLong { len: usize, max: usize },
     #[error("non-finite values in `{0}`; the weights are damaged")]
     NonFinite(String),
+    #[error("the adapter sits on `{module}`, which this base does not have; was it trained on another?")]
+    Adapter { module: String },
 }
 
 /// The LoRA factors that take part in a forward pass, by module path.
 pub type LoraSet = BTreeMap<String, Lora>;
 
+/// One of a layer's seven linear maps.
+struct Projection {
+    weight: Frozen,
+    /// The module that an adapter sits on, made once.
+    path: String,
+    /// The rows of the module's output that this one gives, where several share the module.
+    rows: Option<Range<usize>>,
+}
+
+impl Projection {
+    /// The factors of the module's adapter, cut to this projection's rows.
+    fn lora(&self, set: Option<&LoraSet>) -> Option<Lora> {
+        let lora = set?.get(&self.path)?;
+        Some(match &self.rows {
+            None => lora.clone(),
+            Some(rows) => Lora { b: lora.b.clone().narrow(0, rows.start, rows.len()), ..lora.clone() },
+        })
+    }
+}
+
+/// Norms that not every family has are `None`.
 struct Layer {
-    linears: [Frozen; 7],
-    /// Module paths, made once.
-    paths: [String; 7],
+    projections: [Projection; 7],
     input_norm: Arc<Vec<f32>>,
-    post_norm: Arc<Vec<f32>>,
+    /// Over each head of queries and keys.
+    head_norms: Option<[Arc<Vec<f32>>; 2]>,
+    /// Behind attention, in front of the residual sum.
+    attention_post_norm: Option<Arc<Vec<f32>>>,
+    /// In front of the feed-forward.
+    mlp_norm: Arc<Vec<f32>>,
+    mlp_post_norm: Option<Arc<Vec<f32>>>,
 }
 
 impl Layer {
-    fn block<'a>(&'a self, lora: Option<&'a LoraSet>, eps: f32) -> Block<'a> {
-        Block {
-            linears: &self.linears,
-            lora: self.paths.each_ref().map(|path| lora.and_then(|set| set.get(path))),
+    /// The layer as one op, where it is of the plain kind.
+    fn block<'a>(&'a self, c: &DecoderConfig, lora: Option<&LoraSet>, checkpoint: bool) -> Option<Block<'a>> {
+        let plain = self.head_norms.is_none()
+            && self.attention_post_norm.is_none()
+            && self.mlp_post_norm.is_none()
+            && matches!(c.activation, Activation::Silu);
+        plain.then(|| Block {
+            linears: self.projections.each_ref().map(|p| &p.weight),
+            lora: self.projections.each_ref().map(|p| p.lora(lora)),
             input_norm: &self.input_norm,
-            post_norm: &self.post_norm,
-            eps,
-            checkpoint: false,
-        }
+            post_norm: &self.mlp_norm,
+            eps: c.rms_norm_eps as f32,
+            checkpoint,
+        })
     }
 }
 
@@ -76,6 +99,7 @@ pub struct Decoder {
     layers: Vec<Layer>,
     norm: Arc<Vec<f32>>,
     head: Frozen,
+    checkpoint: bool,
 }
 
 /// Gives a tensor by its Hugging Face name: shape and row-major data.
@@ -100,9 +124,7 @@ impl Decoder {
             }
             Ok(data)
         };
-        let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-        let (h, f) = (c.hidden_size, c.intermediate_size);
-        let shapes = [(q, h), (kv, h), (kv, h), (h, q), (f, h), (f, h), (h, f)];
+        let h = c.hidden_size;
         let table = tensor("model.embed_tokens.weight", &[c.vocab_size, h])?;
         let head = match c.tie_word_embeddings {
             true => None,
@@ -113,25 +135,18 @@ impl Decoder {
             None => embed.clone(),
             Some(head) => ops.freeze(head, c.vocab_size, h, trains),
         };
-        let mut layers = Vec::with_capacity(c.num_hidden_layers);
-        for i in 0..c.num_hidden_layers {
-            let paths = LINEARS.map(|l| module_path(i, l));
-            let mut linears = Vec::with_capacity(7);
-            for (path, (n_out, n_in)) in paths.iter().zip(shapes) {
-                let data = tensor(&format!("{path}.weight"), &[n_out, n_in])?;
-                linears.push(ops.freeze(data, n_out, n_in, trains));
-            }
-            let Ok(linears) = linears.try_into() else { unreachable!("seven shapes give seven matrices") };
-            let norm = |name: &str| format!("model.layers.{i}.{name}.weight");
-            layers.push(Layer {
-                linears,
-                paths,
-                input_norm: Arc::new(tensor(&norm("input_layernorm"), &[h])?),
-                post_norm: Arc::new(tensor(&norm("post_attention_layernorm"), &[h])?),
-            });
-        }
-        let norm = Arc::new(tensor("model.norm.weight", &[h])?);
-        Ok(Decoder { config: c.clone(), ops, embed, layers, norm, head })
+        let layers = (0..c.num_hidden_layers)
+            .map(|i| load_layer(c, i, &mut tensor, &mut |data, n_out, n_in| ops.freeze(data, n_out, n_in, trains)))
+            .collect::<Result<_, _>>()?;
+        let norm = load_norm(c, "model.norm.weight", h, &mut tensor)?;
+        let head = head.with_softcap(c.final_logit_softcapping);
+        Ok(Decoder { config: c.clone(), ops, embed, layers, norm, head, checkpoint: false })
+    }
+
+    /// Keep each layer's input only, and run it again in the backward pass: a third more work for a fraction of the memory,
+    /// and the same bits. Layers that the op set has no single op for keep what they keep.
+    pub fn with_checkpointing(self, checkpoint: bool) -> Self {
+        Decoder { checkpoint, ..self }
     }
 
     /// From a folder or GGUF file, as `weights` reads it.
@@ -154,22 +169,24 @@ impl Decoder {
         &self.head
     }
 
-    /// The shape `(n_out, n_in)` of a linear layer.
-    pub fn linear_shape(&self, layer: usize, linear: usize) -> (usize, usize) {
-        let frozen = &self.layers[layer].linears[linear];
-        (frozen.n_out, frozen.n_in)
+    /// The shape `(n_out, n_in)` of a layer's linear module, counted as [`DecoderConfig::linears`] lists them.
+    pub fn linear_shape(&self, _layer: usize, linear: usize) -> (usize, usize) {
+        self.config.linear_shape(self.config.linears()[linear])
     }
 
     /// Parameters of the base, tied head counted once.
     pub fn parameters(&self) -> u64 {
-        let matrices = self.layers.iter().flat_map(|l| l.linears.iter()).map(|m| (m.n_out * m.n_in) as u64);
-        let norms = (self.layers.len() * 2 + 1) as u64 * self.config.hidden_size as u64;
-        let table = (self.embed.n_out * self.embed.n_in) as u64;
-        let head = if self.config.tie_word_embeddings { 0 } else { table };
-        matrices.sum::<u64>() + norms + table + head
+        self.config.tensor_shapes().iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
     }
 
-    fn check(&self, batch: &Packed) -> Result<(), DecoderError> {
+    fn check(&self, batch: &Packed, lora: Option<&LoraSet>) -> Result<(), DecoderError> {
+        if let Some(set) = lora {
+            let own: BTreeSet<&str> =
+                self.layers.iter().flat_map(|layer| &layer.projections).map(|p| p.path.as_str()).collect();
+            if let Some(module) = set.keys().find(|module| !own.contains(module.as_str())) {
+                return Err(DecoderError::Adapter { module: module.clone() });
+            }
+        }
         let vocab = self.config.vocab_size;
         if let Some(&token) = batch.tokens.iter().find(|&&t| t as usize >= vocab) {
             return Err(DecoderError::Token { token, vocab });
@@ -181,6 +198,33 @@ impl Decoder {
         }
     }
 
+    /// Each layer's attention over a batch; layers that rotate alike share their angles.
+    fn plans(&self, batch: &Arc<Packed>) -> Vec<AttentionPlan> {
+        let c = &self.config;
+        let segments = Arc::new(batch.segments());
+        let mut rotations: Vec<(&Rope, Rotation)> = Vec::new();
+        let mut rotation = |rope| match rotations.iter().find(|(known, _)| *known == rope) {
+            Some((_, rotation)) => rotation.clone(),
+            None => {
+                let made = Rotation::new(rope, c.head_dim, &batch.positions);
+                rotations.push((rope, made.clone()));
+                made
+            }
+        };
+        let plan = |layer: &LayerConfig, rotation| AttentionPlan {
+            n_heads: c.num_attention_heads,
+            n_kv_heads: c.num_key_value_heads,
+            head_dim: c.head_dim,
+            batch: batch.clone(),
+            segments: segments.clone(),
+            rotation,
+            scale: 1.0 / (c.query_pre_attn_scalar as f32).sqrt(),
+            softcap: c.attn_logit_softcapping,
+            window: layer.window,
+        };
+        c.layers.iter().map(|layer| plan(layer, layer.rope.as_ref().map(&mut rotation))).collect()
+    }
+
     /// Hidden states after the final norm, `[tokens, hidden]`; with `capture`, also each layer's keys and values.
     pub fn forward(
         &self,
@@ -189,34 +233,53 @@ impl Decoder {
         past: Option<&KvCache>,
         mut capture: Option<&mut KvCache>,
     ) -> Result<Tensor<2>, DecoderError> {
-        self.check(batch)?;
+        self.check(batch, lora)?;
         let c = &self.config;
-        let plan =
-            AttentionPlan::new(c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.rope_theta, batch.clone());
         let eps = c.rms_norm_eps as f32;
         let ops = &self.ops;
+        let optional_norm = |x: Tensor<2>, norm: &Option<Arc<Vec<f32>>>| match norm {
+            None => x,
+            Some(norm) => ops.rms_norm(x, norm, eps),
+        };
         let mut hidden = ops.embed(&self.embed, &batch.tokens);
-        for (i, layer) in self.layers.iter().enumerate() {
-            if past.is_none() && capture.is_none() {
-                let block = layer.block(lora, eps);
-                if let Some(out) = ops.layer(hidden.clone(), &block, &plan) {
-                    hidden = out;
-                    continue;
-                }
+        if let Some(scale) = c.embedding_scale {
+            hidden = hidden * scale;
+        }
+        for (i, (layer, plan)) in self.layers.iter().zip(self.plans(batch)).enumerate() {
+            if past.is_none()
+                && capture.is_none()
+                && let Some(block) = layer.block(c, lora, self.checkpoint)
+                && let Some(out) = ops.layer(hidden.clone(), &block, &plan)
+            {
+                hidden = out;
+                continue;
             }
             let linear = |x: Tensor<2>, which: usize| {
-                ops.linear(x, &layer.linears[which], lora.and_then(|set| set.get(&layer.paths[which])))
+                let projection = &layer.projections[which];
+                ops.linear(x, &projection.weight, projection.lora(lora).as_ref())
             };
             let x = ops.rms_norm(hidden.clone(), &layer.input_norm, eps);
-            let (q, k, v) = (linear(x.clone(), 0), linear(x.clone(), 1), linear(x, 2));
+            let (mut q, mut k, v) = (linear(x.clone(), 0), linear(x.clone(), 1), linear(x, 2));
+            if let Some([q_norm, k_norm]) = &layer.head_norms {
+                let by_head = |x: Tensor<2>, norm| {
+                    let [n, width] = x.dims();
+                    let heads = x.reshape([n * width / c.head_dim, c.head_dim]);
+                    ops.rms_norm(heads, norm, eps).reshape([n, width])
+                };
+                (q, k) = (by_head(q, q_norm), by_head(k, k_norm));
+            }
             if let Some(cache) = capture.as_deref_mut() {
                 cache.layers.push(LayerKv { keys: ops.rotate_keys(k.clone(), &plan), values: v.clone() });
             }
-            let attended = ops.attention(q, k, v, &plan, past.and_then(|p| p.layers.get(i)));
-            hidden = ops.add(hidden, linear(attended, 3));
-            let x = ops.rms_norm(hidden.clone(), &layer.post_norm, eps);
+            let attended = linear(ops.attention(q, k, v, &plan, past.and_then(|p| p.layers.get(i))), 3);
+            hidden = ops.add(hidden, optional_norm(attended, &layer.attention_post_norm));
+            let x = ops.rms_norm(hidden.clone(), &layer.mlp_norm, eps);
             let (gate, up) = (linear(x.clone(), 4), linear(x, 5));
-            hidden = ops.add(hidden, linear(ops.swiglu(gate, up), 6));
+            let gated = match c.activation {
+                Activation::Silu => ops.swiglu(gate, up),
+                Activation::GeluTanh => ops.geglu(gate, up),
+            };
+            hidden = ops.add(hidden, optional_norm(linear(gated, 6), &layer.mlp_post_norm));
         }
         if let Some(cache) = capture {
             cache.len = past.map_or(0, |p| p.len) + batch.len();
@@ -253,4 +316,69 @@ pub fn log_softmax(logits: &[f32]) -> Vec<f32> {
     let sum: f64 = logits.iter().map(|&x| ((x - max) as f64).exp()).sum();
     let log_sum = max as f64 + sum.ln();
     logits.iter().map(|&x| (x as f64 - log_sum) as f32).collect()
+}
+
+/// Gives a tensor's values, checked against the shape that is wanted.
+type Checked<'a> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, DecoderError> + 'a;
+
+fn load_norm(c: &DecoderConfig, name: &str, n: usize, tensor: &mut Checked) -> Result<Arc<Vec<f32>>, DecoderError> {
+    let mut weight = tensor(name, &[n])?;
+    if c.norm_offset != 0.0 {
+        weight.iter_mut().for_each(|w| *w += c.norm_offset);
+    }
+    Ok(Arc::new(weight))
+}
+
+fn load_layer(
+    c: &DecoderConfig,
+    layer: usize,
+    tensor: &mut Checked,
+    freeze: &mut dyn FnMut(Vec<f32>, usize, usize) -> Frozen,
+) -> Result<Layer, DecoderError> {
+    let mut projections = Vec::with_capacity(7);
+    for module in c.linears() {
+        let (n_out, n_in) = c.linear_shape(module);
+        let path = module_path(layer, module);
+        let mut whole = tensor(&format!("{path}.weight"), &[n_out, n_in])?;
+        let bias = match c.has_bias(module) {
+            true => Some(tensor(&format!("{path}.bias"), &[n_out])?),
+            false => None,
+        };
+        let parts: Vec<Range<usize>> =
+            c.projections().into_iter().filter(|p| p.module == *module).map(|p| p.rows).collect();
+        let fused = parts.len() > 1;
+        for rows in parts {
+            let data = match fused {
+                true => whole[rows.start * n_in..rows.end * n_in].to_vec(),
+                false => std::mem::take(&mut whole),
+            };
+            let bias = bias.as_ref().map(|bias| Arc::new(bias[rows.clone()].to_vec()));
+            let weight = freeze(data, rows.len(), n_in).with_bias(bias);
+            projections.push(Projection { weight, path: path.clone(), rows: fused.then_some(rows) });
+        }
+    }
+    // Modules come in the order of their projections, fused or not.
+    let Ok(projections) = projections.try_into() else { unreachable!("the modules of a layer give seven projections") };
+    let mut norm = |name: &str, n: usize| load_norm(c, &format!("model.layers.{layer}.{name}.weight"), n, tensor);
+    let (h, d) = (c.hidden_size, c.head_dim);
+    // Hugging Face's post_attention_layernorm is behind attention only where a family has norms there.
+    let (attention_post_norm, mlp_norm, mlp_post_norm) = match c.post_norms {
+        false => (None, norm("post_attention_layernorm", h)?, None),
+        true => (
+            Some(norm("post_attention_layernorm", h)?),
+            norm("pre_feedforward_layernorm", h)?,
+            Some(norm("post_feedforward_layernorm", h)?),
+        ),
+    };
+    Ok(Layer {
+        projections,
+        attention_post_norm,
+        mlp_norm,
+        mlp_post_norm,
+        head_norms: match c.head_norms {
+            true => Some([norm("self_attn.q_norm", d)?, norm("self_attn.k_norm", d)?]),
+            false => None,
+        },
+        input_norm: norm("input_layernorm", h)?,
+    })
 }

@@ -19,6 +19,11 @@ pub enum ModelError {
     Config { path: PathBuf, why: String },
     #[error("{}: architecture '{found}' is not known; known: {known}", path.display())]
     UnknownArchitecture { path: PathBuf, found: String, known: String },
+    #[error(
+        "a {architecture} model can't be written as a GGUF file: {why}\nhint: choose a base of another family (llama, \
+         mistral, qwen2, qwen3 and smollm3 can be written), or stop at `limbeck train` and serve the adapter through PEFT"
+    )]
+    NoGguf { architecture: String, why: String },
     #[error("{} holds no tensor '{name}'", path.display())]
     MissingTensor { path: PathBuf, name: String },
     #[error("tensor '{name}' of {} can't be used: {why}", path.display())]

@@ -1,7 +1,7 @@
 //! The two names of every weight, Hugging Face's and GGUF's, and the order of q and k rows, in which the two differ.
 
 /// A weight inside a layer: Hugging Face's name after `model.layers.N.`, GGUF's after `blk.N.`.
-const IN_LAYER: [(&str, &str); 9] = [
+const IN_LAYER: [(&str, &str); 18] = [
     ("input_layernorm.weight", "attn_norm.weight"),
     ("self_attn.q_proj.weight", "attn_q.weight"),
     ("self_attn.k_proj.weight", "attn_k.weight"),
@@ -11,6 +11,15 @@ const IN_LAYER: [(&str, &str); 9] = [
     ("mlp.gate_proj.weight", "ffn_gate.weight"),
     ("mlp.up_proj.weight", "ffn_up.weight"),
     ("mlp.down_proj.weight", "ffn_down.weight"),
+    ("self_attn.q_proj.bias", "attn_q.bias"),
+    ("self_attn.k_proj.bias", "attn_k.bias"),
+    ("self_attn.v_proj.bias", "attn_v.bias"),
+    ("self_attn.o_proj.bias", "attn_output.bias"),
+    ("mlp.gate_proj.bias", "ffn_gate.bias"),
+    ("mlp.up_proj.bias", "ffn_up.bias"),
+    ("mlp.down_proj.bias", "ffn_down.bias"),
+    ("self_attn.q_norm.weight", "attn_q_norm.weight"),
+    ("self_attn.k_norm.weight", "attn_k_norm.weight"),
 ];
 
 const OUTSIDE: [(&str, &str); 3] = [

@@ -1,10 +1,11 @@
 //! A model's weights wherever they lie: a Hugging Face folder or a GGUF file, under Hugging Face's names, as f32, each
-//! of the shape that the config promises. What a file adds beyond the decoder's own weights is left alone.
+//! of the shape that the config promises. What a file adds outside the layers is left alone; a tensor in a layer that the
+//! decoder has no place for is refused, for the model was trained with it.
 
 use crate::config::DecoderConfig;
 use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
-use crate::names::{hf_to_gguf, unpermute_qk};
+use crate::names::{gguf_to_hf, hf_to_gguf, unpermute_qk};
 use crate::safetensor::Shards;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -53,7 +54,29 @@ impl Weights {
                 return Err(ModelError::tensor(path, name, why));
             }
         }
-        Ok(weights)
+        match weights.stray() {
+            Some(name) => {
+                let why =
+                    format!("a {} decoder of this config has no place for it", weights.config.architecture.name());
+                Err(ModelError::tensor(path, &name, why))
+            }
+            None => Ok(weights),
+        }
+    }
+
+    /// A tensor of a layer that takes no part in the forward pass; frequencies follow from the config.
+    fn stray(&self) -> Option<String> {
+        let stray = |name: &&str| !self.shapes.contains_key(*name) && !name.ends_with("rotary_emb.inv_freq");
+        match &self.from {
+            From::Folder(shards) => {
+                shards.names().filter(|name| name.starts_with("model.layers.")).find(stray).map(str::to_owned)
+            }
+            From::Gguf(file) => {
+                let known = |name: &str| gguf_to_hf(name).is_some_and(|hf| self.shapes.contains_key(&hf));
+                let names = file.tensors().iter().map(|info| info.name.as_str());
+                names.filter(|name| name.starts_with("blk.")).find(|name| !known(name)).map(str::to_owned)
+            }
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -90,7 +113,7 @@ impl Weights {
                 let info = file.tensor(&gguf_name).ok_or_else(|| self.missing(name))?;
                 let data = file.dequantize(info)?;
                 match self.permuted_heads(name) {
-                    Some(heads) => unpermute_qk(&data, heads, shape[1]),
+                    Some(heads) => unpermute_qk(&data, heads, shape.get(1).copied().unwrap_or(1)),
                     None => data,
                 }
             }
@@ -137,9 +160,9 @@ impl Weights {
 pub fn qk_heads(config: &DecoderConfig, name: &str) -> Option<usize> {
     if !config.architecture.permutes_qk() {
         None
-    } else if name.ends_with("self_attn.q_proj.weight") {
+    } else if name.contains(".self_attn.q_proj.") {
         Some(config.num_attention_heads)
-    } else if name.ends_with("self_attn.k_proj.weight") {
+    } else if name.contains(".self_attn.k_proj.") {
         Some(config.num_key_value_heads)
     } else {
         None

@@ -101,6 +101,16 @@ fn swiglu() {
 }
 
 #[test]
+fn geglu() {
+    for shape in [[1, 3], [7, 65]] {
+        let n = shape[0] * shape[1];
+        check("geglu", vec![(values(n, 1, 4.0), shape), (values(n, 2, 1.0), shape)], &|ops, x| {
+            ops.geglu(x[0].clone(), x[1].clone())
+        });
+    }
+}
+
+#[test]
 fn add() {
     check("add", vec![(values(15, 1, 4.0), [3, 5]), (values(15, 2, 1.0), [3, 5])], &|ops, x| {
         ops.add(x[0].clone(), x[1].clone())
@@ -120,14 +130,42 @@ fn linear_with_and_without_lora() {
             (values(r * n_in, 2, 0.5), [r, n_in]),
             (values(n_out * r, 3, 0.5), [n_out, r]),
         ];
-        check("lora linear", inputs, &|ops, x| {
+        check("lora linear", inputs.clone(), &|ops, x| {
             let lora = Lora { a: x[1].clone(), b: x[2].clone(), scaling: 1.7 };
             ops.linear(x[0].clone(), &ops.freeze(w.clone(), n_out, n_in, true), Some(&lora))
+        });
+        let bias = Arc::new(values(n_out, 6, 1.0));
+        check("lora linear with bias", inputs, &|ops, x| {
+            let lora = Lora { a: x[1].clone(), b: x[2].clone(), scaling: 1.7 };
+            let weight = ops.freeze(w.clone(), n_out, n_in, true).with_bias(Some(bias.clone()));
+            ops.linear(x[0].clone(), &weight, Some(&lora))
         });
     }
 }
 
 fn attention_case(name: &str, batch: Packed, heads: usize, kv_heads: usize, d: usize, past: usize) {
+    let plain = |plan| plan;
+    planned_attention_case(name, batch.clone(), heads, kv_heads, d, past, &plain);
+    for window in [1, 2, 4] {
+        let name = format!("{name}, window {window}");
+        planned_attention_case(&name, batch.clone(), heads, kv_heads, d, past, &|plan| AttentionPlan {
+            window: Some(window),
+            ..plan
+        });
+    }
+    let capped = |plan| AttentionPlan { softcap: Some(0.7), window: Some(3), scale: 0.9, rotation: None, ..plan };
+    planned_attention_case(&format!("{name}, capped"), batch, heads, kv_heads, d, past, &capped);
+}
+
+fn planned_attention_case(
+    name: &str,
+    batch: Packed,
+    heads: usize,
+    kv_heads: usize,
+    d: usize,
+    past: usize,
+    edit: &dyn Fn(AttentionPlan) -> AttentionPlan,
+) {
     let n = batch.len();
     let batch = Arc::new(batch);
     let inputs = vec![
@@ -136,7 +174,7 @@ fn attention_case(name: &str, batch: Packed, heads: usize, kv_heads: usize, d: u
         (values(n * kv_heads * d, 3, 1.0), [n, kv_heads * d]),
     ];
     check(name, inputs, &|ops, x| {
-        let plan = AttentionPlan::new(heads, kv_heads, d, 10_000.0, batch.clone());
+        let plan = edit(AttentionPlan::new(heads, kv_heads, d, 10_000.0, batch.clone()));
         let constant = |seed| -> Tensor<2> {
             let data = values(past * kv_heads * d, seed, 1.0);
             Tensor::from_data(TensorData::new(data, [past, kv_heads * d]), &ops.device())
@@ -180,6 +218,10 @@ fn cross_entropy_at_label_positions() {
         let head = ops.freeze(head.clone(), vocab, width, true);
         ops.linear_cross_entropy(x[0].clone(), &head, &targets, 3.5).reshape([1, 1])
     });
+    check("cross entropy of capped logits", vec![(values(n * width, 1, 1.0), [n, width])], &|ops, x| {
+        let head = ops.freeze(head.clone(), vocab, width, true).with_softcap(Some(1.5));
+        ops.linear_cross_entropy(x[0].clone(), &head, &targets, 3.5).reshape([1, 1])
+    });
     // More targets than one block, several at one row.
     let many: Vec<Target> =
         (0..300).map(|i| Target { row: i % n, token: (i * 7 % vocab) as u32, weight: 1.0 }).collect();
@@ -207,7 +249,14 @@ fn logits_equal_the_reference() {
     let (x, head) = (values(n * width, 1, 1.0), values(vocab * width, 2, 1.0));
     let both = [&FlexOps::default() as &dyn Ops, &StockOps::new(burn::tensor::Device::flex())].map(|ops| {
         let hidden = Tensor::<2>::from_data(TensorData::new(x.clone(), [n, width]), &ops.device());
+        let capped = ops.freeze(head.clone(), vocab, width, false).with_softcap(Some(2.0));
         let head = ops.freeze(head.clone(), vocab, width, false);
+        let plain = ops.logits_of(&hidden, &head, &[(3, vec![0, 20])]);
+        let under = ops.logits_of(&hidden, &capped, &[(3, vec![0, 20])]);
+        for (z, capped) in plain[0].iter().zip(&under[0]) {
+            assert!((2.0 * (z / 2.0).tanh() - capped).abs() < 1e-5);
+        }
+        assert!((ops.logits(&hidden, &capped, &[3])[20] - under[0][1]).abs() < 1e-5);
         let all = ops.logits(&hidden, &head, &[3, 0]);
         let some = ops.logits_of(&hidden, &head, &[(3, vec![0, 20]), (0, vec![7])]);
         assert!((all[20] - some[0][1]).abs() < 1e-5 && (all[vocab + 7] - some[1][0]).abs() < 1e-5);

@@ -14,7 +14,7 @@ const UNUSED: i32 = 5;
 
 /// All keys, general.* first.
 pub(crate) fn metadata(plan: &QuantizePlan, weights: &Weights) -> Result<Vec<(String, Value)>> {
-    let architecture = weights.config().to_gguf();
+    let architecture = weights.config().to_gguf()?;
     let (mut out, architecture): (Vec<_>, Vec<_>) =
         architecture.into_iter().partition(|(k, _)| k.starts_with("general."));
     out.extend(general(plan, weights));

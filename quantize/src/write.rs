@@ -8,6 +8,7 @@ use limbeck_artifact::digest::sha256_file;
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_model::ModelError;
 use limbeck_model::adapter::Adapter;
+use limbeck_model::config::ROPE_FACTORS;
 use limbeck_model::gguf::{GgmlType, GgufFile, GgufWriter, TensorInfo, dequantize};
 use limbeck_model::names::{hf_to_gguf, permute_qk};
 use limbeck_model::weights::{Weights, qk_heads};
@@ -65,6 +66,8 @@ struct Planned {
     info: TensorInfo,
     /// Heads whose rows GGUF orders otherwise; only of q and k.
     permuted_heads: Option<usize>,
+    /// Values that follow from the config and are no weight of it.
+    computed: Option<Vec<f32>>,
 }
 
 #[derive(Default)]
@@ -83,6 +86,7 @@ struct Tally {
 /// nothing is left under `plan.out` but what was there before; a file that reads back wrong is removed.
 pub fn quantize(plan: &QuantizePlan, emit: &dyn Emit) -> Result<QuantizeReport> {
     let weights = Weights::open(&plan.base)?;
+    weights.config().gguf_architecture()?;
     let adapter = plan.adapter.as_deref().map(Adapter::load).transpose()?;
     let merged = Merged::new(&weights, adapter.as_ref())?;
     let planned = planned(plan, &weights)?;
@@ -134,9 +138,17 @@ fn planned(plan: &QuantizePlan, weights: &Weights) -> Result<Vec<Planned>> {
         let n_bytes = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).and_then(|n| ty.bytes_for(n));
         let n_bytes = n_bytes.ok_or_else(|| fails(&hf_name, format!("{shape:?} does not fit blocks of {ty}")))?;
         let permuted_heads = qk_heads(config, &hf_name);
-        Ok(Planned { hf_name, info: TensorInfo { name, dims, ty, offset: 0, n_bytes }, permuted_heads })
+        let info = TensorInfo { name, dims, ty, offset: 0, n_bytes };
+        Ok(Planned { hf_name, info, permuted_heads, computed: None })
     };
-    config.tensor_shapes().into_iter().map(plan_one).collect()
+    let mut planned: Vec<Planned> = config.tensor_shapes().into_iter().map(plan_one).collect::<Result<_>>()?;
+    if let Some(factors) = config.gguf_rope_factors() {
+        let dims = vec![factors.len() as u64];
+        let n_bytes = 4 * factors.len() as u64;
+        let info = TensorInfo { name: ROPE_FACTORS.into(), dims, ty: GgmlType::F32, offset: 0, n_bytes };
+        planned.push(Planned { hf_name: ROPE_FACTORS.into(), info, permuted_heads: None, computed: Some(factors) });
+    }
+    Ok(planned)
 }
 
 /// A tensor's bytes: the base's own where nothing changes, else loaded, merged, permuted and encoded.
@@ -152,6 +164,10 @@ fn make(merged: &Merged, tensor: &Planned, tally: &mut Tally) -> Result<Vec<u8>>
         let bytes = file.bytes(own)?;
         measure(&file.dequantize(own)?, None, tally);
         return Ok(bytes);
+    }
+    if let Some(values) = &tensor.computed {
+        measure(values, None, tally);
+        return Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect());
     }
     tally.merged += u64::from(changed);
     let mut dense = merged.load(&tensor.hf_name)?;

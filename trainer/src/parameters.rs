@@ -5,7 +5,7 @@ use crate::optimizer::Moments;
 use crate::random::Random;
 use burn::tensor::{Tensor, TensorData};
 use limbeck_model::adapter::{Adapter, AdapterConfig, LoraPair};
-use limbeck_model::decoder::{Decoder, LINEARS, LoraSet, module_path};
+use limbeck_model::decoder::{Decoder, LoraSet, module_path};
 use limbeck_model::ops::{Lora, Ops};
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ impl Parameters {
     pub fn init(config: AdapterConfig, decoder: &Decoder, seed: u64) -> Self {
         let mut all = BTreeMap::new();
         for layer in 0..decoder.config.num_hidden_layers {
-            for (which, linear) in LINEARS.iter().enumerate() {
+            for (which, linear) in decoder.config.linears().iter().enumerate() {
                 let short = linear.rsplit('.').next().unwrap_or(linear);
                 if !config.target_modules.iter().any(|t| t == short) {
                     continue;

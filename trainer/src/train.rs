@@ -78,10 +78,10 @@ pub enum TrainError {
     Row { id: String, split: &'static str, trace: String, source: PromptError },
     #[error("row {id} (trace {trace}) carries no loss: its weight is {weight}. Remove it or give it a positive weight")]
     NoLoss { id: String, trace: String, weight: f32 },
-    #[error(
-        "no module matches target_modules {0:?}; known are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
-    )]
-    NoTargets(Vec<String>),
+    #[error("target_modules names {unknown:?}, which this base does not have; it has {known}")]
+    Targets { unknown: Vec<String>, known: String },
+    #[error("target_modules is empty; there is nothing to train")]
+    NoTargets,
     #[error("loss or gradient is not finite at step {step} (rows {rows}). Lower learning_rate, or look at these rows")]
     NotFinite { step: u64, rows: String },
     #[error("failed to write {path}: {source}")]
@@ -137,10 +137,14 @@ pub fn train(
     let warmup_steps = (s.warmup_ratio * total as f64).ceil() as u64;
     let schedule = Schedule { kind: s.lr_scheduler, peak: s.learning_rate, warmup_steps, total_steps: total };
 
-    let config = AdapterConfig::lora(&plan.base_name, s.r, s.lora_alpha, &s.target_modules, s.use_rslora);
+    let targets = decoder
+        .config
+        .resolve_targets(&s.target_modules)
+        .map_err(|unknown| TrainError::Targets { unknown, known: decoder.config.linears().join(", ") })?;
+    let config = AdapterConfig::lora(&plan.base_name, s.r, s.lora_alpha, &targets, s.use_rslora);
     let mut parameters = Parameters::init(config, decoder, s.seed);
     if parameters.all.is_empty() {
-        return Err(TrainError::NoTargets(s.target_modules.clone()));
+        return Err(TrainError::NoTargets);
     }
     let checkpoints = plan.out.join("checkpoints");
     let (mut step, mut log) = match checkpoint::load_newest(&checkpoints, &plan.key, &mut parameters) {

@@ -64,10 +64,14 @@ pub fn open_scorer(
 ) -> std::result::Result<LabelScorer, AnswerError> {
     let ops = device::ops(device)?;
     let decoder = Arc::new(Decoder::from_weights(&Weights::open(model)?, ops.clone(), false)?);
+    let adapter = adapter.map(Adapter::load).transpose()?;
+    if let Some(adapter) = &adapter {
+        adapter.check(&decoder.config)?;
+    }
     let scorer = LabelScorer::new(decoder, Arc::new(ChatTokenizer::open(model)?), labels)?;
     Ok(match adapter {
         None => scorer,
-        Some(dir) => scorer.with_lora(Adapter::load(dir)?.constants(ops.as_ref())),
+        Some(adapter) => scorer.with_lora(adapter.constants(ops.as_ref())),
     })
 }
 

@@ -191,6 +191,7 @@ pub fn upto(run: &Run<'_>, last: Stage) -> Result<Outcome> {
     if last == Stage::Review {
         return Ok(outcome);
     }
+    check_export(run, last)?;
     let trained = train::run(run, &dataset)?;
     outcome.stages.push(trained.line());
     if last == Stage::Train {
@@ -217,6 +218,28 @@ pub fn upto(run: &Run<'_>, last: Stage) -> Result<Outcome> {
     outcome.stages.extend(promoted.iter().map(|(_, line)| line.clone()));
     outcome.promoted = promoted.map(|(promoted, _)| promoted);
     Ok(outcome)
+}
+
+/// A base that can't be written as the file to be served is told before it is trained on: of a run that would come to
+/// that, it is the end; of one that stops before, a warning.
+fn check_export(run: &Run<'_>, last: Stage) -> Result<()> {
+    let sink = run.sink.stage(Stage::Train);
+    let base = run.base(&sink)?;
+    let (rows, context) = (run.recipe().model.max_seq_length, base.config.gguf_context());
+    let failure = match base.config.gguf_architecture() {
+        Err(error) => Failure::from(error),
+        Ok(_) if rows > context && context < base.config.max_position_embeddings => Failure::new(
+            crate::exit::Exit::Unexpected,
+            format!("the exported model of {} serves {context} tokens at most, its sliding window", base.name),
+        )
+        .help(format!("set model.max_seq_length, now {rows}, to {context} or less")),
+        Ok(_) => return Ok(()),
+    };
+    if last > Stage::Train {
+        return Err(failure);
+    }
+    sink.emit(EventKind::Warning { text: failure.message });
+    Ok(())
 }
 
 /// The digests of input files by their names; a file that is not there is left out when `may_lack`.

@@ -2,18 +2,38 @@
 //! burn and runs on every device; [`flex`] are our own kernels for the CPU, tested against it.
 
 pub mod flex;
+mod softcap;
 pub mod stock;
 
+use crate::config::Rope;
 use crate::layout::{Packed, Segment};
 use burn::tensor::{Device, Tensor};
 use std::sync::Arc;
 
-/// A frozen weight matrix, `[out, in]` as Hugging Face stores it, in the form its op set wants.
+/// A frozen linear map: a matrix, `[out, in]` as Hugging Face stores it, in the form its op set wants, and what follows it.
 #[derive(Clone, Debug)]
 pub struct Frozen {
     pub n_out: usize,
     pub n_in: usize,
+    /// `[out]`, added by [`Ops::linear`].
+    pub bias: Option<Arc<Vec<f32>>>,
+    /// Of a head: its logits are `c · tanh(z / c)`, wherever an op computes them.
+    pub softcap: Option<f32>,
     pub(crate) form: FrozenForm,
+}
+
+impl Frozen {
+    pub(crate) fn new(n_out: usize, n_in: usize, form: FrozenForm) -> Self {
+        Frozen { n_out, n_in, bias: None, softcap: None, form }
+    }
+
+    pub fn with_bias(self, bias: Option<Arc<Vec<f32>>>) -> Self {
+        Frozen { bias, ..self }
+    }
+
+    pub fn with_softcap(self, softcap: Option<f32>) -> Self {
+        Frozen { softcap, ..self }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -37,7 +57,31 @@ pub struct LayerKv {
     pub values: Tensor<2>,
 }
 
-/// What attention must know beside its inputs.
+/// Each token's angles: cosine and sine, `[tokens, head_dim / 2]`.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    pub cos: Arc<Vec<f32>>,
+    pub sin: Arc<Vec<f32>>,
+}
+
+impl Rotation {
+    /// In float32 as PyTorch computes them.
+    pub fn new(rope: &Rope, head_dim: usize, positions: &[u32]) -> Self {
+        let frequencies = rope.frequencies(head_dim);
+        let mut cos = Vec::with_capacity(positions.len() * frequencies.len());
+        let mut sin = Vec::with_capacity(positions.len() * frequencies.len());
+        for &position in positions {
+            for f in &frequencies {
+                let (s, c) = (position as f32 * f).sin_cos();
+                cos.push(c);
+                sin.push(s);
+            }
+        }
+        Rotation { cos: Arc::new(cos), sin: Arc::new(sin) }
+    }
+}
+
+/// What attention must know beside its inputs: one layer's plan over one batch.
 #[derive(Clone, Debug)]
 pub struct AttentionPlan {
     pub n_heads: usize,
@@ -45,28 +89,23 @@ pub struct AttentionPlan {
     pub head_dim: usize,
     pub batch: Arc<Packed>,
     pub segments: Arc<Vec<Segment>>,
-    /// `[tokens, head_dim / 2]`: cosine and sine of each token's angle.
-    pub cos: Arc<Vec<f32>>,
-    pub sin: Arc<Vec<f32>>,
+    /// `None`: queries and keys stay as they are.
+    pub rotation: Option<Rotation>,
+    /// Multiplies the scores.
+    pub scale: f32,
+    /// Then they become `c · tanh(score / c)`.
+    pub softcap: Option<f32>,
+    /// A token sees those whose position is less than this below its own.
+    pub window: Option<usize>,
 }
 
 impl AttentionPlan {
-    /// Angles in float32 as PyTorch computes them: `position · theta^(-2j/d)`.
+    /// The plain plan: every head rotated from base `rope_theta`, scores over `√head_dim`, the whole row seen.
     pub fn new(n_heads: usize, n_kv_heads: usize, head_dim: usize, rope_theta: f64, batch: Arc<Packed>) -> Self {
-        let half = head_dim / 2;
-        let frequency: Vec<f32> =
-            (0..half).map(|j| 1.0 / (rope_theta as f32).powf(2.0 * j as f32 / head_dim as f32)).collect();
-        let mut cos = Vec::with_capacity(batch.len() * half);
-        let mut sin = Vec::with_capacity(batch.len() * half);
-        for &position in &batch.positions {
-            for f in &frequency {
-                let (s, c) = (position as f32 * f).sin_cos();
-                cos.push(c);
-                sin.push(s);
-            }
-        }
+        let rotation = Some(Rotation::new(&Rope::plain(rope_theta), head_dim, &batch.positions));
         let segments = Arc::new(batch.segments());
-        AttentionPlan { n_heads, n_kv_heads, head_dim, batch, segments, cos: Arc::new(cos), sin: Arc::new(sin) }
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        AttentionPlan { n_heads, n_kv_heads, head_dim, batch, segments, rotation, scale, softcap: None, window: None }
     }
 }
 
@@ -81,8 +120,8 @@ pub struct Target {
 /// A decoder layer of the plain kind: norm, attention, residual sum, norm, SwiGLU, residual sum.
 pub struct Block<'a> {
     /// In the order of [`crate::decoder::LINEARS`].
-    pub linears: &'a [Frozen; 7],
-    pub lora: [Option<&'a Lora>; 7],
+    pub linears: [&'a Frozen; 7],
+    pub lora: [Option<Lora>; 7],
     pub input_norm: &'a Arc<Vec<f32>>,
     pub post_norm: &'a Arc<Vec<f32>>,
     pub eps: f32,
@@ -103,17 +142,17 @@ pub trait Ops: Send + Sync {
     /// `x / sqrt(mean(x²) + eps) · weight`, `weight` frozen, `[width]`.
     fn rms_norm(&self, x: Tensor<2>, weight: &Arc<Vec<f32>>, eps: f32) -> Tensor<2>;
 
-    /// `x Wᵀ + scaling · (x Aᵀ) Bᵀ`; the product `B A` is never formed.
+    /// `x Wᵀ + scaling · (x Aᵀ) Bᵀ`, plus the bias if there is one; the product `B A` is never formed.
     fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2>;
 
-    /// A whole layer as one op, where the op set has one; the decoder composes it from the others otherwise.
+    /// A whole layer as one op, where the op set has one for such a plan; the decoder composes it from the others otherwise.
     fn layer(&self, x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Option<Tensor<2>> {
         let _ = (x, block, plan);
         None
     }
 
-    /// Rotary embedding on queries and keys, then grouped-query attention as the plan's layout says. `past` is seen by
-    /// every token and takes no gradient.
+    /// Rotary embedding on queries and keys, then grouped-query attention as the plan's layout says. `past` holds the
+    /// positions from 0 on, is seen by every token whose window reaches it, and takes no gradient.
     fn attention(
         &self,
         q: Tensor<2>,
@@ -131,6 +170,9 @@ pub trait Ops: Send + Sync {
 
     /// `silu(gate) · up`.
     fn swiglu(&self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2>;
+
+    /// `gelu(gate) · up`, GELU by its tanh formula.
+    fn geglu(&self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2>;
 
     /// `Σ weight · nll / denominator` over the targets, a tensor `[1]`; the head runs on the targets' rows only.
     fn linear_cross_entropy(&self, hidden: Tensor<2>, head: &Frozen, targets: &[Target], denominator: f32)

@@ -1,7 +1,7 @@
 //! The op set in plain burn: short, slow, and the reference that every kernel is tested against. It is what a device
 //! without kernels of its own runs.
 
-use super::{AttentionPlan, Frozen, FrozenForm, LayerKv, Lora, Ops, Target};
+use super::{AttentionPlan, Frozen, FrozenForm, LayerKv, Lora, Ops, Target, softcap};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 use std::sync::Arc;
 
@@ -32,10 +32,11 @@ impl StockOps {
     }
 
     fn rotate(&self, x: Tensor<3>, plan: &AttentionPlan) -> Tensor<3> {
+        let Some(rotation) = &plan.rotation else { return x };
         let half = plan.head_dim / 2;
         let n = plan.batch.len();
-        let cos = self.constant(plan.cos.to_vec(), [1, n, half]);
-        let sin = self.constant(plan.sin.to_vec(), [1, n, half]);
+        let cos = self.constant(rotation.cos.to_vec(), [1, n, half]);
+        let sin = self.constant(rotation.sin.to_vec(), [1, n, half]);
         let low = x.clone().narrow(2, 0, half);
         let high = x.narrow(2, half, half);
         let rotated_low = low.clone() * cos.clone() - high.clone() * sin.clone();
@@ -61,7 +62,7 @@ impl Ops for StockOps {
     }
 
     fn freeze(&self, data: Vec<f32>, n_out: usize, n_in: usize, _trains: bool) -> Frozen {
-        Frozen { n_out, n_in, form: FrozenForm::Stock(Box::new(self.constant(data, [n_out, n_in]))) }
+        Frozen::new(n_out, n_in, FrozenForm::Stock(Box::new(self.constant(data, [n_out, n_in]))))
     }
 
     fn embed(&self, table: &Frozen, tokens: &[u32]) -> Tensor<2> {
@@ -76,6 +77,10 @@ impl Ops for StockOps {
 
     fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2> {
         let y = x.clone().matmul(tensor_of(weight).transpose());
+        let y = match &weight.bias {
+            None => y,
+            Some(bias) => y + self.constant(bias.to_vec(), [1, weight.n_out]),
+        };
         match lora {
             None => y,
             Some(lora) => y + x.matmul(lora.a.clone().transpose()).matmul(lora.b.clone().transpose()) * lora.scaling,
@@ -111,13 +116,19 @@ impl Ops for StockOps {
         };
         let (k, v) = (repeat(k), repeat(v));
         let seen = plan.batch.dense_visibility();
+        let positions = &plan.batch.positions;
         let mut hidden = Vec::with_capacity(n * keys);
         for i in 0..n {
-            hidden.extend(std::iter::repeat_n(false, past_len));
-            hidden.extend(seen[i * n..][..n].iter().map(|s| !s));
+            let far = |key: usize| plan.window.is_some_and(|window| key + window <= positions[i] as usize);
+            hidden.extend((0..past_len).map(far));
+            hidden.extend((0..n).map(|j| !seen[i * n + j] || far(positions[j] as usize)));
         }
         let hidden: Tensor<3, Bool> = Tensor::from_data(TensorData::new(hidden, [1, n, keys]), &self.device);
-        let scores = q.matmul(k.transpose()) * (1.0 / (d as f32).sqrt());
+        let scores = q.matmul(k.transpose()) * plan.scale;
+        let scores = match plan.softcap {
+            None => scores,
+            Some(cap) => (scores / cap).tanh() * cap,
+        };
         let scores = scores.mask_fill(hidden.expand([plan.n_heads, n, keys]), -1e30);
         let out = activation::softmax(scores, 2).matmul(v);
         out.swap_dims(0, 1).reshape([n, plan.n_heads * d])
@@ -137,6 +148,12 @@ impl Ops for StockOps {
         activation::silu(gate) * up
     }
 
+    fn geglu(&self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+        // burn's gelu is the one by the error function.
+        let inner = (gate.clone() + gate.clone().powi_scalar(3) * 0.044_715) * (2.0 / std::f32::consts::PI).sqrt();
+        gate * 0.5 * (inner.tanh() + 1.0) * up
+    }
+
     fn linear_cross_entropy(
         &self,
         hidden: Tensor<2>,
@@ -149,7 +166,7 @@ impl Ops for StockOps {
         }
         let n = targets.len();
         let rows = hidden.select(0, self.indices(targets.iter().map(|t| t.row)));
-        let logits = rows.matmul(tensor_of(head).transpose());
+        let logits = softcap::cap(rows.matmul(tensor_of(head).transpose()), head.softcap);
         let log_probs = activation::log_softmax(logits, 1);
         let wanted = self.indices(targets.iter().map(|t| t.token as usize)).reshape([n, 1]);
         let weights = self.constant(targets.iter().map(|t| t.weight / denominator).collect(), [n, 1]);
@@ -158,7 +175,7 @@ impl Ops for StockOps {
 
     fn logits(&self, hidden: &Tensor<2>, head: &Frozen, rows: &[usize]) -> Vec<f32> {
         let rows = hidden.clone().select(0, self.indices(rows.iter().copied()));
-        to_vec(&rows.matmul(tensor_of(head).transpose()))
+        to_vec(&softcap::cap(rows.matmul(tensor_of(head).transpose()), head.softcap))
     }
 
     fn logits_of(&self, hidden: &Tensor<2>, head: &Frozen, queries: &[(usize, Vec<u32>)]) -> Vec<Vec<f32>> {
@@ -167,7 +184,7 @@ impl Ops for StockOps {
             .map(|(row, tokens)| {
                 let h = hidden.clone().select(0, self.indices(std::iter::once(*row)));
                 let w = tensor_of(head).select(0, self.indices(tokens.iter().map(|&t| t as usize)));
-                to_vec(&h.matmul(w.transpose()))
+                to_vec(&softcap::cap(h.matmul(w.transpose()), head.softcap))
             })
             .collect()
     }

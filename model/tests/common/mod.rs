@@ -24,7 +24,7 @@ pub fn config() -> DecoderConfig {
     let json = serde_json::json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 24, "num_hidden_layers": 2,
         "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 4, "intermediate_size": 40,
-        "vocab_size": 50, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 64,
+        "vocab_size": 50, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 512,
         "tie_word_embeddings": true, "hidden_act": "silu"
     });
     let folder = tempfile::tempdir().unwrap();
@@ -85,7 +85,17 @@ pub fn adapter(decoder: &Decoder, r: usize) -> Adapter {
 
 /// Loss and the gradient of every factor over a packed batch.
 pub fn step(ops: Arc<dyn Ops>, batch: &limbeck_model::layout::Packed, targets: &[Target]) -> (f32, Vec<Vec<f32>>) {
-    let decoder = decoder(ops.clone(), None);
+    step_with(ops, false, batch, targets)
+}
+
+/// The same, with each layer run again in the backward pass where `checkpoint`.
+pub fn step_with(
+    ops: Arc<dyn Ops>,
+    checkpoint: bool,
+    batch: &limbeck_model::layout::Packed,
+    targets: &[Target],
+) -> (f32, Vec<Vec<f32>>) {
+    let decoder = decoder(ops.clone(), None).with_checkpointing(checkpoint);
     let set: LoraSet = adapter(&decoder, 3)
         .constants(ops.as_ref())
         .into_iter()

@@ -14,11 +14,12 @@ use std::sync::Arc;
 
 /// Rotates `heads` heads of every token by its angle; `sign` is -1 for the inverse.
 fn rotate(x: &[f32], heads: usize, plan: &AttentionPlan, sign: f32) -> Vec<f32> {
+    let Some(rotation) = &plan.rotation else { return x.to_vec() };
     let (d, half) = (plan.head_dim, plan.head_dim / 2);
     let width = heads * d;
     let mut out = vec![0f32; x.len()];
     out.par_chunks_mut(width).zip(x.par_chunks(width)).enumerate().for_each(|(token, (out, x))| {
-        let (cos, sin) = (&plan.cos[token * half..][..half], &plan.sin[token * half..][..half]);
+        let (cos, sin) = (&rotation.cos[token * half..][..half], &rotation.sin[token * half..][..half]);
         for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
             let ((low, high), (out_low, out_high)) = (x.split_at(half), out.split_at_mut(half));
             for j in 0..half {
@@ -72,44 +73,65 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// Attention weights of one query head over one segment, `[len, total]`; hidden keys weigh exactly 0.
-fn weights(plan: &AttentionPlan, segment: &Segment, q: &[f32], keys: &Sources, out: &mut [f32]) {
+/// Scores of one query head over one segment, `[len, total]`, scaled and capped; nothing is hidden yet.
+fn scores(plan: &AttentionPlan, segment: &Segment, q: &[f32], keys: &Sources, out: &mut [f32]) {
     let (len, d, total) = (segment.tokens.len(), plan.head_dim, keys.total);
     let q_width = plan.n_heads * d;
     let kv_width = plan.n_kv_heads * d;
-    let scale = 1.0 / (d as f32).sqrt();
     let mut column = 0;
     for &(part, count) in &keys.parts {
         let k_t = View::transposed(part, kv_width);
         let q = View::rows(q, q_width);
-        matmul([len, d, count], &mut out[column..], total, false, q, k_t, scale, Threads::One);
+        matmul([len, d, count], &mut out[column..], total, false, q, k_t, plan.scale, Threads::One);
         column += count;
     }
+    if let Some(cap) = plan.softcap {
+        out.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
+    }
+}
+
+/// Turns scores into attention weights; hidden keys weigh exactly 0.
+fn weights(plan: &AttentionPlan, segment: &Segment, keys: &Sources, out: &mut [f32]) {
+    let (len, total) = (segment.tokens.len(), keys.total);
     let before = total - len;
+    let positions = plan.window.map(|window| (window, key_positions(plan, segment, total)));
     for (r, row) in out.chunks_exact_mut(total).enumerate() {
         let reach = before + r + 1;
         row[reach..].fill(0.0);
         let row = &mut row[..reach];
-        if let Some(visible) = &segment.visible {
-            for (x, seen) in row[before..].iter_mut().zip(&visible[r * len..]) {
-                if !seen {
-                    *x = f32::NEG_INFINITY;
+        let hide = |row: &mut [f32], value: f32| {
+            if let Some(visible) = &segment.visible {
+                for (x, seen) in row[before..].iter_mut().zip(&visible[r * len..]) {
+                    if !seen {
+                        *x = value;
+                    }
                 }
             }
-        }
+            if let Some((window, positions)) = &positions {
+                let own = plan.batch.positions[segment.tokens.start + r] as usize;
+                for (x, &key) in row.iter_mut().zip(positions) {
+                    if key as usize + window <= own {
+                        *x = value;
+                    }
+                }
+            }
+        };
+        hide(row, f32::NEG_INFINITY);
         let (_, sum) = exp_row(row);
         let inverse = 1.0 / sum;
         for x in row.iter_mut() {
             *x *= inverse;
         }
-        if let Some(visible) = &segment.visible {
-            for (x, seen) in row[before..].iter_mut().zip(&visible[r * len..]) {
-                if !seen {
-                    *x = 0.0;
-                }
-            }
-        }
+        hide(row, 0.0);
     }
+}
+
+/// Where the keys of a segment stand, in the order of [`Sources`]: cached ones from 0 on, the batch's prefix, its own.
+fn key_positions(plan: &AttentionPlan, segment: &Segment, total: usize) -> Vec<u32> {
+    let prefix = if segment.sees_prefix { plan.batch.prefix } else { 0 };
+    let past = total - prefix - segment.tokens.len();
+    let own = &plan.batch.positions;
+    (0..past as u32).chain(own[..prefix].iter().copied()).chain(own[segment.tokens.clone()].iter().copied()).collect()
 }
 
 /// All (segment, key head) pairs, longest first would help balance; the order of results is the order of tasks.
@@ -149,7 +171,8 @@ pub(super) fn attention(
             let mut out = vec![0f32; group * len * d];
             for (g, out) in out.chunks_exact_mut(len * d).enumerate() {
                 let q = &q_rotated[segment.tokens.start * q_width + (head * group + g) * d..];
-                weights(plan, segment, q, &keys, &mut p);
+                scores(plan, segment, q, &keys, &mut p);
+                weights(plan, segment, &keys, &mut p);
                 let mut column = 0;
                 for &(part, count) in &values.parts {
                     let p = View::rows(&p[column..], keys.total);
@@ -252,7 +275,6 @@ fn task_backward(state: &State, grad: &[f32], s: usize, head: usize) -> TaskGrad
     let segment = &plan.segments[s];
     let (len, d) = (segment.tokens.len(), plan.head_dim);
     let (q_width, kv_width, group) = (plan.n_heads * d, plan.n_kv_heads * d, plan.n_heads / plan.n_kv_heads);
-    let scale = 1.0 / (d as f32).sqrt();
     let keys = Sources::new(&state.k, state.past.as_ref().map(|p| slice(&p.0)), plan, segment, head);
     let values = Sources::new(slice(&state.v), state.past.as_ref().map(|p| slice(&p.1)), plan, segment, head);
     let total = keys.total;
@@ -269,7 +291,11 @@ fn task_backward(state: &State, grad: &[f32], s: usize, head: usize) -> TaskGrad
     for g in 0..group {
         let at = segment.tokens.start * q_width + (head * group + g) * d;
         let (q, dy, y) = (&state.q[at..], &grad[at..], &slice(&state.out)[at..]);
-        weights(plan, segment, q, &keys, &mut p);
+        scores(plan, segment, q, &keys, &mut p);
+        // What a cap lets through of a score's gradient: 1 - tanh².
+        let through: Option<Vec<f32>> =
+            plan.softcap.map(|cap| p.iter().map(|capped| 1.0 - (capped / cap) * (capped / cap)).collect());
+        weights(plan, segment, &keys, &mut p);
         let dy_rows = View::rows(dy, q_width);
         let mut column = 0;
         for &(part, count) in &values.parts {
@@ -280,8 +306,11 @@ fn task_backward(state: &State, grad: &[f32], s: usize, head: usize) -> TaskGrad
         for r in 0..len {
             let along = dot(&dy[r * q_width..][..d], &y[r * q_width..][..d]);
             for (ds, p) in ds[r * total..][..total].iter_mut().zip(&p[r * total..]) {
-                *ds = p * (*ds - along) * scale;
+                *ds = p * (*ds - along) * plan.scale;
             }
+        }
+        if let Some(through) = &through {
+            ds.iter_mut().zip(through).for_each(|(ds, through)| *ds *= through);
         }
         let dq = &mut out.q[g * len * d..][..len * d];
         let mut column = 0;

@@ -3,8 +3,10 @@
 
 mod attention;
 pub mod bf16;
+mod bias;
 pub mod buffer;
 mod compute;
+mod geglu;
 mod kernels;
 mod layer;
 mod linear;
@@ -14,7 +16,7 @@ mod simd;
 
 pub use compute::Compute;
 
-use super::{AttentionPlan, Block, Frozen, FrozenForm, LayerKv, Lora, Ops, Target};
+use super::{AttentionPlan, Block, Frozen, FrozenForm, LayerKv, Lora, Ops, Target, softcap};
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
@@ -126,7 +128,7 @@ impl Ops for FlexOps {
 
     fn freeze(&self, data: Vec<f32>, n_out: usize, n_in: usize, trains: bool) -> Frozen {
         let matrix = FlexMatrix::new(self.compute, data, n_out, n_in, trains);
-        Frozen { n_out, n_in, form: FrozenForm::Flex(Arc::new(matrix)) }
+        Frozen::new(n_out, n_in, FrozenForm::Flex(Arc::new(matrix)))
     }
 
     fn embed(&self, table: &Frozen, tokens: &[u32]) -> Tensor<2> {
@@ -143,14 +145,19 @@ impl Ops for FlexOps {
     }
 
     fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2> {
-        match lora {
+        let y = match lora {
             None => linear::frozen(&self.inputs, x, weight.n_out, weight.n_in, matrix(weight)),
             Some(lora) => linear::lora(&self.inputs, x, weight.n_out, weight.n_in, matrix(weight), lora),
+        };
+        match &weight.bias {
+            None => y,
+            Some(bias) => bias::add_bias(y, bias),
         }
     }
 
     fn layer(&self, x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Option<Tensor<2>> {
-        Some(layer::layer(x, block, plan))
+        let known = plan.softcap.is_none() && plan.window.is_none();
+        known.then(|| layer::layer(x, block, plan))
     }
 
     fn attention(
@@ -176,6 +183,10 @@ impl Ops for FlexOps {
         pointwise::swiglu(gate, up)
     }
 
+    fn geglu(&self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+        geglu::geglu(gate, up)
+    }
+
     fn linear_cross_entropy(
         &self,
         hidden: Tensor<2>,
@@ -183,14 +194,21 @@ impl Ops for FlexOps {
         targets: &[Target],
         denominator: f32,
     ) -> Tensor<1> {
+        if head.softcap.is_some() {
+            return softcap::cross_entropy(self, hidden, head, targets, denominator);
+        }
         loss::linear_cross_entropy(hidden, head.n_out, matrix(head), targets, denominator)
     }
 
     fn logits(&self, hidden: &Tensor<2>, head: &Frozen, rows: &[usize]) -> Vec<f32> {
-        loss::logits(hidden, head.n_out, head.n_in, matrix(head), rows)
+        let mut logits = loss::logits(hidden, head.n_out, head.n_in, matrix(head), rows);
+        softcap::cap_values(&mut logits, head.softcap);
+        logits
     }
 
     fn logits_of(&self, hidden: &Tensor<2>, head: &Frozen, queries: &[(usize, Vec<u32>)]) -> Vec<Vec<f32>> {
-        loss::logits_of(hidden, head.n_in, matrix(head), queries)
+        let mut logits = loss::logits_of(hidden, head.n_in, matrix(head), queries);
+        logits.iter_mut().for_each(|row| softcap::cap_values(row, head.softcap));
+        logits
     }
 }

@@ -221,3 +221,112 @@ impl Shared {
         unsafe { self.0.add(offset) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn values(n: usize, seed: u64) -> Vec<f32> {
+        let mut z = seed | 1;
+        (0..n)
+            .map(|_| {
+                z = z.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (z >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    fn transposed(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+        (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect()
+    }
+
+    fn rounded(x: f32) -> f64 {
+        f32::from_bits((pack::round(x) as u32) << 16) as f64
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Two terms, packed from rows and from columns, into a wider output that is added to: every engine gives the sum
+        /// of the rounded operands' products, and touches nothing beside it.
+        #[test]
+        fn every_engine_gives_the_product_of_the_rounded_operands(
+            m in 1usize..70, k in 1usize..90, n in 1usize..70, gap in 0usize..4, add: bool, seed: u64
+        ) {
+            let (a, b) = (values(m * k, seed), values(k * n, seed ^ 77));
+            let (a_t, b_t) = (transposed(&a, m, k), transposed(&b, k, n));
+            let [(left, right)] = squares(m, k, [Sides::Both], |row, col, [square]| {
+                for (i, out) in square.iter_mut().enumerate().take(m - row.min(m)) {
+                    for (j, out) in out.iter_mut().enumerate().take(k - col) {
+                        if row + i < m {
+                            *out = a[(row + i) * k + col + j];
+                        }
+                    }
+                }
+            });
+            let lefts = [Left::from_rows(&a, k, m, k), Left::from_columns(&a_t, m, m, k), left.unwrap()];
+            let rights = [Right::from_rows(&b, n, k, n), Right::from_columns(&b_t, k, k, n)];
+            prop_assert_eq!(&lefts[0].lines[..].iter().map(|l| l.0).collect::<Vec<_>>(), &lefts[1].lines[..].iter().map(|l| l.0).collect::<Vec<_>>());
+            prop_assert_eq!(&lefts[0].lines[..].iter().map(|l| l.0).collect::<Vec<_>>(), &lefts[2].lines[..].iter().map(|l| l.0).collect::<Vec<_>>());
+            prop_assert_eq!(&rights[0].lines[..].iter().map(|l| l.0).collect::<Vec<_>>(), &rights[1].lines[..].iter().map(|l| l.0).collect::<Vec<_>>());
+            let right_of_a = Right::from_rows(&a, k, m, k);
+            prop_assert_eq!(&right.unwrap().lines[..].iter().map(|l| l.0).collect::<Vec<_>>(), &right_of_a.lines[..].iter().map(|l| l.0).collect::<Vec<_>>());
+            for engine in [Engine::Portable, Engine::Avx512, Engine::Amx].into_iter().filter(|e| e.available()) {
+                let stride = n + gap;
+                let mut out = vec![0.5f32; m * stride];
+                product(engine, true, &mut out, stride, add, &[(&lefts[0], rights[0].all()), (&lefts[1], rights[1].all())]);
+                for i in 0..m {
+                    for j in 0..n {
+                        let sum: f64 = (0..k).map(|d| rounded(a[i * k + d]) * rounded(b[d * n + j])).sum();
+                        let want = 2.0 * sum + if add { 0.5 } else { 0.0 };
+                        let got = out[i * stride + j] as f64;
+                        prop_assert!((got - want).abs() < 2e-5 * (1.0 + k as f64).sqrt(), "{engine:?} [{i},{j}]: {got} for {want}");
+                    }
+                    for j in n..stride {
+                        prop_assert_eq!(out[i * stride + j], 0.5);
+                    }
+                }
+            }
+        }
+
+        /// A part is the product of the first depths and columns, whatever the rest holds.
+        #[test]
+        fn a_part_is_the_first_depths_and_columns(k in 1usize..100, n in 1usize..60, seed: u64) {
+            let (depth, cols) = (1 + seed as usize % k, 1 + (seed >> 20) as usize % n);
+            let (a, b) = (values(3 * depth, seed), values(k * n, seed ^ 5));
+            let left = Left::from_rows(&a, depth, 3, depth);
+            let (whole, exact) = (Right::from_rows(&b, n, k, n), Right::from_rows(&b, n, depth, cols));
+            let (mut got, mut want) = (vec![0.0; 3 * cols], vec![0.0; 3 * cols]);
+            product(Engine::best(), true, &mut got, cols, false, &[(&left, whole.first(depth, cols))]);
+            product(Engine::best(), true, &mut want, cols, false, &[(&left, exact.all())]);
+            prop_assert_eq!(got, want);
+        }
+
+        #[test]
+        fn rounding_is_to_nearest_even_and_alike_in_vectors(values in proptest::collection::vec(any::<f32>(), 32)) {
+            for x in &values {
+                let bits = pack::round(*x);
+                let back = f32::from_bits((bits as u32) << 16);
+                if x.is_nan() {
+                    prop_assert!(back.is_nan());
+                } else if x.is_subnormal() {
+                    prop_assert!(back == 0.0 && back.is_sign_negative() == x.is_sign_negative());
+                } else if x.is_finite() && back.is_finite() {
+                    let next = |step: i32| f32::from_bits(((bits as i32 + step) as u32) << 16);
+                    let gap = (*x as f64 - back as f64).abs();
+                    for neighbour in [next(1), next(-1)].into_iter().filter(|f| f.is_finite()) {
+                        let other = (*x as f64 - neighbour as f64).abs();
+                        prop_assert!(gap < other || (gap == other && bits & 1 == 0), "{x:e}");
+                    }
+                }
+            }
+            if avx512::available() {
+                let line = avx512::line(&values);
+                for (x, bits) in values.iter().zip(line.0) {
+                    prop_assert_eq!(pack::round(*x), bits, "{}", x);
+                }
+            }
+        }
+    }
+}

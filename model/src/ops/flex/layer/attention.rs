@@ -7,7 +7,7 @@ use super::super::compute::{Compute, Left, Part, Right};
 use super::super::kernels::{Threads, dot, exp, exp_row};
 use super::super::simd::vectorised;
 use crate::layout::Segment;
-use crate::ops::AttentionPlan;
+use crate::ops::{AttentionPlan, Rotation};
 use rayon::prelude::*;
 
 /// Queries whose scores are held at once.
@@ -35,7 +35,7 @@ impl Sizes {
             heads: plan.n_heads,
             kv_heads: plan.n_kv_heads,
             group: plan.n_heads / plan.n_kv_heads,
-            scale: 1.0 / (plan.head_dim as f32).sqrt(),
+            scale: plan.scale,
         }
     }
 }
@@ -57,12 +57,13 @@ vectorised! {
 
 /// Rotary embedding of `[tokens, heads * head_dim]` in place.
 pub fn rotate(x: &mut [f32], heads: usize, plan: &AttentionPlan, sign: f32) {
+    let Some(Rotation { cos, sin }) = &plan.rotation else { return };
     let half = plan.head_dim / 2;
     let width = heads * plan.head_dim;
     x.par_chunks_mut(width * TOKENS).enumerate().for_each(|(task, x)| {
         for (i, x) in x.chunks_exact_mut(width).enumerate() {
             let token = task * TOKENS + i;
-            rotate_token(x, &plan.cos[token * half..][..half], &plan.sin[token * half..][..half], sign);
+            rotate_token(x, &cos[token * half..][..half], &sin[token * half..][..half], sign);
         }
     });
 }
@@ -267,10 +268,11 @@ pub fn by_token(x: &[f32], tokens: usize, d: usize, row: usize, col: usize, out:
 
 /// Rotary embedding of `[heads, tokens, d]`, backwards.
 fn rotate_back(x: &mut [f32], plan: &AttentionPlan) {
+    let Some(Rotation { cos, sin }) = &plan.rotation else { return };
     let (d, half, tokens) = (plan.head_dim, plan.head_dim / 2, plan.batch.len());
     x.par_chunks_mut(tokens * d).for_each(|x| {
         for (token, x) in x.chunks_exact_mut(d).enumerate() {
-            rotate_token(x, &plan.cos[token * half..][..half], &plan.sin[token * half..][..half], -1.0);
+            rotate_token(x, &cos[token * half..][..half], &sin[token * half..][..half], -1.0);
         }
     });
 }

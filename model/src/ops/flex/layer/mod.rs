@@ -40,6 +40,7 @@ struct Linear {
     weight: Arc<FlexMatrix>,
     n_out: usize,
     n_in: usize,
+    bias: Option<Arc<Vec<f32>>>,
     lora: Option<Factors>,
 }
 
@@ -84,10 +85,21 @@ struct Arrived<'a> {
 type FactorGrads = Vec<Option<(Vec<f32>, Vec<f32>)>>;
 
 impl Layer {
-    /// `out (+)= x Wᵀ + t Bᵀ`; returns `t = scaling · x Aᵀ`.
+    /// `out (+)= x Wᵀ + t Bᵀ`, and the bias; returns `t = scaling · x Aᵀ`.
     fn linear(&self, which: usize, x: &Left, out: &mut [f32], accumulate: bool) -> Option<Buffer> {
-        let Linear { weight, n_out, n_in, lora } = &self.linears[which];
+        let Linear { weight, n_out, n_in, bias, lora } = &self.linears[which];
         let c = self.compute;
+        let accumulate = match bias {
+            Some(bias) if accumulate => {
+                pointwise::add_rows(out, bias);
+                true
+            }
+            Some(bias) => {
+                out.chunks_exact_mut(*n_out).for_each(|row| row.copy_from_slice(bias));
+                true
+            }
+            None => accumulate,
+        };
         let base = (x, weight.forward(*n_out));
         let Some(Factors { a, b, r, scaling }) = lora else {
             c.product(Threads::All, out, *n_out, accumulate, &[base]);
@@ -312,7 +324,7 @@ pub(super) fn layer(x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Tensor
     let mut nodes = vec![x.node()];
     let mut linears = Vec::with_capacity(7);
     for (frozen, lora) in block.linears.iter().zip(&block.lora) {
-        let factors = lora.map(|lora| {
+        let factors = lora.as_ref().map(|lora| {
             let (a, b) = (primitive(lora.a.clone()), primitive(lora.b.clone()));
             nodes.extend([a.node(), b.node()]);
             let (a, b) = (a.primitive().to_contiguous(), b.primitive().to_contiguous());
@@ -323,7 +335,8 @@ pub(super) fn layer(x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Tensor
             nodes.extend([x.node(), x.node()]);
         }
         let weight = matrix(frozen).clone();
-        linears.push(Linear { weight, n_out: frozen.n_out, n_in: frozen.n_in, lora: factors });
+        let bias = frozen.bias.clone();
+        linears.push(Linear { weight, n_out: frozen.n_out, n_in: frozen.n_in, bias, lora: factors });
     }
     let layer = Layer {
         compute: linears[0].weight.compute(),

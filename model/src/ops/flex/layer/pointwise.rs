@@ -26,6 +26,17 @@ pub fn inverse_rms(x: &[f32], width: usize, eps: f32) -> Buffer {
 }
 
 vectorised! {
+    /// Adds `row` to each row of `out`.
+    pub fn add_rows(out: &mut [f32], row: &[f32]) {
+        for out in out.chunks_exact_mut(row.len()) {
+            for (out, x) in out.iter_mut().zip(row) {
+                *out += x;
+            }
+        }
+    }
+}
+
+vectorised! {
     /// A square of `x · inverse_rms · weight`.
     pub fn normed(x: &[f32], inverse_rms: &[f32], weight: &[f32], row: usize, col: usize, out: &mut Square) {
         let width = weight.len();

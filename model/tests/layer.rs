@@ -1,0 +1,162 @@
+//! The layer op against the same layer composed of single ops, in every way a batch can lie; and in bfloat16 against
+//! float32. Threads and checkpointing change no bit.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use burn::tensor::{Device, Tensor};
+use common::{distance, step, step_with};
+use limbeck_model::layout::{Packed, ROOT};
+use limbeck_model::ops::flex::bf16::Engine;
+use limbeck_model::ops::flex::{Compute, FlexOps};
+use limbeck_model::ops::{AttentionPlan, Frozen, LayerKv, Lora, Ops, Target};
+use std::sync::Arc;
+
+/// The op set without its layer op.
+struct Composed(FlexOps);
+
+impl Ops for Composed {
+    fn device(&self) -> Device {
+        self.0.device()
+    }
+
+    fn freeze(&self, data: Vec<f32>, n_out: usize, n_in: usize, trains: bool) -> Frozen {
+        self.0.freeze(data, n_out, n_in, trains)
+    }
+
+    fn embed(&self, table: &Frozen, tokens: &[u32]) -> Tensor<2> {
+        self.0.embed(table, tokens)
+    }
+
+    fn rms_norm(&self, x: Tensor<2>, weight: &Arc<Vec<f32>>, eps: f32) -> Tensor<2> {
+        self.0.rms_norm(x, weight, eps)
+    }
+
+    fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2> {
+        self.0.linear(x, weight, lora)
+    }
+
+    fn attention(
+        &self,
+        q: Tensor<2>,
+        k: Tensor<2>,
+        v: Tensor<2>,
+        plan: &AttentionPlan,
+        past: Option<&LayerKv>,
+    ) -> Tensor<2> {
+        self.0.attention(q, k, v, plan, past)
+    }
+
+    fn rotate_keys(&self, k: Tensor<2>, plan: &AttentionPlan) -> Tensor<2> {
+        self.0.rotate_keys(k, plan)
+    }
+
+    fn add(&self, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+        self.0.add(a, b)
+    }
+
+    fn swiglu(&self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+        self.0.swiglu(gate, up)
+    }
+
+    fn geglu(&self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+        self.0.geglu(gate, up)
+    }
+
+    fn linear_cross_entropy(
+        &self,
+        hidden: Tensor<2>,
+        head: &Frozen,
+        targets: &[Target],
+        denominator: f32,
+    ) -> Tensor<1> {
+        self.0.linear_cross_entropy(hidden, head, targets, denominator)
+    }
+
+    fn logits(&self, hidden: &Tensor<2>, head: &Frozen, rows: &[usize]) -> Vec<f32> {
+        self.0.logits(hidden, head, rows)
+    }
+
+    fn logits_of(&self, hidden: &Tensor<2>, head: &Frozen, queries: &[(usize, Vec<u32>)]) -> Vec<Vec<f32>> {
+        self.0.logits_of(hidden, head, queries)
+    }
+}
+
+fn target(row: usize, token: u32) -> Target {
+    Target { row, token, weight: 1.0 }
+}
+
+/// Single tokens, odd lengths, a shared prefix, a tree, rows longer than a block of queries.
+fn batches() -> Vec<(&'static str, Packed, Vec<Target>)> {
+    let tokens = |n: usize, seed: usize| -> Vec<u32> { (0..n).map(|i| ((i * 7 + seed * 13) % 49) as u32).collect() };
+    let mut all = Vec::new();
+    let mut one = Packed::new();
+    one.push_chain(&[3], 0);
+    all.push(("one token", one, vec![target(0, 5)]));
+    let mut rows = Packed::new();
+    let ends: Vec<usize> = [5, 1, 17, 33].iter().map(|n| rows.push_chain(&tokens(*n, *n), 0).end - 1).collect();
+    all.push(("rows", rows, ends.iter().map(|e| target(*e, 7)).collect()));
+    let mut prefixed = Packed::with_prefix(&tokens(19, 1), 0);
+    let ends: Vec<usize> = [4, 9, 1].iter().map(|n| prefixed.push_chain(&tokens(*n, *n), 19).end - 1).collect();
+    all.push(("prefix", prefixed, ends.iter().map(|e| target(*e, 9)).collect()));
+    let mut tree = Packed::with_prefix(&tokens(3, 1), 0);
+    let range = tree.push_tree(&[4, 5], &[(6, ROOT), (7, 0), (8, ROOT), (9, 2)], 3);
+    all.push(("tree", tree, range.map(|row| target(row, 11)).collect()));
+    let mut long = Packed::with_prefix(&tokens(40, 2), 0);
+    let range = long.push_chain(&tokens(300, 3), 40);
+    all.push(("long", long, range.map(|row| target(row, (row % 50) as u32)).collect()));
+    let mut idle = Packed::new();
+    idle.push_chain(&[1, 2], 0);
+    all.push(("no loss", idle, vec![Target { row: 0, token: 1, weight: 0.0 }, target(1, 4)]));
+    all
+}
+
+#[test]
+fn equals_the_layer_composed_of_single_ops() {
+    for (name, batch, targets) in batches() {
+        let (loss, grads) = step(Arc::new(FlexOps::default()), &batch, &targets);
+        let (want, want_grads) = step(Arc::new(Composed(FlexOps::default())), &batch, &targets);
+        assert!((loss - want).abs() <= 1e-5 * want.abs(), "{name}: {loss} against {want}");
+        let gap = distance(&grads, &want_grads);
+        assert!(gap < 1e-5, "{name}: gradients differ by {gap} of the largest");
+    }
+}
+
+/// bfloat16 keeps 8 bits: rounding each operand once moves a sum by some 2^-9 of its terms' size, and a few layers of that
+/// stay within a few per cent of the largest gradient.
+#[test]
+fn in_bfloat16_it_is_near_float32_with_every_engine() {
+    for engine in [Engine::Portable, Engine::Avx512, Engine::Amx].into_iter().filter(|e| e.available()) {
+        for (name, batch, targets) in batches() {
+            let (loss, grads) = step(Arc::new(FlexOps::new(Compute::Bf16(engine))), &batch, &targets);
+            let (want, want_grads) = step(Arc::new(FlexOps::default()), &batch, &targets);
+            assert!((loss - want).abs() <= 0.02 * want.abs(), "{name} with {engine:?}: {loss} against {want}");
+            let gap = distance(&grads, &want_grads);
+            assert!(gap < 0.05, "{name} with {engine:?}: gradients differ by {gap} of the largest");
+            let composed = step(Arc::new(Composed(FlexOps::new(Compute::Bf16(engine)))), &batch, &targets);
+            let gap = distance(&grads, &composed.1);
+            assert!(gap < 0.05, "{name} with {engine:?}: fused and composed differ by {gap} of the largest");
+        }
+    }
+}
+
+fn bits(grads: &[Vec<f32>]) -> Vec<u32> {
+    grads.iter().flatten().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn checkpointing_and_the_number_of_threads_change_no_bit() {
+    for compute in [Compute::F32, Compute::Bf16(Engine::best())] {
+        for (name, batch, targets) in batches() {
+            let run = |threads: usize, checkpoint: bool| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let ops = Arc::new(FlexOps::new(compute));
+                let (loss, grads) = pool.install(|| step_with(ops, checkpoint, &batch, &targets));
+                (loss.to_bits(), bits(&grads))
+            };
+            let want = run(1, false);
+            assert_eq!(run(3, false), want, "{name} in {compute:?} with 3 threads");
+            assert_eq!(run(2, true), want, "{name} in {compute:?} with checkpointing");
+        }
+    }
+}
