@@ -38,7 +38,8 @@ impl DecoderConfig {
         }
         let num_hidden_layers = from.size("block_count", MAX_LAYERS, None)?;
         let rope = from.rope(head_dim)?;
-        let rotates = |layer: usize| architecture != Architecture::SmolLm3 || (layer + 1) % SMOLLM3_INTERVAL != 0;
+        let rotates =
+            |layer: usize| architecture != Architecture::SmolLm3 || !(layer + 1).is_multiple_of(SMOLLM3_INTERVAL);
         let layer = |i| LayerConfig { rope: rotates(i).then(|| rope.clone()), window: None };
         let has = |name: &str| file.tensor(&format!("blk.0.{name}.bias")).is_some();
         Self {
@@ -131,7 +132,8 @@ impl DecoderConfig {
             return refused("its layers rotate differently, and the file has room for one rotation");
         }
         let rotates = self.layers.iter().map(|layer| layer.rope.is_some());
-        let as_served = |i: usize| self.architecture != Architecture::SmolLm3 || (i + 1) % SMOLLM3_INTERVAL != 0;
+        let as_served =
+            |i: usize| self.architecture != Architecture::SmolLm3 || !(i + 1).is_multiple_of(SMOLLM3_INTERVAL);
         if !rotates.enumerate().all(|(i, rotates)| rotates == as_served(i)) {
             return refused("llama.cpp leaves exactly every fourth layer unrotated, this model others");
         }

@@ -245,12 +245,12 @@ impl Hf<'_> {
         }
         Ok(match self.architecture {
             _ if !asked => vec![false; n],
-            Architecture::Gemma2 => (0..n).map(|i| i % 2 == 0).collect(),
+            Architecture::Gemma2 => (0..n).map(|i| i.is_multiple_of(2)).collect(),
             Architecture::Gemma3 => {
-                let key = ["sliding_window_pattern", "_sliding_window_pattern"].into_iter();
-                let key = key.into_iter().find(|key| !self.json[*key].is_null()).unwrap_or("sliding_window_pattern");
+                let keys = ["sliding_window_pattern", "_sliding_window_pattern"];
+                let key = keys.into_iter().find(|key| !self.json[*key].is_null()).unwrap_or(keys[0]);
                 let pattern = self.size(key, MAX_LAYERS, Some(6))?;
-                (0..n).map(|i| (i + 1) % pattern != 0).collect()
+                (0..n).map(|i| !(i + 1).is_multiple_of(pattern)).collect()
             }
             Architecture::SmolLm3 => self.rotating_layers(n)?.into_iter().map(|rotates| !rotates).collect(),
             _ => {
@@ -271,7 +271,7 @@ impl Hf<'_> {
         }
         let Some(given) = self.json["no_rope_layers"].as_array() else {
             let interval = self.size("no_rope_layer_interval", MAX_LAYERS, Some(4))?;
-            return Ok((0..n).map(|i| (i + 1) % interval != 0).collect());
+            return Ok((0..n).map(|i| !(i + 1).is_multiple_of(interval)).collect());
         };
         // The name notwithstanding, 1 stands for a layer that rotates.
         let flags: Option<Vec<bool>> =

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 /// Elements a task.
 const ELEMENTS: usize = 16 * 1024;
 /// 2 · √(2/π).
-const TWICE: f32 = 1.595_769_1;
+const TWICE: f32 = 1.595_769_2;
 const CUBIC: f32 = 0.044_715;
 
 #[inline(always)]
