@@ -6,6 +6,7 @@ use crate::layout::Packed;
 use crate::ops::{AttentionPlan, Frozen, LayerKv, Lora, Ops};
 use burn::tensor::Tensor;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The seven linear layers of a block, by their Hugging Face names.
@@ -174,16 +175,39 @@ impl Decoder {
         batch: &Arc<Packed>,
         lora: Option<&LoraSet>,
         past: Option<&KvCache>,
-        mut capture: Option<&mut KvCache>,
+        capture: Option<&mut KvCache>,
     ) -> Result<Tensor<2>, DecoderError> {
+        let hidden = self.embed(batch)?;
+        let hidden = self.run_layers(hidden, 0..self.layers.len(), batch, lora, past, capture);
+        Ok(self.finish(hidden))
+    }
+
+    /// What goes into the first layer: `[tokens, hidden]`.
+    ///
+    /// # Errors
+    /// When a token is outside the vocabulary or a row is longer than the context.
+    pub fn embed(&self, batch: &Packed) -> Result<Tensor<2>, DecoderError> {
         self.check(batch)?;
+        Ok(self.ops.embed(&self.embed, &batch.tokens))
+    }
+
+    /// The layers of `range`, from what goes into the first of them to what comes out of the last, before the final
+    /// norm. A `capture` is filled from the range's layers only.
+    pub fn run_layers(
+        &self,
+        mut hidden: Tensor<2>,
+        range: Range<usize>,
+        batch: &Arc<Packed>,
+        lora: Option<&LoraSet>,
+        past: Option<&KvCache>,
+        mut capture: Option<&mut KvCache>,
+    ) -> Tensor<2> {
         let c = &self.config;
         let plan =
             AttentionPlan::new(c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.rope_theta, batch.clone());
         let eps = c.rms_norm_eps as f32;
         let ops = &self.ops;
-        let mut hidden = ops.embed(&self.embed, &batch.tokens);
-        for (i, layer) in self.layers.iter().enumerate() {
+        for (i, layer) in self.layers.iter().enumerate().take(range.end).skip(range.start) {
             let linear = |x: Tensor<2>, which: usize| {
                 ops.linear(x, &layer.linears[which], lora.and_then(|set| set.get(&layer.paths[which])))
             };
@@ -201,7 +225,12 @@ impl Decoder {
         if let Some(cache) = capture {
             cache.len = past.map_or(0, |p| p.len) + batch.len();
         }
-        Ok(ops.rms_norm(hidden, &self.norm, eps))
+        hidden
+    }
+
+    /// The final norm: what the head and the loss take.
+    pub fn finish(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.ops.rms_norm(hidden, &self.norm, self.config.rms_norm_eps as f32)
     }
 
     /// Runs `tokens` once and keeps their keys and values, to be the prefix of later rows.

@@ -70,7 +70,7 @@ impl Parameters {
         for (name, a) in &self.all {
             let Some(path) = name.strip_suffix(".lora_A") else { continue };
             let Some(b) = self.all.get(&format!("{path}.lora_B")) else { continue };
-            set.insert(path.to_string(), Lora { a: tensor(a), b: tensor(b), scaling });
+            set.insert(path.to_string(), Lora { a: tensor(a), b: tensor(b), scaling, dropout: None });
         }
         Leaves { set }
     }

@@ -1,6 +1,7 @@
 //! The op set of the hot path: what a decoder layer is made of, each op with its gradient. [`stock`] writes them in plain
 //! burn and runs on every device; [`flex`] are our own kernels for the CPU, tested against it.
 
+pub mod dropout;
 pub mod flex;
 pub mod stock;
 
@@ -28,6 +29,8 @@ pub struct Lora {
     pub a: Tensor<2>,
     pub b: Tensor<2>,
     pub scaling: f32,
+    /// In training only, and only where the recipe asks for it.
+    pub dropout: Option<dropout::Dropout>,
 }
 
 /// Keys (rotated) and values of one layer, each `[tokens, kv_heads * head_dim]`.
@@ -91,7 +94,7 @@ pub trait Ops: Send + Sync {
     /// `x / sqrt(mean(x²) + eps) · weight`, `weight` frozen, `[width]`.
     fn rms_norm(&self, x: Tensor<2>, weight: &Arc<Vec<f32>>, eps: f32) -> Tensor<2>;
 
-    /// `x Wᵀ + scaling · (x Aᵀ) Bᵀ`; the product `B A` is never formed.
+    /// `x Wᵀ + scaling · (drop(x) Aᵀ) Bᵀ`; the product `B A` is never formed.
     fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2>;
 
     /// Rotary embedding on queries and keys, then grouped-query attention as the plan's layout says. `past` is seen by

@@ -100,6 +100,7 @@ impl Ops for FlexOps {
     fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2> {
         match lora {
             None => linear::frozen(x, weight.n_out, weight.n_in, matrix(weight)),
+            Some(lora @ Lora { dropout: Some(drop), .. }) => super::dropout::linear(self, x, weight, lora, drop),
             Some(lora) => linear::lora(x, weight.n_out, weight.n_in, matrix(weight), lora),
         }
     }
