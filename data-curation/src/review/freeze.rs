@@ -53,6 +53,11 @@ pub fn freeze(plan: &FreezePlan, emit: &dyn Emit) -> Result<Frozen, Error> {
     let rows = curate::load(&plan.curated)?;
     let paths: Vec<&PathBuf> = plan.decisions.iter().map(|d| &d.path).collect();
     let decisions = Decisions::load(&paths)?;
+    for (path, line) in decisions.torn() {
+        let text =
+            format!("line {line} of {} ends in the middle and counts for nothing: decide it again", path.display());
+        emit.emit(EventKind::Warning { text });
+    }
     let queue = of_rows(&rows, summary.labels.clone(), 0);
     let status = queue.status(&decisions);
     let missing = status.missing(&plan.min_reviewed);
