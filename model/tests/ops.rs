@@ -149,17 +149,14 @@ fn lora_dropout() {
     for t in 0..n {
         for o in 0..n_out {
             let plain: f32 = (0..n_in).map(|i| x[t * n_in + i] * w[o * n_in + i]).sum();
-            let down = |k: usize| (0..n_in).map(|i| x[t * n_in + i] * mask[t * n_in + i] * a[k * n_in + i]).sum::<f32>();
+            let down =
+                |k: usize| (0..n_in).map(|i| x[t * n_in + i] * mask[t * n_in + i] * a[k * n_in + i]).sum::<f32>();
             want[t * n_out + o] = plain + 1.7 * (0..r).map(|k| down(k) * b[o * r + k]).sum::<f32>();
         }
     }
     let ops = FlexOps::default();
-    let lora = Lora {
-        a: leaf(&ops, &a, [r, n_in]),
-        b: leaf(&ops, &b, [n_out, r]),
-        scaling: 1.7,
-        dropout: Some(drop.clone()),
-    };
+    let lora =
+        Lora { a: leaf(&ops, &a, [r, n_in]), b: leaf(&ops, &b, [n_out, r]), scaling: 1.7, dropout: Some(drop.clone()) };
     let y = ops.linear(leaf(&ops, &x, [n, n_in]), &ops.freeze(w, n_out, n_in, true), Some(&lora));
     assert_close("lora dropout", &read(&y), &want, 1e-5);
 }

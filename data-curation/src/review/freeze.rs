@@ -135,7 +135,7 @@ fn example(
     let mut messages = row.row.trace.messages.clone();
     if let Some(system) = &plan.system {
         messages.retain(|m| m.role != "system" && m.role != "developer");
-        messages.insert(0, Message { role: "system".to_string(), content: system.clone() });
+        messages.insert(0, Message::new("system", system));
     }
     let mut recorded = row.row.recorded();
     // As the label that it is, so that nobody has to read answers a second time.
@@ -146,6 +146,7 @@ fn example(
         id: example_id(&messages, &target),
         messages,
         target,
+        target_tool_calls: Vec::new(),
         label_source,
         weight,
         group: row.group.clone(),
