@@ -91,7 +91,9 @@ fn text(found: &DryRun, memory: Option<u64>, cost: Option<f64>, terminal: &Termi
     line("whole run", format!("{}: {}", time(found.total_s), parts.join(", ")));
     line("memory", memory.map_or("not known on this system".to_owned(), |n| format!("{} at the peak", bytes(n))));
     if let Some(cost) = cost {
-        line("cost", format!("{cost:.2} at the price given"));
+        // Of a short run on a cheap machine two digits would say nothing.
+        let digits = if cost < 1.0 { 4 } else { 2 };
+        line("cost", format!("{cost:.digits$} at the price given"));
     }
     line("first loss", format!("{:.3}, gradient norm {:.3}", found.loss, found.grad_norm));
     text
