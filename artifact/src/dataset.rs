@@ -35,10 +35,55 @@ impl Split {
 }
 
 /// One chat message: `role` is system, user, assistant or tool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     pub role: String,
+    /// Empty where an assistant only calls tools.
+    #[serde(default, deserialize_with = "null_as_empty")]
     pub content: String,
+    /// The tools that an assistant's turn calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+    /// Of a tool's answer: the call that it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+    /// Of a tool's answer: the tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl Message {
+    /// A message that calls no tool and answers none.
+    pub fn new(role: &str, content: &str) -> Message {
+        Message { role: role.to_owned(), content: content.to_owned(), ..Message::default() }
+    }
+}
+
+/// A call of a tool, as chat-completion APIs write it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCall {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(rename = "type", default = "function")]
+    pub kind: String,
+    pub function: ToolFunction,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolFunction {
+    pub name: String,
+    /// An object, or its JSON text.
+    #[serde(default)]
+    pub arguments: Value,
+}
+
+fn function() -> String {
+    "function".to_owned()
+}
+
+/// Chat-completion APIs write null for an assistant that only calls tools.
+fn null_as_empty<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<String, D::Error> {
+    Ok(Option::<String>::deserialize(d)?.unwrap_or_default())
 }
 
 /// Who said what the target is.
@@ -82,6 +127,9 @@ pub struct Example {
     /// The prompt: everything before the answer (system and user turns), redacted.
     pub messages: Vec<Message>,
     pub target: String,
+    /// The tools that are to be called, where the wanted answer is a call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub target_tool_calls: Vec<ToolCall>,
     pub label_source: LabelSource,
     /// 1 for a reviewed row; the recipe's weight for an unreviewed one.
     pub weight: f32,
@@ -121,6 +169,22 @@ pub struct DatasetCard {
 /// The name of a row: SHA-256 over the canonical JSON of its prompt and its target.
 pub fn example_id(messages: &[Message], target: &str) -> String {
     sha256_hex(canonical_json(&json!({"messages": messages, "target": target})).as_bytes())
+}
+
+impl Example {
+    /// The wanted answer as the assistant's turn.
+    pub fn answer(&self) -> Message {
+        Message { tool_calls: self.target_tool_calls.clone(), ..Message::new("assistant", &self.target) }
+    }
+
+    /// The id that its content asks for: [`example_id`], over the tool calls too where there are any.
+    fn content_id(&self) -> String {
+        if self.target_tool_calls.is_empty() {
+            return example_id(&self.messages, &self.target);
+        }
+        let (messages, target, calls) = (&self.messages, &self.target, &self.target_tool_calls);
+        sha256_hex(canonical_json(&json!({"messages": messages, "target": target, "tool_calls": calls})).as_bytes())
+    }
 }
 
 /// A dataset whose digests have been checked, in memory.
@@ -241,7 +305,7 @@ fn check(path: &Path, card: &DatasetCard, splits: &BTreeMap<Split, Vec<Example>>
     for (split, rows) in splits {
         for row in rows {
             let at = format!("row {} of {} ({}:{})", row.id, split.name(), row.trace.file, row.trace.line);
-            if row.id != example_id(&row.messages, &row.target) {
+            if row.id != row.content_id() {
                 return broken(format!("{at} has not the id of its content"));
             }
             if !ids.insert(&row.id) {
@@ -274,11 +338,12 @@ mod tests {
     use std::fs;
 
     fn row(text: &str, target: &str, group: &str) -> Example {
-        let messages = vec![Message { role: "user".to_owned(), content: text.to_owned() }];
+        let messages = vec![Message::new("user", text)];
         Example {
             id: example_id(&messages, target),
             messages,
             target: target.to_owned(),
+            target_tool_calls: Vec::new(),
             label_source: LabelSource::Human,
             weight: 1.0,
             group: group.to_owned(),
@@ -325,6 +390,23 @@ mod tests {
             let bytes = |d: &Path| fs::read(d.join(file)).unwrap();
             assert_eq!(bytes(dir.path()), bytes(again.path()), "{file}");
         }
+    }
+
+    #[test]
+    fn tool_calls_come_back_and_count_in_the_id_while_plain_rows_are_as_before() {
+        let line = r#"{"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function","function":{"name":"find","arguments":"{\"b\":1,\"a\":2}"}}]}"#;
+        let message: Message = serde_json::from_str(line).unwrap();
+        assert_eq!((message.content.as_str(), message.tool_calls[0].function.name.as_str()), ("", "find"));
+        assert_eq!(serde_json::from_str::<Message>(&serde_json::to_string(&message).unwrap()).unwrap(), message);
+        assert_eq!(
+            serde_json::to_string(&Message::new("user", "hi")).unwrap(),
+            r#"{"role":"user","content":"hi"}"#,
+            "ids of plain rows stay"
+        );
+        let plain = row("a", "ja", "g");
+        let calls = Example { target_tool_calls: message.tool_calls, ..plain.clone() };
+        assert_eq!(plain.content_id(), plain.id);
+        assert_ne!(calls.content_id(), plain.id);
     }
 
     #[test]

@@ -83,8 +83,11 @@ Example:
   limbeck review recipes/quickstart --status      how far it got, without opening the screen")]
     Review(Review),
     /// Fine-tune the base model on the reviewed rows (LoRA); an interrupted training goes on where it stopped
-    #[command(after_help = "Example:\n  limbeck train recipes/quickstart --device cpu")]
-    Train(RecipeArg),
+    #[command(after_help = "\
+Example:
+  limbeck train recipes/quickstart --device cpu
+  limbeck train recipes/quickstart --dry-run --price-per-hour 2.10      one step: time, memory and cost of all")]
+    Train(Train),
     /// Merge the adapter into the base and write GGUF files
     #[command(after_help = "Example:\n  limbeck quantize recipes/quickstart --set quantize.ship=Q4_0")]
     Quantize(RecipeArg),
@@ -152,6 +155,25 @@ pub struct Review {
     /// Only say how far the review got
     #[arg(long)]
     pub status: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Train {
+    #[command(flatten)]
+    pub recipe: RecipeArg,
+    /// Take one step on the longest micro-batch and say what the training would take; nothing is kept
+    #[arg(long)]
+    pub dry_run: bool,
+    /// What this machine costs an hour, for the dry run's cost
+    #[arg(long, value_name = "PRICE", requires = "dry_run", value_parser = price)]
+    pub price_per_hour: Option<f64>,
+}
+
+fn price(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(price) if price.is_finite() && price >= 0.0 => Ok(price),
+        _ => Err("expected a number of at least 0, for example 2.10".to_owned()),
+    }
 }
 
 #[derive(Args, Debug)]
@@ -285,7 +307,7 @@ mod tests {
     fn help_reads_well() {
         let mut command = Cli::command().term_width(110);
         insta::assert_snapshot!("help", command.render_help().to_string());
-        for verb in ["run", "score", "carve", "review"] {
+        for verb in ["run", "score", "carve", "review", "train"] {
             let verb = command.find_subcommand_mut(verb).unwrap();
             insta::assert_snapshot!(format!("help-{}", verb.get_name()), verb.render_help().to_string());
         }

@@ -44,7 +44,7 @@ fn dispatch(settings: &Settings, verb: Verb) -> Result<Exit> {
         Verb::Import(args) => verbs::run::run(settings, &args.recipe, Stage::Import),
         Verb::Curate(args) => verbs::run::run(settings, &args.recipe, Stage::Curate),
         Verb::Review(args) => verbs::review::review(settings, &args),
-        Verb::Train(args) => verbs::run::run(settings, &args.recipe, Stage::Train),
+        Verb::Train(args) => verbs::train::train(settings, &args),
         Verb::Quantize(args) => verbs::run::run(settings, &args.recipe, Stage::Quantize),
         Verb::Eval(args) => verbs::run::run(settings, &args.recipe, Stage::Eval),
         Verb::Package(args) => verbs::run::run(settings, &args.recipe, Stage::Package),

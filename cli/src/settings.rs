@@ -5,6 +5,7 @@ use crate::exit::{Failure, Result};
 use limbeck_recipes::Resolved;
 use std::path::{Path, PathBuf};
 
+#[derive(Clone)]
 pub struct Settings {
     pub json: bool,
     pub offline: bool,

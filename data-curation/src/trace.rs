@@ -2,7 +2,7 @@
 //! reason repeats its content: what is rejected was never redacted.
 
 use crate::redact::{Kind, Redactor};
-use limbeck_artifact::dataset::Message;
+use limbeck_artifact::dataset::{Message, ToolCall};
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -125,8 +125,15 @@ pub fn visible_message(messages: &[Message]) -> String {
     let turns: Vec<&Message> = messages.iter().filter(|m| m.role != "system" && m.role != "developer").collect();
     match turns.as_slice() {
         [one] => one.content.clone(),
-        many => many.iter().map(|m| format!("{}: {}", m.role, m.content)).collect::<Vec<_>>().join("\n"),
+        many => many.iter().map(|m| format!("{}: {}", m.role, said(m))).collect::<Vec<_>>().join("\n"),
     }
+}
+
+/// A message's text, and the calls that it makes.
+fn said(message: &Message) -> String {
+    let calls = message.tool_calls.iter().map(|c| format!("{}({})", c.function.name, c.function.arguments));
+    let text = Some(message.content.clone()).filter(|text| !text.is_empty() || message.tool_calls.is_empty());
+    text.into_iter().chain(calls).collect::<Vec<_>>().join("\n")
 }
 
 impl Trace {
@@ -136,6 +143,9 @@ impl Trace {
         let mut document = redactor.document();
         for message in &mut self.messages {
             message.content = document.redact(&message.content);
+            for call in &mut message.tool_calls {
+                redact_arguments(&mut call.function.arguments, &mut |text| document.redact(text));
+            }
         }
         self.answer = document.redact(&self.answer);
         self.feedback = self.feedback.take().map(|f| document.redact(&f));
@@ -235,12 +245,38 @@ fn messages(request: &Value) -> Result<Vec<Message>, Reject> {
                 Some(role @ ("system" | "developer" | "user" | "assistant" | "tool")) => role.to_string(),
                 _ => return reject(RejectReason::WrongType, format!("messages[{i}].role is no known role")),
             };
-            match content(m.get("content")) {
-                Some(content) => Ok(Message { role, content }),
-                None => reject(RejectReason::WrongType, format!("messages[{i}].content is no text")),
-            }
+            let tool_calls = tool_calls(m, i)?;
+            let content = match content(m.get("content")) {
+                Some(content) => content,
+                // An assistant that only calls tools says nothing.
+                None if !tool_calls.is_empty() && m.get("content").is_none_or(Value::is_null) => String::new(),
+                None => return reject(RejectReason::WrongType, format!("messages[{i}].content is no text")),
+            };
+            let (tool_call_id, name) = match role.as_str() {
+                "tool" => (string(m, "tool_call_id")?, string(m, "name")?),
+                _ => (None, None),
+            };
+            Ok(Message { role, content, tool_calls, tool_call_id, name })
         })
         .collect()
+}
+
+fn tool_calls(message: &Value, i: usize) -> Result<Vec<ToolCall>, Reject> {
+    match message.get("tool_calls") {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(found) => serde_json::from_value(found.clone())
+            .or_else(|_| reject(RejectReason::WrongType, format!("messages[{i}].tool_calls is no list of calls"))),
+    }
+}
+
+/// Every text of an argument, however deep, goes through `redact`; names of fields stay.
+fn redact_arguments(value: &mut Value, redact: &mut impl FnMut(&str) -> String) {
+    match value {
+        Value::String(text) => *text = redact(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| redact_arguments(item, redact)),
+        Value::Object(fields) => fields.values_mut().for_each(|field| redact_arguments(field, redact)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// A string, or a list of text parts. Images and sounds are no text.
@@ -322,6 +358,26 @@ mod tests {
             parse(format!(r#"{{"messages":[{USER},{{"role":"assistant","content":"a"}}]}}"#).as_bytes()).unwrap();
         assert_eq!((trace.messages.len(), trace.answer.as_str()), (1, "a"));
         assert!(trace.id.starts_with("sha256:"));
+    }
+
+    #[test]
+    fn tool_calls_are_read_shown_and_redacted() {
+        let call =
+            r#"{"id":"c1","type":"function","function":{"name":"find","arguments":"{\"mail\":\"anna@example.com\"}"}}"#;
+        let object = r#"{"function":{"name":"tell","arguments":{"to":["anna@example.com"],"n":1}}}"#;
+        let line = format!(
+            r#"{{"messages":[{USER},{{"role":"assistant","content":null,"tool_calls":[{call},{object}]}},
+            {{"role":"tool","tool_call_id":"c1","name":"find","content":"found"}},{{"role":"assistant","content":"a"}}]}}"#
+        );
+        let mut trace = parse(line.as_bytes()).unwrap();
+        assert_eq!(trace.messages.len(), 3);
+        assert_eq!(trace.messages[2].tool_call_id.as_deref(), Some("c1"));
+        trace.redact(&Redactor::new().unwrap());
+        let shown = visible_message(&trace.messages);
+        assert!(shown.contains("tell({\"to\":[\"<EMAIL_1>\"],\"n\":1})") && shown.contains("tool: found"), "{shown}");
+        assert!(!serde_json::to_string(&trace.messages).unwrap().contains("anna"));
+        let bad = line.replace(&format!("[{call},{object}]"), "[1]");
+        assert_eq!(reason(&bad), RejectReason::WrongType);
     }
 
     #[test]

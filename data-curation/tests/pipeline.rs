@@ -337,9 +337,21 @@ fn a_reviewer_can_undo_skip_reject_and_correct() {
     assert_eq!(status(&decisions), (0, true));
     decide(&mut decisions, Verdict::Correct, Some(other), "0000");
     assert_eq!(q.status(&decisions).void["it was made about another text"], 1);
-    // All of it is on disk, and a torn last line takes nothing else away.
-    fs::write(&path, fs::read_to_string(&path).unwrap() + "{\"id\":\"torn").unwrap();
-    assert_eq!(Decisions::load(&[&path]).unwrap(), decisions);
+    // All of it is on disk, and a torn line takes nothing else away, whether it is the last or was appended to.
+    let whole = fs::read(&path).unwrap();
+    let cut_in_a_character = &"{\"id\":\"tornÄ".as_bytes()[..12];
+    for torn in [&b"{\"id\":\"torn"[..], cut_in_a_character] {
+        fs::write(&path, [&whole, torn].concat()).unwrap();
+        let loaded = Decisions::load(&[&path]).unwrap();
+        assert_eq!((loaded.list(), loaded.torn().len()), (decisions.list(), 1));
+        let mut after = loaded;
+        let next = Decision::new("2026-03-20T11:00:00Z", "me", &first.id, Verdict::Skip, None, shown, None);
+        after.append(&path, next.clone()).unwrap();
+        let loaded = Decisions::load(&[&path]).unwrap();
+        assert_eq!(loaded.list().last(), Some(&next));
+        assert_eq!(loaded.list().len(), decisions.list().len() + 1);
+        assert_eq!(loaded.torn(), [(path.clone(), decisions.list().len() + 1)]);
+    }
     fs::write(&path, "{}\n").unwrap();
     let e = Decisions::load(&[&path]).unwrap_err();
     assert!(e.to_string().contains("line 1"), "{e}");

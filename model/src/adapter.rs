@@ -47,6 +47,9 @@ pub struct AdapterConfig {
     pub use_rslora: bool,
     #[serde(default)]
     pub use_dora: bool,
+    /// The layers that have an adapter; none where all have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers_to_transform: Option<Vec<usize>>,
 }
 
 /// PEFT writes true, or the name of a way to begin; those that change the base are refused by [`Adapter::load`].
@@ -133,6 +136,7 @@ impl AdapterConfig {
             task_type: Some("CAUSAL_LM".into()),
             use_rslora,
             use_dora: false,
+            layers_to_transform: None,
         }
     }
 
@@ -194,7 +198,8 @@ impl Adapter {
         self.pairs
             .iter()
             .map(|(path, p)| {
-                let lora = Lora { a: tensor(&p.a, [p.r, p.n_in]), b: tensor(&p.b, [p.n_out, p.r]), scaling };
+                let (a, b) = (tensor(&p.a, [p.r, p.n_in]), tensor(&p.b, [p.n_out, p.r]));
+                let lora = Lora { a, b, scaling, dropout: None };
                 (path.clone(), lora)
             })
             .collect()

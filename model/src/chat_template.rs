@@ -2,11 +2,13 @@
 //! depth and output, see the messages and nothing else, and are rendered with the settings that transformers uses.
 
 use crate::error::{ModelError, Result};
-use limbeck_artifact::dataset::Message;
+use limbeck_artifact::dataset::{Message, ToolCall};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::ValueKind;
+use minijinja::value::{Enumerator, Object, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value, context};
+use serde_json::Value as Json;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 const MAX_OUTPUT_BYTES: usize = 16 << 20;
@@ -61,8 +63,7 @@ impl ChatTemplate {
         if messages.len() > MAX_MESSAGES {
             return Err(ModelError::ChatTemplate { why: format!("{} messages are too many", messages.len()) });
         }
-        let messages: Vec<Value> =
-            messages.iter().map(|m| context! { role => m.role.as_str(), content => m.content.as_str() }).collect();
+        let messages: Vec<Value> = messages.iter().map(message).collect();
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(FUEL + FUEL_A_MESSAGE * messages.len() as u64));
         let template = environment.get_template(NAME).map_err(wrong)?;
@@ -77,6 +78,66 @@ impl ChatTemplate {
         };
         template.render_captured_to(given, &mut out).map_err(wrong)?;
         String::from_utf8(out.0).map_err(|_| ModelError::ChatTemplate { why: "it gave no UTF-8".into() })
+    }
+}
+
+/// A message as transformers hands it to a template: what a message does not have is no key of it.
+fn message(m: &Message) -> Value {
+    let mut fields = vec![("role", Value::from(m.role.as_str())), ("content", Value::from(m.content.as_str()))];
+    if !m.tool_calls.is_empty() {
+        fields.push(("tool_calls", m.tool_calls.iter().map(tool_call).collect()));
+    }
+    for (key, value) in [("tool_call_id", &m.tool_call_id), ("name", &m.name)] {
+        fields.extend(value.as_deref().map(|text| (key, Value::from(text))));
+    }
+    Value::from_object(Ordered(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()))
+}
+
+/// Templates write the arguments with `tojson`, so the JSON text that APIs give becomes the object that it is.
+fn tool_call(call: &ToolCall) -> Value {
+    let arguments = match call.function.arguments.as_str().map(serde_json::from_str::<Json>) {
+        Some(Ok(parsed @ Json::Object(_))) => ordered(&parsed),
+        _ => ordered(&call.function.arguments),
+    };
+    let function =
+        vec![("name".to_owned(), Value::from(call.function.name.as_str())), ("arguments".to_owned(), arguments)];
+    let mut fields = Vec::new();
+    fields.extend(call.id.as_deref().map(|id| ("id".to_owned(), Value::from(id))));
+    fields.push(("type".to_owned(), Value::from(call.kind.as_str())));
+    fields.push(("function".to_owned(), Value::from_object(Ordered(function))));
+    Value::from_object(Ordered(fields))
+}
+
+/// JSON as a template's value, its keys in their order.
+fn ordered(json: &Json) -> Value {
+    match json {
+        Json::Array(items) => items.iter().map(ordered).collect(),
+        Json::Object(fields) => {
+            Value::from_object(Ordered(fields.iter().map(|(key, value)| (key.clone(), ordered(value))).collect()))
+        }
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Bool(yes) => Value::from(*yes),
+        Json::Null => Value::from(()),
+        Json::Number(n) => match (n.as_i64(), n.as_u64()) {
+            (Some(n), _) => Value::from(n),
+            (_, Some(n)) => Value::from(n),
+            _ => Value::from(n.as_f64().unwrap_or(f64::NAN)),
+        },
+    }
+}
+
+/// A map that keeps the order of its keys, as Python's does.
+#[derive(Debug)]
+struct Ordered(Vec<(String, Value)>);
+
+impl Object for Ordered {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let key = key.as_str()?;
+        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.iter().map(|(name, _)| Value::from(name.as_str())).collect())
     }
 }
 

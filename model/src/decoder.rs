@@ -179,14 +179,17 @@ impl Decoder {
         self.config.tensor_shapes().iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
     }
 
-    fn check(&self, batch: &Packed, lora: Option<&LoraSet>) -> Result<(), DecoderError> {
-        if let Some(set) = lora {
-            let own: BTreeSet<&str> =
-                self.layers.iter().flat_map(|layer| &layer.projections).map(|p| p.path.as_str()).collect();
-            if let Some(module) = set.keys().find(|module| !own.contains(module.as_str())) {
-                return Err(DecoderError::Adapter { module: module.clone() });
-            }
+    fn check_adapter(&self, lora: Option<&LoraSet>) -> Result<(), DecoderError> {
+        let Some(set) = lora else { return Ok(()) };
+        let own: BTreeSet<&str> =
+            self.layers.iter().flat_map(|layer| &layer.projections).map(|p| p.path.as_str()).collect();
+        match set.keys().find(|module| !own.contains(module.as_str())) {
+            Some(module) => Err(DecoderError::Adapter { module: module.clone() }),
+            None => Ok(()),
         }
+    }
+
+    fn check(&self, batch: &Packed) -> Result<(), DecoderError> {
         let vocab = self.config.vocab_size;
         if let Some(&token) = batch.tokens.iter().find(|&&t| t as usize >= vocab) {
             return Err(DecoderError::Token { token, vocab });
@@ -231,9 +234,38 @@ impl Decoder {
         batch: &Arc<Packed>,
         lora: Option<&LoraSet>,
         past: Option<&KvCache>,
-        mut capture: Option<&mut KvCache>,
+        capture: Option<&mut KvCache>,
     ) -> Result<Tensor<2>, DecoderError> {
-        self.check(batch, lora)?;
+        self.check_adapter(lora)?;
+        let hidden = self.embed(batch)?;
+        let hidden = self.run_layers(hidden, 0..self.layers.len(), batch, lora, past, capture);
+        Ok(self.finish(hidden))
+    }
+
+    /// What goes into the first layer: `[tokens, hidden]`.
+    ///
+    /// # Errors
+    /// When a token is outside the vocabulary or a row is longer than the context.
+    pub fn embed(&self, batch: &Packed) -> Result<Tensor<2>, DecoderError> {
+        self.check(batch)?;
+        let hidden = self.ops.embed(&self.embed, &batch.tokens);
+        Ok(match self.config.embedding_scale {
+            Some(scale) => hidden * scale,
+            None => hidden,
+        })
+    }
+
+    /// The layers of `range`, from what goes into the first of them to what comes out of the last, before the final
+    /// norm. A `capture` is filled from the range's layers only.
+    pub fn run_layers(
+        &self,
+        mut hidden: Tensor<2>,
+        range: Range<usize>,
+        batch: &Arc<Packed>,
+        lora: Option<&LoraSet>,
+        past: Option<&KvCache>,
+        mut capture: Option<&mut KvCache>,
+    ) -> Tensor<2> {
         let c = &self.config;
         let eps = c.rms_norm_eps as f32;
         let ops = &self.ops;
@@ -241,11 +273,8 @@ impl Decoder {
             None => x,
             Some(norm) => ops.rms_norm(x, norm, eps),
         };
-        let mut hidden = ops.embed(&self.embed, &batch.tokens);
-        if let Some(scale) = c.embedding_scale {
-            hidden = hidden * scale;
-        }
-        for (i, (layer, plan)) in self.layers.iter().zip(self.plans(batch)).enumerate() {
+        let layers = self.layers.iter().zip(self.plans(batch)).enumerate();
+        for (i, (layer, plan)) in layers.take(range.end).skip(range.start) {
             if past.is_none()
                 && capture.is_none()
                 && let Some(block) = layer.block(c, lora, self.checkpoint)
@@ -284,7 +313,12 @@ impl Decoder {
         if let Some(cache) = capture {
             cache.len = past.map_or(0, |p| p.len) + batch.len();
         }
-        Ok(ops.rms_norm(hidden, &self.norm, eps))
+        hidden
+    }
+
+    /// The final norm: what the head and the loss take.
+    pub fn finish(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.ops.rms_norm(hidden, &self.norm, self.config.rms_norm_eps as f32)
     }
 
     /// Runs `tokens` once and keeps their keys and values, to be the prefix of later rows.

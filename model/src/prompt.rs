@@ -3,6 +3,7 @@
 
 use crate::tokenizer::ChatTokenizer;
 use limbeck_artifact::dataset::Message;
+use serde::{Deserialize, Serialize};
 
 #[derive(Debug, thiserror::Error)]
 pub enum PromptError {
@@ -29,35 +30,59 @@ pub enum PromptError {
     TooLong { len: usize, max: usize },
 }
 
-/// A row as the trainer sees it: `prompt` carries no loss, every token of `completion` does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Which of the assistant's turns carry loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainOn {
+    /// The wanted answer only.
+    Last,
+    /// Earlier turns of the assistant too.
+    AllAssistant,
+}
+
+/// A row as the trainer sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EncodedExample {
-    pub prompt: Vec<u32>,
-    /// The answer and the end-of-turn token.
-    pub completion: Vec<u32>,
+    /// The prompt, the answer and the end-of-turn token.
+    pub ids: Vec<u32>,
+    /// Of each id, whether it carries loss (is predicted by the position before it).
+    pub mask: Vec<bool>,
 }
 
 impl EncodedExample {
+    /// A prompt without loss and an answer that carries it.
+    pub fn of(prompt: Vec<u32>, completion: &[u32]) -> EncodedExample {
+        let mut encoded = EncodedExample { mask: vec![false; prompt.len()], ids: prompt };
+        encoded.push(completion, true);
+        encoded
+    }
+
+    fn push(&mut self, ids: &[u32], loss: bool) {
+        self.ids.extend_from_slice(ids);
+        self.mask.resize(self.ids.len(), loss);
+    }
+
     pub fn len(&self) -> usize {
-        self.prompt.len() + self.completion.len()
+        self.ids.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.ids.is_empty()
     }
 
-    /// Ids and, for each, whether it carries loss (is predicted by the position before it).
-    pub fn ids_and_mask(&self) -> (Vec<u32>, Vec<bool>) {
-        let ids = self.prompt.iter().chain(&self.completion).copied().collect();
-        let mask = (0..self.len()).map(|i| i >= self.prompt.len()).collect();
-        (ids, mask)
+    /// What stands before the first id that carries loss.
+    pub fn prompt(&self) -> &[u32] {
+        &self.ids[..self.mask.iter().position(|loss| *loss).unwrap_or(self.ids.len())]
+    }
+
+    pub fn loss_tokens(&self) -> usize {
+        self.mask.iter().filter(|loss| **loss).count()
     }
 }
 
 /// The conversation up to the point where the model answers.
 pub fn encode_prompt(tokenizer: &ChatTokenizer, messages: &[Message]) -> Result<Vec<u32>, PromptError> {
-    let text = tokenizer.render(messages, true).map_err(|e| PromptError::Render(e.to_string()))?;
-    tokenizer.encode(&text).map_err(|e| PromptError::Tokenize(e.to_string()))
+    encode(tokenizer, &render(tokenizer, messages, true)?)
 }
 
 /// The answer's tokens and the token that ends the turn.
@@ -65,7 +90,7 @@ pub fn encode_completion(tokenizer: &ChatTokenizer, answer: &str) -> Result<Vec<
     if answer.is_empty() {
         return Err(PromptError::EmptyAnswer);
     }
-    let mut tokens = tokenizer.encode(answer).map_err(|e| PromptError::Tokenize(e.to_string()))?;
+    let mut tokens = encode(tokenizer, answer)?;
     if let Some(&special) = tokens.iter().find(|&&t| tokenizer.is_special(t)) {
         let name = tokenizer.token(special).unwrap_or_default().to_string();
         return Err(PromptError::SpecialInAnswer(answer.to_string(), name));
@@ -74,28 +99,99 @@ pub fn encode_completion(tokenizer: &ChatTokenizer, answer: &str) -> Result<Vec<
     Ok(tokens)
 }
 
-/// A training row. The template's own rendering of the answer must begin with the prompt and go on with the answer.
+/// A training row: `messages`, then `answer` as the assistant's turn. The template's own rendering must begin with the
+/// prompt and go on with the answer.
+///
+/// # Errors
+/// When the template refuses, the answer is empty or too long, or a turn can't be told from the template's own text.
 pub fn encode_example(
     tokenizer: &ChatTokenizer,
     messages: &[Message],
-    answer: &str,
+    answer: &Message,
+    train_on: TrainOn,
     max_seq_length: usize,
 ) -> Result<EncodedExample, PromptError> {
-    let render = |m: &[Message], open| tokenizer.render(m, open).map_err(|e| PromptError::Render(e.to_string()));
-    let opened = render(messages, true)?;
+    let opened = render(tokenizer, messages, true)?;
     let mut answered = messages.to_vec();
-    answered.push(Message { role: "assistant".into(), content: answer.into() });
-    let full = render(&answered, false)?;
-    match full.strip_prefix(&opened) {
-        Some(rest) if rest.starts_with(answer) => {}
-        _ => return Err(PromptError::NotAPrefix(full)),
-    }
-    let prompt = tokenizer.encode(&opened).map_err(|e| PromptError::Tokenize(e.to_string()))?;
-    let example = EncodedExample { prompt, completion: encode_completion(tokenizer, answer)? };
+    answered.push(answer.clone());
+    let full = render(tokenizer, &answered, false)?;
+    let Some(rest) = full.strip_prefix(&opened) else { return Err(PromptError::NotAPrefix(full)) };
+    let completion = match answer.tool_calls.is_empty() {
+        // As the label trie spells it, so that training and scoring meet the same ids.
+        true if rest.starts_with(&answer.content) => encode_completion(tokenizer, &answer.content)?,
+        true => return Err(PromptError::NotAPrefix(full)),
+        false => encode(tokenizer, turn(tokenizer, rest)?)?,
+    };
+    let mut example = match train_on {
+        TrainOn::Last => EncodedExample::of(encode(tokenizer, &opened)?, &[]),
+        TrainOn::AllAssistant => with_earlier_turns(tokenizer, messages, &opened)?,
+    };
+    example.push(&completion, true);
     match example.len() > max_seq_length {
         true => Err(PromptError::TooLong { len: example.len(), max: max_seq_length }),
         false => Ok(example),
     }
+}
+
+fn render(tokenizer: &ChatTokenizer, messages: &[Message], open: bool) -> Result<String, PromptError> {
+    tokenizer.render(messages, open).map_err(|e| PromptError::Render(e.to_string()))
+}
+
+fn encode(tokenizer: &ChatTokenizer, text: &str) -> Result<Vec<u32>, PromptError> {
+    tokenizer.encode(text).map_err(|e| PromptError::Tokenize(e.to_string()))
+}
+
+/// The part of `text` that is an assistant's turn: up to its end-of-turn token, and with it.
+fn turn<'t>(tokenizer: &ChatTokenizer, text: &'t str) -> Result<&'t str, PromptError> {
+    let end = tokenizer.end_of_turn_id().and_then(|id| tokenizer.token(id)).ok_or(PromptError::NoEndOfTurn)?;
+    let (said, after) = text.split_once(end).ok_or(PromptError::NoEndOfTurn)?;
+    if said.is_empty() {
+        return Err(PromptError::EmptyAnswer);
+    }
+    // More than the template's own line break after it: the message itself spelled the token.
+    match after.trim().is_empty() {
+        true => Ok(&text[..said.len() + end.len()]),
+        false => Err(PromptError::SpecialInAnswer(said.to_string(), end.to_string())),
+    }
+}
+
+/// The prompt with loss on the assistant's turns in it. The tokens are the prompt's own where each turn begins and ends at
+/// a token's border; where a merge crosses one, the pieces are tokenized apart and joined.
+fn with_earlier_turns(
+    tokenizer: &ChatTokenizer,
+    messages: &[Message],
+    opened: &str,
+) -> Result<EncodedExample, PromptError> {
+    // Byte positions in `opened` where a turn begins and ends, in turns.
+    let mut borders = Vec::new();
+    for (i, _) in messages.iter().enumerate().filter(|(_, m)| m.role == "assistant") {
+        let before = render(tokenizer, &messages[..i], true)?;
+        let after = render(tokenizer, &messages[..=i], false)?;
+        let Some(said) = after.strip_prefix(&before) else { return Err(PromptError::NotAPrefix(after)) };
+        let end = before.len() + turn(tokenizer, said)?.len();
+        if !opened.starts_with(&after[..end]) {
+            return Err(PromptError::NotAPrefix(opened.to_string()));
+        }
+        borders.extend([before.len(), end]);
+    }
+    let whole = encode(tokenizer, opened)?;
+    let mut counts = Vec::with_capacity(borders.len());
+    for &border in &borders {
+        let beginning = encode(tokenizer, &opened[..border])?;
+        counts.extend(whole.starts_with(&beginning).then_some(beginning.len()));
+    }
+    if counts.len() == borders.len() {
+        let mut mask = vec![false; whole.len()];
+        counts.chunks_exact(2).for_each(|turn| mask[turn[0]..turn[1]].fill(true));
+        return Ok(EncodedExample { ids: whole, mask });
+    }
+    let mut example = EncodedExample::default();
+    let mut from = 0;
+    for (i, &border) in borders.iter().chain([&opened.len()]).enumerate() {
+        example.push(&encode(tokenizer, &opened[from..border])?, i % 2 == 1);
+        from = border;
+    }
+    Ok(example)
 }
 
 /// Length of the longest prefix that all prompts share, leaving at least one token of each to itself.

@@ -6,7 +6,7 @@ use limbeck_artifact::dataset::Message;
 use limbeck_model::chat_template::ChatTemplate;
 
 fn say(role: &str, content: &str) -> Message {
-    Message { role: role.into(), content: content.into() }
+    Message::new(role, content)
 }
 
 fn render(template: &str) -> Result<String, String> {

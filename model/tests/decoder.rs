@@ -85,6 +85,20 @@ fn a_cached_prefix_gives_the_same_answers() {
 }
 
 #[test]
+fn layers_can_be_run_in_parts() {
+    let d = decoder(ops(DeviceName::Cpu).unwrap(), None);
+    let mut batch = Packed::new();
+    batch.push_chain(&[7, 8, 9], 0);
+    let batch = Arc::new(batch);
+    let read = |t: burn::tensor::Tensor<2>| t.into_data().try_into_vec::<f32>().unwrap();
+    let whole = read(d.forward(&batch, None, None, None).unwrap());
+    let below = d.run_layers(d.embed(&batch).unwrap(), 0..1, &batch, None, None, None);
+    let above = d.run_layers(below.clone(), 1..2, &batch, None, None, None);
+    assert_ne!(read(below), read(above.clone()));
+    assert_eq!(read(d.finish(above)), whole);
+}
+
+#[test]
 fn a_label_tree_equals_its_branches() {
     let d = decoder(ops(DeviceName::Cpu).unwrap(), None);
     let prompt = [7u32, 8, 9];

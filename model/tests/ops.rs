@@ -4,6 +4,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 use limbeck_model::layout::{Packed, ROOT};
+use limbeck_model::ops::dropout::{Dropout, module_key};
 use limbeck_model::ops::flex::FlexOps;
 use limbeck_model::ops::stock::StockOps;
 use limbeck_model::ops::{AttentionPlan, LayerKv, Lora, Ops, Target};
@@ -131,16 +132,49 @@ fn linear_with_and_without_lora() {
             (values(n_out * r, 3, 0.5), [n_out, r]),
         ];
         check("lora linear", inputs.clone(), &|ops, x| {
-            let lora = Lora { a: x[1].clone(), b: x[2].clone(), scaling: 1.7 };
+            let lora = Lora { a: x[1].clone(), b: x[2].clone(), scaling: 1.7, dropout: None };
             ops.linear(x[0].clone(), &ops.freeze(w.clone(), n_out, n_in, true), Some(&lora))
         });
         let bias = Arc::new(values(n_out, 6, 1.0));
         check("lora linear with bias", inputs, &|ops, x| {
-            let lora = Lora { a: x[1].clone(), b: x[2].clone(), scaling: 1.7 };
+            let lora = Lora { a: x[1].clone(), b: x[2].clone(), scaling: 1.7, dropout: None };
             let weight = ops.freeze(w.clone(), n_out, n_in, true).with_bias(Some(bias.clone()));
             ops.linear(x[0].clone(), &weight, Some(&lora))
         });
     }
+}
+
+/// Only the adapter's input is dropped, and what is kept is scaled up: against the sum written out.
+#[test]
+fn lora_dropout() {
+    let (n, n_in, n_out, r) = (5, 12, 7, 3);
+    let w = values(n_in * n_out, 5, 0.5);
+    let drop = Dropout { p: 0.4, keys: Arc::new((1..=n as u64).collect()), module: module_key("q_proj") };
+    let inputs = vec![
+        (values(n * n_in, 1, 1.0), [n, n_in]),
+        (values(r * n_in, 2, 0.5), [r, n_in]),
+        (values(n_out * r, 3, 0.5), [n_out, r]),
+    ];
+    check("lora with dropout", inputs.clone(), &|ops, x| {
+        let lora = Lora { a: x[1].clone(), b: x[2].clone(), scaling: 1.7, dropout: Some(drop.clone()) };
+        ops.linear(x[0].clone(), &ops.freeze(w.clone(), n_out, n_in, true), Some(&lora))
+    });
+    let [x, a, b] = [0, 1, 2].map(|i| inputs[i].0.clone());
+    let mask = drop.mask(n_in);
+    let mut want = vec![0f32; n * n_out];
+    for t in 0..n {
+        for o in 0..n_out {
+            let plain: f32 = (0..n_in).map(|i| x[t * n_in + i] * w[o * n_in + i]).sum();
+            let down =
+                |k: usize| (0..n_in).map(|i| x[t * n_in + i] * mask[t * n_in + i] * a[k * n_in + i]).sum::<f32>();
+            want[t * n_out + o] = plain + 1.7 * (0..r).map(|k| down(k) * b[o * r + k]).sum::<f32>();
+        }
+    }
+    let ops = FlexOps::default();
+    let lora =
+        Lora { a: leaf(&ops, &a, [r, n_in]), b: leaf(&ops, &b, [n_out, r]), scaling: 1.7, dropout: Some(drop.clone()) };
+    let y = ops.linear(leaf(&ops, &x, [n, n_in]), &ops.freeze(w, n_out, n_in, true), Some(&lora));
+    assert_close("lora dropout", &read(&y), &want, 1e-5);
 }
 
 fn attention_case(name: &str, batch: Packed, heads: usize, kv_heads: usize, d: usize, past: usize) {

@@ -159,7 +159,7 @@ fn duplicate_tokens_are_refused() {
 
 #[test]
 fn messages_reach_the_prompt_unescaped() {
-    let message = Message { role: "user".into(), content: "<b> & \"q\" {{ 1 }}".into() };
+    let message = Message::new("user", "<b> & \"q\" {{ 1 }}");
     let text = tokenizer().render(&[message], true).unwrap();
     assert_eq!(text, "<|im_start|>user\n<b> & \"q\" {{ 1 }}<|im_end|>\n<|im_start|>assistant\n");
 }

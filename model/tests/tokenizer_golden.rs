@@ -59,7 +59,7 @@ fn smollm2_knows_its_special_tokens_and_its_template() {
     let Some(path) = smollm2() else { return };
     let tokenizer = ChatTokenizer::open(&path).unwrap();
     assert_eq!((tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.end_of_turn_id()), (Some(1), Some(2), Some(2)));
-    let user = Message { role: "user".into(), content: "Hi".into() };
+    let user = Message::new("user", "Hi");
     let expected = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging \
                     Face<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
     assert_eq!(tokenizer.render(&[user], true).unwrap(), expected);

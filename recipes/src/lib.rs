@@ -14,8 +14,8 @@ mod template;
 pub use error::{RecipeError, RecipeErrors};
 pub use plan::settings;
 pub use recipe::{
-    BaseModel, Data, Distill, Eval, Gate, GateRule, LrScheduler, Metric, MinReviewed, Model, Promote, Quantize, Recipe,
-    Review, Sign, SplitRatios, Task, Train,
+    BaseModel, CacheDtype, Data, DecayType, Distill, Eval, Gate, GateRule, LossNormalization, LrScheduler, Metric,
+    MinReviewed, Model, Promote, Quantize, Recipe, Review, Sign, SplitRatios, Task, Train, TrainOn, ValidMetric,
 };
 pub use resolve::{Entry, Origin, Resolved, load, load_text, locate};
 pub use source::{Place, Source};

@@ -91,11 +91,12 @@ pub struct MinReviewed {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum LrScheduler {
     Linear,
     Cosine,
     Constant,
+    WarmupStableDecay,
 }
 
 impl LrScheduler {
@@ -104,8 +105,47 @@ impl LrScheduler {
             LrScheduler::Linear => "linear",
             LrScheduler::Cosine => "cosine",
             LrScheduler::Constant => "constant",
+            LrScheduler::WarmupStableDecay => "warmup_stable_decay",
         }
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum DecayType {
+    #[serde(rename = "cosine")]
+    Cosine,
+    #[serde(rename = "linear")]
+    Linear,
+    #[serde(rename = "1-sqrt")]
+    OneMinusSqrt,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheDtype {
+    F32,
+    Bf16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainOn {
+    Last,
+    AllAssistant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossNormalization {
+    Token,
+    Example,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ValidMetric {
+    Loss,
+    Accuracy,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -114,10 +154,18 @@ pub struct Train {
     pub r: usize,
     pub lora_alpha: f64,
     pub use_rslora: bool,
+    pub lora_dropout: f64,
+    pub loraplus_lr_ratio: f64,
     pub target_modules: Vec<String>,
+    pub turbo_layers: usize,
+    pub turbo_cache_dtype: CacheDtype,
+    pub train_on: TrainOn,
+    pub loss_normalization: LossNormalization,
     pub learning_rate: f64,
     pub lr_scheduler: LrScheduler,
     pub warmup_ratio: f64,
+    pub decay_ratio: f64,
+    pub decay_type: DecayType,
     pub num_epochs: usize,
     pub batch_size: usize,
     pub gradient_accumulation_steps: usize,
@@ -127,6 +175,11 @@ pub struct Train {
     pub adam_beta2: f64,
     pub adam_epsilon: f64,
     pub save_steps: usize,
+    pub save_total_limit: usize,
+    pub eval_steps: usize,
+    pub early_stopping_patience: usize,
+    pub metric_for_best_model: ValidMetric,
+    pub load_best_model_at_end: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]

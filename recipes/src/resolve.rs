@@ -193,6 +193,15 @@ fn across(reader: &mut Reader, source: &Source) {
         let hint = "add `revision = \"…\"` with the commit of the model's repository";
         errors.push(RecipeError::new(message, Some(place(&["model.base"]))).hint(hint));
     }
+    for (key, message, hint) in valid_split(&get) {
+        errors.push(RecipeError::new(message, Some(place(&[key]))).hint(hint));
+    }
+    let schedule = ["train.decay_ratio", "train.warmup_ratio"];
+    let shares: f64 = schedule.iter().filter_map(|k| get(k)?.as_float()).sum();
+    if shares > 1.0 && get("train.lr_scheduler").is_some_and(|s| s.as_str() == Some("warmup_stable_decay")) {
+        let message = format!("warm-up and decay together take {shares:.2} of the steps");
+        errors.push(RecipeError::new(message, Some(place(&schedule))).hint("keep their sum at 1 or less"));
+    }
     for (i, gate) in reader.gates.iter().enumerate() {
         let Some(name) = gate.text("name") else { continue };
         if reader.gates[..i].iter().any(|g| g.text("name") == Some(name)) {
@@ -203,6 +212,26 @@ fn across(reader: &mut Reader, source: &Source) {
         }
     }
     reader.errors.extend(errors);
+}
+
+/// What goes by the valid split needs looks at it, and rows in it: the key at fault, what is wrong, the cure.
+fn valid_split(get: &dyn Fn(&str) -> Option<Value>) -> Vec<(&'static str, String, &'static str)> {
+    let patience = get("train.early_stopping_patience").and_then(|v| v.as_integer()).unwrap_or(0) > 0;
+    let best = get("train.load_best_model_at_end").and_then(|v| v.as_bool()).unwrap_or(false);
+    let no_looks = get("train.eval_steps").is_some_and(|v| v.as_integer() == Some(0));
+    let no_rows = get("data.split.valid").is_some_and(|v| v.as_float() == Some(0.0));
+    let mut found = Vec::new();
+    for (key, asked) in [("train.early_stopping_patience", patience), ("train.load_best_model_at_end", best)] {
+        if asked && no_looks {
+            let message = format!("`{key}` goes by looks at the valid split, and `train.eval_steps` is 0");
+            found.push((key, message, "set `train.eval_steps`, for example to 20"));
+        }
+        if asked && no_rows {
+            let message = format!("`{key}` goes by the valid split, and `data.split.valid` is 0");
+            found.push((key, message, "raise `data.split.valid`, for example to 0.1"));
+        }
+    }
+    found
 }
 
 fn entries(reader: &Reader, source: &Source) -> Vec<Entry> {

@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use limbeck_artifact::event::Stage;
-use limbeck_recipes::{BaseModel, GateRule, LrScheduler, Origin, Resolved, load, load_text, settings, template};
+use limbeck_recipes::{
+    BaseModel, CacheDtype, DecayType, GateRule, LossNormalization, LrScheduler, Origin, Resolved, TrainOn, ValidMetric,
+    load, load_text, settings, template,
+};
 use std::path::Path;
 
 const RECIPE: &str = r#"
@@ -66,6 +69,35 @@ fn the_file_beats_defaults_and_set_beats_the_file() {
         Origin::File { file: "some/folder/recipe.toml".into(), line: 20, column: 14 }
     );
     assert_eq!(r.origins["train.num_epochs"], Origin::Default);
+}
+
+#[test]
+fn the_trainers_keys_arrive_with_their_values_and_origins() {
+    let sets = [
+        ("train.lr_scheduler", "warmup_stable_decay"),
+        ("train.decay_type", "1-sqrt"),
+        ("train.lora_dropout", "0.05"),
+        ("train.loraplus_lr_ratio", "16"),
+        ("train.eval_steps", "20"),
+        ("train.early_stopping_patience", "3"),
+        ("train.metric_for_best_model", "accuracy"),
+        ("train.load_best_model_at_end", "true"),
+        ("train.loss_normalization", "example"),
+        ("train.train_on", "all_assistant"),
+        ("train.turbo_layers", "10"),
+        ("train.turbo_cache_dtype", "bf16"),
+    ];
+    let r = resolve(&sets);
+    let t = &r.recipe.train;
+    assert_eq!((t.lr_scheduler, t.decay_type), (LrScheduler::WarmupStableDecay, DecayType::OneMinusSqrt));
+    assert_eq!((t.lora_dropout, t.loraplus_lr_ratio, t.decay_ratio), (0.05, 16.0, 0.2));
+    assert_eq!((t.eval_steps, t.early_stopping_patience, t.save_total_limit), (20, 3, 2));
+    assert!(t.metric_for_best_model == ValidMetric::Accuracy && t.load_best_model_at_end);
+    assert_eq!((t.loss_normalization, t.train_on), (LossNormalization::Example, TrainOn::AllAssistant));
+    assert_eq!((t.turbo_layers, t.turbo_cache_dtype), (10, CacheDtype::Bf16));
+    assert!(sets.iter().all(|(key, _)| matches!(r.origins[*key], Origin::Set { .. })));
+    let plain = resolve(&[]);
+    assert!(sets.iter().all(|(key, _)| plain.origins[*key] == Origin::Default));
 }
 
 #[test]

@@ -8,14 +8,16 @@ use mini::Mini;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-fn start(mini: &Mini) -> Child {
-    mini.command(&["run", "mini", "--offline"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+const RUN: &[&str] = &["run", "mini", "--offline"];
+
+fn start(mini: &Mini, args: &[&str]) -> Child {
+    mini.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 /// Kills the run once the journal shows `n` events of the kind in the stage; true if it was still running.
-fn kill_after(mini: &Mini, stage: &str, event: &str, n: usize) -> bool {
+fn kill_after(mini: &Mini, args: &[&str], stage: &str, event: &str, n: usize) -> bool {
     let journal = mini.run_dir().join("journal.jsonl");
-    let mut child = start(mini);
+    let mut child = start(mini, args);
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         assert!(Instant::now() < deadline, "the run never came to {event} of {stage}");
@@ -58,7 +60,7 @@ fn killed_in_each_stage_it_goes_on_to_the_same_bytes() {
         ("package", "stage_started", 1),
         ("promote", "stage_started", 1),
     ] {
-        killed += usize::from(kill_after(&broken, stage, event, n));
+        killed += usize::from(kill_after(&broken, RUN, stage, event, n));
     }
     assert!(killed >= 7, "only {killed} of 11 kills hit a running process");
     // What a kill in the middle of a write leaves, whether or not one of the above hit that moment.
@@ -76,4 +78,49 @@ fn killed_in_each_stage_it_goes_on_to_the_same_bytes() {
         assert_eq!(finished, 1, "{stage}");
     }
     assert!(journal.contains("\"event\":\"stage_resumed\""), "training went on from a checkpoint");
+}
+
+/// Dropout, LoRA+, looks, a best model, patience and kept hidden states, killed between any of them; and on one thread the
+/// bytes are those of all threads.
+#[test]
+fn a_training_with_all_switched_on_goes_on_to_the_same_bytes() {
+    let mut args = vec!["train", "mini", "--offline"];
+    for set in [
+        "train.lora_dropout=0.1",
+        "train.loraplus_lr_ratio=4",
+        "train.lr_scheduler=warmup_stable_decay",
+        "train.gradient_accumulation_steps=2",
+        "train.eval_steps=4",
+        "train.metric_for_best_model=accuracy",
+        "train.early_stopping_patience=6",
+        "train.load_best_model_at_end=true",
+        "train.save_total_limit=1",
+        "train.turbo_layers=1",
+    ] {
+        args.extend(["--set", set]);
+    }
+    let made = |mini: &Mini| -> Vec<(String, String)> {
+        let mut files: Vec<_> = ["train/adapter", "train/checkpoints"]
+            .iter()
+            .flat_map(|dir| std::fs::read_dir(mini.run_dir().join(dir)).unwrap().map(|e| e.unwrap().path()))
+            .chain(["train/loss.jsonl", "train/valid.jsonl"].map(|file| mini.run_dir().join(file)))
+            .collect();
+        files.sort();
+        let name = |path: &std::path::PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+        files.iter().map(|path| (name(path), limbeck_artifact::digest::sha256_file(path).unwrap())).collect()
+    };
+    let unbroken = Mini::new(0.0001, true);
+    let out = unbroken.command(&args).env("RAYON_NUM_THREADS", "1").output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let want = made(&unbroken);
+    assert!(want.iter().any(|(name, _)| name == "valid.jsonl") && want.len() >= 6, "{want:?}");
+
+    let broken = Mini::new(0.0001, true);
+    let mut killed = 0;
+    for (event, n) in [("train_step", 1), ("validated", 1), ("checkpoint", 2), ("train_step", 9), ("validated", 3)] {
+        killed += usize::from(kill_after(&broken, &args, "train", event, n));
+    }
+    assert!(killed >= 2, "only {killed} of 5 kills hit a running process");
+    broken.expect(0, &args);
+    assert_eq!(made(&broken), want);
 }

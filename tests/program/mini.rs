@@ -78,7 +78,9 @@ impl Mini {
     /// What the run made, without what measures time: relative path and SHA-256.
     pub fn made(&self) -> Vec<(String, String)> {
         let mut files = Vec::new();
-        for part in ["import", "curate", "dataset", "train/adapter", "train/loss.jsonl", "quantize"] {
+        for part in
+            ["import", "curate", "dataset", "train/adapter", "train/loss.jsonl", "train/valid.jsonl", "quantize"]
+        {
             collect(&self.run_dir().join(part), &mut files);
         }
         let mut made: Vec<(String, String)> = files
@@ -93,7 +95,7 @@ impl Mini {
     }
 }
 
-fn collect(path: &Path, files: &mut Vec<PathBuf>) {
+pub fn collect(path: &Path, files: &mut Vec<PathBuf>) {
     if path.is_file() {
         files.push(path.to_path_buf());
     } else if let Ok(entries) = std::fs::read_dir(path) {

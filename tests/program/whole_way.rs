@@ -90,3 +90,33 @@ fn a_bad_recipe_is_exit_code_3_with_line_and_nearest_name() {
     assert!(stderr.contains("learing_rate") && stderr.contains("learning_rate"), "{stderr}");
     assert_eq!(mini.limbeck(&["run"]).status.code(), Some(2), "usage");
 }
+
+#[test]
+fn a_dry_run_says_what_a_training_takes_and_leaves_nothing() {
+    let mini = Mini::new(0.0001, true);
+    let args = ["train", "mini", "--offline", "--dry-run", "--price-per-hour", "3.6", "--json"];
+    let rehearsed = || -> serde_json::Value { serde_json::from_str(&mini.expect(0, &args)).unwrap() };
+    let found = rehearsed();
+    assert!(!mini.path().join("runs").exists(), "no run folder was made");
+    let of = |key: &str| found[key].as_f64().unwrap_or_else(|| panic!("{key}: {found:#}"));
+    assert!(of("trained_parameters") > 0.0 && of("frozen_parameters") > of("trained_parameters"));
+    assert!((of("cost") - of("total_s") / 1000.0).abs() < 1e-9);
+    assert!(cfg!(not(target_os = "linux")) || of("peak_memory_bytes") > 1e6);
+
+    // Beside a run that is there, it leaves every byte of it as it was.
+    mini.expect(0, &["review", "mini", "--status"]);
+    mini.expect(0, &["curate", "mini"]);
+    let listed = || {
+        let mut files = Vec::new();
+        mini::collect(&mini.run_dir(), &mut files);
+        files.sort();
+        files.iter().map(|f| (f.clone(), std::fs::read(f).unwrap())).collect::<Vec<_>>()
+    };
+    let before = listed();
+    assert!(!before.is_empty());
+    assert_eq!(rehearsed()["steps"], found["steps"]);
+    assert_eq!(listed(), before);
+    let text = mini.expect(0, &["train", "mini", "--offline", "--dry-run"]);
+    assert!(text.contains("trained") && text.contains("whole run") && !text.contains("cost"), "{text}");
+    assert_eq!(mini.limbeck(&["train", "mini", "--price-per-hour", "1"]).status.code(), Some(2), "usage");
+}

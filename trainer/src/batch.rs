@@ -5,6 +5,21 @@ use crate::random::Random;
 use limbeck_model::layout::Packed;
 use limbeck_model::ops::Target;
 use limbeck_model::prompt::{EncodedExample, shared_prefix};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Rows shorter than this in common are packed without a shared prefix.
+pub const MIN_PREFIX: usize = 16;
+
+/// What a step's loss is the mean of; a row's weight counts in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossNormalization {
+    /// Of all tokens that carry loss, over the whole step: long answers count for more.
+    Token,
+    /// Of the rows, each the mean of its tokens.
+    Example,
+}
 
 /// A row ready to train on.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,6 +30,16 @@ pub struct TrainRow {
     pub weight: f32,
 }
 
+impl TrainRow {
+    /// The weight of each of its tokens that carry loss.
+    fn token_weight(&self, normalization: LossNormalization) -> f32 {
+        match normalization {
+            LossNormalization::Token => self.weight,
+            LossNormalization::Example => self.weight / self.encoded.loss_tokens().max(1) as f32,
+        }
+    }
+}
+
 /// The rows' order in an epoch.
 pub fn epoch_order(rows: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..rows).collect();
@@ -23,44 +48,43 @@ pub fn epoch_order(rows: usize, seed: u64, epoch: u64) -> Vec<usize> {
 }
 
 /// Weight of all positions that carry loss: what a step's loss is divided by.
-pub fn loss_weight<'a>(rows: impl Iterator<Item = &'a TrainRow>) -> f64 {
-    rows.map(|r| r.weight as f64 * r.encoded.completion.len() as f64).sum()
+pub fn loss_weight<'a>(rows: impl Iterator<Item = &'a TrainRow>, normalization: LossNormalization) -> f64 {
+    rows.map(|r| match normalization {
+        LossNormalization::Token => r.weight as f64 * r.encoded.loss_tokens() as f64,
+        LossNormalization::Example => r.weight as f64,
+    })
+    .sum()
 }
 
 /// A micro-batch: rows packed behind their shared prefix, and what each label position should predict.
 pub struct MicroBatch {
-    pub packed: Packed,
+    pub packed: Arc<Packed>,
     pub targets: Vec<Target>,
 }
 
-/// Packs rows; a shared beginning of fewer than `min_prefix` tokens is not worth its segment.
-pub fn pack(rows: &[&TrainRow], min_prefix: usize) -> MicroBatch {
-    let mut shared = match rows.len() {
+/// Tokens that rows share at their beginning; 0 where it is not worth a segment of its own.
+pub fn prefix_of(rows: &[&TrainRow], min_prefix: usize) -> usize {
+    match rows.len() {
         0 | 1 => 0,
-        _ => shared_prefix(rows.iter().map(|r| r.encoded.prompt.as_slice())),
-    };
-    if shared < min_prefix {
-        shared = 0;
+        _ => Some(shared_prefix(rows.iter().map(|r| r.encoded.prompt()))).filter(|n| *n >= min_prefix).unwrap_or(0),
     }
-    let first = rows.first().map_or(&[][..], |r| &r.encoded.prompt[..shared]);
+}
+
+/// Packs rows behind the prefix they share, if that has at least `min_prefix` tokens.
+pub fn pack(rows: &[&TrainRow], min_prefix: usize, normalization: LossNormalization) -> MicroBatch {
+    let shared = prefix_of(rows, min_prefix);
+    let first = rows.first().map_or(&[][..], |r| &r.encoded.ids[..shared]);
     let mut packed = Packed::with_prefix(first, 0);
     let mut targets = Vec::new();
-    let mut tokens = Vec::new();
     for row in rows {
-        let EncodedExample { prompt, completion } = &row.encoded;
-        tokens.clear();
-        tokens.extend_from_slice(&prompt[shared..]);
-        // The last token of the answer predicts nothing.
-        tokens.extend_from_slice(&completion[..completion.len().saturating_sub(1)]);
-        let range = packed.push_chain(&tokens, shared);
-        let answer = range.start + prompt.len() - shared;
-        targets.extend(completion.iter().enumerate().map(|(i, &token)| Target {
-            row: answer + i - 1,
-            token,
-            weight: row.weight,
-        }));
+        let ids = &row.encoded.ids;
+        // The last token predicts nothing.
+        let range = packed.push_chain(&ids[shared..ids.len().saturating_sub(1)], shared);
+        let weight = row.token_weight(normalization);
+        let with_loss = row.encoded.mask.iter().enumerate().filter(|(i, loss)| **loss && *i > 0);
+        targets.extend(with_loss.map(|(i, _)| Target { row: range.start + i - 1 - shared, token: ids[i], weight }));
     }
-    MicroBatch { packed, targets }
+    MicroBatch { packed: Arc::new(packed), targets }
 }
 
 #[cfg(test)]
@@ -68,7 +92,7 @@ mod tests {
     use super::*;
 
     fn row(prompt: &[u32], completion: &[u32]) -> TrainRow {
-        let encoded = EncodedExample { prompt: prompt.to_vec(), completion: completion.to_vec() };
+        let encoded = EncodedExample::of(prompt.to_vec(), completion);
         TrainRow { id: String::new(), encoded, weight: 1.0 }
     }
 
@@ -76,15 +100,40 @@ mod tests {
     fn every_answer_token_is_predicted_from_the_token_before_it() {
         let rows = [row(&[1, 2, 3, 4], &[7, 8, 9]), row(&[1, 2, 5], &[7, 9])];
         for min_prefix in [1, 100] {
-            let batch = pack(&rows.iter().collect::<Vec<_>>(), min_prefix);
+            let batch = pack(&rows.iter().collect::<Vec<_>>(), min_prefix, LossNormalization::Token);
             let before: Vec<u32> = batch.targets.iter().map(|t| batch.packed.tokens[t.row]).collect();
             assert_eq!(before, [4, 7, 8, 5, 7]);
             let predicted: Vec<u32> = batch.targets.iter().map(|t| t.token).collect();
             assert_eq!(predicted, [7, 8, 9, 7, 9]);
         }
-        let batch = pack(&rows.iter().collect::<Vec<_>>(), 1);
+        let batch = pack(&rows.iter().collect::<Vec<_>>(), 1, LossNormalization::Token);
         assert_eq!(batch.packed.prefix, 2);
         assert_eq!(batch.packed.positions, [0, 1, 2, 3, 4, 5, 2, 3]);
+    }
+
+    #[test]
+    fn a_turn_in_the_middle_carries_loss_where_the_mask_says() {
+        let mut first = row(&[1, 2, 3, 4, 5, 6], &[7]);
+        first.encoded.mask[2] = true;
+        first.encoded.mask[3] = true;
+        let rows = [first, row(&[1, 2, 9, 9], &[8])];
+        let batch = pack(&rows.iter().collect::<Vec<_>>(), 1, LossNormalization::Token);
+        assert_eq!(batch.packed.prefix, 1, "what carries loss is never shared, nor the token before it");
+        let pairs: Vec<(u32, u32)> = batch.targets.iter().map(|t| (batch.packed.tokens[t.row], t.token)).collect();
+        assert_eq!(pairs, [(2, 3), (3, 4), (6, 7), (9, 8)]);
+    }
+
+    #[test]
+    fn by_example_each_row_counts_by_its_weight_alone() {
+        let mut rows = [row(&[1, 2], &[7, 8, 9, 10]), row(&[3], &[7])];
+        rows[0].weight = 0.5;
+        let refs: Vec<&TrainRow> = rows.iter().collect();
+        let total = |n| pack(&refs, 1, n).targets.iter().map(|t| t.weight as f64).sum::<f64>();
+        for (normalization, want) in [(LossNormalization::Token, 3.0), (LossNormalization::Example, 1.5)] {
+            assert_eq!(total(normalization), want);
+            assert_eq!(loss_weight(rows.iter(), normalization), want);
+        }
+        assert_eq!(pack(&refs, 1, LossNormalization::Example).targets[0].weight, 0.125);
     }
 
     #[test]

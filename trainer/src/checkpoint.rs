@@ -1,7 +1,8 @@
-//! Where a killed run goes on from: factors, moments, step and loss log, written whole or not at all. Data order and
-//! randomness need no state of their own, for both follow from seed and step.
+//! Where a killed run goes on from: factors, moments, step, loss log and the looks at the valid split, written whole or
+//! not at all. Data order and randomness need no state of their own, for both follow from seed and step.
 
 use crate::parameters::Parameters;
+use crate::watch::{Metric, ValidLog, best};
 use limbeck_artifact::digest::sha256_hex;
 use limbeck_artifact::files::write_atomic;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -17,15 +18,27 @@ pub struct StepLog {
     pub grad_norm: f64,
 }
 
+/// How far a training is, beside its parameters.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps taken.
+    pub step: u64,
+    pub log: Vec<StepLog>,
+    /// The looks at the valid split so far.
+    pub looks: Vec<ValidLog>,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct State {
     format: u32,
     /// The plan and data it belongs to; another key's checkpoint is never used.
     key: String,
-    step: u64,
-    log: Vec<StepLog>,
+    #[serde(flatten)]
+    progress: Progress,
     tensors_sha256: String,
 }
+
+const FORMAT: u32 = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
@@ -35,22 +48,106 @@ pub enum CheckpointError {
     Encode { path: PathBuf, reason: String },
 }
 
+/// A folder of checkpoints, and what of them is kept.
+#[derive(Clone, Debug)]
+pub struct Checkpoints {
+    pub dir: PathBuf,
+    pub key: String,
+    /// The newest so many stay.
+    pub keep: usize,
+    /// By what the best is chosen; it stays however old it is. None where no best is needed.
+    pub best_by: Option<Metric>,
+}
+
 fn name(step: u64) -> String {
     format!("step-{step:08}")
 }
 
-/// Writes the state after `step` steps and removes all but the newest `keep`. Tensors first: the JSON file with their
-/// digest is what makes a checkpoint exist.
-pub fn save(
-    dir: &Path,
-    key: &str,
-    step: u64,
-    parameters: &Parameters,
-    log: &[StepLog],
-    keep: usize,
-) -> Result<PathBuf, CheckpointError> {
-    let tensors_path = dir.join(format!("{}.safetensors", name(step)));
-    let encode = |reason: String| CheckpointError::Encode { path: tensors_path.clone(), reason };
+impl Checkpoints {
+    /// Writes the state after `progress.step` steps, then removes what need not be kept. Tensors first: the JSON file with
+    /// their digest is what makes a checkpoint exist.
+    pub fn save(&self, progress: &Progress, parameters: &Parameters) -> Result<PathBuf, CheckpointError> {
+        let (json, tensors) = self.paths(progress.step);
+        let file = encode(&tensors, parameters)?;
+        let write = |path: &Path, bytes: &[u8]| {
+            write_atomic(path, bytes).map_err(|source| CheckpointError::Io {
+                attempt: "write",
+                path: path.to_path_buf(),
+                source,
+            })
+        };
+        write(&tensors, &file)?;
+        let state = State {
+            format: FORMAT,
+            key: self.key.clone(),
+            progress: progress.clone(),
+            tensors_sha256: sha256_hex(&file),
+        };
+        let encode = |e: serde_json::Error| CheckpointError::Encode { path: json.clone(), reason: e.to_string() };
+        write(&json, &serde_json::to_vec(&state).map_err(encode)?)?;
+        self.rotate(progress);
+        Ok(json)
+    }
+
+    /// Those of later steps are not counted: they are damaged or another plan's, and no reason to drop a good one.
+    fn rotate(&self, progress: &Progress) {
+        let best = self.best_by.and_then(|metric| best(&progress.looks, metric)).map(|look| look.step);
+        let up_to_now = steps(&self.dir).into_iter().rev().filter(|step| *step <= progress.step);
+        for old in up_to_now.skip(self.keep.max(1)).filter(|step| Some(*step) != best) {
+            self.remove(old);
+        }
+    }
+
+    fn paths(&self, step: u64) -> (PathBuf, PathBuf) {
+        (self.dir.join(format!("{}.json", name(step))), self.dir.join(format!("{}.safetensors", name(step))))
+    }
+
+    fn remove(&self, step: u64) {
+        let (json, tensors) = self.paths(step);
+        // The JSON file goes first, so that what is left behind by a kill is no checkpoint.
+        let _ = std::fs::remove_file(json);
+        let _ = std::fs::remove_file(tensors);
+    }
+
+    /// The newest intact checkpoint of this key up to step `last`; `parameters` are filled from it. Damaged ones, those of
+    /// other keys and those whose best model is gone are passed over.
+    pub fn load_newest(&self, last: u64, parameters: &mut Parameters) -> Option<Progress> {
+        steps(&self.dir).into_iter().rev().filter(|step| *step <= last).find_map(|step| {
+            let (progress, filled) = self.read(step, parameters)?;
+            let best = self.best_by.and_then(|metric| best(&progress.looks, metric)).map(|look| look.step);
+            if let Some(best) = best.filter(|best| *best != step) {
+                self.read(best, parameters)?;
+            }
+            *parameters = filled;
+            Some(progress)
+        })
+    }
+
+    /// Fills `parameters` from the checkpoint of `step`; false where it is not there or not intact.
+    pub fn load(&self, step: u64, parameters: &mut Parameters) -> bool {
+        match self.read(step, parameters) {
+            Some((_, filled)) => {
+                *parameters = filled;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn read(&self, step: u64, like: &Parameters) -> Option<(Progress, Parameters)> {
+        let (json, tensors) = self.paths(step);
+        let state: State = serde_json::from_slice(&std::fs::read(json).ok()?).ok()?;
+        let bytes = std::fs::read(tensors).ok()?;
+        let ours = state.format == FORMAT && state.key == self.key && state.progress.step == step;
+        if !ours || state.tensors_sha256 != sha256_hex(&bytes) {
+            return None;
+        }
+        Some((state.progress, fill(&SafeTensors::deserialize(&bytes).ok()?, like)?))
+    }
+}
+
+fn encode(path: &Path, parameters: &Parameters) -> Result<Vec<u8>, CheckpointError> {
+    let failed = |reason: String| CheckpointError::Encode { path: path.to_path_buf(), reason };
     let le = |data: &[f32]| data.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
     let mut bytes = Vec::with_capacity(parameters.all.len() * 3);
     for (name, p) in &parameters.all {
@@ -60,30 +157,10 @@ pub fn save(
     }
     let mut views = Vec::with_capacity(bytes.len());
     for (name, data, shape) in &bytes {
-        views.push((
-            name.as_str(),
-            TensorView::new(Dtype::F32, shape.to_vec(), data).map_err(|e| encode(e.to_string()))?,
-        ));
+        let view = TensorView::new(Dtype::F32, shape.to_vec(), data).map_err(|e| failed(e.to_string()))?;
+        views.push((name.as_str(), view));
     }
-    let file = safetensors::serialize(views, None).map_err(|e| encode(e.to_string()))?;
-    let write = |path: &Path, bytes: &[u8]| {
-        write_atomic(path, bytes).map_err(|source| CheckpointError::Io {
-            attempt: "write",
-            path: path.to_path_buf(),
-            source,
-        })
-    };
-    write(&tensors_path, &file)?;
-    let state = State { format: 1, key: key.to_string(), step, log: log.to_vec(), tensors_sha256: sha256_hex(&file) };
-    let json = serde_json::to_vec(&state).map_err(|e| encode(e.to_string()))?;
-    let path = dir.join(format!("{}.json", name(step)));
-    write(&path, &json)?;
-    for old in steps(dir).into_iter().rev().skip(keep) {
-        // The JSON file goes first, so that what is left behind by a kill is no checkpoint.
-        let _ = std::fs::remove_file(dir.join(format!("{}.json", name(old))));
-        let _ = std::fs::remove_file(dir.join(format!("{}.safetensors", name(old))));
-    }
-    Ok(path)
+    safetensors::serialize(views, None).map_err(|e| failed(e.to_string()))
 }
 
 /// Steps that have a checkpoint in `dir`, ascending.
@@ -97,22 +174,6 @@ fn steps(dir: &Path) -> Vec<u64> {
         .collect();
     steps.sort_unstable();
     steps
-}
-
-/// The newest intact checkpoint of this key: its step and log; `parameters` are filled from it. Damaged ones and those
-/// of other keys are passed over.
-pub fn load_newest(dir: &Path, key: &str, parameters: &mut Parameters) -> Option<(u64, Vec<StepLog>)> {
-    steps(dir).into_iter().rev().find_map(|step| {
-        let state: State =
-            serde_json::from_slice(&std::fs::read(dir.join(format!("{}.json", name(step)))).ok()?).ok()?;
-        let bytes = std::fs::read(dir.join(format!("{}.safetensors", name(step)))).ok()?;
-        if state.format != 1 || state.key != key || state.step != step || state.tensors_sha256 != sha256_hex(&bytes) {
-            return None;
-        }
-        let filled = fill(&SafeTensors::deserialize(&bytes).ok()?, parameters)?;
-        *parameters = filled;
-        Some((step, state.log))
-    })
 }
 
 fn fill(tensors: &SafeTensors, parameters: &Parameters) -> Option<Parameters> {
@@ -134,12 +195,4 @@ fn fill(tensors: &SafeTensors, parameters: &Parameters) -> Option<Parameters> {
         p.moments.second = second;
     }
     Some(filled)
-}
-
-/// Removes the checkpoints of a finished run.
-pub fn clear(dir: &Path) {
-    for step in steps(dir) {
-        let _ = std::fs::remove_file(dir.join(format!("{}.json", name(step))));
-        let _ = std::fs::remove_file(dir.join(format!("{}.safetensors", name(step))));
-    }
 }

@@ -3,10 +3,21 @@
 
 pub mod batch;
 pub mod checkpoint;
+mod diverged;
+mod dry_run;
+pub mod learner;
 pub mod optimizer;
 pub mod parameters;
+mod plan;
 pub mod random;
+mod rows;
 pub mod schedule;
 mod train;
+pub mod turbo;
+mod validate;
+pub mod watch;
 
-pub use train::{TrainError, TrainPlan, TrainReport, TrainSettings, train};
+pub use diverged::Diverged;
+pub use dry_run::{DryRun, dry_run};
+pub use plan::{TrainError, TrainPlan, TrainReport, TrainSettings};
+pub use train::train;

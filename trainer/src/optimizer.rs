@@ -17,6 +17,22 @@ impl Default for AdamWSettings {
     }
 }
 
+/// How one parameter is updated, beside what all have in common. Source: PEFT `optimizers/loraplus.py`, where `lora_B`
+/// and vectors learn at the ratio's multiple, and biases and norms do not decay; we train matrices only.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Group {
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+}
+
+impl Group {
+    /// The group of the parameter `name`, at the rate of this step.
+    pub fn of(name: &str, rate: f64, loraplus_lr_ratio: f64, weight_decay: f64) -> Group {
+        let ratio = if name.ends_with("lora_B") { loraplus_lr_ratio } else { 1.0 };
+        Group { learning_rate: rate * ratio, weight_decay }
+    }
+}
+
 /// First and second moment of one parameter.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Moments {
@@ -33,18 +49,19 @@ impl Moments {
 /// Updates `values` in place; `step` counts from 1.
 pub fn adamw(
     settings: &AdamWSettings,
+    group: &Group,
     step: u64,
-    rate: f64,
     values: &mut [f32],
     grads: &[f32],
     scale: f32,
     moments: &mut Moments,
 ) {
+    let Group { learning_rate: rate, weight_decay } = *group;
     let (b1, b2) = (settings.beta1 as f32, settings.beta2 as f32);
     let correction1 = 1.0 - settings.beta1.powi(step.min(i32::MAX as u64) as i32);
     let correction2 = (1.0 - settings.beta2.powi(step.min(i32::MAX as u64) as i32)).sqrt();
     let size = (rate / correction1) as f32;
-    let keep = (1.0 - rate * settings.weight_decay) as f32;
+    let keep = (1.0 - rate * weight_decay) as f32;
     let (correction2, epsilon) = (correction2 as f32, settings.epsilon as f32);
     for (((value, grad), m), v) in values.iter_mut().zip(grads).zip(&mut moments.first).zip(&mut moments.second) {
         let grad = grad * scale;
@@ -76,7 +93,8 @@ mod tests {
         let mut moments = Moments::zeros(3);
         let grads = [[0.1f32, -0.2, 0.3], [0.5, 0.4, -0.3], [-1.0, 0.0, 2.0]];
         for (i, g) in grads.iter().enumerate() {
-            adamw(&settings, i as u64 + 1, 0.1, &mut w, g, 1.0, &mut moments);
+            let group = Group::of("x.lora_A", 0.1, 4.0, settings.weight_decay);
+            adamw(&settings, &group, i as u64 + 1, &mut w, g, 1.0, &mut moments);
         }
         let mut want = [1.0f64, -2.0, 3.0];
         let (mut m, mut v) = ([0f64; 3], [0f64; 3]);

@@ -6,8 +6,11 @@ use crate::random::Random;
 use burn::tensor::{Tensor, TensorData};
 use limbeck_model::adapter::{Adapter, AdapterConfig, LoraPair};
 use limbeck_model::decoder::{Decoder, LoraSet, module_path};
+use limbeck_model::layout::Packed;
+use limbeck_model::ops::dropout::{Dropout, module_key, token_keys};
 use limbeck_model::ops::{Lora, Ops};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// One factor: `lora_A` or `lora_B` of a module.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,12 +32,27 @@ pub struct Leaves {
     pub set: LoraSet,
 }
 
+impl Leaves {
+    /// The factors for one micro-batch of a step; with `p` above 0, their inputs are dropped.
+    pub fn with_dropout(&self, p: f32, batch: &Packed, seed: u64, step: u64) -> LoraSet {
+        if p == 0.0 {
+            return self.set.clone();
+        }
+        let keys = Arc::new(token_keys(batch, seed, step));
+        let drop = |path: &str| Some(Dropout { p, keys: keys.clone(), module: module_key(path) });
+        self.set.iter().map(|(path, lora)| (path.clone(), Lora { dropout: drop(path), ..lora.clone() })).collect()
+    }
+}
+
 impl Parameters {
     /// A ~ U(±1/√n_in) (kaiming_uniform with a = √5), B = 0: the adapter starts as the identity. Source: PEFT
     /// `lora/layer.py::reset_lora_parameters`.
     pub fn init(config: AdapterConfig, decoder: &Decoder, seed: u64) -> Self {
         let mut all = BTreeMap::new();
         for layer in 0..decoder.config.num_hidden_layers {
+            if config.layers_to_transform.as_ref().is_some_and(|layers| !layers.contains(&layer)) {
+                continue;
+            }
             for (which, linear) in decoder.config.linears().iter().enumerate() {
                 let short = linear.rsplit('.').next().unwrap_or(linear);
                 if !config.target_modules.iter().any(|t| t == short) {
@@ -70,7 +88,7 @@ impl Parameters {
         for (name, a) in &self.all {
             let Some(path) = name.strip_suffix(".lora_A") else { continue };
             let Some(b) = self.all.get(&format!("{path}.lora_B")) else { continue };
-            set.insert(path.to_string(), Lora { a: tensor(a), b: tensor(b), scaling });
+            set.insert(path.to_string(), Lora { a: tensor(a), b: tensor(b), scaling, dropout: None });
         }
         Leaves { set }
     }

@@ -1,123 +1,32 @@
-//! The training loop: forward, loss, backward, clip, step, measure, save. Everything that it depends on is in its plan,
-//! the decoder and the dataset; killed anywhere, it goes on from the newest checkpoint to the same bits.
+//! The training loop: look, forward, loss, backward, clip, step, measure, save. Everything that it depends on is in its
+//! plan, the decoder and the dataset; killed anywhere, it goes on from the newest checkpoint to the same bytes.
 
-use crate::batch::{TrainRow, epoch_order, loss_weight, pack};
-use crate::checkpoint::{self, CheckpointError, StepLog};
-use crate::optimizer::{AdamWSettings, adamw, clip_factor, global_norm};
+use crate::batch::{TrainRow, epoch_order};
+use crate::checkpoint::{Checkpoints, Progress, StepLog};
+use crate::diverged::diagnose;
+use crate::learner::Learner;
+use crate::optimizer::{Group, adamw, clip_factor};
 use crate::parameters::Parameters;
-use crate::schedule::{Schedule, Scheduler};
-use burn::tensor::Tensor;
-use limbeck_artifact::dataset::{Dataset, Example, Split};
+use crate::plan::{TrainError, TrainPlan, TrainReport, TrainSettings};
+use crate::rows::encode;
+use crate::turbo::HiddenCache;
+use crate::validate::Validator;
+use crate::watch::{Metric, ValidLog, best, should_stop};
+use limbeck_artifact::dataset::{Dataset, Split};
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_artifact::files::write_atomic;
-use limbeck_model::adapter::{AdapterConfig, AdapterError};
-use limbeck_model::decoder::{Decoder, DecoderError};
-use limbeck_model::prompt::{PromptError, encode_example};
-use limbeck_model::score::{LabelScorer, ScoreError};
+use limbeck_model::adapter::Adapter;
+use limbeck_model::decoder::Decoder;
 use limbeck_model::tokenizer::ChatTokenizer;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use serde::Serialize;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Rows shorter than this in common are packed without a shared prefix.
-const MIN_PREFIX: usize = 16;
-
-/// How to train: field names as in PEFT and transformers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TrainSettings {
-    pub seed: u64,
-    pub r: usize,
-    pub lora_alpha: f32,
-    pub use_rslora: bool,
-    pub target_modules: Vec<String>,
-    pub learning_rate: f64,
-    pub lr_scheduler: Scheduler,
-    pub warmup_ratio: f64,
-    pub num_epochs: u64,
-    /// Rows a micro-batch.
-    pub batch_size: usize,
-    /// Micro-batches a step.
-    pub gradient_accumulation_steps: usize,
-    pub max_grad_norm: f64,
-    pub adamw: AdamWSettings,
-    pub max_seq_length: usize,
-    /// Steps between checkpoints.
-    pub save_steps: u64,
-}
-
-#[derive(Clone, Debug)]
-pub struct TrainPlan {
-    pub settings: TrainSettings,
-    /// Identifies plan, data and base; a checkpoint of another key is not gone on from.
-    pub key: String,
-    /// Receives `adapter/`, `checkpoints/`, `loss.jsonl`.
-    pub out: PathBuf,
-    /// Recorded in `adapter_config.json`.
-    pub base_name: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TrainReport {
-    pub steps: u64,
-    pub rows: u64,
-    pub trained_parameters: u64,
-    /// Tokens that carry loss, over all epochs.
-    pub loss_tokens: u64,
-    pub final_loss: f64,
-    pub valid_accuracy: Option<f64>,
-    pub valid_loss: Option<f64>,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum TrainError {
-    #[error("the train split is empty; nothing to learn from. Review more traces or lower the other splits' shares")]
-    NoRows,
-    #[error("row {id} of the {split} split (trace {trace}): {source}")]
-    Row { id: String, split: &'static str, trace: String, source: PromptError },
-    #[error("row {id} (trace {trace}) carries no loss: its weight is {weight}. Remove it or give it a positive weight")]
-    NoLoss { id: String, trace: String, weight: f32 },
-    #[error("target_modules names {unknown:?}, which this base does not have; it has {known}")]
-    Targets { unknown: Vec<String>, known: String },
-    #[error("target_modules is empty; there is nothing to train")]
-    NoTargets,
-    #[error("loss or gradient is not finite at step {step} (rows {rows}). Lower learning_rate, or look at these rows")]
-    NotFinite { step: u64, rows: String },
-    #[error("failed to write {path}: {source}")]
-    Write { path: PathBuf, source: std::io::Error },
-    #[error(transparent)]
-    Decoder(#[from] DecoderError),
-    #[error(transparent)]
-    Score(#[from] ScoreError),
-    #[error(transparent)]
-    Adapter(#[from] AdapterError),
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-}
-
-fn encode_rows(
-    tokenizer: &ChatTokenizer,
-    examples: &[Example],
-    split: Split,
-    max_seq_length: usize,
-) -> Result<Vec<TrainRow>, TrainError> {
-    let trace = |e: &Example| format!("{}:{}", e.trace.file, e.trace.line);
-    examples
-        .iter()
-        .map(|e| {
-            // Not `<=`: a NaN weight must be refused as well.
-            if !(e.weight > 0.0 && e.weight.is_finite()) {
-                return Err(TrainError::NoLoss { id: e.id.clone(), trace: trace(e), weight: e.weight });
-            }
-            let encoded = encode_example(tokenizer, &e.messages, &e.target, max_seq_length)
-                .map_err(|source| TrainError::Row { id: e.id.clone(), split: split.name(), trace: trace(e), source })?;
-            Ok(TrainRow { id: e.id.clone(), encoded, weight: e.weight })
-        })
-        .collect()
-}
-
 /// Fine-tunes an adapter on the train split and writes it to `plan.out/adapter`.
+///
+/// # Errors
+/// A row that can't be trained on, settings that the data can't serve, numbers that are not finite, and the disk.
 pub fn train(
     plan: &TrainPlan,
     decoder: &Arc<Decoder>,
@@ -126,168 +35,241 @@ pub fn train(
     emit: &dyn Emit,
 ) -> Result<TrainReport, TrainError> {
     let s = &plan.settings;
-    let rows = encode_rows(tokenizer, dataset.rows(Split::Train), Split::Train, s.max_seq_length)?;
-    let valid = encode_rows(tokenizer, dataset.rows(Split::Valid), Split::Valid, s.max_seq_length)?;
-    if rows.is_empty() {
-        return Err(TrainError::NoRows);
-    }
-    let per_step = s.batch_size.max(1) * s.gradient_accumulation_steps.max(1);
-    let steps_per_epoch = rows.len().div_ceil(per_step) as u64;
-    let total = steps_per_epoch * s.num_epochs;
-    let warmup_steps = (s.warmup_ratio * total as f64).ceil() as u64;
-    let schedule = Schedule { kind: s.lr_scheduler, peak: s.learning_rate, warmup_steps, total_steps: total };
-
-    let targets = decoder
-        .config
-        .resolve_targets(&s.target_modules)
-        .map_err(|unknown| TrainError::Targets { unknown, known: decoder.config.linears().join(", ") })?;
-    let config = AdapterConfig::lora(&plan.base_name, s.r, s.lora_alpha, &targets, s.use_rslora);
-    let mut parameters = Parameters::init(config, decoder, s.seed);
-    if parameters.all.is_empty() {
-        return Err(TrainError::NoTargets);
-    }
-    let checkpoints = plan.out.join("checkpoints");
-    let (mut step, mut log) = match checkpoint::load_newest(&checkpoints, &plan.key, &mut parameters) {
-        Some((step, log)) => {
-            emit.emit(EventKind::StageResumed { from: format!("step {step} of {total}") });
-            (step, log)
-        }
-        None => (0, Vec::new()),
+    let rows = encode(tokenizer, dataset, Split::Train, s)?;
+    let valid = encode(tokenizer, dataset, Split::Valid, s)?;
+    let validator = Validator { decoder, tokenizer, dataset, rows: valid, normalization: s.loss_normalization };
+    check(s, decoder, &rows, &validator)?;
+    let total = s.total_steps(rows.len());
+    let stop = plan.stop_at_step.map_or(total, |step| step.min(total));
+    let schedule = s.schedule(total);
+    let mut parameters = start(plan, decoder)?;
+    let checkpoints = Checkpoints {
+        dir: plan.out.join("checkpoints"),
+        key: plan.key.clone(),
+        keep: s.save_total_limit,
+        best_by: s.keeps_best().then_some(s.metric_for_best_model),
     };
-    emit.emit(EventKind::Note {
-        text: format!(
-            "{} rows, {} steps of {per_step}, {:.2} M trained parameters beside {:.1} M frozen",
-            rows.len(),
-            total,
-            parameters.count() as f64 / 1e6,
-            decoder.parameters() as f64 / 1e6
-        ),
-    });
+    let resumed = checkpoints.load_newest(stop, &mut parameters);
+    if let Some(Progress { step, .. }) = &resumed {
+        emit.emit(EventKind::StageResumed { from: format!("step {step} of {total}") });
+    }
+    let mut saved = resumed.as_ref().map(|p| p.step);
+    let Progress { mut step, mut log, mut looks } = resumed.unwrap_or_default();
+    let note = describe(s, decoder, &parameters, rows.len(), total);
+    emit.emit(EventKind::Note { text: note });
+    let cache = fill_cache(s, decoder, &rows, emit)?;
+    let learner = Learner { decoder, settings: s, rows: &rows, cache: cache.as_ref() };
 
     let started = Instant::now();
     let first_step = step;
     let mut seen_tokens = 0usize;
-    while step < total {
-        let (epoch, within) = (step / steps_per_epoch, (step % steps_per_epoch) as usize);
-        let order = epoch_order(rows.len(), s.seed, epoch);
-        let chosen: Vec<&TrainRow> = order[within * per_step..].iter().take(per_step).map(|&i| &rows[i]).collect();
-        let denominator = loss_weight(chosen.iter().copied()) as f32;
-        let leaves = parameters.leaves(decoder.ops().as_ref());
-        let mut loss_sum = 0f64;
-        let mut grads: BTreeMap<String, Vec<f32>> = BTreeMap::new();
-        for rows in chosen.chunks(s.batch_size.max(1)) {
-            let batch = pack(rows, MIN_PREFIX);
-            seen_tokens += rows.iter().map(|r| r.encoded.len()).sum::<usize>();
-            let hidden = decoder.forward(&Arc::new(batch.packed), Some(&leaves.set), None, None)?;
-            let loss = decoder.ops().linear_cross_entropy(hidden, decoder.head(), &batch.targets, denominator);
-            loss_sum += value(&loss);
-            let mut gradients = loss.backward();
-            for (path, lora) in &leaves.set {
-                for (factor, tensor) in [("lora_A", &lora.a), ("lora_B", &lora.b)] {
-                    let Some(grad) = tensor.grad_remove(&mut gradients) else { continue };
-                    let grad = grad.into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default();
-                    match grads.entry(format!("{path}.{factor}")) {
-                        std::collections::btree_map::Entry::Vacant(e) => {
-                            e.insert(grad);
-                        }
-                        std::collections::btree_map::Entry::Occupied(mut e) => {
-                            e.get_mut().iter_mut().zip(&grad).for_each(|(a, b)| *a += b)
-                        }
-                    }
-                }
+    let stopped_early = loop {
+        if is_due(step, total, s.eval_steps) && looks.last().is_none_or(|look| look.step < step) {
+            looks.extend(look(&validator, &parameters.adapter(), step, emit)?);
+            if checkpoints.best_by.and_then(|m| best(&looks, m)).is_some_and(|best| best.step == step) {
+                save(&checkpoints, step, &log, &looks, &parameters, emit)?;
+                saved = Some(step);
             }
         }
-        let norm = global_norm(grads.values().map(Vec::as_slice));
-        if !(loss_sum.is_finite() && norm.is_finite()) {
-            let rows = chosen.iter().map(|r| &r.id[..r.id.len().min(12)]).collect::<Vec<_>>().join(", ");
-            return Err(TrainError::NotFinite { step: step + 1, rows });
+        let out_of_patience = should_stop(&looks, s.metric_for_best_model, s.early_stopping_patience);
+        if step >= stop || out_of_patience {
+            break out_of_patience && step < total;
+        }
+
+        let chosen = rows_of_step(s, rows.len(), step);
+        let gradients = learner.gradients(&parameters, &chosen, step)?;
+        let diverged = |parameters: &Parameters, what| -> Result<TrainReport, TrainError> {
+            let mut found = diagnose(&learner, parameters, &chosen, step, what)?;
+            found.checkpoint = saved;
+            Err(TrainError::NotFinite(Box::new(found)))
+        };
+        if !(gradients.loss.is_finite() && gradients.norm.is_finite()) {
+            return diverged(&parameters, if gradients.loss.is_finite() { "the gradient" } else { "the loss" });
         }
         let rate = schedule.rate(step);
-        let scale = clip_factor(norm, s.max_grad_norm);
-        step += 1;
-        for (name, grad) in &grads {
-            if let Some(p) = parameters.all.get_mut(name) {
-                adamw(&s.adamw, step, rate, &mut p.values, grad, scale, &mut p.moments);
-            }
+        let clip = clip_factor(gradients.norm, s.max_grad_norm);
+        for (name, grad) in &gradients.of {
+            let Some(p) = parameters.all.get_mut(name) else { continue };
+            let group = Group::of(name, rate, s.loraplus_lr_ratio, s.adamw.weight_decay);
+            adamw(&s.adamw, &group, step + 1, &mut p.values, grad, clip, &mut p.moments);
         }
-        log.push(StepLog { step, loss: loss_sum, learning_rate: rate, grad_norm: norm });
+        if !parameters.all.values().all(|p| p.values.iter().all(|x| x.is_finite())) {
+            return diverged(&parameters, "the update");
+        }
+        step += 1;
+        log.push(StepLog { step, loss: gradients.loss, learning_rate: rate, grad_norm: gradients.norm });
+        seen_tokens += chosen.iter().map(|&i| rows[i].encoded.len()).sum::<usize>();
         let elapsed = started.elapsed().as_secs_f64().max(1e-9);
         emit.emit(EventKind::TrainStep {
             step,
-            total,
-            epoch: step as f64 / steps_per_epoch as f64,
-            loss: loss_sum,
+            total: stop,
+            epoch: step as f64 / s.steps_per_epoch(rows.len()) as f64,
+            loss: gradients.loss,
             learning_rate: rate,
-            grad_norm: norm,
+            grad_norm: gradients.norm,
             tokens_per_s: seen_tokens as f64 / elapsed,
-            eta_s: elapsed / (step - first_step) as f64 * (total - step) as f64,
+            eta_s: elapsed / (step - first_step) as f64 * (stop - step) as f64,
         });
-        if step % s.save_steps.max(1) == 0 || step == total {
-            let path = checkpoint::save(&checkpoints, &plan.key, step, &parameters, &log, 2)?;
-            emit.emit(EventKind::Checkpoint { step, path: path.display().to_string() });
+        if step % s.save_steps.max(1) == 0 || step == stop {
+            save(&checkpoints, step, &log, &looks, &parameters, emit)?;
+            saved = Some(step);
         }
-    }
+    };
 
-    let adapter = parameters.adapter();
-    let (valid_loss, valid_accuracy) = validate(decoder, tokenizer, dataset, &valid, &adapter)?;
-    if let (Some(loss), Some(accuracy)) = (valid_loss, valid_accuracy) {
-        emit.emit(EventKind::Validated { step, loss, accuracy });
+    let finished = stop == total || stopped_early;
+    if stopped_early {
+        let patience = s.early_stopping_patience;
+        let text =
+            format!("stopped after step {step} of {total}: the last {patience} looks were no better than the best");
+        emit.emit(EventKind::Note { text });
     }
-    let mut lines = String::new();
-    for entry in &log {
-        lines.push_str(&serde_json::to_string(entry).unwrap_or_default());
-        lines.push('\n');
+    let mut given = looks.last().filter(|look| look.step == step).copied();
+    if !finished {
+        given = validator.look(&parameters.adapter(), step)?;
     }
-    let path = plan.out.join("loss.jsonl");
-    write_atomic(&path, lines.as_bytes()).map_err(|source| TrainError::Write { path, source })?;
-    adapter.save(&plan.out.join("adapter"))?;
-    let loss_tokens = rows.iter().map(|r| r.encoded.completion.len() as u64).sum::<u64>() * s.num_epochs;
+    let mut best_step = None;
+    if let Some(best) = best(&looks, s.metric_for_best_model).filter(|b| s.load_best_model_at_end && b.step != step) {
+        if !checkpoints.load(best.step, &mut parameters) {
+            return Err(TrainError::BestLost { step: best.step });
+        }
+        emit.emit(EventKind::Note { text: format!("the best model is that of step {}", best.step) });
+        (given, best_step) = (Some(*best), Some(best.step));
+    }
+    if finished {
+        write_lines(&plan.out.join("loss.jsonl"), &log)?;
+        write_lines(&plan.out.join("valid.jsonl"), &looks)?;
+        parameters.adapter().save(&plan.out.join("adapter"))?;
+    }
     let tail = &log[log.len().saturating_sub(20)..];
     Ok(TrainReport {
-        steps: total,
+        steps: step,
         rows: rows.len() as u64,
         trained_parameters: parameters.count() as u64,
-        loss_tokens,
+        loss_tokens: loss_tokens(s, &rows, step),
         final_loss: tail.iter().map(|l| l.loss).sum::<f64>() / tail.len().max(1) as f64,
-        valid_accuracy,
-        valid_loss,
+        valid_accuracy: given.and_then(|look| look.accuracy),
+        valid_loss: given.map(|look| look.loss),
+        best_step,
+        stopped_early,
     })
 }
 
-fn value(loss: &Tensor<1>) -> f64 {
-    let data = loss.to_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default();
-    data.first().map_or(f64::NAN, |x| *x as f64)
+/// What the settings ask of the data and the base.
+pub(crate) fn check(
+    s: &TrainSettings,
+    decoder: &Decoder,
+    rows: &[TrainRow],
+    validator: &Validator,
+) -> Result<(), TrainError> {
+    if rows.is_empty() {
+        return Err(TrainError::NoRows);
+    }
+    let layers = decoder.config.num_hidden_layers;
+    if s.turbo_layers > layers {
+        return Err(TrainError::TooManyLayers { asked: s.turbo_layers, layers });
+    }
+    if s.keeps_best() {
+        let what = if s.load_best_model_at_end { "load_best_model_at_end" } else { "early_stopping_patience" };
+        if validator.rows.is_empty() {
+            return Err(TrainError::NoValid { what, why: "has no rows" });
+        }
+        if s.metric_for_best_model == Metric::Accuracy && !validator.has_labels() {
+            return Err(TrainError::NoValid { what, why: "has no labels to be right about" });
+        }
+    }
+    Ok(())
 }
 
-/// Mean loss and label accuracy on the valid split; none where the split is empty.
-fn validate(
-    decoder: &Arc<Decoder>,
-    tokenizer: &Arc<ChatTokenizer>,
-    dataset: &Dataset,
-    valid: &[TrainRow],
-    adapter: &limbeck_model::adapter::Adapter,
-) -> Result<(Option<f64>, Option<f64>), TrainError> {
-    if valid.is_empty() {
-        return Ok((None, None));
+/// The adapter before its first step.
+pub(crate) fn start(plan: &TrainPlan, decoder: &Decoder) -> Result<Parameters, TrainError> {
+    let s = &plan.settings;
+    let targets = decoder
+        .config
+        .resolve_targets(&s.target_modules)
+        .map_err(|unknown| TrainError::Targets { unknown, known: decoder.config.linears().join(", ") })?;
+    let config = s.adapter_config(&plan.base_name, &targets, decoder.config.num_hidden_layers);
+    let parameters = Parameters::init(config, decoder, s.seed);
+    match parameters.all.is_empty() {
+        true => Err(TrainError::NoTargets),
+        false => Ok(parameters),
     }
-    let set = adapter.constants(decoder.ops().as_ref());
-    let weight = loss_weight(valid.iter());
-    let mut loss = 0f64;
-    for rows in valid.chunks(16) {
-        let batch = pack(&rows.iter().collect::<Vec<_>>(), MIN_PREFIX);
-        let hidden = decoder.forward(&Arc::new(batch.packed), Some(&set), None, None)?;
-        loss += value(&decoder.ops().linear_cross_entropy(hidden, decoder.head(), &batch.targets, weight as f32));
+}
+
+fn describe(s: &TrainSettings, decoder: &Decoder, parameters: &Parameters, rows: usize, total: u64) -> String {
+    format!(
+        "{rows} rows, {total} steps of {}, {:.2} M trained parameters beside {:.1} M frozen",
+        s.rows_per_step(),
+        parameters.count() as f64 / 1e6,
+        decoder.parameters() as f64 / 1e6
+    )
+}
+
+/// The hidden states below the adapted layers, where there are such layers.
+pub(crate) fn fill_cache(
+    s: &TrainSettings,
+    decoder: &Decoder,
+    rows: &[TrainRow],
+    emit: &dyn Emit,
+) -> Result<Option<HiddenCache>, TrainError> {
+    let first_layer = s.first_layer(decoder.config.num_hidden_layers);
+    if first_layer == 0 {
+        return Ok(None);
     }
-    let labels = &dataset.card.labels;
-    if labels.len() < 2 {
-        return Ok((Some(loss), None));
+    let cache = HiddenCache::fill(decoder, rows, first_layer, s.turbo_cache_dtype)?;
+    let megabytes = cache.bytes() as f64 / 1e6;
+    let text = format!("layers 0 to {} ran once over all rows; {megabytes:.1} MB kept", first_layer - 1);
+    emit.emit(EventKind::Note { text });
+    Ok(Some(cache))
+}
+
+/// Tokens that carried loss in the first `steps` steps.
+fn loss_tokens(s: &TrainSettings, rows: &[TrainRow], steps: u64) -> u64 {
+    let of = |row: &TrainRow| row.encoded.loss_tokens() as u64;
+    let per_epoch = s.steps_per_epoch(rows.len());
+    let epochs = steps / per_epoch;
+    let begun = (epochs * per_epoch..steps).flat_map(|step| rows_of_step(s, rows.len(), step));
+    epochs * rows.iter().map(of).sum::<u64>() + begun.map(|i| of(&rows[i])).sum::<u64>()
+}
+
+/// Indices of the rows that make up step `step`, counted from 0.
+pub(crate) fn rows_of_step(s: &TrainSettings, rows: usize, step: u64) -> Vec<usize> {
+    let (per_step, per_epoch) = (s.rows_per_step(), s.steps_per_epoch(rows).max(1));
+    let (epoch, within) = (step / per_epoch, (step % per_epoch) as usize);
+    epoch_order(rows, s.seed, epoch).into_iter().skip(within * per_step).take(per_step).collect()
+}
+
+/// Whether the valid split is looked at after `step` steps.
+pub(crate) fn is_due(step: u64, total: u64, eval_steps: u64) -> bool {
+    step == total || (eval_steps > 0 && step > 0 && step.is_multiple_of(eval_steps))
+}
+
+fn look(validator: &Validator, adapter: &Adapter, step: u64, emit: &dyn Emit) -> Result<Option<ValidLog>, TrainError> {
+    let look = validator.look(adapter, step)?;
+    if let Some(ValidLog { loss, accuracy: Some(accuracy), .. }) = look {
+        emit.emit(EventKind::Validated { step, loss, accuracy });
     }
-    let scorer = LabelScorer::new(decoder.clone(), tokenizer.clone(), labels)?.with_lora(set);
-    let mut right = 0usize;
-    for example in dataset.rows(Split::Valid) {
-        let posterior = scorer.score(&example.messages)?;
-        let best = (0..posterior.len()).max_by(|&a, &b| posterior[a].total_cmp(&posterior[b]));
-        right += usize::from(best.is_some_and(|b| labels[b] == example.target));
+    Ok(look)
+}
+
+fn save(
+    checkpoints: &Checkpoints,
+    step: u64,
+    log: &[StepLog],
+    looks: &[ValidLog],
+    parameters: &Parameters,
+    emit: &dyn Emit,
+) -> Result<(), TrainError> {
+    let progress = Progress { step, log: log.to_vec(), looks: looks.to_vec() };
+    let path = checkpoints.save(&progress, parameters)?;
+    emit.emit(EventKind::Checkpoint { step, path: path.display().to_string() });
+    Ok(())
+}
+
+fn write_lines<T: Serialize>(path: &Path, entries: &[T]) -> Result<(), TrainError> {
+    let mut lines = String::new();
+    for entry in entries {
+        lines.push_str(&serde_json::to_string(entry).unwrap_or_default());
+        lines.push('\n');
     }
-    Ok((Some(loss), Some(right as f64 / valid.len() as f64)))
+    write_atomic(path, lines.as_bytes()).map_err(|source| TrainError::Write { path: path.to_path_buf(), source })
 }

@@ -3,46 +3,68 @@
 use super::{Finished, Run, Work};
 use crate::exit::Result;
 use limbeck_artifact::dataset::{Dataset, DatasetCard};
-use limbeck_artifact::event::{EventKind, Stage};
+use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_model::decoder::Decoder;
 use limbeck_model::device::{self, DeviceName};
+use limbeck_model::prompt::TrainOn;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
-use limbeck_recipes::LrScheduler;
+use limbeck_recipes::{self as recipe, Recipe};
 use limbeck_trainer::optimizer::AdamWSettings;
-use limbeck_trainer::schedule::Scheduler;
-use limbeck_trainer::{TrainPlan, TrainReport, TrainSettings, train};
+use limbeck_trainer::schedule::{Decay, Scheduler};
+use limbeck_trainer::watch::Metric;
+use limbeck_trainer::{TrainPlan, TrainReport, TrainSettings, batch, train, turbo};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// What a training works on, opened.
+pub struct Opened {
+    pub decoder: Arc<Decoder>,
+    pub tokenizer: Arc<ChatTokenizer>,
+    pub dataset: Dataset,
+    pub plan: TrainPlan,
+}
+
+/// Opens base, tokenizer and dataset and plans the training.
+///
+/// # Errors
+/// When one of them can't be read, or the device is not there.
+pub fn open(run: &Run<'_>, key: &str, emit: &dyn Emit) -> Result<Opened> {
+    let base = run.base(emit)?;
+    let device: DeviceName = run.recipe().model.device.parse()?;
+    let decoder = Arc::new(Decoder::from_weights(&Weights::open(&base.path)?, device::ops(device)?, true)?);
+    let tokenizer = Arc::new(ChatTokenizer::open(&base.path)?);
+    let dataset = Dataset::load(&run.dataset_dir())?;
+    emit.emit(EventKind::Note { text: format!("base {} on {device}", base.name) });
+    let plan = TrainPlan {
+        settings: settings(run.recipe()),
+        key: key.to_owned(),
+        out: run.folder(Stage::Train),
+        base_name: base.name.clone(),
+        stop_at_step: None,
+    };
+    Ok(Opened { decoder, tokenizer, dataset, plan })
+}
+
 pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Finished<TrainReport>> {
-    let recipe = run.recipe();
     let base = run.base(&run.sink.stage(Stage::Train))?;
     let inputs = BTreeMap::from([
         ("base".to_owned(), base.digest.clone()),
         ("dataset".to_owned(), dataset.summary.digest.clone()),
     ]);
     run.stage(Stage::Train, inputs, |emit, key| {
-        let device: DeviceName = recipe.model.device.parse()?;
-        let decoder = Arc::new(Decoder::from_weights(&Weights::open(&base.path)?, device::ops(device)?, true)?);
-        let tokenizer = Arc::new(ChatTokenizer::open(&base.path)?);
-        let dataset = Dataset::load(&run.dataset_dir())?;
-        emit.emit(EventKind::Note { text: format!("base {} on {device}", base.name) });
-        let plan = TrainPlan {
-            settings: settings(run),
-            key: key.to_owned(),
-            out: run.folder(Stage::Train),
-            base_name: base.name.clone(),
-        };
+        let Opened { decoder, tokenizer, dataset, plan } = open(run, key, emit)?;
         let report = train(&plan, &decoder, &tokenizer, &dataset, emit)?;
         let accuracy =
             report.valid_accuracy.map_or(String::new(), |a| format!(", {:.1} % of the valid rows right", a * 100.0));
+        let best = report.best_step.map_or(String::new(), |step| format!(", the best after step {step}"));
         Ok(Work {
-            line: format!("{} steps, loss {:.3}{accuracy}", report.steps, report.final_loss),
+            line: format!("{} steps, loss {:.3}{best}{accuracy}", report.steps, report.final_loss),
             outputs: [
                 "train/adapter/adapter_config.json",
                 "train/adapter/adapter_model.safetensors",
                 "train/loss.jsonl",
+                "train/valid.jsonl",
             ]
             .map(String::from)
             .to_vec(),
@@ -51,22 +73,40 @@ pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Finished<Tr
     })
 }
 
-fn settings(run: &Run<'_>) -> TrainSettings {
-    let recipe = run.recipe();
+pub fn settings(recipe: &Recipe) -> TrainSettings {
     let t = &recipe.train;
     TrainSettings {
         seed: recipe.seed,
         r: t.r,
         lora_alpha: t.lora_alpha as f32,
         use_rslora: t.use_rslora,
+        lora_dropout: t.lora_dropout as f32,
+        loraplus_lr_ratio: t.loraplus_lr_ratio,
         target_modules: t.target_modules.clone(),
+        turbo_layers: t.turbo_layers,
+        turbo_cache_dtype: match t.turbo_cache_dtype {
+            recipe::CacheDtype::F32 => turbo::CacheDtype::F32,
+            recipe::CacheDtype::Bf16 => turbo::CacheDtype::Bf16,
+        },
+        train_on: train_on(t.train_on),
+        loss_normalization: match t.loss_normalization {
+            recipe::LossNormalization::Token => batch::LossNormalization::Token,
+            recipe::LossNormalization::Example => batch::LossNormalization::Example,
+        },
         learning_rate: t.learning_rate,
         lr_scheduler: match t.lr_scheduler {
-            LrScheduler::Linear => Scheduler::Linear,
-            LrScheduler::Cosine => Scheduler::Cosine,
-            LrScheduler::Constant => Scheduler::Constant,
+            recipe::LrScheduler::Linear => Scheduler::Linear,
+            recipe::LrScheduler::Cosine => Scheduler::Cosine,
+            recipe::LrScheduler::Constant => Scheduler::Constant,
+            recipe::LrScheduler::WarmupStableDecay => Scheduler::WarmupStableDecay,
         },
         warmup_ratio: t.warmup_ratio,
+        decay_ratio: t.decay_ratio,
+        decay_type: match t.decay_type {
+            recipe::DecayType::Cosine => Decay::Cosine,
+            recipe::DecayType::Linear => Decay::Linear,
+            recipe::DecayType::OneMinusSqrt => Decay::OneMinusSqrt,
+        },
         num_epochs: t.num_epochs as u64,
         batch_size: t.batch_size,
         gradient_accumulation_steps: t.gradient_accumulation_steps,
@@ -79,5 +119,20 @@ fn settings(run: &Run<'_>) -> TrainSettings {
         },
         max_seq_length: recipe.model.max_seq_length,
         save_steps: t.save_steps as u64,
+        save_total_limit: t.save_total_limit,
+        eval_steps: t.eval_steps as u64,
+        early_stopping_patience: t.early_stopping_patience as u64,
+        metric_for_best_model: match t.metric_for_best_model {
+            recipe::ValidMetric::Loss => Metric::Loss,
+            recipe::ValidMetric::Accuracy => Metric::Accuracy,
+        },
+        load_best_model_at_end: t.load_best_model_at_end,
+    }
+}
+
+pub fn train_on(asked: recipe::TrainOn) -> TrainOn {
+    match asked {
+        recipe::TrainOn::Last => TrainOn::Last,
+        recipe::TrainOn::AllAssistant => TrainOn::AllAssistant,
     }
 }

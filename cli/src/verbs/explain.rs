@@ -4,6 +4,7 @@ use crate::args::Explain;
 use crate::exit::{Exit, Result};
 use crate::output::{self, Terminal, bold};
 use crate::settings::Settings;
+use crate::stages::train::train_on;
 use crate::stages::{self, Run};
 use limbeck_artifact::dataset::{Dataset, Split};
 use limbeck_artifact::event::Stage;
@@ -68,21 +69,24 @@ fn masks(settings: &Settings, resolved: Resolved, rows: usize) -> Result<Exit> {
     let tokenizer = ChatTokenizer::open(&base.path)?;
     let dataset = Dataset::load(&run.dataset_dir())?;
     let train = dataset.rows(Split::Train);
+    let train_on = train_on(run.recipe().train.train_on);
     let (mut tokens, mut with_loss) = (0usize, 0usize);
     let mut shown = Vec::new();
     for row in train {
-        let encoded = encode_example(&tokenizer, &row.messages, &row.target, run.recipe().model.max_seq_length)?;
+        let max_seq_length = run.recipe().model.max_seq_length;
+        let encoded = encode_example(&tokenizer, &row.messages, &row.answer(), train_on, max_seq_length)?;
         tokens += encoded.len();
-        with_loss += encoded.completion.len();
+        with_loss += encoded.loss_tokens();
         if shown.len() < rows {
             shown.push((row, encoded));
         }
     }
     if settings.json {
         let row = |(row, encoded): &(&limbeck_artifact::dataset::Example, EncodedExample)| {
-            let (ids, mask) = encoded.ids_and_mask();
-            let text: Vec<String> = ids.iter().map(|id| piece(&tokenizer, *id)).collect();
-            json!({"row": row.id, "weight": row.weight, "ids": ids, "tokens": text, "loss_mask": mask})
+            let text: Vec<String> = encoded.ids.iter().map(|id| piece(&tokenizer, *id)).collect();
+            json!({
+                "row": row.id, "weight": row.weight, "ids": encoded.ids, "tokens": text, "loss_mask": encoded.mask
+            })
         };
         output::json(&json!({
             "rows": shown.iter().map(row).collect::<Vec<_>>(),
@@ -99,7 +103,7 @@ fn masks(settings: &Settings, resolved: Resolved, rows: usize) -> Result<Exit> {
             visible_line(&row.target),
             row.weight,
             encoded.len(),
-            encoded.completion.len()
+            encoded.loss_tokens()
         ));
         text.push_str(&row_text(&tokenizer, encoded, &terminal));
     }
@@ -115,9 +119,8 @@ fn masks(settings: &Settings, resolved: Resolved, rows: usize) -> Result<Exit> {
 }
 
 fn row_text(tokenizer: &ChatTokenizer, encoded: &EncodedExample, terminal: &Terminal) -> String {
-    let (ids, mask) = encoded.ids_and_mask();
     let mut text = String::new();
-    for (id, loss) in ids.into_iter().zip(mask) {
+    for (&id, &loss) in encoded.ids.iter().zip(&encoded.mask) {
         let token = piece(tokenizer, id);
         let ends_line = token.ends_with('\n');
         let token = visible_line(token.trim_end_matches('\n')).into_owned() + if ends_line { "⏎" } else { "" };

@@ -9,4 +9,5 @@ pub mod keys;
 pub mod review;
 pub mod run;
 pub mod score;
+pub mod train;
 pub mod verify;

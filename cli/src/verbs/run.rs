@@ -44,7 +44,7 @@ pub fn run(settings: &Settings, recipe: &Path, last: Stage) -> Result<Exit> {
 }
 
 /// A device that this build lacks is told before the first stage, not after the third.
-fn check_device(name: &str, last: Stage) -> Result<()> {
+pub fn check_device(name: &str, last: Stage) -> Result<()> {
     let device: DeviceName = name.parse()?;
     let kind = name.split(':').next().unwrap_or(name);
     if last < Stage::Train || device::built().contains(&kind) {

@@ -156,7 +156,7 @@ impl Scorer {
         let begun = Instant::now();
         let mut asked: Vec<Message> = Vec::new();
         if let Some(system) = &self.system {
-            asked.push(Message { role: "system".to_owned(), content: system.clone() });
+            asked.push(Message::new("system", system));
         }
         let keep = |m: &&Message| self.system.is_none() || !matches!(m.role.as_str(), "system" | "developer");
         asked.extend(messages.iter().filter(keep).cloned());
@@ -174,7 +174,7 @@ impl Scorer {
 }
 
 fn user(text: &str) -> Message {
-    Message { role: "user".to_owned(), content: text.to_owned() }
+    Message::new("user", text)
 }
 
 /// A line of the stream.

@@ -5,7 +5,7 @@ use crate::Error;
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -77,35 +77,41 @@ impl Decision {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decisions {
     list: Vec<Decision>,
+    torn: Vec<(PathBuf, usize)>,
 }
 
 impl Decisions {
-    /// Reads the files and merges them by time; files that are not there hold no decisions. A torn last line (the
-    /// machine stopped while it was written) is left out, any other bad line is an error.
+    /// Reads the files and merges them by time; files that are not there hold no decisions. A torn line (the machine
+    /// stopped while it was written, and others may have been appended since) is left out and told in
+    /// [`Decisions::torn`]; any other bad line is an error.
     pub fn load<P: AsRef<Path>>(paths: &[P]) -> Result<Decisions, Error> {
-        let mut timed = Vec::new();
+        let (mut timed, mut torn) = (Vec::new(), Vec::new());
         for path in paths {
             let path = path.as_ref();
-            let text = match std::fs::read_to_string(path) {
-                Ok(text) => text,
+            let bytes = match std::fs::read(path) {
+                Ok(bytes) => bytes,
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(Error::io("read decisions from", path, e)),
             };
-            for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
-                let torn = !text.ends_with('\n') && i + 1 == text.lines().count();
-                match serde_json::from_str::<Decision>(line).map_err(|e| e.to_string()).and_then(checked) {
-                    Ok(found) => timed.push(found),
-                    Err(_) if torn => {}
+            for (i, line) in bytes.split(|b| *b == b'\n').enumerate().filter(|(_, l)| !l.trim_ascii().is_empty()) {
+                match read(line) {
+                    Ok(Some(found)) => timed.push(found),
+                    Ok(None) => torn.push((path.to_path_buf(), i + 1)),
                     Err(why) => return Err(Error::BadDecision { path: path.to_path_buf(), line: i + 1, why }),
                 }
             }
         }
         timed.sort_by_key(|(at, _)| *at);
-        Ok(Decisions { list: timed.into_iter().map(|(_, d)| d).collect() })
+        Ok(Decisions { list: timed.into_iter().map(|(_, d)| d).collect(), torn })
+    }
+
+    /// Lines that were left out because they end in the middle: file and line, 1-based.
+    pub fn torn(&self) -> &[(PathBuf, usize)] {
+        &self.torn
     }
 
     pub fn from_list(list: Vec<Decision>) -> Decisions {
-        Decisions { list }
+        Decisions { list, torn: Vec::new() }
     }
 
     pub fn list(&self) -> &[Decision] {
@@ -134,6 +140,19 @@ impl Decisions {
             }
         }
         stacks.into_iter().filter_map(|(item, stack)| Some((item, *stack.last()?))).collect()
+    }
+}
+
+/// A line's decision with its time; none where the line ends in the middle of its object, which is what a kill during the
+/// append leaves and nothing else does.
+fn read(line: &[u8]) -> Result<Option<(OffsetDateTime, Decision)>, String> {
+    let utf8 = std::str::from_utf8(line);
+    // Torn inside of a character, it is no UTF-8 either.
+    match serde_json::from_str::<Decision>(&String::from_utf8_lossy(line)) {
+        Err(e) if e.is_eof() && line.starts_with(b"{") => Ok(None),
+        Err(e) => Err(e.to_string()),
+        Ok(_) if utf8.is_err() => Err("the line is no UTF-8".to_string()),
+        Ok(decision) => checked(decision).map(Some),
     }
 }
 

@@ -53,6 +53,11 @@ pub fn freeze(plan: &FreezePlan, emit: &dyn Emit) -> Result<Frozen, Error> {
     let rows = curate::load(&plan.curated)?;
     let paths: Vec<&PathBuf> = plan.decisions.iter().map(|d| &d.path).collect();
     let decisions = Decisions::load(&paths)?;
+    for (path, line) in decisions.torn() {
+        let text =
+            format!("line {line} of {} ends in the middle and counts for nothing: decide it again", path.display());
+        emit.emit(EventKind::Warning { text });
+    }
     let queue = of_rows(&rows, summary.labels.clone(), 0);
     let status = queue.status(&decisions);
     let missing = status.missing(&plan.min_reviewed);
@@ -130,7 +135,7 @@ fn example(
     let mut messages = row.row.trace.messages.clone();
     if let Some(system) = &plan.system {
         messages.retain(|m| m.role != "system" && m.role != "developer");
-        messages.insert(0, Message { role: "system".to_string(), content: system.clone() });
+        messages.insert(0, Message::new("system", system));
     }
     let mut recorded = row.row.recorded();
     // As the label that it is, so that nobody has to read answers a second time.
@@ -141,6 +146,7 @@ fn example(
         id: example_id(&messages, &target),
         messages,
         target,
+        target_tool_calls: Vec::new(),
         label_source,
         weight,
         group: row.group.clone(),

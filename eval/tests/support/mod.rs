@@ -82,11 +82,9 @@ fn example(split: &str, i: usize, rng: &mut SplitMix64) -> Example {
     let answer = if rng.unit() < 0.92 { gold } else { rng.below(LABELS.len()) };
     Example {
         id: limbeck_artifact::digest::sha256_hex(format!("{split} {i}").as_bytes()),
-        messages: vec![
-            Message { role: "system".into(), content: "Answer with one label.".into() },
-            Message { role: "user".into(), content: text },
-        ],
+        messages: vec![Message::new("system", "Answer with one label."), Message::new("user", &text)],
         target: LABELS[gold].into(),
+        target_tool_calls: Vec::new(),
         label_source: LabelSource::Human,
         weight: 1.0,
         group: format!("{split}-{}", i / 2),

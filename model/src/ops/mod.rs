@@ -1,6 +1,7 @@
 //! The op set of the hot path: what a decoder layer is made of, each op with its gradient. [`stock`] writes them in plain
 //! burn and runs on every device; [`flex`] are our own kernels for the CPU, tested against it.
 
+pub mod dropout;
 pub mod flex;
 mod softcap;
 pub mod stock;
@@ -48,6 +49,8 @@ pub struct Lora {
     pub a: Tensor<2>,
     pub b: Tensor<2>,
     pub scaling: f32,
+    /// In training only, and only where the recipe asks for it.
+    pub dropout: Option<dropout::Dropout>,
 }
 
 /// Keys (rotated) and values of one layer, each `[tokens, kv_heads * head_dim]`.
@@ -142,7 +145,7 @@ pub trait Ops: Send + Sync {
     /// `x / sqrt(mean(x²) + eps) · weight`, `weight` frozen, `[width]`.
     fn rms_norm(&self, x: Tensor<2>, weight: &Arc<Vec<f32>>, eps: f32) -> Tensor<2>;
 
-    /// `x Wᵀ + scaling · (x Aᵀ) Bᵀ`, plus the bias if there is one; the product `B A` is never formed.
+    /// `x Wᵀ + scaling · (drop(x) Aᵀ) Bᵀ`, plus the bias if there is one; the product `B A` is never formed.
     fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2>;
 
     /// A whole layer as one op, where the op set has one for such a plan; the decoder composes it from the others otherwise.

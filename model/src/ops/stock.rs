@@ -76,6 +76,9 @@ impl Ops for StockOps {
     }
 
     fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2> {
+        if let Some(lora @ Lora { dropout: Some(drop), .. }) = lora {
+            return super::dropout::linear(self, x, weight, lora, drop);
+        }
         let y = x.clone().matmul(tensor_of(weight).transpose());
         let y = match &weight.bias {
             None => y,

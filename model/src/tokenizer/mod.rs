@@ -194,9 +194,8 @@ impl ChatTokenizer {
 
     /// Renders an answer and looks at the first special token after it.
     fn find_end_of_turn(&self) -> Option<u32> {
-        let say = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
         let answer = "jvqxz";
-        let text = self.render(&[say("user", "a"), say("assistant", answer)], false).ok()?;
+        let text = self.render(&[Message::new("user", "a"), Message::new("assistant", answer)], false).ok()?;
         let (_, after) = text.rsplit_once(answer)?;
         self.encode(after).ok()?.into_iter().find(|&id| self.is_special(id))
     }

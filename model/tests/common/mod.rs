@@ -99,7 +99,7 @@ pub fn step_with(
     let set: LoraSet = adapter(&decoder, 3)
         .constants(ops.as_ref())
         .into_iter()
-        .map(|(k, l)| (k, Lora { a: l.a.require_grad(), b: l.b.require_grad(), scaling: l.scaling }))
+        .map(|(k, l)| (k, Lora { a: l.a.require_grad(), b: l.b.require_grad(), scaling: l.scaling, dropout: None }))
         .collect();
     let hidden = decoder.forward(&Arc::new(batch.clone()), Some(&set), None, None).unwrap();
     let denominator = targets.iter().map(|t| t.weight).sum();

@@ -147,6 +147,7 @@ impl Ops for FlexOps {
     fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2> {
         let y = match lora {
             None => linear::frozen(&self.inputs, x, weight.n_out, weight.n_in, matrix(weight)),
+            Some(lora @ Lora { dropout: Some(drop), .. }) => return super::dropout::linear(self, x, weight, lora, drop),
             Some(lora) => linear::lora(&self.inputs, x, weight.n_out, weight.n_in, matrix(weight), lora),
         };
         match &weight.bias {
@@ -156,7 +157,8 @@ impl Ops for FlexOps {
     }
 
     fn layer(&self, x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Option<Tensor<2>> {
-        let known = plan.softcap.is_none() && plan.window.is_none();
+        let dropped = |lora: &Option<Lora>| lora.as_ref().is_some_and(|l| l.dropout.is_some());
+        let known = plan.softcap.is_none() && plan.window.is_none() && !block.lora.iter().any(dropped);
         known.then(|| layer::layer(x, block, plan))
     }
 

@@ -1,0 +1,180 @@
+//! What a training is asked, what it answers, and how it refuses. The settings' names are those of PEFT, transformers and
+//! axolotl; the errors name rows, steps and the cure.
+
+use crate::batch::LossNormalization;
+use crate::checkpoint::CheckpointError;
+use crate::diverged::Diverged;
+use crate::optimizer::AdamWSettings;
+use crate::schedule::{Decay, Schedule, Scheduler};
+use crate::turbo::CacheDtype;
+use crate::watch::Metric;
+use limbeck_model::adapter::{AdapterConfig, AdapterError};
+use limbeck_model::decoder::DecoderError;
+use limbeck_model::prompt::{PromptError, TrainOn};
+use limbeck_model::score::ScoreError;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// How to train.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainSettings {
+    pub seed: u64,
+    pub r: usize,
+    pub lora_alpha: f32,
+    pub use_rslora: bool,
+    /// Chance that an element of an adapter's input is dropped in a training step.
+    pub lora_dropout: f32,
+    /// Rate of `lora_B` over that of `lora_A` (LoRA+); 1 is plain LoRA.
+    pub loraplus_lr_ratio: f64,
+    pub target_modules: Vec<String>,
+    /// Adapt only so many layers from the top and keep the hidden states below them; 0 adapts all.
+    pub turbo_layers: usize,
+    pub turbo_cache_dtype: CacheDtype,
+    pub train_on: TrainOn,
+    pub loss_normalization: LossNormalization,
+    pub learning_rate: f64,
+    pub lr_scheduler: Scheduler,
+    pub warmup_ratio: f64,
+    /// Share of the steps in which warmup-stable-decay comes down.
+    pub decay_ratio: f64,
+    pub decay_type: Decay,
+    pub num_epochs: u64,
+    /// Rows a micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches a step.
+    pub gradient_accumulation_steps: usize,
+    pub max_grad_norm: f64,
+    pub adamw: AdamWSettings,
+    pub max_seq_length: usize,
+    /// Steps between checkpoints.
+    pub save_steps: u64,
+    /// Checkpoints that are kept; the best is kept beside them.
+    pub save_total_limit: usize,
+    /// Steps between looks at the valid split; 0 looks at the end only.
+    pub eval_steps: u64,
+    /// Stop after so many looks in a row that were no better than the best; 0 never stops.
+    pub early_stopping_patience: u64,
+    pub metric_for_best_model: Metric,
+    /// Give back the best model instead of the last.
+    pub load_best_model_at_end: bool,
+}
+
+impl TrainSettings {
+    /// Rows a step.
+    pub fn rows_per_step(&self) -> usize {
+        self.batch_size.max(1) * self.gradient_accumulation_steps.max(1)
+    }
+
+    pub fn steps_per_epoch(&self, rows: usize) -> u64 {
+        rows.div_ceil(self.rows_per_step()) as u64
+    }
+
+    /// Steps of the whole training on `rows` rows.
+    pub fn total_steps(&self, rows: usize) -> u64 {
+        self.steps_per_epoch(rows) * self.num_epochs
+    }
+
+    pub fn schedule(&self, total_steps: u64) -> Schedule {
+        let share = |ratio: f64| (ratio * total_steps as f64).ceil() as u64;
+        Schedule {
+            kind: self.lr_scheduler,
+            peak: self.learning_rate,
+            warmup_steps: share(self.warmup_ratio),
+            decay_steps: share(self.decay_ratio),
+            decay: self.decay_type,
+            total_steps,
+        }
+    }
+
+    /// The adapter that this trains on a base of `layers` layers.
+    pub(crate) fn adapter_config(&self, base: &str, targets: &[String], layers: usize) -> AdapterConfig {
+        let config = AdapterConfig::lora(base, self.r, self.lora_alpha, targets, self.use_rslora);
+        let turbo = self.first_layer(layers) > 0;
+        let layers_to_transform = turbo.then(|| (self.first_layer(layers)..layers).collect());
+        AdapterConfig { lora_dropout: self.lora_dropout, layers_to_transform, ..config }
+    }
+
+    /// The lowest layer that is adapted.
+    pub(crate) fn first_layer(&self, layers: usize) -> usize {
+        if self.turbo_layers == 0 { 0 } else { layers.saturating_sub(self.turbo_layers) }
+    }
+
+    /// Whether the best model must outlive the newer ones.
+    pub(crate) fn keeps_best(&self) -> bool {
+        self.load_best_model_at_end || self.early_stopping_patience > 0
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct TrainPlan {
+    pub settings: TrainSettings,
+    /// Identifies plan, data and base; a checkpoint of another key is not gone on from.
+    pub key: String,
+    /// Receives `adapter/`, `checkpoints/`, `loss.jsonl`, `valid.jsonl`.
+    pub out: PathBuf,
+    /// Recorded in `adapter_config.json`.
+    pub base_name: String,
+    /// Stop after this step, on the schedule of the whole training: a checkpoint and the valid loss, no adapter. None, or
+    /// a step past the last, trains to the end.
+    pub stop_at_step: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainReport {
+    /// Steps taken.
+    pub steps: u64,
+    pub rows: u64,
+    pub trained_parameters: u64,
+    /// Tokens that carry loss, over the steps taken.
+    pub loss_tokens: u64,
+    pub final_loss: f64,
+    /// Of the model that is given back, on the valid split.
+    pub valid_accuracy: Option<f64>,
+    pub valid_loss: Option<f64>,
+    /// The step whose model is given back, where it is not the last.
+    #[serde(default)]
+    pub best_step: Option<u64>,
+    /// The valid split had stopped getting better.
+    #[serde(default)]
+    pub stopped_early: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    #[error("the train split is empty; nothing to learn from. Review more traces or lower the other splits' shares")]
+    NoRows,
+    #[error("row {id} of the {split} split (trace {trace}): {source}")]
+    Row { id: String, split: &'static str, trace: String, source: PromptError },
+    #[error("row {id} (trace {trace}) carries no loss: its weight is {weight}. Remove it or give it a positive weight")]
+    NoLoss { id: String, trace: String, weight: f32 },
+    #[error(
+        "row {id} of the {split} split (trace {trace}) carries no loss: none of its {len} tokens is to be predicted. \
+         Remove it, or look at its answer"
+    )]
+    EmptyMask { id: String, split: &'static str, trace: String, len: usize },
+    #[error("target_modules names {unknown:?}, which this base does not have; it has {known}")]
+    Targets { unknown: Vec<String>, known: String },
+    #[error("target_modules is empty; there is nothing to train")]
+    NoTargets,
+    #[error("turbo_layers is {asked}, but the base has {layers} layers; adapt fewer, or 0 for all without a cache")]
+    TooManyLayers { asked: usize, layers: usize },
+    #[error(
+        "{what} goes by the valid split, which {why}. Raise data.split.valid, or train without it: \
+         --set train.early_stopping_patience=0 --set train.load_best_model_at_end=false"
+    )]
+    NoValid { what: &'static str, why: &'static str },
+    #[error(transparent)]
+    NotFinite(Box<Diverged>),
+    #[error("the best model, of step {step}, has no intact checkpoint; remove the checkpoints folder and train again")]
+    BestLost { step: u64 },
+    #[error("failed to write {path}: {source}")]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Decoder(#[from] DecoderError),
+    #[error(transparent)]
+    Score(#[from] ScoreError),
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}

@@ -1,0 +1,44 @@
+//! From the dataset's examples to rows of tokens. A row that cannot carry the loss it should is refused by its id: nothing
+//! is cut, skipped or trained on silently.
+
+use crate::batch::TrainRow;
+use crate::plan::{TrainError, TrainSettings};
+use limbeck_artifact::dataset::{Dataset, Example, Split};
+use limbeck_model::prompt::encode_example;
+use limbeck_model::tokenizer::ChatTokenizer;
+
+/// The rows of a split as tokens, in the dataset's order.
+///
+/// # Errors
+/// A row without weight or without a token that carries loss, one that is too long, one that the template refuses.
+pub fn encode(
+    tokenizer: &ChatTokenizer,
+    dataset: &Dataset,
+    split: Split,
+    settings: &TrainSettings,
+) -> Result<Vec<TrainRow>, TrainError> {
+    let trace = |e: &Example| format!("{}:{}", e.trace.file, e.trace.line);
+    dataset
+        .rows(split)
+        .iter()
+        .map(|e| {
+            // Not `<=`: a NaN weight must be refused as well.
+            if !(e.weight > 0.0 && e.weight.is_finite()) {
+                return Err(TrainError::NoLoss { id: e.id.clone(), trace: trace(e), weight: e.weight });
+            }
+            let encoded =
+                encode_example(tokenizer, &e.messages, &e.answer(), settings.train_on, settings.max_seq_length)
+                    .map_err(|source| TrainError::Row {
+                        id: e.id.clone(),
+                        split: split.name(),
+                        trace: trace(e),
+                        source,
+                    })?;
+            if encoded.loss_tokens() == 0 {
+                let len = encoded.len();
+                return Err(TrainError::EmptyMask { id: e.id.clone(), split: split.name(), trace: trace(e), len });
+            }
+            Ok(TrainRow { id: e.id.clone(), encoded, weight: e.weight })
+        })
+        .collect()
+}
