@@ -99,10 +99,10 @@ fn steps(dir: &Path) -> Vec<u64> {
     steps
 }
 
-/// The newest intact checkpoint of this key: its step and log; `parameters` are filled from it. Damaged ones and those
-/// of other keys are passed over.
-pub fn load_newest(dir: &Path, key: &str, parameters: &mut Parameters) -> Option<(u64, Vec<StepLog>)> {
-    steps(dir).into_iter().rev().find_map(|step| {
+/// The newest intact checkpoint of this key up to step `last`: its step and log; `parameters` are filled from it.
+/// Damaged ones and those of other keys are passed over.
+pub fn load_newest(dir: &Path, key: &str, last: u64, parameters: &mut Parameters) -> Option<(u64, Vec<StepLog>)> {
+    steps(dir).into_iter().rev().filter(|step| *step <= last).find_map(|step| {
         let state: State =
             serde_json::from_slice(&std::fs::read(dir.join(format!("{}.json", name(step)))).ok()?).ok()?;
         let bytes = std::fs::read(dir.join(format!("{}.safetensors", name(step)))).ok()?;

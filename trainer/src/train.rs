@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 use limbeck_artifact::dataset::{Dataset, Example, Split};
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_artifact::files::write_atomic;
-use limbeck_model::adapter::{AdapterConfig, AdapterError};
+use limbeck_model::adapter::{Adapter, AdapterConfig, AdapterError};
 use limbeck_model::decoder::{Decoder, DecoderError};
 use limbeck_model::prompt::{PromptError, encode_example};
 use limbeck_model::score::{LabelScorer, ScoreError};
@@ -47,6 +47,18 @@ pub struct TrainSettings {
     pub save_steps: u64,
 }
 
+impl TrainSettings {
+    /// Rows a step.
+    fn rows_per_step(&self) -> usize {
+        self.batch_size.max(1) * self.gradient_accumulation_steps.max(1)
+    }
+
+    /// Steps of the whole training on `rows` rows.
+    pub fn total_steps(&self, rows: usize) -> u64 {
+        rows.div_ceil(self.rows_per_step()) as u64 * self.num_epochs
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct TrainPlan {
     pub settings: TrainSettings,
@@ -56,10 +68,14 @@ pub struct TrainPlan {
     pub out: PathBuf,
     /// Recorded in `adapter_config.json`.
     pub base_name: String,
+    /// Stop after this step, on the schedule of the whole training: a checkpoint and the valid loss, no adapter. None, or
+    /// a step past the last, trains to the end.
+    pub stop_at_step: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainReport {
+    /// Steps taken.
     pub steps: u64,
     pub rows: u64,
     pub trained_parameters: u64,
@@ -131,9 +147,10 @@ pub fn train(
     if rows.is_empty() {
         return Err(TrainError::NoRows);
     }
-    let per_step = s.batch_size.max(1) * s.gradient_accumulation_steps.max(1);
+    let per_step = s.rows_per_step();
     let steps_per_epoch = rows.len().div_ceil(per_step) as u64;
-    let total = steps_per_epoch * s.num_epochs;
+    let total = s.total_steps(rows.len());
+    let stop = plan.stop_at_step.map_or(total, |step| step.min(total));
     let warmup_steps = (s.warmup_ratio * total as f64).ceil() as u64;
     let schedule = Schedule { kind: s.lr_scheduler, peak: s.learning_rate, warmup_steps, total_steps: total };
 
@@ -143,7 +160,7 @@ pub fn train(
         return Err(TrainError::NoTargets(s.target_modules.clone()));
     }
     let checkpoints = plan.out.join("checkpoints");
-    let (mut step, mut log) = match checkpoint::load_newest(&checkpoints, &plan.key, &mut parameters) {
+    let (mut step, mut log) = match checkpoint::load_newest(&checkpoints, &plan.key, stop, &mut parameters) {
         Some((step, log)) => {
             emit.emit(EventKind::StageResumed { from: format!("step {step} of {total}") });
             (step, log)
@@ -163,7 +180,7 @@ pub fn train(
     let started = Instant::now();
     let first_step = step;
     let mut seen_tokens = 0usize;
-    while step < total {
+    while step < stop {
         let (epoch, within) = (step / steps_per_epoch, (step % steps_per_epoch) as usize);
         let order = epoch_order(rows.len(), s.seed, epoch);
         let chosen: Vec<&TrainRow> = order[within * per_step..].iter().take(per_step).map(|&i| &rows[i]).collect();
@@ -210,15 +227,15 @@ pub fn train(
         let elapsed = started.elapsed().as_secs_f64().max(1e-9);
         emit.emit(EventKind::TrainStep {
             step,
-            total,
+            total: stop,
             epoch: step as f64 / steps_per_epoch as f64,
             loss: loss_sum,
             learning_rate: rate,
             grad_norm: norm,
             tokens_per_s: seen_tokens as f64 / elapsed,
-            eta_s: elapsed / (step - first_step) as f64 * (total - step) as f64,
+            eta_s: elapsed / (step - first_step) as f64 * (stop - step) as f64,
         });
-        if step % s.save_steps.max(1) == 0 || step == total {
+        if step % s.save_steps.max(1) == 0 || step == stop {
             let path = checkpoint::save(&checkpoints, &plan.key, step, &parameters, &log, 2)?;
             emit.emit(EventKind::Checkpoint { step, path: path.display().to_string() });
         }
@@ -229,18 +246,13 @@ pub fn train(
     if let (Some(loss), Some(accuracy)) = (valid_loss, valid_accuracy) {
         emit.emit(EventKind::Validated { step, loss, accuracy });
     }
-    let mut lines = String::new();
-    for entry in &log {
-        lines.push_str(&serde_json::to_string(entry).unwrap_or_default());
-        lines.push('\n');
+    if stop == total {
+        write_results(plan, &log, &adapter)?;
     }
-    let path = plan.out.join("loss.jsonl");
-    write_atomic(&path, lines.as_bytes()).map_err(|source| TrainError::Write { path, source })?;
-    adapter.save(&plan.out.join("adapter"))?;
     let loss_tokens = rows.iter().map(|r| r.encoded.completion.len() as u64).sum::<u64>() * s.num_epochs;
     let tail = &log[log.len().saturating_sub(20)..];
     Ok(TrainReport {
-        steps: total,
+        steps: step,
         rows: rows.len() as u64,
         trained_parameters: parameters.count() as u64,
         loss_tokens,
@@ -248,6 +260,18 @@ pub fn train(
         valid_accuracy,
         valid_loss,
     })
+}
+
+/// `loss.jsonl` and `adapter/`, of a training that came to its end.
+fn write_results(plan: &TrainPlan, log: &[StepLog], adapter: &Adapter) -> Result<(), TrainError> {
+    let mut lines = String::new();
+    for entry in log {
+        lines.push_str(&serde_json::to_string(entry).unwrap_or_default());
+        lines.push('\n');
+    }
+    let path = plan.out.join("loss.jsonl");
+    write_atomic(&path, lines.as_bytes()).map_err(|source| TrainError::Write { path, source })?;
+    Ok(adapter.save(&plan.out.join("adapter"))?)
 }
 
 fn value(loss: &Tensor<1>) -> f64 {
@@ -261,7 +285,7 @@ fn validate(
     tokenizer: &Arc<ChatTokenizer>,
     dataset: &Dataset,
     valid: &[TrainRow],
-    adapter: &limbeck_model::adapter::Adapter,
+    adapter: &Adapter,
 ) -> Result<(Option<f64>, Option<f64>), TrainError> {
     if valid.is_empty() {
         return Ok((None, None));

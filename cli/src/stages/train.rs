@@ -33,6 +33,7 @@ pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Finished<Tr
             key: key.to_owned(),
             out: run.folder(Stage::Train),
             base_name: base.name.clone(),
+            stop_at_step: None,
         };
         let report = train(&plan, &decoder, &tokenizer, &dataset, emit)?;
         let accuracy =
