@@ -3,7 +3,7 @@
 use super::{Finished, Run, Work};
 use crate::exit::Result;
 use limbeck_artifact::dataset::{Dataset, DatasetCard};
-use limbeck_artifact::event::{EventKind, Stage};
+use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_model::decoder::Decoder;
 use limbeck_model::device::{self, DeviceName};
 use limbeck_model::tokenizer::ChatTokenizer;
@@ -11,48 +11,103 @@ use limbeck_model::weights::Weights;
 use limbeck_recipes::LrScheduler;
 use limbeck_trainer::optimizer::AdamWSettings;
 use limbeck_trainer::schedule::Scheduler;
-use limbeck_trainer::{TrainPlan, TrainReport, TrainSettings, train};
+use limbeck_trainer::{TrainError, TrainPlan, TrainReport, TrainSettings, train};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Finished<TrainReport>> {
-    let recipe = run.recipe();
-    let base = run.base(&run.sink.stage(Stage::Train))?;
-    let inputs = BTreeMap::from([
-        ("base".to_owned(), base.digest.clone()),
-        ("dataset".to_owned(), dataset.summary.digest.clone()),
-    ]);
-    run.stage(Stage::Train, inputs, |emit, key| {
-        let device: DeviceName = recipe.model.device.parse()?;
-        let decoder = Arc::new(Decoder::from_weights(&Weights::open(&base.path)?, device::ops(device)?, true)?);
-        let tokenizer = Arc::new(ChatTokenizer::open(&base.path)?);
-        let dataset = Dataset::load(&run.dataset_dir())?;
-        emit.emit(EventKind::Note { text: format!("base {} on {device}", base.name) });
-        let plan = TrainPlan {
-            settings: settings(run),
-            key: key.to_owned(),
-            out: run.folder(Stage::Train),
-            base_name: base.name.clone(),
-            stop_at_step: None,
-        };
-        let report = train(&plan, &decoder, &tokenizer, &dataset, emit)?;
-        let accuracy =
-            report.valid_accuracy.map_or(String::new(), |a| format!(", {:.1} % of the valid rows right", a * 100.0));
-        Ok(Work {
-            line: format!("{} steps, loss {:.3}{accuracy}", report.steps, report.final_loss),
-            outputs: [
-                "train/adapter/adapter_config.json",
-                "train/adapter/adapter_model.safetensors",
-                "train/loss.jsonl",
-            ]
-            .map(String::from)
-            .to_vec(),
-            summary: report,
-        })
-    })
+    run.stage(Stage::Train, inputs(run, dataset)?, |emit, key| Ok(work(fit(run, emit, key, None)??)))
 }
 
-fn settings(run: &Run<'_>) -> TrainSettings {
+/// How far a training came that may end before its last step.
+pub enum Trained {
+    To { report: TrainReport, wall_ms: u64 },
+    Diverged { wall_ms: u64 },
+}
+
+/// Trains to `step` of `total`, from the newest checkpoint on. To the last step it is the stage itself, cache and all;
+/// before that there is a checkpoint and a valid loss, and no record.
+///
+/// # Errors
+/// As [`run`], except that a loss which is not finite is a result.
+pub fn upto(run: &Run<'_>, dataset: &Finished<DatasetCard>, step: u64, total: u64) -> Result<Trained> {
+    let inputs = inputs(run, dataset)?;
+    let begun = Instant::now();
+    let wall_ms = || begun.elapsed().as_millis() as u64;
+    if step < total {
+        let emit = run.sink.stage(Stage::Train);
+        emit.emit(EventKind::StageStarted {});
+        return match fit(run, &emit, &run.key(Stage::Train, &inputs), Some(step))? {
+            Ok(report) => Ok(Trained::To { report, wall_ms: wall_ms() }),
+            Err(TrainError::NotFinite { .. }) => Ok(Trained::Diverged { wall_ms: wall_ms() }),
+            Err(e) => Err(e.into()),
+        };
+    }
+    let mut diverged = false;
+    let finished = run.stage(Stage::Train, inputs, |emit, key| match fit(run, emit, key, None)? {
+        Ok(report) => Ok(work(report)),
+        Err(e) => {
+            diverged = matches!(e, TrainError::NotFinite { .. });
+            Err(e.into())
+        }
+    });
+    match finished {
+        Err(_) if diverged => Ok(Trained::Diverged { wall_ms: wall_ms() }),
+        Err(failure) => Err(failure),
+        Ok(finished) => Ok(Trained::To { report: finished.summary, wall_ms: finished.record.wall_ms }),
+    }
+}
+
+/// What the stage reads, as digests.
+///
+/// # Errors
+/// When the base is not there.
+pub fn inputs(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<BTreeMap<String, String>> {
+    let base = run.base(&run.sink.stage(Stage::Train))?;
+    Ok(BTreeMap::from([
+        ("base".to_owned(), base.digest.clone()),
+        ("dataset".to_owned(), dataset.summary.digest.clone()),
+    ]))
+}
+
+/// Trains; the inner error is the trainer's own.
+fn fit(
+    run: &Run<'_>,
+    emit: &dyn Emit,
+    key: &str,
+    stop_at_step: Option<u64>,
+) -> Result<std::result::Result<TrainReport, TrainError>> {
+    let base = run.base(emit)?;
+    let device: DeviceName = run.recipe().model.device.parse()?;
+    let decoder = Arc::new(Decoder::from_weights(&Weights::open(&base.path)?, device::ops(device)?, true)?);
+    let tokenizer = Arc::new(ChatTokenizer::open(&base.path)?);
+    let dataset = Dataset::load(&run.dataset_dir())?;
+    emit.emit(EventKind::Note { text: format!("base {} on {device}", base.name) });
+    let plan = TrainPlan {
+        settings: settings(run),
+        key: key.to_owned(),
+        out: run.folder(Stage::Train),
+        base_name: base.name.clone(),
+        stop_at_step,
+    };
+    Ok(train(&plan, &decoder, &tokenizer, &dataset, emit))
+}
+
+fn work(report: TrainReport) -> Work<TrainReport> {
+    let accuracy =
+        report.valid_accuracy.map_or(String::new(), |a| format!(", {:.1} % of the valid rows right", a * 100.0));
+    Work {
+        line: format!("{} steps, loss {:.3}{accuracy}", report.steps, report.final_loss),
+        outputs: ["train/adapter/adapter_config.json", "train/adapter/adapter_model.safetensors", "train/loss.jsonl"]
+            .map(String::from)
+            .to_vec(),
+        summary: report,
+    }
+}
+
+/// The recipe's [train] as the trainer takes it.
+pub fn settings(run: &Run<'_>) -> TrainSettings {
     let recipe = run.recipe();
     let t = &recipe.train;
     TrainSettings {

@@ -9,4 +9,6 @@ pub mod keys;
 pub mod review;
 pub mod run;
 pub mod score;
+pub mod sweep;
 pub mod verify;
+pub mod watch;
