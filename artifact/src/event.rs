@@ -63,6 +63,9 @@ pub enum EventKind {
         recipe: String,
         version: String,
         device: String,
+        /// What the program was called with; the same again resumes the run. Empty in older journals.
+        #[serde(skip_serializing_if = "Vec::is_empty", default)]
+        arguments: Vec<String>,
     },
     RunFinished {
         exit_code: u8,
@@ -120,6 +123,10 @@ pub enum EventKind {
     Checkpoint {
         step: u64,
         path: String,
+    },
+    /// The process's largest resident set so far (Linux's VmHWM; nothing elsewhere), told when it grew.
+    Resources {
+        peak_rss_bytes: u64,
     },
     /// An arm of the evaluation: its accuracy on the test rows.
     ArmScored {

@@ -128,6 +128,94 @@ pub fn read(path: &Path) -> Result<Vec<Event>> {
     Ok(parse(path, &bytes)?.0)
 }
 
+/// Whether a process has the journal open for writing. Asks for the writer's lock and gives it back at once; a writer that
+/// starts in that moment waits longer than this takes.
+///
+/// # Errors
+/// Where there is no journal, or the file system knows no locks.
+pub fn is_live(path: &Path) -> Result<bool> {
+    let file = File::open(path).map_err(Error::io("open the journal", path))?;
+    match file.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(source)) => {
+            Err(Error::Io { attempted: "ask for the lock of", path: path.to_path_buf(), source })
+        }
+    }
+}
+
+/// At most so much is read at once; a longer line is no event.
+const CHUNK: u64 = 4 << 20;
+
+/// A journal as its reader follows it, from the first line on and then as it grows. It never writes.
+pub struct Tail {
+    path: PathBuf,
+    /// Everything before this byte was whole lines.
+    offset: u64,
+}
+
+/// What a look at the journal brought.
+#[derive(Debug, Default)]
+pub struct News {
+    pub events: Vec<Event>,
+    /// Whole lines that are no events: this program's newer kinds, or damage.
+    pub bad_lines: u64,
+    /// The file is shorter than it was: what was read before is no longer so.
+    pub began_again: bool,
+    /// There is more to read at once.
+    pub more: bool,
+}
+
+impl Tail {
+    pub fn new(path: &Path) -> Tail {
+        Tail { path: path.to_path_buf(), offset: 0 }
+    }
+
+    /// The events of the whole lines that came since the last look. A line that is still being written is left for the
+    /// next look.
+    ///
+    /// # Errors
+    /// Where the file can't be read.
+    pub fn poll(&mut self) -> Result<News> {
+        let (bytes, began_again) = self.chunk().map_err(Error::io("read the journal", &self.path.clone()))?;
+        let mut news = News { began_again, ..News::default() };
+        let whole = match bytes.iter().rposition(|b| *b == b'\n') {
+            Some(last) => last + 1,
+            // Too long for a line: passed over, and what is left of it is no event.
+            None if bytes.len() as u64 == CHUNK => bytes.len(),
+            None => 0,
+        };
+        for line in bytes[..whole].split_inclusive(|b| *b == b'\n') {
+            match serde_json::from_slice(line) {
+                Ok(event) => news.events.push(event),
+                Err(_) => news.bad_lines += 1,
+            }
+        }
+        self.offset += whole as u64;
+        news.more = bytes.len() as u64 == CHUNK;
+        Ok(news)
+    }
+
+    /// Bytes from where the last look ended, and whether the file is shorter than it was then.
+    fn chunk(&mut self) -> std::io::Result<(Vec<u8>, bool)> {
+        let mut file = File::open(&self.path)?;
+        let began_again = file.metadata()?.len() < self.offset;
+        if began_again {
+            self.offset = 0;
+        }
+        file.seek(SeekFrom::Start(self.offset))?;
+        let mut bytes = Vec::new();
+        file.take(CHUNK).read_to_end(&mut bytes)?;
+        Ok((bytes, began_again))
+    }
+}
+
+/// A time as the journal writes it, as milliseconds since 1970 UTC; None where it is no such time.
+pub fn unix_ms(at: &str) -> Option<i64> {
+    let time = OffsetDateTime::parse(at, &time::format_description::well_known::Rfc3339).ok()?;
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok()
+}
+
 /// The events, and how many bytes hold them.
 fn parse(path: &Path, bytes: &[u8]) -> Result<(Vec<Event>, usize)> {
     let mut events = Vec::new();
@@ -274,6 +362,55 @@ mod tests {
         assert!(events.iter().enumerate().all(|(i, e)| e.seq == i as u64) && events.len() == 200);
         drop(journal);
         assert!(Journal::open(&path, "other").is_ok());
+    }
+
+    #[test]
+    fn a_reader_follows_a_journal_that_is_written_torn_and_begun_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("j");
+        assert!(Tail::new(&path).poll().is_err());
+        let journal = open(&path);
+        let mut tail = Tail::new(&path);
+        journal.emit(note("one"));
+        assert_eq!(tail.poll().unwrap().events.len(), 1);
+        assert!(is_live(&path).unwrap());
+        journal.emit(note("two"));
+        drop(journal);
+        assert!(!is_live(&path).unwrap(), "nobody holds the lock");
+        // Half a line, then the other half.
+        let whole = fs::read(&path).unwrap();
+        let mut torn = whole.clone();
+        torn.extend_from_slice(&whole[..30]);
+        fs::write(&path, &torn).unwrap();
+        let news = tail.poll().unwrap();
+        assert_eq!((news.events.len(), news.bad_lines, news.more), (1, 0, false));
+        assert_eq!(tail.poll().unwrap().events.len(), 0);
+        open(&path).emit(note("three"));
+        let news = tail.poll().unwrap();
+        assert_eq!(news.events.iter().map(|e| e.kind.clone()).collect::<Vec<_>>(), [note("three")]);
+        // A line that is no event is counted and passed over; a shorter file is another journal.
+        fs::write(&path, [&whole[..], b"{}\n", &whole[..]].concat()).unwrap();
+        let news = Tail::new(&path).poll().unwrap();
+        assert_eq!((news.events.len(), news.bad_lines), (4, 1));
+        fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let news = tail.poll().unwrap();
+        assert!(news.began_again && news.events.len() == 1);
+    }
+
+    #[test]
+    fn times_are_read_as_they_are_written() {
+        assert_eq!(unix_ms("1970-01-01T00:00:01.500Z"), Some(1500));
+        assert_eq!(unix_ms("2026-11-22T02:57:47.168Z"), Some(1_795_316_267_168));
+        assert_eq!(unix_ms("yesterday"), None);
+        assert!(unix_ms(&now()).is_some());
+    }
+
+    #[test]
+    fn a_journal_of_the_first_version_still_reads() {
+        let old = r#"{"run":"r","seq":0,"at":"2026-01-01T00:00:00.000Z","event":"run_started","recipe":"a","version":"b","device":"cpu"}"#;
+        let event: Event = serde_json::from_str(old).unwrap();
+        assert!(matches!(event.kind, EventKind::RunStarted { ref arguments, .. } if arguments.is_empty()));
+        assert_eq!(serde_json::to_string(&event).unwrap(), old);
     }
 
     #[test]

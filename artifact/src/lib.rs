@@ -11,6 +11,7 @@ pub mod keys;
 pub mod manifest;
 pub mod oms;
 pub mod relpath;
+pub mod scalars;
 pub mod stage;
 pub mod store;
 mod strict_json;

@@ -68,8 +68,9 @@ pub enum Verb {
     #[command(after_help = "\
 Example:
   limbeck run recipes/quickstart
-  limbeck run recipes/quickstart --set train.num_epochs=1 --json")]
-    Run(RecipeArg),
+  limbeck run recipes/quickstart --set train.num_epochs=1 --json
+  limbeck run recipes/quickstart --tensorboard boards    then: tensorboard --logdir boards")]
+    Run(RunArgs),
     /// Read traces: accepted.parquet, and rejected.jsonl with a reason for each bad line
     #[command(after_help = "Example:\n  limbeck import recipes/quickstart")]
     Import(RecipeArg),
@@ -86,8 +87,27 @@ Example:
     #[command(after_help = "\
 Example:
   limbeck train recipes/quickstart --device cpu
-  limbeck train recipes/quickstart --dry-run --price-per-hour 2.10      one step: time, memory and cost of all")]
+  limbeck train recipes/quickstart --dry-run --price-per-hour 2.10      one step: time, memory and cost of all
+  limbeck train recipes/quickstart --metrics metrics.jsonl")]
     Train(Train),
+    /// Try learning rates and the like, the better ones for longer (successive halving), by loss on the valid split
+    #[command(after_help = "\
+Example:
+  limbeck sweep recipes/quickstart --param train.learning_rate=5e-4,1e-3,2e-3
+  limbeck sweep recipes/quickstart --param train.learning_rate=1e-4..5e-3 --param train.r=8,16 --samples 9
+
+Trials are ordinary runs, in the run's folder under sweep/. They share its imported, curated and frozen data;
+after each rung one in ETA goes on from its checkpoint, on the schedule of the whole training. Ties go to the
+smaller learning rate. The test split is never looked at. Killed, the same command goes on to the same result.")]
+    Sweep(Sweep),
+    /// Show a run as its journal tells it: curves, stages, gates; live, finished or interrupted
+    #[command(after_help = "\
+Example:
+  limbeck watch recipes/quickstart       the dashboard; q leaves it, the run goes on
+  limbeck watch --follow | tee run.log   the newest run, as lines, until it ends
+  limbeck watch runs/quickstart --json   a summary: steps, losses, times, verdicts
+  limbeck watch runs/quickstart --export-tensorboard boards")]
+    Watch(Watch),
     /// Merge the adapter into the base and write GGUF files
     #[command(after_help = "Example:\n  limbeck quantize recipes/quickstart --set quantize.ship=Q4_0")]
     Quantize(RecipeArg),
@@ -137,6 +157,67 @@ Example:
 }
 
 #[derive(Args, Debug)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub recipe: RecipeArg,
+    #[command(flatten)]
+    pub scalars: ScalarArgs,
+}
+
+#[derive(Args, Debug, Default)]
+pub struct ScalarArgs {
+    /// Also write losses, rates and speeds as TensorBoard event files, in a folder of DIR named after the run
+    #[arg(long, value_name = "DIR")]
+    pub tensorboard: Option<PathBuf>,
+    /// Also append them to a file of JSON lines; where a step comes twice, after a kill, the later line counts
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub metrics: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct Sweep {
+    #[command(flatten)]
+    pub recipe: RecipeArg,
+    /// A train.* value to vary: a list, or LOW..HIGH to draw from on a log scale (may be repeated; lists make a grid)
+    #[arg(long = "param", required = true, value_name = "KEY=VALUES", value_parser = crate::sweep::grid::param)]
+    pub params: Vec<crate::sweep::grid::Param>,
+    /// Draw so many trials instead of taking the whole grid
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub samples: Option<u64>,
+    /// What --samples draws with
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "samples")]
+    pub seed: u64,
+    /// One trial in ETA goes on after a rung, for ETA times the steps
+    #[arg(long, value_name = "ETA", default_value_t = 3, value_parser = clap::value_parser!(u64).range(2..=100))]
+    pub eta: u64,
+    /// The first rung takes at least this share of a trial's steps
+    #[arg(long, value_name = "0..1", default_value_t = 0.1, value_parser = share)]
+    pub min_share: f64,
+    #[command(flatten)]
+    pub scalars: ScalarArgs,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x| *x > 0.0 && *x <= 1.0).ok_or_else(|| "expected a number above 0, at most 1".to_owned())
+}
+
+#[derive(Args, Debug)]
+pub struct Watch {
+    /// A recipe, a run's folder or its name; the newest run when left out
+    #[arg(value_name = "RECIPE|RUN")]
+    pub of: Option<PathBuf>,
+    /// Print lines until the run ends instead of opening the dashboard
+    #[arg(long)]
+    pub follow: bool,
+    /// Write the run's numbers as a TensorBoard event file, in a folder of DIR named after the run
+    #[arg(long, value_name = "DIR", conflicts_with = "follow")]
+    pub export_tensorboard: Option<PathBuf>,
+    /// Write them as JSON lines
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with = "follow")]
+    pub export_metrics: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
 pub struct Init {
     /// The recipe's folder; its last part becomes the recipe's name
     pub folder: PathBuf,
@@ -161,6 +242,8 @@ pub struct Review {
 pub struct Train {
     #[command(flatten)]
     pub recipe: RecipeArg,
+    #[command(flatten)]
+    pub scalars: ScalarArgs,
     /// Take one step on the longest micro-batch and say what the training would take; nothing is kept
     #[arg(long)]
     pub dry_run: bool,
@@ -307,7 +390,7 @@ mod tests {
     fn help_reads_well() {
         let mut command = Cli::command().term_width(110);
         insta::assert_snapshot!("help", command.render_help().to_string());
-        for verb in ["run", "score", "carve", "review", "train"] {
+        for verb in ["run", "score", "carve", "review", "train", "sweep", "watch"] {
             let verb = command.find_subcommand_mut(verb).unwrap();
             insta::assert_snapshot!(format!("help-{}", verb.get_name()), verb.render_help().to_string());
         }

@@ -5,10 +5,13 @@ mod base;
 mod diagnostics;
 mod exit;
 mod keys;
+mod memory;
 mod output;
 mod progress;
 mod settings;
+mod sinks;
 mod stages;
+mod sweep;
 mod verbs;
 
 use args::{Cli, Verb};
@@ -38,17 +41,20 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(settings: &Settings, verb: Verb) -> Result<Exit> {
+    let none = args::ScalarArgs::default();
     match verb {
         Verb::Init(args) => verbs::init::init(settings, &args),
-        Verb::Run(args) => verbs::run::run(settings, &args.recipe, Stage::Promote),
-        Verb::Import(args) => verbs::run::run(settings, &args.recipe, Stage::Import),
-        Verb::Curate(args) => verbs::run::run(settings, &args.recipe, Stage::Curate),
+        Verb::Run(args) => verbs::run::run(settings, &args.recipe.recipe, Stage::Promote, &args.scalars),
+        Verb::Import(args) => verbs::run::run(settings, &args.recipe, Stage::Import, &none),
+        Verb::Curate(args) => verbs::run::run(settings, &args.recipe, Stage::Curate, &none),
         Verb::Review(args) => verbs::review::review(settings, &args),
         Verb::Train(args) => verbs::train::train(settings, &args),
-        Verb::Quantize(args) => verbs::run::run(settings, &args.recipe, Stage::Quantize),
-        Verb::Eval(args) => verbs::run::run(settings, &args.recipe, Stage::Eval),
-        Verb::Package(args) => verbs::run::run(settings, &args.recipe, Stage::Package),
-        Verb::Promote(args) => verbs::run::run(settings, &args.recipe, Stage::Promote),
+        Verb::Sweep(args) => verbs::sweep::sweep(settings, &args),
+        Verb::Watch(args) => verbs::watch::watch(settings, &args),
+        Verb::Quantize(args) => verbs::run::run(settings, &args.recipe, Stage::Quantize, &none),
+        Verb::Eval(args) => verbs::run::run(settings, &args.recipe, Stage::Eval, &none),
+        Verb::Package(args) => verbs::run::run(settings, &args.recipe, Stage::Package, &none),
+        Verb::Promote(args) => verbs::run::run(settings, &args.recipe, Stage::Promote, &none),
         Verb::Verify(args) => verbs::verify::verify(settings, &args),
         Verb::Score(args) => verbs::score::score(settings, &args),
         Verb::Explain(args) => verbs::explain::explain(settings, &args),

@@ -39,10 +39,19 @@ impl Terminal {
 /// # Errors
 /// When stdout can't be written to for another reason.
 pub fn stdout(text: &str) -> Result<()> {
+    stdout_while_read(text).map(|_| ())
+}
+
+/// As [`stdout`]; false when the reader has gone away.
+///
+/// # Errors
+/// As [`stdout`].
+pub fn stdout_while_read(text: &str) -> Result<bool> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(e.into()),
     }
 }
 

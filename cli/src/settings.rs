@@ -43,6 +43,11 @@ pub fn key_passphrase() -> Option<String> {
     std::env::var("LIMBECK_KEY_PASSPHRASE").ok().filter(|p| !p.is_empty())
 }
 
+/// What the program was called with.
+pub fn arguments() -> Vec<String> {
+    std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect()
+}
+
 /// Who is at the keyboard, for decisions and promotions.
 pub fn person() -> String {
     ["USER", "LOGNAME", "USERNAME"]
@@ -61,9 +66,7 @@ pub fn recipe_arg(resolved: &Resolved) -> String {
 
 /// A path as a command line takes it.
 pub fn shell(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%:,=".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    limbeck_tui::text::shell_word(&path.display().to_string())
 }
 
 /// The hub's token.

@@ -128,6 +128,14 @@ pub enum CacheDtype {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    Auto,
+    Bf16,
+    Fp32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainOn {
     Last,
@@ -174,6 +182,8 @@ pub struct Train {
     pub adam_beta1: f64,
     pub adam_beta2: f64,
     pub adam_epsilon: f64,
+    pub dtype: Dtype,
+    pub gradient_checkpointing: bool,
     pub save_steps: usize,
     pub save_total_limit: usize,
     pub eval_steps: usize,

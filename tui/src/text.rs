@@ -42,6 +42,16 @@ pub fn one_line(text: &str) -> String {
     out
 }
 
+/// A word as a shell takes it: quoted where it holds more than letters, digits and harmless signs.
+pub fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%:,=".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
 /// [`one_line`], cut to `width` columns with an ellipsis.
 pub fn fit(text: &str, width: usize) -> String {
     let line = one_line(text);

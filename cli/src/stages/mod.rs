@@ -92,6 +92,11 @@ impl<'a> Run<'a> {
         Ok(self.base.get_or_init(|| base))
     }
 
+    /// What stands for a stage's plan and inputs under this version of the program.
+    pub fn key(&self, stage: Stage, inputs: &BTreeMap<String, String>) -> String {
+        stage::key(&limbeck_recipes::settings(&self.resolved, stage), inputs, PROGRAM_VERSION)
+    }
+
     /// Runs a stage through the cache. `work` gets a sink and the stage's key, and returns what it made.
     ///
     /// # Errors
@@ -103,7 +108,7 @@ impl<'a> Run<'a> {
         work: impl FnOnce(&dyn Emit, &str) -> Result<Work<T>>,
     ) -> Result<Finished<T>> {
         let sink = self.sink.stage(stage);
-        let key = stage::key(&limbeck_recipes::settings(&self.resolved, stage), &inputs, PROGRAM_VERSION);
+        let key = self.key(stage, &inputs);
         if let Some(record) = stage::load(&self.dir, stage)?
             && record.key == key
             && let Ok(summary) = serde_json::from_value(record.summary.clone())

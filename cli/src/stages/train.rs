@@ -5,7 +5,7 @@ use crate::exit::Result;
 use limbeck_artifact::dataset::{Dataset, DatasetCard};
 use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_model::decoder::Decoder;
-use limbeck_model::device::{self, DeviceName};
+use limbeck_model::device::{self, DeviceName, Dtype};
 use limbeck_model::prompt::TrainOn;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
@@ -13,9 +13,10 @@ use limbeck_recipes::{self as recipe, Recipe};
 use limbeck_trainer::optimizer::AdamWSettings;
 use limbeck_trainer::schedule::{Decay, Scheduler};
 use limbeck_trainer::watch::Metric;
-use limbeck_trainer::{TrainPlan, TrainReport, TrainSettings, batch, train, turbo};
+use limbeck_trainer::{TrainError, TrainPlan, TrainReport, TrainSettings, batch, train, turbo};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What a training works on, opened.
 pub struct Opened {
@@ -29,48 +30,114 @@ pub struct Opened {
 ///
 /// # Errors
 /// When one of them can't be read, or the device is not there.
-pub fn open(run: &Run<'_>, key: &str, emit: &dyn Emit) -> Result<Opened> {
+pub fn open(run: &Run<'_>, key: &str, stop_at_step: Option<u64>, emit: &dyn Emit) -> Result<Opened> {
     let base = run.base(emit)?;
     let device: DeviceName = run.recipe().model.device.parse()?;
-    let decoder = Arc::new(Decoder::from_weights(&Weights::open(&base.path)?, device::ops(device)?, true)?);
+    let dtype = match run.recipe().train.dtype {
+        recipe::Dtype::Auto => Dtype::Auto,
+        recipe::Dtype::Bf16 => Dtype::Bf16,
+        recipe::Dtype::Fp32 => Dtype::Fp32,
+    };
+    let ops = device::training_ops(device, dtype)?;
+    let compute = ops.compute();
+    let decoder = Decoder::from_weights(&Weights::open(&base.path)?, ops, true)?;
+    let decoder = Arc::new(decoder.with_checkpointing(run.recipe().train.gradient_checkpointing));
     let tokenizer = Arc::new(ChatTokenizer::open(&base.path)?);
     let dataset = Dataset::load(&run.dataset_dir())?;
-    emit.emit(EventKind::Note { text: format!("base {} on {device}", base.name) });
+    emit.emit(EventKind::Note { text: format!("base {} on {device}, products in {compute}", base.name) });
     let plan = TrainPlan {
         settings: settings(run.recipe()),
-        key: key.to_owned(),
+        // Another processor's products sum in another order: a checkpoint is gone on from only where the bits stay the same.
+        key: format!("{key} {compute}"),
         out: run.folder(Stage::Train),
         base_name: base.name.clone(),
-        stop_at_step: None,
+        stop_at_step,
     };
     Ok(Opened { decoder, tokenizer, dataset, plan })
 }
 
 pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Finished<TrainReport>> {
+    run.stage(Stage::Train, inputs(run, dataset)?, |emit, key| Ok(work(fit(run, emit, key, None)??)))
+}
+
+/// How far a training came that may end before its last step.
+pub enum Trained {
+    To { report: TrainReport, wall_ms: u64 },
+    Diverged { wall_ms: u64 },
+}
+
+/// Trains to `step` of `total`, from the newest checkpoint on. To the last step it is the stage itself, cache and all;
+/// before that there is a checkpoint and a valid loss, and no record.
+///
+/// # Errors
+/// As [`run`], except that a loss which is not finite is a result.
+pub fn upto(run: &Run<'_>, dataset: &Finished<DatasetCard>, step: u64, total: u64) -> Result<Trained> {
+    let inputs = inputs(run, dataset)?;
+    let begun = Instant::now();
+    let wall_ms = || begun.elapsed().as_millis() as u64;
+    if step < total {
+        let emit = run.sink.stage(Stage::Train);
+        emit.emit(EventKind::StageStarted {});
+        return match fit(run, &emit, &run.key(Stage::Train, &inputs), Some(step))? {
+            Ok(report) => Ok(Trained::To { report, wall_ms: wall_ms() }),
+            Err(TrainError::NotFinite { .. }) => Ok(Trained::Diverged { wall_ms: wall_ms() }),
+            Err(e) => Err(e.into()),
+        };
+    }
+    let mut diverged = false;
+    let finished = run.stage(Stage::Train, inputs, |emit, key| match fit(run, emit, key, None)? {
+        Ok(report) => Ok(work(report)),
+        Err(e) => {
+            diverged = matches!(e, TrainError::NotFinite { .. });
+            Err(e.into())
+        }
+    });
+    match finished {
+        Err(_) if diverged => Ok(Trained::Diverged { wall_ms: wall_ms() }),
+        Err(failure) => Err(failure),
+        Ok(finished) => Ok(Trained::To { report: finished.summary, wall_ms: finished.record.wall_ms }),
+    }
+}
+
+/// What the stage reads, as digests.
+///
+/// # Errors
+/// When the base is not there.
+pub fn inputs(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<BTreeMap<String, String>> {
     let base = run.base(&run.sink.stage(Stage::Train))?;
-    let inputs = BTreeMap::from([
+    Ok(BTreeMap::from([
         ("base".to_owned(), base.digest.clone()),
         ("dataset".to_owned(), dataset.summary.digest.clone()),
-    ]);
-    run.stage(Stage::Train, inputs, |emit, key| {
-        let Opened { decoder, tokenizer, dataset, plan } = open(run, key, emit)?;
-        let report = train(&plan, &decoder, &tokenizer, &dataset, emit)?;
-        let accuracy =
-            report.valid_accuracy.map_or(String::new(), |a| format!(", {:.1} % of the valid rows right", a * 100.0));
-        let best = report.best_step.map_or(String::new(), |step| format!(", the best after step {step}"));
-        Ok(Work {
-            line: format!("{} steps, loss {:.3}{best}{accuracy}", report.steps, report.final_loss),
-            outputs: [
-                "train/adapter/adapter_config.json",
-                "train/adapter/adapter_model.safetensors",
-                "train/loss.jsonl",
-                "train/valid.jsonl",
-            ]
-            .map(String::from)
-            .to_vec(),
-            summary: report,
-        })
-    })
+    ]))
+}
+
+/// Trains; the inner error is the trainer's own.
+fn fit(
+    run: &Run<'_>,
+    emit: &dyn Emit,
+    key: &str,
+    stop_at_step: Option<u64>,
+) -> Result<std::result::Result<TrainReport, TrainError>> {
+    let Opened { decoder, tokenizer, dataset, plan } = open(run, key, stop_at_step, emit)?;
+    Ok(train(&plan, &decoder, &tokenizer, &dataset, emit))
+}
+
+fn work(report: TrainReport) -> Work<TrainReport> {
+    let accuracy =
+        report.valid_accuracy.map_or(String::new(), |a| format!(", {:.1} % of the valid rows right", a * 100.0));
+    let best = report.best_step.map_or(String::new(), |step| format!(", the best after step {step}"));
+    Work {
+        line: format!("{} steps, loss {:.3}{best}{accuracy}", report.steps, report.final_loss),
+        outputs: [
+            "train/adapter/adapter_config.json",
+            "train/adapter/adapter_model.safetensors",
+            "train/loss.jsonl",
+            "train/valid.jsonl",
+        ]
+        .map(String::from)
+        .to_vec(),
+        summary: report,
+    }
 }
 
 pub fn settings(recipe: &Recipe) -> TrainSettings {

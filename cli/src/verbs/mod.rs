@@ -9,5 +9,7 @@ pub mod keys;
 pub mod review;
 pub mod run;
 pub mod score;
+pub mod sweep;
 pub mod train;
 pub mod verify;
+pub mod watch;

@@ -1,29 +1,27 @@
 //! `limbeck run` and the verbs of single stages: all stages up to one, then what was made, how good it is, and what to
 //! try.
 
+use crate::args::ScalarArgs;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{self, Terminal, bold};
-use crate::settings::{Settings, recipe_arg, shell};
+use crate::settings::{Settings, arguments, recipe_arg, shell};
+use crate::sinks;
 use crate::stages::{self, Outcome, Run};
 use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_eval::{Report, Verdict, terminal_summary};
 use limbeck_model::device::{self, DeviceName};
-use limbeck_recipes::locate;
 use limbeck_tui::progress::{bytes, duration};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
 
-pub fn run(settings: &Settings, recipe: &Path, last: Stage) -> Result<Exit> {
+pub fn run(settings: &Settings, recipe: &Path, last: Stage, scalars: &ScalarArgs) -> Result<Exit> {
     let resolved = settings.recipe(recipe)?;
     check_device(&resolved.recipe.model.device, last)?;
     let run = Run::open(settings, resolved)?;
+    run.sink.plot_to(sinks::open(scalars, &run.recipe().name));
     let begun = Instant::now();
-    run.sink.emit(EventKind::RunStarted {
-        recipe: locate(recipe).display().to_string(),
-        version: format!("{} {}", run.recipe().name, run.recipe().version),
-        device: run.recipe().model.device.clone(),
-    });
+    run.sink.emit(started(&run));
     let outcome = stages::upto(&run, last);
     let exit = match &outcome {
         Err(failure) => failure.exit,
@@ -41,6 +39,16 @@ pub fn run(settings: &Settings, recipe: &Path, last: Stage) -> Result<Exit> {
         output::stdout(&closing(&run, &outcome, last)?)?;
     }
     Ok(exit)
+}
+
+/// How a run is told to begin.
+pub fn started(run: &Run<'_>) -> EventKind {
+    EventKind::RunStarted {
+        recipe: run.resolved.path.display().to_string(),
+        version: format!("{} {}", run.recipe().name, run.recipe().version),
+        device: run.recipe().model.device.clone(),
+        arguments: arguments(),
+    }
 }
 
 /// A device that this build lacks is told before the first stage, not after the third.

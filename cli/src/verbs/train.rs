@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub fn train(settings: &Settings, args: &Train) -> Result<Exit> {
     match args.dry_run {
-        false => run::run(settings, &args.recipe.recipe, Stage::Train),
+        false => run::run(settings, &args.recipe.recipe, Stage::Train, &args.scalars),
         true => rehearse(settings, args),
     }
 }
@@ -32,7 +32,7 @@ fn rehearse(settings: &Settings, args: &Train) -> Result<Exit> {
     let run = Run::open(&aside, resolved)?;
     stages::upto(&run, Stage::Review)?;
     let emit = run.sink.stage(Stage::Train);
-    let Opened { decoder, tokenizer, dataset, plan } = open(&run, "dry run", &emit)?;
+    let Opened { decoder, tokenizer, dataset, plan } = open(&run, "dry run", None, &emit)?;
     let found = dry_run(&plan, &decoder, &tokenizer, &dataset, &emit)?;
     run.sink.clear();
     let memory = limbeck_model::memory::peak_bytes();

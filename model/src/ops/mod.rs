@@ -136,6 +136,11 @@ pub struct Block<'a> {
 pub trait Ops: Send + Sync {
     fn device(&self) -> Device;
 
+    /// What the matrix products compute in, for a person and for the key of a checkpoint.
+    fn compute(&self) -> &'static str {
+        "fp32"
+    }
+
     /// Takes a frozen matrix `[n_out, n_in]`; `trains` says that gradients must flow through it to its input.
     fn freeze(&self, data: Vec<f32>, n_out: usize, n_in: usize, trains: bool) -> Frozen;
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 /// The rate is taken over this much of the past, so that it follows a change of speed but not every hiccup.
 const WINDOW: Duration = Duration::from_secs(10);
 const SAMPLES: u32 = 256;
+/// A value that fell by this factor lies flat on a linear scale.
+pub(crate) const DECADES: f64 = 30.0;
 
 /// `1234567` as `1,234,567`.
 pub fn count(n: u64) -> String {
@@ -67,6 +69,62 @@ pub fn bar(done: u64, total: u64, width: usize) -> String {
     let full =
         if total == 0 { width } else { (u128::from(done.min(total)) * width as u128 / u128::from(total)) as usize };
     format!("{}{}", "█".repeat(full), "░".repeat(width - full))
+}
+
+/// The heights of a cell, lowest first.
+const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// `values` as at most `width` cells between the least and the greatest: a cell is the mean of its share of the values.
+/// What is not finite is left out.
+pub fn spark(values: &[f64], width: usize) -> String {
+    let values: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
+    let cells = width.min(values.len());
+    let mean = |i: usize| {
+        let share = &values[i * values.len() / cells..(i + 1) * values.len() / cells];
+        share.iter().sum::<f64>() / share.len() as f64
+    };
+    let means: Vec<f64> = (0..cells).map(mean).collect();
+    let (low, high) = means.iter().fold((f64::MAX, f64::MIN), |(low, high), m| (low.min(*m), high.max(*m)));
+    let level = |m: &f64| match high > low {
+        true => LEVELS[(((m - low) / (high - low) * 8.0) as usize).min(7)],
+        false => LEVELS[3],
+    };
+    means.iter().map(level).collect()
+}
+
+/// The course of a value from its beginning on, in bounded room: neighbours are averaged when it fills up.
+#[derive(Default)]
+pub(super) struct Course {
+    means: Vec<f64>,
+    /// Values a mean is made of, as a power of two.
+    doublings: u32,
+    sum: f64,
+    n: u64,
+}
+
+impl Course {
+    pub(super) fn push(&mut self, value: f64) {
+        (self.sum, self.n) = (self.sum + value, self.n + 1);
+        if self.n >> self.doublings == 0 {
+            return;
+        }
+        self.means.push(self.sum / self.n as f64);
+        (self.sum, self.n) = (0.0, 0);
+        if self.means.len() >= SAMPLES as usize {
+            self.means = self.means.chunks(2).map(|two| two.iter().sum::<f64>() / two.len() as f64).collect();
+            self.doublings += 1;
+        }
+    }
+
+    /// The course in `width` cells; by decades where it fell so far that all but its start would be the lowest cell.
+    pub(super) fn spark(&self, width: usize) -> String {
+        let finite = || self.means.iter().filter(|m| m.is_finite());
+        let (low, high) = finite().fold((f64::MAX, 0.0f64), |(low, high), m| (low.min(*m), high.max(*m)));
+        match low > 0.0 && high >= low * DECADES {
+            true => spark(&self.means.iter().map(|m| m.log10()).collect::<Vec<_>>(), width),
+            false => spark(&self.means, width),
+        }
+    }
 }
 
 /// Work a second over the last seconds of one stage's one kind of work.

@@ -4,12 +4,14 @@
 
 mod figures;
 
-pub use figures::{bar, bytes, count, duration, percent, time_left};
+pub use figures::{bar, bytes, count, duration, percent, spark, time_left};
 
 use crate::text;
-use figures::Pace;
+pub(crate) use figures::DECADES;
+use figures::{Course, Pace};
 use limbeck_artifact::event::{EventKind, Stage};
 use std::time::Duration;
+use unicode_width::UnicodeWidthStr;
 
 /// The live line is redrawn at most this often.
 const REDRAW: Duration = Duration::from_millis(80);
@@ -40,6 +42,8 @@ pub struct Lines {
     reported: Option<String>,
     stage: Option<Stage>,
     pace: Pace,
+    losses: Course,
+    step: u64,
 }
 
 impl Lines {
@@ -52,6 +56,8 @@ impl Lines {
             reported: None,
             stage: None,
             pace: Pace::default(),
+            losses: Course::default(),
+            step: 0,
         }
     }
 
@@ -71,16 +77,16 @@ impl Lines {
                 let rate = self.pace.rate(at, stage, unit, *done);
                 self.advance(at, *done, *total, |bar| progress_line(bar, *done, *total, unit, rate))
             }
-            EventKind::TrainStep { step, total, epoch, loss, tokens_per_s, eta_s, .. } => {
-                self.advance(at, *step, *total, |bar| {
-                    let left = if step < total { format!(" · {} left", time_left(*eta_s)) } else { String::new() };
-                    format!(
-                        "{bar}step {}/{} · loss {loss:.3} · epoch {epoch:.1} · {} tokens/s{left}",
-                        count(*step),
-                        count(*total),
-                        count(tokens_per_s.max(0.0).round() as u64)
-                    )
-                })
+            EventKind::TrainStep { step, total, loss, .. } => {
+                if *step <= self.step {
+                    self.losses = Course::default();
+                }
+                self.step = *step;
+                self.losses.push(*loss);
+                if self.style.live {
+                    return self.live_training(at, *step >= *total, kind);
+                }
+                self.advance(at, *step, *total, |_| training(kind))
             }
             EventKind::StageFinished { .. } | EventKind::RunFinished { .. } => {
                 let cleared = self.clear();
@@ -121,6 +127,42 @@ impl Lines {
         out
     }
 
+    /// One line of training: what it says first is kept on a narrow terminal; on a wide one the loss has its curve and the
+    /// work its bar.
+    fn live_training(&mut self, at: Duration, last: bool, kind: &EventKind) -> String {
+        let EventKind::TrainStep { step, total, epoch, loss, tokens_per_s, eta_s, .. } = kind else {
+            return String::new();
+        };
+        if !last && self.drawn_at.is_some_and(|drawn_at| at.saturating_sub(drawn_at) < REDRAW) {
+            return String::new();
+        }
+        let head = format!("{} step {}/{} · loss {loss:.3}", percent(*step, *total), count(*step), count(*total));
+        let left = if step < total { format!(" · {} left", time_left(*eta_s)) } else { String::new() };
+        let mut tail = format!(" · {} tokens/s{left}", count(tokens_per_s.max(0.0).round() as u64));
+        let epoch = format!(" · epoch {epoch:.1}");
+        let begun = self.stage_name().width() + head.width();
+        if begun + tail.width() >= usize::from(self.style.width) {
+            tail = left;
+        }
+        let used = begun + tail.width();
+        let mut room = usize::from(self.style.width).saturating_sub(used + 1);
+        let mut take = |least: usize, most: usize| match room >= least {
+            true => {
+                let taken = room.min(most);
+                room -= taken;
+                taken
+            }
+            false => 0,
+        };
+        // A cell for the blank before the curve and after the bar.
+        let curve = take(5, 13).saturating_sub(1);
+        let epoch = if take(epoch.width(), epoch.width()) > 0 { epoch } else { String::new() };
+        let bar_width = take(9, 25).saturating_sub(1);
+        let curve = if curve > 0 { format!(" {}", self.losses.spark(curve + take(0, 12))) } else { String::new() };
+        let bar = if bar_width > 0 { format!("{} ", bar(*step, *total, bar_width)) } else { String::new() };
+        self.redraw(at, format!("{}{bar}{head}{curve}{epoch}{tail}", self.stage_name()))
+    }
+
     fn redraw(&mut self, at: Duration, line: String) -> String {
         self.drawn_at = Some(at);
         let line = text::fit(&line, usize::from(self.style.width.max(20)) - 1);
@@ -145,7 +187,7 @@ impl Lines {
     fn lasting(&self, kind: &EventKind) -> Option<String> {
         let say = |text: String| Some(format!("{}{text}", self.stage_name()));
         match kind {
-            EventKind::RunStarted { recipe, version, device } => {
+            EventKind::RunStarted { recipe, version, device, .. } => {
                 Some(format!("{} {} on {}", text::one_line(recipe), text::one_line(version), text::one_line(device)))
             }
             EventKind::RunFinished { exit_code: 0, wall_ms } => Some(format!("finished in {}", duration(*wall_ms))),
@@ -186,7 +228,10 @@ impl Lines {
             EventKind::Note { text } => say(text::one_line(text)),
             EventKind::Warning { text } => say(format!("{} {}", self.paint("33", "warning:"), text::one_line(text))),
             // The journal keeps them; on the screen they would only push out what a person follows.
-            EventKind::Checkpoint { .. } | EventKind::Progress { .. } | EventKind::TrainStep { .. } => None,
+            EventKind::Checkpoint { .. }
+            | EventKind::Resources { .. }
+            | EventKind::Progress { .. }
+            | EventKind::TrainStep { .. } => None,
         }
     }
 
@@ -215,6 +260,18 @@ impl Lines {
             _ => line.to_string(),
         }
     }
+}
+
+/// A step of training where lines stay, behind its percentage.
+fn training(kind: &EventKind) -> String {
+    let EventKind::TrainStep { step, total, epoch, loss, tokens_per_s, eta_s, .. } = kind else { return String::new() };
+    let left = if step < total { format!(" · {} left", time_left(*eta_s)) } else { String::new() };
+    format!(
+        "step {}/{} · loss {loss:.3} · epoch {epoch:.1} · {} tokens/s{left}",
+        count(*step),
+        count(*total),
+        count(tokens_per_s.max(0.0).round() as u64)
+    )
 }
 
 fn progress_line(bar: &str, done: u64, total: u64, unit: &str, rate: Option<f64>) -> String {

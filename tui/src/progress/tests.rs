@@ -26,7 +26,16 @@ fn story() -> Vec<(u64, Option<Stage>, EventKind)> {
     use EventKind::*;
     let (import, train, eval) = (Some(Stage::Import), Some(Stage::Train), Some(Stage::Eval));
     let mut story = vec![
-        (0, None, RunStarted { recipe: "quickstart".into(), version: "0.1.0".into(), device: "cpu".into() }),
+        (
+            0,
+            None,
+            RunStarted {
+                recipe: "quickstart".into(),
+                version: "0.1.0".into(),
+                device: "cpu".into(),
+                arguments: Vec::new(),
+            },
+        ),
         (1, import, StageStarted {}),
     ];
     story.extend((1..=100).map(|i| (i * 10, import, progress(i * 10, 1000))));
@@ -95,7 +104,7 @@ fn the_live_line_shows_bar_rate_and_time_left_and_never_wraps() {
         for i in 0..=50 {
             lines.show(ms(i * 100), Some(Stage::Train), &step(i, 1.0));
             let live = lines.live.clone().unwrap_or_default();
-            assert!(unicode_width::UnicodeWidthStr::width(live.as_str()) < usize::from(width), "{live}");
+            assert!(live.width() < usize::from(width), "{live}");
         }
         lines.show(ms(6000), Some(Stage::Import), &progress(100, 1000));
         lines.show(ms(8000), Some(Stage::Import), &progress(300, 1000));
@@ -104,6 +113,43 @@ fn the_live_line_shows_bar_rate_and_time_left_and_never_wraps() {
             assert_eq!(live, "import    ████░░░░░░░░░░░  30 % 300/1,000 traces · 100/s · 0:07 left");
         }
     }
+}
+
+#[test]
+fn the_line_of_training_gives_up_bar_epoch_and_curve_before_its_figures() {
+    let at_width = |width| {
+        let mut lines = Lines::new(Style { live: true, colour: false, width });
+        for i in 1..=50 {
+            lines.show(ms(i * 100), Some(Stage::Train), &step(i, 3.0 / i as f64));
+        }
+        lines.live.unwrap_or_default()
+    };
+    let told: Vec<String> = [60, 80, 100, 160].into_iter().map(at_width).collect();
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn sparks_are_the_means_of_equal_shares() {
+    assert_eq!(spark(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], 8), "▁▂▃▄▅▆▇█");
+    assert_eq!(spark(&[8.0, 8.0, f64::NAN, 0.0, 0.0], 2), "█▁");
+    assert_eq!(spark(&[5.0], 10), "▄");
+    assert_eq!(spark(&[f64::NAN], 10), "");
+    assert_eq!(spark(&[1.0, 2.0], 0), "");
+}
+
+#[test]
+fn a_long_course_is_kept_in_bounded_room_and_keeps_its_shape() {
+    let mut course = Course::default();
+    let mut all = Vec::new();
+    for i in 0..5000 {
+        let loss = 1.0 / f64::from(i + 500);
+        course.push(loss);
+        all.push(loss);
+    }
+    let plain = spark(&all[..4992], 8);
+    let kept = course.spark(8);
+    let level = |line: &str| line.chars().map(|c| c as i64).collect::<Vec<_>>();
+    assert!(level(&plain).iter().zip(level(&kept)).all(|(a, b)| (a - b).abs() <= 1), "{plain} {kept}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::edit::LineEdit;
 use super::facts::{self, CAPTION, Tone};
 use super::layout::{self, Panes};
 use super::pick::Picker;
+use crate::paint::{Paint, nth, put, put_right, rule};
 use crate::progress::{bar, count, percent};
 use crate::text::{self, Row};
 use ratatui::Frame;
@@ -28,43 +29,6 @@ const HELP: [(&str, &str); 12] = [
     ("q, ctrl-c", "quit: every decision is on disk already"),
     ("", "\\u{..} in reverse: a character not to be shown"),
 ];
-
-/// What colours there are, and what stands in for them.
-#[derive(Clone, Copy, Debug)]
-struct Paint {
-    colour: bool,
-}
-
-impl Paint {
-    fn with(self, colour: Color, modifier: Modifier) -> Style {
-        let style = Style::new().add_modifier(modifier);
-        if self.colour { style.fg(colour) } else { style }
-    }
-
-    fn bold(self) -> Style {
-        Style::new().add_modifier(Modifier::BOLD)
-    }
-
-    fn quiet(self) -> Style {
-        Style::new().add_modifier(Modifier::DIM)
-    }
-
-    fn key(self) -> Style {
-        self.with(Color::Cyan, Modifier::BOLD)
-    }
-
-    fn alarm(self) -> Style {
-        self.with(Color::Red, Modifier::BOLD)
-    }
-
-    fn escaped(self) -> Style {
-        self.with(Color::Yellow, Modifier::REVERSED)
-    }
-
-    fn chosen(self) -> Style {
-        Style::new().add_modifier(Modifier::REVERSED)
-    }
-}
 
 /// Paints `app`, which must have been fitted to the frame's size.
 pub fn draw(app: &App, colour: bool, frame: &mut Frame<'_>) {
@@ -331,35 +295,6 @@ fn keys(app: &App, paint: Paint, area: Rect, frame: &mut Frame<'_>) {
     put(frame, nth(area, row), Line::from(spans));
 }
 
-fn rule(paint: Paint, area: Rect, left: &str, right: &str, frame: &mut Frame<'_>) {
-    let width = usize::from(area.width);
-    let left = if left.is_empty() { String::new() } else { format!(" {left} ") };
-    let room = width.saturating_sub(left.width() + 8);
-    let right = if right.is_empty() || room < 8 { String::new() } else { format!(" {} ", text::fit(right, room)) };
-    let fill = width.saturating_sub(4 + left.width() + right.width());
-    let line = format!("──{left}{}{right}──", "─".repeat(fill));
-    put(frame, area, Line::styled(line, paint.quiet()));
-}
-
 fn runs<'a>(row: &'a Row, style: Style, paint: Paint) -> impl Iterator<Item = Span<'a>> {
     row.iter().map(move |span| Span::styled(span.text.as_str(), if span.escaped { paint.escaped() } else { style }))
-}
-
-/// The `n`-th row of `area`; empty beyond its end.
-fn nth(area: Rect, n: usize) -> Rect {
-    match n < usize::from(area.height) {
-        true => Rect { y: area.y + n as u16, height: 1, ..area },
-        false => Rect { height: 0, ..area },
-    }
-}
-
-fn put(frame: &mut Frame<'_>, area: Rect, line: Line<'_>) {
-    if area.height > 0 {
-        frame.render_widget(line, area);
-    }
-}
-
-fn put_right(frame: &mut Frame<'_>, area: Rect, line: Line<'_>) {
-    let width = (line.width() as u16).min(area.width);
-    put(frame, Rect { x: area.right() - width, width, ..area }, line);
 }

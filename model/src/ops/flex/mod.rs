@@ -126,6 +126,13 @@ impl Ops for FlexOps {
         self.device.clone()
     }
 
+    fn compute(&self) -> &'static str {
+        match self.compute {
+            Compute::F32 => "fp32",
+            Compute::Bf16(engine) => engine.name(),
+        }
+    }
+
     fn freeze(&self, data: Vec<f32>, n_out: usize, n_in: usize, trains: bool) -> Frozen {
         let matrix = FlexMatrix::new(self.compute, data, n_out, n_in, trains);
         Frozen::new(n_out, n_in, FrozenForm::Flex(Arc::new(matrix)))
@@ -147,7 +154,9 @@ impl Ops for FlexOps {
     fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2> {
         let y = match lora {
             None => linear::frozen(&self.inputs, x, weight.n_out, weight.n_in, matrix(weight)),
-            Some(lora @ Lora { dropout: Some(drop), .. }) => return super::dropout::linear(self, x, weight, lora, drop),
+            Some(lora @ Lora { dropout: Some(drop), .. }) => {
+                return super::dropout::linear(self, x, weight, lora, drop);
+            }
             Some(lora) => linear::lora(&self.inputs, x, weight.n_out, weight.n_in, matrix(weight), lora),
         };
         match &weight.bias {
