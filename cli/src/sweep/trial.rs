@@ -79,7 +79,7 @@ fn to_rung(run: &Run<'_>, round: Round) -> Result<Rung> {
         return Err(Failure::new(Exit::Unexpected, message).help("give it rows: --set data.split.valid=0.1"));
     }
     let rows = rows(Split::Train);
-    let total = train::settings(run).total_steps(usize::try_from(rows).unwrap_or(usize::MAX));
+    let total = train::settings(run.recipe()).total_steps(usize::try_from(rows).unwrap_or(usize::MAX));
     let step = stop_at(round, total);
     let key = run.key(Stage::Train, &train::inputs(run, &dataset)?);
     let path = run.dir.join(format!("rungs/step-{step:08}.json"));
