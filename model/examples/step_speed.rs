@@ -51,7 +51,7 @@ fn main() {
         let set: LoraSet = adapter
             .constants(ops.as_ref())
             .into_iter()
-            .map(|(k, l)| (k, Lora { a: l.a.require_grad(), b: l.b.require_grad(), scaling: l.scaling }))
+            .map(|(k, l)| (k, Lora { a: l.a.require_grad(), b: l.b.require_grad(), scaling: l.scaling, dropout: None }))
             .collect();
         let hidden = decoder.forward(&batch, Some(&set), None, None).unwrap();
         let forward = begun.elapsed().as_secs_f64();

@@ -25,6 +25,10 @@ pub enum DeviceError {
         "device `{name}` is not in this build; build with `cargo build --release --features {feature}`, or use --device cpu"
     )]
     NotBuilt { name: String, feature: &'static str },
+    #[error(
+        "device `{0}` did not start: no such hardware here, or its driver is missing; `limbeck doctor` shows what is, and --device cpu always works"
+    )]
+    NotThere(String),
 }
 
 impl FromStr for DeviceName {
@@ -100,6 +104,27 @@ pub fn ops(device: DeviceName) -> Result<Arc<dyn Ops>, DeviceError> {
     }
 }
 
+/// Runs the smallest thing that needs the device: a name in the build says nothing about the hardware.
+///
+/// # Errors
+/// When the device is not in this build, or does not start.
+pub fn probe(device: DeviceName) -> Result<(), DeviceError> {
+    // A driver that is not there makes the backend panic; that is an answer here, not a fault to print.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let tried = std::panic::catch_unwind(|| {
+        let one = burn::tensor::Tensor::<1>::from_data([1.0f32], &ops(device)?.device());
+        let two = (one.clone() + one).into_data().convert::<f32>().try_into_vec::<f32>();
+        Ok::<bool, DeviceError>(two.is_ok_and(|two| two == [2.0]))
+    });
+    std::panic::set_hook(hook);
+    match tried {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Err(e)) => Err(e),
+        Ok(Ok(false)) | Err(_) => Err(DeviceError::NotThere(device.to_string())),
+    }
+}
+
 /// The names of the devices that this build knows.
 pub fn built() -> Vec<&'static str> {
     let mut names = vec!["cpu", "cpu-reference"];
@@ -115,6 +140,14 @@ pub fn built() -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_there_answers_and_what_is_not_built_says_so() {
+        assert_eq!(probe(DeviceName::Cpu), Ok(()));
+        assert_eq!(probe(DeviceName::CpuReference), Ok(()));
+        #[cfg(not(feature = "cuda"))]
+        assert!(matches!(probe(DeviceName::Cuda(0)), Err(DeviceError::NotBuilt { .. })));
+    }
 
     #[test]
     fn names_round_trip_and_nonsense_is_refused() {

@@ -64,6 +64,7 @@ pub fn doctor(settings: &Settings) -> Result<Exit> {
             if features.is_empty() { "no vector extensions known to us".to_owned() } else { features.join(" ") }
         ),
     );
+    line("training", format!("on cpu in {} (train.dtype = \"auto\")", products()));
     line(
         "memory",
         memory.map_or("unknown".to_owned(), |(total, free)| format!("{}, {} free", bytes(total), bytes(free))),
@@ -96,16 +97,15 @@ pub fn doctor(settings: &Settings) -> Result<Exit> {
 
 fn try_device(name: &str) -> String {
     let Ok(device) = name.parse::<DeviceName>() else { return "unknown".to_owned() };
-    // A driver that is not there makes the backend panic; that is an answer here.
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let tried = std::panic::catch_unwind(|| device::ops(device).map(|_| ()));
-    std::panic::set_hook(hook);
-    match tried {
-        Ok(Ok(())) => "ready".to_owned(),
-        Ok(Err(e)) => e.to_string(),
-        Err(_) => "its driver did not start".to_owned(),
+    match device::probe(device) {
+        Ok(()) => "ready".to_owned(),
+        Err(e) => e.to_string(),
     }
+}
+
+/// What training's matrix products compute in on this processor.
+fn products() -> &'static str {
+    device::training_ops(DeviceName::Cpu, device::Dtype::Auto).map_or("nothing", |ops| ops.compute())
 }
 
 fn key_state(path: &Path) -> std::result::Result<String, String> {
