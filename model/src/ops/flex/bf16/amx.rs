@@ -110,7 +110,7 @@ mod native {
                 let cols = (block.cols - j).min(2 * TILE);
                 if accumulate {
                     for i in 0..block.rows {
-                        std::ptr::copy_nonoverlapping(out.add(i * stride + j), sums.add(i * 2 * TILE), cols);
+                        copy(out.add(i * stride + j), sums.add(i * 2 * TILE), cols);
                     }
                 }
                 let mut begun = accumulate;
@@ -129,11 +129,28 @@ mod native {
                     std::ptr::write_bytes(sums, 0, block.rows * 2 * TILE);
                 }
                 for i in 0..block.rows {
-                    std::ptr::copy_nonoverlapping(sums.add(i * 2 * TILE), out.add(i * stride + j), cols);
+                    copy(sums.add(i * 2 * TILE), out.add(i * stride + j), cols);
                 }
             }
             // Released tiles cost the system nothing when it switches threads.
             asm!("tilerelease", options(nostack, nomem));
+        }
+    }
+
+    /// Copies up to 32 values; a whole row without a call.
+    ///
+    /// # Safety
+    /// Both lead to that many values and do not overlap.
+    #[inline(always)]
+    unsafe fn copy(from: *const f32, to: *mut f32, n: usize) {
+        type Row = [f32; 2 * TILE];
+        // SAFETY: as promised by the caller.
+        unsafe {
+            if n == 2 * TILE {
+                to.cast::<Row>().write_unaligned(from.cast::<Row>().read_unaligned());
+            } else {
+                std::ptr::copy_nonoverlapping(from, to, n);
+            }
         }
     }
 
