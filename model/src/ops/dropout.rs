@@ -62,9 +62,9 @@ pub fn token_keys(batch: &Packed, seed: u64, step: u64) -> Vec<u64> {
     let next = |key: u64, token: u32| mix(key.wrapping_add(GOLDEN) ^ (token as u64 + 1));
     let mut keys = vec![start; batch.len()];
     let mut key = start;
-    for i in 0..batch.prefix {
-        key = next(key, batch.tokens[i]);
-        keys[i] = key;
+    for (slot, token) in keys.iter_mut().zip(&batch.tokens).take(batch.prefix) {
+        key = next(key, *token);
+        *slot = key;
     }
     let after_prefix = key;
     for row in &batch.rows {

@@ -43,7 +43,7 @@ pub fn example(i: usize, split: Split) -> Example {
         target: label.to_owned(),
         target_tool_calls: Vec::new(),
         label_source: LabelSource::Human,
-        weight: if i % 5 == 0 { 0.5 } else { 1.0 },
+        weight: if i.is_multiple_of(5) { 0.5 } else { 1.0 },
         group: format!("{}-{i}", split.name()),
         recorded: Recorded::default(),
         trace: TraceRef { id: i.to_string(), file: "traces.jsonl".to_owned(), line: i as u64 + 1 },
