@@ -140,6 +140,12 @@ Example:
     /// Say what this machine and this build can do, and what is in the way
     #[command(after_help = "Example:\n  limbeck doctor --json")]
     Doctor,
+    /// Measure this program beside others on the same work
+    #[command(after_help = "Example:\n  limbeck bench train --peer peer --model smollm2-135m")]
+    Bench(crate::bench::args::Bench),
+    /// Our side of a comparison, as `bench` starts it: one line of JSON
+    #[command(hide = true, after_help = "Example:\n  limbeck bench-ours step --model smollm2-135m")]
+    BenchOurs(crate::bench::args::BenchOurs),
     /// Make a smaller base model out of a base model: some layers, and the vocabulary of the first merges
     #[command(after_help = "\
 Example:
@@ -394,6 +400,8 @@ mod tests {
             let verb = command.find_subcommand_mut(verb).unwrap();
             insta::assert_snapshot!(format!("help-{}", verb.get_name()), verb.render_help().to_string());
         }
+        let bench = command.find_subcommand_mut("bench").unwrap().find_subcommand_mut("train").unwrap();
+        insta::assert_snapshot!("help-bench-train", bench.render_help().to_string());
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 mod args;
 mod base;
+mod bench;
 mod diagnostics;
 mod exit;
 mod keys;
 mod memory;
 mod output;
 mod progress;
+mod scratch;
 mod settings;
 mod sinks;
 mod stages;
@@ -59,6 +61,8 @@ fn dispatch(settings: &Settings, verb: Verb) -> Result<Exit> {
         Verb::Score(args) => verbs::score::score(settings, &args),
         Verb::Explain(args) => verbs::explain::explain(settings, &args),
         Verb::Doctor => verbs::doctor::doctor(settings),
+        Verb::Bench(args) => verbs::bench::bench(settings, &args.verb),
+        Verb::BenchOurs(args) => verbs::bench::ours(settings, &args),
         Verb::Carve(args) => verbs::carve::carve(settings, args),
         Verb::Keys(args) => verbs::keys::keys(settings, &args),
         Verb::Completions(args) => verbs::completions::completions(&args),

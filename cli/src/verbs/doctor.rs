@@ -137,7 +137,7 @@ fn memory() -> Option<(u64, u64)> {
 }
 
 /// The vector extensions that the kernels make use of.
-fn cpu_features() -> Vec<&'static str> {
+pub fn cpu_features() -> Vec<&'static str> {
     let mut found = Vec::new();
     #[cfg(target_arch = "x86_64")]
     {

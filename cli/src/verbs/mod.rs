@@ -1,5 +1,6 @@
 //! One file a verb.
 
+pub mod bench;
 pub mod carve;
 pub mod completions;
 pub mod doctor;

@@ -4,6 +4,7 @@ use super::run;
 use crate::args::Train;
 use crate::exit::{Exit, Result};
 use crate::output::{self, Terminal, bold};
+use crate::scratch::Scratch;
 use crate::settings::Settings;
 use crate::stages::train::{Opened, open};
 use crate::stages::{self, Run, cannot};
@@ -11,7 +12,7 @@ use limbeck_artifact::event::Stage;
 use limbeck_trainer::{DryRun, dry_run};
 use limbeck_tui::progress::{bytes, count, duration};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub fn train(settings: &Settings, args: &Train) -> Result<Exit> {
     match args.dry_run {
@@ -25,10 +26,10 @@ pub fn train(settings: &Settings, args: &Train) -> Result<Exit> {
 fn rehearse(settings: &Settings, args: &Train) -> Result<Exit> {
     let resolved = settings.recipe(&args.recipe.recipe)?;
     run::check_device(&resolved.recipe.model.device, Stage::Train)?;
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new("dry-run")?;
     let name = &resolved.recipe.name;
-    copy(&settings.run_dir(name), &scratch.0.join(name))?;
-    let aside = Settings { runs_dir: scratch.0.clone(), ..settings.clone() };
+    copy(&settings.run_dir(name), &scratch.path().join(name))?;
+    let aside = Settings { runs_dir: scratch.path().to_owned(), ..settings.clone() };
     let run = Run::open(&aside, resolved)?;
     stages::upto(&run, Stage::Review)?;
     let emit = run.sink.stage(Stage::Train);
@@ -97,23 +98,6 @@ fn text(found: &DryRun, memory: Option<u64>, cost: Option<f64>, terminal: &Termi
     }
     line("first loss", format!("{:.3}, gradient norm {:.3}", found.loss, found.grad_norm));
     text
-}
-
-/// A folder for the time of a dry run.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Result<Scratch> {
-        let dir = std::env::temp_dir().join(format!("limbeck-dry-run-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).map_err(|e| cannot("create", &dir, &e))?;
-        Ok(Scratch(dir))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// What the stages before the training look at; what comes after is large and not needed.

@@ -33,9 +33,10 @@ const COMMON: [&str; 18] = [
 ];
 
 /// Keys that leave the arithmetic alone: provenance, generation, how transformers runs it.
-const IDLE: [&str; 39] = [
+const IDLE: [&str; 40] = [
     "_attn_implementation",
     "_attn_implementation_autoset",
+    "_model_name_or_path",
     "_name_or_path",
     "attn_implementation",
     "auto_map",

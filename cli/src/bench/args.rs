@@ -1,0 +1,225 @@
+//! What `limbeck bench` takes, and the hidden `limbeck bench-ours` that it starts for our side.
+
+use clap::{Args, Subcommand, ValueEnum};
+use limbeck_model::device::Dtype;
+use std::path::PathBuf;
+
+#[derive(Args, Debug)]
+pub struct Bench {
+    #[command(subcommand)]
+    pub verb: BenchVerb,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum BenchVerb {
+    /// Measure training beside PyTorch + PEFT on the same work, in turn: peer, ours, peer, ours
+    #[command(after_help = "\
+Example:
+  limbeck bench train --peer peer --model smollm2-135m
+  limbeck bench train --peer peer --model smollm2-135m --work step,finetune,score --data banking77
+  limbeck bench train --peer peer --model smollm2-135m --dtype f32 --our-dtype fp32     without bfloat16
+
+The peer's folder holds peer_step.py and peer_finetune.py, each of which ends with its figures as a line of JSON.
+LoRA r=16 on all linear layers, two threads and a process of its own for each side.")]
+    Train(BenchTrain),
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct BenchTrain {
+    /// The folder of peer_step.py and peer_finetune.py
+    #[arg(long, value_name = "DIR")]
+    pub peer: PathBuf,
+    /// A Python with torch, transformers and peft [default: .venv/bin/python in the peer's folder]
+    #[arg(long, value_name = "FILE")]
+    pub python: Option<PathBuf>,
+    /// The base model, a Hugging Face folder
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Comparisons: steps of one shape, a fine-tuning, scoring of labels after it; and growth of batch and length, ours alone
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "WORK,...", default_value = "step")]
+    pub work: Vec<Work>,
+    /// How often each side runs
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub rounds: u64,
+    /// What the peer computes in
+    #[arg(long, value_enum, default_value_t = PeerDtype::Bf16)]
+    pub dtype: PeerDtype,
+    /// What our matrix products compute in; auto is bf16 where the processor is faster with it
+    #[arg(long, value_enum, default_value_t = OurDtype::Auto)]
+    pub our_dtype: OurDtype,
+    /// Rows a step
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive)]
+    pub batch_size: usize,
+    /// Tokens a row, in steps of one shape
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = length)]
+    pub length: usize,
+    /// Steps before those that are measured
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub warmup: u64,
+    /// Steps that are measured
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: u64,
+    /// The intents to fine-tune on: a folder with train.csv and test.csv, columns text,category
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Take the first categories in alphabetical order
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = positive)]
+    pub classes: usize,
+    /// Train rows a category, at most
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = positive)]
+    pub per_class: usize,
+    /// Test rows a category, at most
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = positive)]
+    pub test_per_class: usize,
+    /// Epochs of the fine-tuning
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    pub epochs: u64,
+    /// Its learning rate: warm-up over a twentieth of the steps, then a cosine to zero
+    #[arg(long, value_name = "RATE", default_value_t = 5e-4)]
+    pub learning_rate: f64,
+    /// Compute our layers a second time in the backward pass instead of keeping what they computed
+    #[arg(long)]
+    pub gradient_checkpointing: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Work {
+    Step,
+    Finetune,
+    Score,
+    Growth,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PeerDtype {
+    Bf16,
+    F32,
+}
+
+impl PeerDtype {
+    pub fn name(self) -> &'static str {
+        match self {
+            PeerDtype::Bf16 => "bf16",
+            PeerDtype::F32 => "f32",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OurDtype {
+    Auto,
+    Bf16,
+    Fp32,
+}
+
+impl OurDtype {
+    pub fn name(self) -> &'static str {
+        match self {
+            OurDtype::Auto => "auto",
+            OurDtype::Bf16 => "bf16",
+            OurDtype::Fp32 => "fp32",
+        }
+    }
+
+    fn compute(self) -> Dtype {
+        match self {
+            OurDtype::Auto => Dtype::Auto,
+            OurDtype::Bf16 => Dtype::Bf16,
+            OurDtype::Fp32 => Dtype::Fp32,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct BenchOurs {
+    #[command(subcommand)]
+    pub verb: OursVerb,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum OursVerb {
+    /// Steps of one shape, every position with loss
+    Step(OursStep),
+    /// A whole fine-tuning on all rows of a folder, and its accuracy
+    Finetune(OursFinetune),
+}
+
+#[derive(Args, Debug)]
+pub struct OursModel {
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    #[arg(long, value_enum, default_value_t = OurDtype::Auto)]
+    dtype: OurDtype,
+    #[arg(long)]
+    pub gradient_checkpointing: bool,
+}
+
+impl OursModel {
+    pub fn dtype(&self) -> Dtype {
+        self.dtype.compute()
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct OursStep {
+    #[command(flatten)]
+    pub model: OursModel,
+    #[arg(long, default_value_t = 8, value_parser = positive)]
+    pub bs: usize,
+    #[arg(long, default_value_t = 128, value_parser = length)]
+    pub seq: usize,
+    #[arg(long, default_value_t = 2)]
+    pub warmup: u64,
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct OursFinetune {
+    #[command(flatten)]
+    pub model: OursModel,
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    pub epochs: u64,
+    #[arg(long, default_value_t = 8, value_parser = positive)]
+    pub bs: usize,
+    #[arg(long, default_value_t = 5e-4)]
+    pub lr: f64,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a whole number of at least 1".to_owned())
+}
+
+/// One token alone predicts nothing.
+fn length(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 1).ok_or_else(|| "expected a whole number of at least 2".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Verb};
+    use clap::Parser;
+
+    fn train(more: &str) -> Result<BenchTrain, clap::Error> {
+        let line = format!("limbeck bench train --peer p --model m {more}");
+        match Cli::try_parse_from(line.split_whitespace())?.verb {
+            Verb::Bench(Bench { verb: BenchVerb::Train(args) }) => Ok(args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_the_peers_and_work_is_a_list() {
+        let args = train("").unwrap();
+        assert_eq!((args.work, args.rounds, args.dtype), (vec![Work::Step], 2, PeerDtype::Bf16));
+        assert_eq!((args.batch_size, args.length, args.warmup, args.steps), (8, 128, 2, 8));
+        assert_eq!((args.classes, args.per_class, args.epochs, args.learning_rate), (12, 40, 3, 5e-4));
+        assert_eq!(train("--work growth,score").unwrap().work, [Work::Growth, Work::Score]);
+        for bad in ["--rounds 0", "--work race", "--length 1", "--dtype fp16", "--steps 0", "--classes 0"] {
+            assert!(train(bad).is_err(), "{bad}");
+        }
+    }
+}
