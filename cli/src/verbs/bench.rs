@@ -97,8 +97,10 @@ fn measure(args: &BenchTrain, device: Option<&str>) -> Result<Measured> {
         for shapes in [BATCHES, LENGTHS] {
             let mut series = Vec::new();
             for (rows, length) in shapes {
-                output::stderr(&format!("growth: {rows} x {length}\n"));
-                series.push(sides.our_step(rows, length, 1, 3)?);
+                output::stderr(&format!("growth: {rows} x {length}"));
+                let figures = sides.our_step(rows, length, 1, 3)?;
+                output::stderr(&format!(", {:.0} tokens/s\n", figures.tokens_per_s_median));
+                series.push(figures);
             }
             measured.growth.push(series);
         }
