@@ -15,11 +15,3 @@ pub fn keep_freed_memory() {
         }
     }
 }
-
-/// The most memory that this process has had in RAM, in bytes; none where the system does not tell.
-pub fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
-}

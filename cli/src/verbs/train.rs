@@ -3,6 +3,7 @@
 use super::run;
 use crate::args::Train;
 use crate::exit::{Exit, Result};
+use crate::memory::peak_rss_bytes;
 use crate::output::{self, Terminal, bold};
 use crate::scratch::Scratch;
 use crate::settings::Settings;
@@ -36,7 +37,7 @@ fn rehearse(settings: &Settings, args: &Train) -> Result<Exit> {
     let Opened { decoder, tokenizer, dataset, plan } = open(&run, "dry run", None, &emit)?;
     let found = dry_run(&plan, &decoder, &tokenizer, &dataset, &emit)?;
     run.sink.clear();
-    let memory = limbeck_model::memory::peak_bytes();
+    let memory = peak_rss_bytes();
     let cost = args.price_per_hour.map(|price| price * found.total_s / 3600.0);
     if settings.json {
         let mut value = serde_json::to_value(&found)?;

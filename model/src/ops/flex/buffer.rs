@@ -88,12 +88,6 @@ impl<T: Pooled> Buffer<T> {
     }
 }
 
-/// Gives all idle buffers back to the system.
-pub fn release() {
-    *lock::<f32>() = Idle::new();
-    *lock::<Line>() = Idle::new();
-}
-
 impl<T: Pooled> Clone for Buffer<T> {
     fn clone(&self) -> Self {
         let mut copy = Buffer::take(self.len);

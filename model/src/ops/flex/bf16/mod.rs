@@ -142,10 +142,6 @@ impl Right {
             }
         }
     }
-
-    pub fn bytes(&self) -> usize {
-        self.lines.len() * size_of::<Line>()
-    }
 }
 
 /// The size of a task's rectangle.
