@@ -1,7 +1,7 @@
 //! Buffers that a step takes and gives back: the next step finds them warm, without page faults and without clearing.
 //! What a buffer holds when it is taken is whatever was there before.
 
-use super::bf16::Line;
+use super::bf16::{Line, Sums};
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard};
@@ -44,12 +44,21 @@ impl Pooled for Line {
     }
 }
 
+impl Pooled for Sums {
+    const ZERO: Sums = Sums([[0.0; 32]; 32]);
+
+    fn pool() -> &'static Mutex<Idle<Sums>> {
+        static POOL: Mutex<Idle<Sums>> = Mutex::new(Idle::new());
+        &POOL
+    }
+}
+
 /// Idle bytes of one type beyond this are given back to the system.
 const MOST_IDLE: usize = 1 << 30;
 
 /// A multiple of a sixteenth of the next power of two, so that steps of different lengths share their buffers.
-fn capacity(n: usize) -> usize {
-    let grain = (n.next_power_of_two() / 16).max(256);
+fn capacity<T>(n: usize) -> usize {
+    let grain = (n.next_power_of_two() / 16).max((1024 / size_of::<T>()).max(1));
     n.div_ceil(grain) * grain
 }
 
@@ -69,7 +78,7 @@ fn lock<T: Pooled>() -> MutexGuard<'static, Idle<T>> {
 impl<T: Pooled> Buffer<T> {
     /// `n` values, all of which the taker writes before reading.
     pub fn take(n: usize) -> Self {
-        let size = capacity(n);
+        let size = capacity::<T>(n);
         let found = {
             let mut idle = lock::<T>();
             let found = idle.by_size.get_mut(&size).and_then(Vec::pop);
@@ -134,7 +143,7 @@ mod tests {
             buffer.fill(3.0);
             drop(buffer);
             assert!(Buffer::<f32>::zeros(n).iter().all(|x| *x == 0.0));
-            assert!(capacity(n) >= n && capacity(n) <= n + n / 8 + 256);
+            assert!(capacity::<f32>(n) >= n && capacity::<f32>(n) <= n + n / 8 + 256);
         }
     }
 }

@@ -2,11 +2,10 @@
 //! Sums are float32 in both, in an order that the number of threads does not change.
 
 use super::FlexMatrix;
-use super::bf16::{self, DEPTH, Engine, Sides, Square};
+use super::bf16::{self, DEPTH, Engine, Square};
 use super::buffer::Buffer;
 use super::kernels::{Threads, View, matmul};
 use rayon::prelude::*;
-use std::sync::Arc;
 
 /// What the matrix products compute in. Norms, softmax and the adapter's masters are float32 in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +15,7 @@ pub enum Compute {
 }
 
 /// The left side, `[rows, depth]`.
+#[derive(Debug)]
 pub(super) enum Left<'a> {
     F32 {
         view: View<'a>,
@@ -24,7 +24,7 @@ pub(super) enum Left<'a> {
     },
     /// Row-major.
     Owned {
-        data: Arc<Buffer>,
+        data: Buffer,
         rows: usize,
         depth: usize,
     },
@@ -33,16 +33,7 @@ pub(super) enum Left<'a> {
 
 /// The right side, `[depth, cols]`.
 pub(super) enum Right<'a> {
-    F32 {
-        view: View<'a>,
-        depth: usize,
-        cols: usize,
-    },
-    /// Row-major.
-    Owned {
-        data: Arc<Buffer>,
-        cols: usize,
-    },
+    F32 { view: View<'a>, depth: usize, cols: usize },
     Bf16(bf16::Right),
 }
 
@@ -86,19 +77,22 @@ impl Compute {
         }
     }
 
-    /// `N` matrices `[rows, cols]` that `values` works out square by square, as [`bf16::squares`] says.
-    pub(super) fn squares<const N: usize>(
+    /// `N` matrices `[rows, cols]` as left sides that `values` works out square by square, the first `I` of them from the
+    /// sums of a product, as [`bf16::fused`] says.
+    pub(super) fn fused<const I: usize, const N: usize>(
         self,
-        rows: usize,
-        cols: usize,
-        sides: [Sides; N],
-        values: impl Fn(usize, usize, &mut [Square; N]) + Sync,
-    ) -> [(Option<Left<'static>>, Option<Right<'static>>); N] {
-        if let Compute::Bf16(_) = self {
-            return bf16::squares(rows, cols, sides, values)
-                .map(|(left, right)| (left.map(Left::Bf16), right.map(Right::Bf16)));
+        [rows, cols]: [usize; 2],
+        products: [&[(&Left, Part)]; I],
+        values: impl Fn(usize, usize, [&mut Square; N]) + Sync,
+    ) -> [Left<'static>; N] {
+        if let Compute::Bf16(engine) = self {
+            let products = products.map(packed);
+            return bf16::fused(engine, [rows, cols], products.each_ref().map(Vec::as_slice), values).map(Left::Bf16);
         }
         let mut made = [(); N].map(|()| Buffer::take(rows * cols));
+        for (terms, out) in products.into_iter().zip(&mut made) {
+            self.product(Threads::All, out, cols, false, terms);
+        }
         let mut bands: Vec<Vec<&mut [f32]>> = (0..rows.div_ceil(DEPTH)).map(|_| Vec::with_capacity(N)).collect();
         for matrix in &mut made {
             for (band, part) in bands.iter_mut().zip(matrix.chunks_mut(DEPTH * cols)) {
@@ -108,7 +102,10 @@ impl Compute {
         bands.into_par_iter().enumerate().for_each(|(y, mut band)| {
             let mut squares = [[[0f32; DEPTH]; DEPTH]; N];
             for x in (0..cols).step_by(DEPTH) {
-                values(y * DEPTH, x, &mut squares);
+                for (square, part) in squares.iter_mut().zip(&band).take(I) {
+                    copy(part, cols, 0, x, square);
+                }
+                values(y * DEPTH, x, squares.each_mut());
                 let width = DEPTH.min(cols - x);
                 for (square, part) in squares.iter().zip(&mut band) {
                     for (from, to) in square.iter().zip(part.chunks_exact_mut(cols)) {
@@ -117,24 +114,26 @@ impl Compute {
                 }
             }
         });
-        made.map(|data| {
-            let data = Arc::new(data);
-            let left = Left::Owned { data: data.clone(), rows, depth: cols };
-            (Some(left), Some(Right::Owned { data, cols }))
-        })
+        made.map(|data| Left::Owned { data, rows, depth: cols })
     }
 
-    /// Both sides of a row-major matrix.
-    pub(super) fn both(self, x: &[f32], rows: usize, cols: usize) -> (Left<'_>, Right<'_>) {
-        match self {
-            Compute::F32 => (self.left_rows(x, cols, rows, cols), self.right_rows(x, cols, rows, cols)),
-            Compute::Bf16(_) => {
-                let [(left, right)] =
-                    self.squares(rows, cols, [Sides::Both], |r, c, [square]| copy(x, cols, r, c, square));
-                match (left, right) {
-                    (Some(left), Some(right)) => (left, right),
-                    _ => unreachable!("both sides were asked for"),
-                }
+    /// `left · x` for each left `[rows, n]`, row-major `[rows, cols]`; `x` `[n, cols]` is what other products take as their
+    /// left side.
+    pub(super) fn over_rows(self, lefts: &[&Left], x: &Left) -> Vec<Vec<f32>> {
+        match (self, x) {
+            (Compute::Bf16(engine), Left::Bf16(x)) => {
+                let lefts: Vec<&bf16::Left> = lefts.iter().map(|left| left.packed()).collect();
+                bf16::over_rows(engine, &lefts, x)
+            }
+            _ => {
+                let (x, n, cols) = x.view();
+                let product = |left: &&Left| {
+                    let (left, rows, _) = left.view();
+                    let mut out = vec![0f32; rows * cols];
+                    matmul([rows, n, cols], &mut out, cols, false, left, x, 1.0, Threads::All);
+                    out
+                };
+                lefts.iter().map(product).collect()
             }
         }
     }
@@ -154,24 +153,48 @@ impl Compute {
                     let Part::F32 { view: b, cols } = right else {
                         unreachable!("a bfloat16 operand in a float32 product")
                     };
-                    let (a, rows, depth) = match left {
-                        Left::F32 { view, rows, depth } => (*view, *rows, *depth),
-                        Left::Owned { data, rows, depth } => (View::rows(data, *depth), *rows, *depth),
-                        Left::Bf16(_) => unreachable!("a bfloat16 operand in a float32 product"),
-                    };
+                    let (a, rows, depth) = left.view();
                     matmul([rows, depth, *cols], out, stride, accumulate || i > 0, a, *b, 1.0, threads);
                 }
             }
             Compute::Bf16(engine) => {
-                let terms: Vec<(&bf16::Left, bf16::RightPart)> = terms
-                    .iter()
-                    .map(|(left, right)| match (left, right) {
-                        (Left::Bf16(left), Part::Bf16(right)) => (left, *right),
-                        _ => unreachable!("a float32 operand in a bfloat16 product"),
-                    })
-                    .collect();
-                bf16::product(engine, threads == Threads::All, out, stride, accumulate, &terms);
+                bf16::product(engine, threads == Threads::All, out, stride, accumulate, &packed(terms));
             }
+        }
+    }
+}
+
+fn packed<'a>(terms: &[(&'a Left, Part<'a>)]) -> Vec<(&'a bf16::Left, bf16::RightPart<'a>)> {
+    let both = |(left, right): &(&'a Left, Part<'a>)| match right {
+        Part::Bf16(right) => (left.packed(), *right),
+        Part::F32 { .. } => unreachable!("a float32 operand in a bfloat16 product"),
+    };
+    terms.iter().map(both).collect()
+}
+
+impl Left<'_> {
+    fn packed(&self) -> &bf16::Left {
+        match self {
+            Left::Bf16(left) => left,
+            Left::F32 { .. } | Left::Owned { .. } => unreachable!("a float32 operand in a bfloat16 product"),
+        }
+    }
+
+    /// The matrix, its rows and its depth.
+    fn view(&self) -> (View<'_>, usize, usize) {
+        match self {
+            Left::F32 { view, rows, depth } => (*view, *rows, *depth),
+            Left::Owned { data, rows, depth } => (View::rows(data, *depth), *rows, *depth),
+            Left::Bf16(_) => unreachable!("a bfloat16 operand in a float32 product"),
+        }
+    }
+
+    /// The values of the square at (`row`, `col`) of a matrix that [`Compute::fused`] made, as far as it reaches.
+    pub fn square(&self, row: usize, col: usize, out: &mut Square) {
+        match self {
+            Left::Bf16(left) => left.square(row, col, out),
+            Left::Owned { data, depth, .. } => copy(data, *depth, row, col, out),
+            Left::F32 { .. } => unreachable!("a view of somebody else's matrix"),
         }
     }
 }
@@ -188,7 +211,6 @@ impl Right<'_> {
     pub fn all(&self) -> Part<'_> {
         match self {
             Right::F32 { view, cols, .. } => Part::F32 { view: *view, cols: *cols },
-            Right::Owned { data, cols } => Part::F32 { view: View::rows(data, *cols), cols: *cols },
             Right::Bf16(right) => Part::Bf16(right.all()),
         }
     }
@@ -200,7 +222,6 @@ impl Right<'_> {
                 debug_assert!(depth <= *most && cols <= *most_cols);
                 Part::F32 { view: *view, cols }
             }
-            Right::Owned { data, cols: most_cols } => Part::F32 { view: View::rows(data, *most_cols), cols },
             Right::Bf16(right) => Part::Bf16(right.first(depth, cols)),
         }
     }

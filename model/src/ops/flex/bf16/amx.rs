@@ -4,37 +4,33 @@
 use super::{Block, Left, RightPart, TILE};
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub(super) use native::{available, rectangle};
+pub(super) use native::{available, configured, strip};
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 pub(super) fn available() -> bool {
     false
 }
 
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+pub(super) fn configured(_: impl FnOnce()) {
+    unreachable!("this machine has no AMX")
+}
+
 /// # Safety
 /// Never called where [`available`] is false.
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 #[expect(unsafe_code, reason = "the same signature as on the processors that have it")]
-pub(super) unsafe fn rectangle(
-    _: *mut f32,
-    _: usize,
-    _: bool,
-    _: &[(&Left, RightPart)],
-    _: usize,
-    _: usize,
-    _: &Block,
-) {
+pub(super) unsafe fn strip(_: *mut f32, _: bool, _: &[(&Left, RightPart)], _: usize, _: usize, _: &Block) {
     unreachable!("this machine has no AMX")
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[expect(unsafe_code, reason = "tile instructions exist only as assembly")]
 mod native {
-    use super::super::{Line, TASK_ROWS};
+    use super::super::Line;
     use super::{Block, Left, RightPart, TILE};
     use std::arch::asm;
     use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
-    use std::mem::MaybeUninit;
     use std::sync::OnceLock;
 
     /// AMX-BF16 in the processor, tile state enabled by the system and granted to this process.
@@ -88,75 +84,47 @@ mod native {
         Config(bytes)
     };
 
+    /// Runs `work` with the tiles configured for [`strip`].
+    pub fn configured(work: impl FnOnce()) {
+        assert!(available());
+        // SAFETY: `available` says that the instructions exist and are allowed; the configuration is 64 valid bytes. The
+        // compiler never touches tile registers, and released tiles cost the system nothing when it switches threads.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly)) };
+        work();
+        // SAFETY: as above.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+
+    /// Sums of up to 32 columns, row-major in `sums`, 32 apart; added to what is there when `begun`.
+    ///
     /// # Safety
-    /// As [`super::super::portable::rectangle`], and [`available`].
-    pub unsafe fn rectangle(
-        out: *mut f32,
-        stride: usize,
-        accumulate: bool,
+    /// Inside [`configured`]. `sums` has room for the block's rows, rounded up to 32, is aligned to 64 bytes, and nobody
+    /// else touches it; the rows and columns from `row` and `col` on exist in every term.
+    pub unsafe fn strip(
+        sums: *mut f32,
+        mut begun: bool,
         terms: &[(&Left, RightPart)],
         row: usize,
         col: usize,
         block: &Block,
     ) {
-        let mut sums = Sums([const { MaybeUninit::uninit() }; TASK_ROWS]);
-        let sums: *mut f32 = (&raw mut sums).cast();
-        // SAFETY: `available` says that the instructions exist and are allowed; the configuration is 64 valid bytes. What is
-        // copied to and from `out` is the caller's rectangle. `sums` has room for the rectangle's rows, rounded up to 32, and
-        // every row that is copied out was stored first: by the copy in, or by the first chunk, which begins with zeros.
-        unsafe {
-            asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly));
-            for j in (0..block.cols).step_by(2 * TILE) {
-                let cols = (block.cols - j).min(2 * TILE);
-                if accumulate {
-                    for i in 0..block.rows {
-                        copy(out.add(i * stride + j), sums.add(i * 2 * TILE), cols);
-                    }
+        for (left, right) in terms {
+            let tiles = left.depth_tiles();
+            for from in (0..tiles).step_by(CHUNK) {
+                let chunk = Chunk { left, right, from, tiles: CHUNK.min(tiles - from) };
+                for i in (0..block.rows).step_by(2 * TILE) {
+                    let two = [block.rows - i > TILE, block.cols > TILE];
+                    // SAFETY: as promised by the caller; the first chunk begins with zeros or with what the caller wrote.
+                    unsafe { corner(sums.add(i * 2 * TILE), begun, &chunk, [row + i, col], two) };
                 }
-                let mut begun = accumulate;
-                for (left, right) in terms {
-                    let tiles = left.depth_tiles();
-                    for from in (0..tiles).step_by(CHUNK) {
-                        let chunk = Chunk { left, right, from, tiles: CHUNK.min(tiles - from) };
-                        for i in (0..block.rows).step_by(2 * TILE) {
-                            let two = [block.rows - i > TILE, cols > TILE];
-                            corner(sums.add(i * 2 * TILE), begun, &chunk, [row + i, col + j], two);
-                        }
-                        begun = true;
-                    }
-                }
-                if !begun {
-                    std::ptr::write_bytes(sums, 0, block.rows * 2 * TILE);
-                }
-                for i in 0..block.rows {
-                    copy(sums.add(i * 2 * TILE), out.add(i * stride + j), cols);
-                }
-            }
-            // Released tiles cost the system nothing when it switches threads.
-            asm!("tilerelease", options(nostack, nomem));
-        }
-    }
-
-    /// Copies up to 32 values; a whole row without a call.
-    ///
-    /// # Safety
-    /// Both lead to that many values and do not overlap.
-    #[inline(always)]
-    unsafe fn copy(from: *const f32, to: *mut f32, n: usize) {
-        type Row = [f32; 2 * TILE];
-        // SAFETY: as promised by the caller.
-        unsafe {
-            if n == 2 * TILE {
-                to.cast::<Row>().write_unaligned(from.cast::<Row>().read_unaligned());
-            } else {
-                std::ptr::copy_nonoverlapping(from, to, n);
+                begun = true;
             }
         }
+        if !begun {
+            // SAFETY: the caller's room.
+            unsafe { std::ptr::write_bytes(sums, 0, block.rows * 2 * TILE) };
+        }
     }
-
-    /// Sums of a rectangle's 32 columns. They lie together here, not a page apart as in `out`, until they are complete.
-    #[repr(C, align(64))]
-    struct Sums([MaybeUninit<[f32; 2 * TILE]>; TASK_ROWS]);
 
     /// Depth tiles that are multiplied before the next rows come: two panels of them stay in L1 (16 KiB) beside the left
     /// tiles that stream by.

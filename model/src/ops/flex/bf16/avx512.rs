@@ -6,10 +6,10 @@ use super::TILE;
 use super::{Block, Left, Line, RightPart};
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use native::{available, fast, interleaved, left_tile, line, rectangle, right_tile};
+pub(super) use native::{available, fast, interleaved, interleaved_pairs, left_tile, line, rectangle};
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) use absent::{available, fast, interleaved, left_tile, line, rectangle, right_tile};
+pub(super) use absent::{available, fast, interleaved, interleaved_pairs, left_tile, line, rectangle};
 
 #[cfg(not(target_arch = "x86_64"))]
 mod absent {
@@ -35,7 +35,7 @@ mod absent {
         unreachable!("this machine has no AVX-512")
     }
 
-    pub fn right_tile(_: &[[f32; 32]; 32], _: usize, _: &mut [Line]) {
+    pub fn interleaved_pairs(_: &[Line], _: usize, _: &mut [Line]) {
         unreachable!("this machine has no AVX-512")
     }
 
@@ -131,18 +131,34 @@ mod native {
         }
     }
 
-    /// The 16 columns from `16 * half` on of a square to the 16 lines of a right tile.
-    pub fn right_tile(square: &[[f32; 32]; 32], half: usize, tile: &mut [Line]) {
+    /// Line `i` becomes lines `2i` and `2i + 1`, value by value, of the 16 columns from `16 * half` on.
+    pub fn interleaved_pairs(rows: &[Line], half: usize, out: &mut [Line]) {
         assert!(available() && half < 2);
         // SAFETY: the processor has the instructions.
-        unsafe { right_tile_inner(square, half, tile) }
+        unsafe { interleaved_pairs_inner(rows, half, out) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn right_tile_inner(square: &[[f32; 32]; 32], half: usize, tile: &mut [Line]) {
-        for (line, [even, odd]) in tile.iter_mut().zip(square.as_chunks::<2>().0) {
-            // SAFETY: both rows have 16 values from there.
-            *line = unsafe { interleaved_inner(&even[16 * half..], &odd[16 * half..]) };
+    unsafe fn interleaved_pairs_inner(rows: &[Line], half: usize, out: &mut [Line]) {
+        const ORDER: [[u16; 32]; 2] = {
+            let mut order = [[0; 32]; 2];
+            let mut i = 0;
+            while i < 32 {
+                order[i / 16][2 * (i % 16)] = i as u16;
+                order[i / 16][2 * (i % 16) + 1] = i as u16 + 32;
+                i += 1;
+            }
+            order
+        };
+        // SAFETY: lines and the order are 64 bytes.
+        unsafe {
+            let order = _mm512_loadu_si512(ORDER[half].as_ptr().cast());
+            for (line, [even, odd]) in out.iter_mut().zip(rows.as_chunks::<2>().0) {
+                let (even, odd) =
+                    (_mm512_loadu_si512(even.0.as_ptr().cast()), _mm512_loadu_si512(odd.0.as_ptr().cast()));
+                let mixed = _mm512_permutex2var_epi16(even, order, odd);
+                _mm512_storeu_si512(line.0.as_mut_ptr().cast(), mixed);
+            }
         }
     }
 

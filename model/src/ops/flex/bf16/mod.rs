@@ -7,13 +7,16 @@
 
 mod amx;
 mod avx512;
+mod fuse;
 mod pack;
 mod portable;
 
-pub use pack::{Sides, Square, squares};
+pub use fuse::{fused, over_rows, strips};
+pub use pack::Square;
 
 use super::buffer::Buffer;
 use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 /// Rows of a left tile, and columns of a right one.
@@ -26,6 +29,11 @@ pub const DEPTH: usize = 32;
 pub struct Line(pub [u16; DEPTH]);
 
 const ZERO: Line = Line([0; DEPTH]);
+
+/// A square of sums, aligned as the tiles are loaded and stored.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Sums(pub Square);
 
 /// `[rows, depth]`, the activation side of a product.
 #[derive(Clone, Debug)]
@@ -126,6 +134,15 @@ impl Right {
         self.first(self.depth, self.cols)
     }
 
+    /// Depths and columns in ranges that begin at a tile.
+    pub fn part(&self, depth: Range<usize>, cols: Range<usize>) -> RightPart<'_> {
+        assert!(depth.end <= self.depth && cols.end <= self.cols, "a part is no larger than the whole");
+        assert!(depth.start.is_multiple_of(DEPTH) && cols.start.is_multiple_of(TILE), "a part begins at a tile");
+        let panel = self.depth_tiles();
+        let first = (cols.start / TILE * panel + depth.start / DEPTH) * TILE;
+        RightPart { lines: &self.lines[first..], panel, depth: depth.len(), cols: cols.len() }
+    }
+
     /// A depth inside a tile is allowed where the left side's values from there on are zeros up to the tile's end.
     pub fn first(&self, depth: usize, cols: usize) -> RightPart<'_> {
         assert!(depth <= self.depth && cols <= self.cols, "a part is no larger than the whole");
@@ -164,16 +181,12 @@ pub fn product(
     accumulate: bool,
     terms: &[(&Left, RightPart)],
 ) {
-    // For AMX this is also what asks the system for the tile state.
-    assert!(engine.available(), "this machine has no {}", engine.name());
     let Some((left, right)) = terms.first() else { return };
     let (m, n) = (left.rows, right.cols);
     if m == 0 || n == 0 {
         return;
     }
-    for (l, r) in terms {
-        assert!(l.rows == m && r.cols == n && l.depth == r.depth, "the product's operands do not fit");
-    }
+    check(engine, [m, n], terms);
     assert!(stride >= n && out.len() >= (m - 1) * stride + n, "product's output is too short");
     let (row_tasks, col_tasks) = (m.div_ceil(TASK_ROWS), n.div_ceil(TASK_COLS));
     let shared = Shared(out.as_mut_ptr());
@@ -186,7 +199,7 @@ pub fn product(
         unsafe {
             let out = shared.at(rows * stride + cols);
             match engine {
-                Engine::Amx => amx::rectangle(out, stride, accumulate, terms, rows, cols, &block),
+                Engine::Amx => by_strips(out, stride, accumulate, terms, rows, cols, &block),
                 Engine::Avx512 => avx512::rectangle(out, stride, accumulate, terms, rows, cols, &block),
                 Engine::Portable => portable::rectangle(out, stride, accumulate, terms, rows, cols, &block),
             }
@@ -197,6 +210,81 @@ pub fn product(
         (0..n_tasks).for_each(task);
     } else {
         (0..n_tasks).into_par_iter().for_each(task);
+    }
+}
+
+/// Panics unless the engine runs here and every term gives `[rows, cols]` and lies inside its operands.
+fn check(engine: Engine, [rows, cols]: [usize; 2], terms: &[(&Left, RightPart)]) {
+    // For AMX this is also what asks the system for the tile state.
+    assert!(engine.available(), "this machine has no {}", engine.name());
+    for (l, r) in terms {
+        assert!(l.rows == rows && r.cols == cols && l.depth == r.depth, "the product's operands do not fit");
+        let panels = tiles(cols, TILE);
+        assert!(
+            panels == 0 || r.lines.len() >= ((panels - 1) * r.panel + l.depth_tiles()) * TILE,
+            "an operand is short"
+        );
+    }
+}
+
+/// Runs `work` with the engine's registers set up.
+fn configured(engine: Engine, work: impl FnOnce()) {
+    match engine {
+        Engine::Amx => amx::configured(work),
+        Engine::Avx512 | Engine::Portable => work(),
+    }
+}
+
+/// A rectangle on AMX. The sums of 32 columns lie together, not a page apart as in `out`, until they are complete.
+///
+/// # Safety
+/// As [`portable::rectangle`], and AMX is available.
+#[expect(unsafe_code, reason = "the output is a rectangle inside a matrix that other threads write to")]
+unsafe fn by_strips(
+    out: *mut f32,
+    stride: usize,
+    accumulate: bool,
+    terms: &[(&Left, RightPart)],
+    row: usize,
+    col: usize,
+    block: &Block,
+) {
+    let mut sums = Buffer::<Sums>::take(TASK_ROWS / DEPTH);
+    let sums: *mut f32 = sums.as_mut_ptr().cast();
+    amx::configured(|| {
+        for j in (0..block.cols).step_by(DEPTH) {
+            let cols = (block.cols - j).min(DEPTH);
+            // SAFETY: what is copied to and from `out` is the caller's rectangle, and `sums` has room for a task's rows.
+            unsafe {
+                if accumulate {
+                    for i in 0..block.rows {
+                        copy_row(out.add(i * stride + j), sums.add(i * DEPTH), cols);
+                    }
+                }
+                amx::strip(sums, accumulate, terms, row, col + j, &Block { rows: block.rows, cols });
+                for i in 0..block.rows {
+                    copy_row(sums.add(i * DEPTH), out.add(i * stride + j), cols);
+                }
+            }
+        }
+    });
+}
+
+/// Copies up to 32 values; a whole row without a call.
+///
+/// # Safety
+/// Both lead to that many values and do not overlap.
+#[inline(always)]
+#[expect(unsafe_code, reason = "rows of a rectangle inside a matrix that other threads write to")]
+unsafe fn copy_row(from: *const f32, to: *mut f32, n: usize) {
+    type Row = [f32; DEPTH];
+    // SAFETY: as promised by the caller.
+    unsafe {
+        if n == DEPTH {
+            to.cast::<Row>().write_unaligned(from.cast::<Row>().read_unaligned());
+        } else {
+            std::ptr::copy_nonoverlapping(from, to, n);
+        }
     }
 }
 
@@ -252,22 +340,18 @@ mod tests {
         ) {
             let (a, b) = (values(m * k, seed), values(k * n, seed ^ 77));
             let (a_t, b_t) = (transposed(&a, m, k), transposed(&b, k, n));
-            let [(left, right)] = squares(m, k, [Sides::Both], |row, col, [square]| {
-                for (i, out) in square.iter_mut().enumerate().take(m - row.min(m)) {
+            let [left] = fused(Engine::best(), [m, k], [], |row, col, [square]| {
+                for (i, out) in square.iter_mut().enumerate().take(m - row) {
                     for (j, out) in out.iter_mut().enumerate().take(k - col) {
-                        if row + i < m {
-                            *out = a[(row + i) * k + col + j];
-                        }
+                        *out = a[(row + i) * k + col + j];
                     }
                 }
             });
-            let lefts = [Left::from_rows(&a, k, m, k), Left::from_columns(&a_t, m, m, k), left.unwrap()];
+            let lefts = [Left::from_rows(&a, k, m, k), Left::from_columns(&a_t, m, m, k), left];
             let rights = [Right::from_rows(&b, n, k, n), Right::from_columns(&b_t, k, k, n)];
             prop_assert_eq!(&lefts[0].lines[..].iter().map(|l| l.0).collect::<Vec<_>>(), &lefts[1].lines[..].iter().map(|l| l.0).collect::<Vec<_>>());
             prop_assert_eq!(&lefts[0].lines[..].iter().map(|l| l.0).collect::<Vec<_>>(), &lefts[2].lines[..].iter().map(|l| l.0).collect::<Vec<_>>());
             prop_assert_eq!(&rights[0].lines[..].iter().map(|l| l.0).collect::<Vec<_>>(), &rights[1].lines[..].iter().map(|l| l.0).collect::<Vec<_>>());
-            let right_of_a = Right::from_rows(&a, k, m, k);
-            prop_assert_eq!(&right.unwrap().lines[..].iter().map(|l| l.0).collect::<Vec<_>>(), &right_of_a.lines[..].iter().map(|l| l.0).collect::<Vec<_>>());
             for engine in [Engine::Portable, Engine::Avx512, Engine::Amx].into_iter().filter(|e| e.available()) {
                 let stride = n + gap;
                 let mut out = vec![0.5f32; m * stride];
@@ -286,17 +370,68 @@ mod tests {
             }
         }
 
+        /// What a product's sums become on the way, and what a sum over rows is, whatever the engine: as from the matrices.
+        #[test]
+        fn fused_products_and_sums_over_rows_are_those_of_the_plain_matrices(
+            m in 1usize..300, k in 1usize..70, n in 1usize..230, r in 1usize..40, seed: u64
+        ) {
+            let (a, b, u) = (values(m * k, seed), values(k * n, seed ^ 77), values(m * r, seed ^ 5));
+            let (left, right) = (Left::from_rows(&a, k, m, k), Right::from_rows(&b, n, k, n));
+            for engine in [Engine::Portable, Engine::Avx512, Engine::Amx].into_iter().filter(|e| e.available()) {
+                let mut plain = vec![0.0; m * n];
+                product(engine, true, &mut plain, n, false, &[(&left, right.all())]);
+                let [same, other] = fused(engine, [m, n], [&[(&left, right.all())]], |row, col, [sums, made]| {
+                    for (i, (sums, made)) in sums.iter().zip(made).enumerate() {
+                        for (j, (sum, made)) in sums.iter().zip(made).enumerate() {
+                            *made = sum + ((row + i) * 7 + col + j) as f32;
+                        }
+                    }
+                });
+                let mut square = [[0.0; DEPTH]; DEPTH];
+                for (made, more) in [(&same, 0.0), (&other, 1.0)] {
+                    for row in (0..m).step_by(DEPTH) {
+                        for col in (0..n).step_by(DEPTH) {
+                            made.square(row, col, &mut square);
+                            for i in row..m.min(row + DEPTH) {
+                                for j in col..n.min(col + DEPTH) {
+                                    let want = plain[i * n + j] + more * (i * 7 + j) as f32;
+                                    prop_assert_eq!(square[i - row][j - col] as f64, rounded(want), "{:?} [{}, {}]", engine, i, j);
+                                }
+                            }
+                        }
+                    }
+                }
+                let by_rows = Left::from_columns(&u, r, r, m);
+                let [got] = &over_rows(engine, &[&by_rows], &left)[..] else { panic!("one left side") };
+                for i in 0..r {
+                    for j in 0..k {
+                        let want: f64 = (0..m).map(|t| rounded(u[t * r + i]) * rounded(a[t * k + j])).sum();
+                        prop_assert!((got[i * k + j] as f64 - want).abs() < 2e-5 * (1.0 + m as f64).sqrt());
+                    }
+                }
+            }
+        }
+
         /// A part is the product of the first depths and columns, whatever the rest holds.
         #[test]
         fn a_part_is_the_first_depths_and_columns(k in 1usize..100, n in 1usize..60, seed: u64) {
             let (depth, cols) = (1 + seed as usize % k, 1 + (seed >> 20) as usize % n);
-            let (a, b) = (values(3 * depth, seed), values(k * n, seed ^ 5));
+            let (a, b) = (values(3 * depth.max(k), seed), values(k * n, seed ^ 5));
             let left = Left::from_rows(&a, depth, 3, depth);
             let (whole, exact) = (Right::from_rows(&b, n, k, n), Right::from_rows(&b, n, depth, cols));
             let (mut got, mut want) = (vec![0.0; 3 * cols], vec![0.0; 3 * cols]);
             product(Engine::best(), true, &mut got, cols, false, &[(&left, whole.first(depth, cols))]);
             product(Engine::best(), true, &mut want, cols, false, &[(&left, exact.all())]);
             prop_assert_eq!(got, want);
+            let (from_depth, from_col) = (depth / DEPTH * DEPTH, cols / TILE * TILE);
+            if from_depth < k && from_col < n {
+                let left = Left::from_rows(&a[..k - from_depth], k - from_depth, 1, k - from_depth);
+                let exact = Right::from_rows(&b[from_depth * n + from_col..], n, k - from_depth, n - from_col);
+                let (mut got, mut want) = (vec![0.0; n - from_col], vec![0.0; n - from_col]);
+                product(Engine::best(), true, &mut got, n, false, &[(&left, whole.part(from_depth..k, from_col..n))]);
+                product(Engine::best(), true, &mut want, n, false, &[(&left, exact.all())]);
+                prop_assert_eq!(got, want);
+            }
         }
 
         #[test]

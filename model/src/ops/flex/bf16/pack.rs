@@ -2,6 +2,7 @@
 //! take them. Rows are packed side by side in threads, with 512-bit conversions where the processor has them.
 
 use super::super::buffer::Buffer;
+use super::super::simd::vectorised;
 use super::{DEPTH, Left, Line, Right, TILE, ZERO, avx512, tiles};
 use rayon::prelude::*;
 
@@ -18,7 +19,7 @@ pub fn round(x: f32) -> u16 {
 }
 
 /// Below this many values threads cost more than they give.
-const PARALLEL: usize = 32 * 1024;
+pub(super) const PARALLEL: usize = 32 * 1024;
 
 /// Calls `fill` for each group of `size` lines with its number.
 fn fill(lines: &mut [Line], size: usize, values: usize, fill: impl Fn(usize, &mut [Line]) + Sync) {
@@ -70,85 +71,56 @@ fn transpose_pairs(from: &[Line; TILE], to: &mut [Line]) {
 /// 32 rows by 32 columns on their way into tiles.
 pub type Square = [[f32; DEPTH]; DEPTH];
 
-/// Which sides a matrix is to be: `[rows, depth]` on the left, `[depth, cols]` on the right.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sides {
-    Left,
-    Right,
-    Both,
-}
-
-/// A pointer that tasks share; each writes lines of its own.
+/// Where the squares of a matrix go that is packed as a left side. Tasks share it; each stores squares of its own.
 #[derive(Clone, Copy)]
-struct Lines(*mut Line);
-
-// SAFETY: it is only used to reach disjoint tiles of buffers that outlive the tasks (`squares`).
-#[expect(unsafe_code, reason = "a raw pointer crosses threads")]
-unsafe impl Send for Lines {}
-// SAFETY: as above.
-#[expect(unsafe_code, reason = "a raw pointer crosses threads")]
-unsafe impl Sync for Lines {}
-
-/// Packs `N` matrices `[rows, cols]` whose values `values` works out a square at a time: it gets the first row and column
-/// and fills the squares; what lies beyond the matrices may hold anything. Float32 matrices in between never exist.
-pub fn squares<const N: usize>(
+pub(super) struct Target {
+    lines: *mut Line,
     rows: usize,
     cols: usize,
-    sides: [Sides; N],
-    values: impl Fn(usize, usize, &mut [Square; N]) + Sync,
-) -> [(Option<Left>, Option<Right>); N] {
-    let (across, down) = (tiles(cols, DEPTH), tiles(rows, DEPTH));
-    let wide = avx512::available();
-    let mut made = sides.map(|sides| {
-        let left = (sides != Sides::Right).then(|| Left {
-            lines: Buffer::take(tiles(rows, TILE) * across * TILE),
-            rows,
-            depth: cols,
-        });
-        let right = (sides != Sides::Left).then(|| Right {
-            lines: Buffer::take(tiles(cols, TILE) * down * TILE),
-            depth: rows,
-            cols,
-        });
-        (left, right)
-    });
-    let targets: [(Option<Lines>, Option<Lines>); N] = made.each_mut().map(|(left, right)| {
-        (left.as_mut().map(|l| Lines(l.lines.as_mut_ptr())), right.as_mut().map(|r| Lines(r.lines.as_mut_ptr())))
-    });
-    let task = |y: usize| {
-        let mut squares = [[[0f32; DEPTH]; DEPTH]; N];
-        for x in 0..across {
-            values(y * DEPTH, x * DEPTH, &mut squares);
-            for (square, (left, right)) in squares.iter_mut().zip(&targets) {
-                trim(square, rows - y * DEPTH, cols - x * DEPTH);
-                for half in 0..2 {
-                    // SAFETY: the tile (row tile, depth tile) on the left, and (panel, depth tile) on the right, belong to
-                    // this square alone; both exist where the matrix reaches so far, which the comparisons say.
-                    #[expect(unsafe_code, reason = "tiles of one buffer go to different threads")]
-                    unsafe {
-                        if let Some(left) = left
-                            && (2 * y + half) * TILE < rows
-                        {
-                            let tile = left.0.add(((2 * y + half) * across + x) * TILE);
-                            left_tile(square, half, wide, std::slice::from_raw_parts_mut(tile, TILE));
-                        }
-                        if let Some(right) = right
-                            && (2 * x + half) * TILE < cols
-                        {
-                            let tile = right.0.add(((2 * x + half) * down + y) * TILE);
-                            right_tile(square, half, wide, std::slice::from_raw_parts_mut(tile, TILE));
-                        }
-                    }
-                }
+}
+
+// SAFETY: it is only used to reach disjoint tiles of a buffer that outlives the tasks (`fuse`).
+#[expect(unsafe_code, reason = "a raw pointer crosses threads")]
+unsafe impl Send for Target {}
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "a raw pointer crosses threads")]
+unsafe impl Sync for Target {}
+
+impl Target {
+    pub fn new(left: &mut Left) -> Target {
+        Target { lines: left.lines.as_mut_ptr(), rows: left.rows, cols: left.depth }
+    }
+
+    /// Packs the square at (`row`, `col`), both multiples of 32; what it holds beyond the matrix becomes zeros.
+    ///
+    /// # Safety
+    /// The matrix is alive, and nobody else reads or writes this square meanwhile.
+    #[expect(unsafe_code, reason = "tiles of one buffer go to different threads")]
+    pub unsafe fn store(&self, row: usize, col: usize, square: &mut Square, wide: bool) {
+        assert!(row < self.rows && col < self.cols, "the square lies outside the matrix");
+        trim(square, self.rows - row, self.cols - col);
+        let across = tiles(self.cols, DEPTH);
+        for half in 0..2 {
+            let tile = row / TILE + half;
+            if tile * TILE < self.rows {
+                // SAFETY: the tile exists, as the comparisons say, and is the caller's alone.
+                let tile = unsafe {
+                    std::slice::from_raw_parts_mut(self.lines.add((tile * across + col / DEPTH) * TILE), TILE)
+                };
+                left_tile(square, half, wide, tile);
             }
         }
-    };
-    if rows * cols < PARALLEL || rayon::current_num_threads() == 1 {
-        (0..down).for_each(task);
-    } else {
-        (0..down).into_par_iter().for_each(task);
     }
-    made
+}
+
+vectorised! {
+    fn unpack(lines: &[Line], out: &mut [[f32; DEPTH]]) {
+        for (line, out) in lines.iter().zip(out) {
+            for (x, bits) in out.iter_mut().zip(&line.0) {
+                *x = f32::from_bits((*bits as u32) << 16);
+            }
+        }
+    }
 }
 
 /// Zeros beyond the matrix.
@@ -173,19 +145,42 @@ fn left_tile(square: &Square, half: usize, wide: bool, tile: &mut [Line]) {
     }
 }
 
-fn right_tile(square: &Square, half: usize, wide: bool, tile: &mut [Line]) {
+/// The columns from `16 * half` on of 32 rows (two left tiles) as a right tile.
+pub(super) fn right_tile(rows: &[Line; DEPTH], half: usize, wide: bool, tile: &mut [Line]) {
     if wide {
-        return avx512::right_tile(square, half, tile);
+        return avx512::interleaved_pairs(rows, half, tile);
     }
-    for (line, [even, odd]) in tile.iter_mut().zip(square.as_chunks::<2>().0) {
+    for (line, [even, odd]) in tile.iter_mut().zip(rows.as_chunks::<2>().0) {
         for j in 0..TILE {
-            line.0[2 * j] = round(even[half * TILE + j]);
-            line.0[2 * j + 1] = round(odd[half * TILE + j]);
+            line.0[2 * j] = even.0[half * TILE + j];
+            line.0[2 * j + 1] = odd.0[half * TILE + j];
         }
     }
 }
 
 impl Left {
+    /// Room for a matrix; whoever takes it stores every square.
+    pub(super) fn room(rows: usize, depth: usize) -> Left {
+        Left { lines: Buffer::take(tiles(rows, TILE) * tiles(depth, DEPTH) * TILE), rows, depth }
+    }
+
+    /// The values of the square at (`row`, `col`), both multiples of 32, as they were rounded; zeros beyond the matrix's
+    /// columns, and what was there before beyond its rows.
+    pub fn square(&self, row: usize, col: usize, out: &mut Square) {
+        let across = self.depth_tiles();
+        for (half, out) in out.chunks_exact_mut(TILE).enumerate() {
+            let tile = row / TILE + half;
+            if tile * TILE < self.rows {
+                unpack(&self.lines[(tile * across + col / DEPTH) * TILE..][..TILE], out);
+            }
+        }
+    }
+
+    /// The tile of rows from `16 * tile` on and depths from `32 * depth` on; none beyond the rows.
+    pub(super) fn tile(&self, tile: usize, depth: usize) -> Option<&[Line]> {
+        (tile * TILE < self.rows).then(|| &self.lines[(tile * self.depth_tiles() + depth) * TILE..][..TILE])
+    }
+
     /// From `x` (row-major, `[rows, depth]`, rows `stride` apart).
     pub fn from_rows(x: &[f32], stride: usize, rows: usize, depth: usize) -> Left {
         let n = tiles(depth, DEPTH);

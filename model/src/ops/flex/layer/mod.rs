@@ -1,12 +1,13 @@
 //! A decoder layer as one op: norm, attention and feed-forward with their adapters, forward and backward by hand. Inputs
-//! are packed once for all that read them, sums that meet in one place are one product, and buffers are used again.
+//! are packed once for all that read them, sums that meet in one place are one product, what an element-wise function
+//! needs of a product it gets before it leaves the cache, and buffers are used again.
 //!
 //! With checkpointing only the layer's input is kept, and the backward pass begins by running the layer again.
 
 mod attention;
 mod pointwise;
 
-use super::bf16::Sides;
+use super::bf16::{DEPTH, Square};
 use super::buffer::Buffer;
 use super::compute::{Compute, Left, Part, Right};
 use super::kernels::{Threads, transpose};
@@ -60,8 +61,10 @@ struct Layer {
 #[derive(Debug)]
 struct Saved {
     inverse_rms: [Buffer; 2],
-    /// `scaling · x Aᵀ` of each linear with an adapter.
-    down: Vec<Option<Buffer>>,
+    /// Of [`GROUPS`].
+    down: [Down; 4],
+    /// What the first norm gave.
+    first: Left<'static>,
     q: Buffer,
     k: Buffer,
     v: Buffer,
@@ -69,15 +72,29 @@ struct Saved {
     attended: Buffer,
     /// After attention and the first residual sum.
     middle: Buffer,
-    gate: Buffer,
-    up: Buffer,
+    /// What the second norm gave.
+    second: Left<'static>,
+    gate: Left<'static>,
+    up: Left<'static>,
 }
 
-/// A gradient `[n, out]` of a linear, on both sides, and `scaling · dY B`.
+/// Linears that read one input.
+const GROUPS: [&[usize]; 4] = [&[Q, K, V], &[O], &[GATE, UP], &[DOWN]];
+
+/// `scaling · x Aᵀ` of the linears of a group that have an adapter, side by side.
+#[derive(Debug)]
+struct Down {
+    data: Buffer,
+    /// The sum of the ranks.
+    width: usize,
+    /// Where each linear's columns begin.
+    at: Vec<Option<usize>>,
+}
+
+/// A gradient `[n, out]` of a linear, and `scaling · dY B`.
 struct Arrived<'a> {
     which: usize,
     dy: Left<'a>,
-    dy_right: Right<'a>,
     up: Option<Buffer>,
 }
 
@@ -85,10 +102,40 @@ struct Arrived<'a> {
 type FactorGrads = Vec<Option<(Vec<f32>, Vec<f32>)>>;
 
 impl Layer {
-    /// `out (+)= x Wᵀ + t Bᵀ`, and the bias; returns `t = scaling · x Aᵀ`.
-    fn linear(&self, which: usize, x: &Left, out: &mut [f32], accumulate: bool) -> Option<Buffer> {
-        let Linear { weight, n_out, n_in, bias, lora } = &self.linears[which];
-        let c = self.compute;
+    /// The group's inputs, taken down to the adapters' ranks in one product.
+    fn down(&self, group: usize, x: &Left) -> Down {
+        let n_in = self.linears[GROUPS[group][0]].n_in;
+        let mut factors = Vec::new();
+        let at = GROUPS[group]
+            .iter()
+            .map(|&which| {
+                let Factors { a, scaling, .. } = self.linears[which].lora.as_ref()?;
+                let at = factors.len() / n_in;
+                factors.extend(slice(a).iter().map(|a| a * scaling));
+                Some(at)
+            })
+            .collect();
+        let width = factors.len() / n_in;
+        let mut data = Buffer::take(self.n * width);
+        if width > 0 {
+            let right = self.compute.right_columns(&factors, n_in, n_in, width);
+            self.compute.product(Threads::All, &mut data, width, false, &[(x, right.all())]);
+        }
+        Down { data, width, at }
+    }
+
+    /// The adapter's term of a linear: `scaling · x Aᵀ` and `Bᵀ`.
+    fn lora_term<'a>(&'a self, group: usize, which: usize, down: &'a Down) -> Option<(Left<'a>, Right<'a>)> {
+        let Linear { n_out, lora, .. } = &self.linears[which];
+        let Factors { b, r, .. } = lora.as_ref()?;
+        let at = down.at[GROUPS[group].iter().position(|one| *one == which)?]?;
+        let left = self.compute.left_rows(&down.data[at..], down.width, self.n, *r);
+        Some((left, self.compute.right_columns(slice(b), *r, *r, *n_out)))
+    }
+
+    /// `out (+)= x Wᵀ + t Bᵀ`, and the bias.
+    fn linear(&self, group: usize, which: usize, (x, down): (&Left, &Down), out: &mut [f32], accumulate: bool) {
+        let Linear { weight, n_out, bias, .. } = &self.linears[which];
         let accumulate = match bias {
             Some(bias) if accumulate => {
                 pointwise::add_rows(out, bias);
@@ -100,18 +147,10 @@ impl Layer {
             }
             None => accumulate,
         };
-        let base = (x, weight.forward(*n_out));
-        let Some(Factors { a, b, r, scaling }) = lora else {
-            c.product(Threads::All, out, *n_out, accumulate, &[base]);
-            return None;
-        };
-        let mut t = Buffer::take(self.n * r);
-        c.product(Threads::All, &mut t, *r, false, &[(x, c.right_columns(slice(a), *n_in, *n_in, *r).all())]);
-        t.iter_mut().for_each(|x| *x *= scaling);
-        let (left, b_t) = (c.left_rows(&t, *r, self.n, *r), c.right_columns(slice(b), *r, *r, *n_out));
-        c.product(Threads::All, out, *n_out, accumulate, &[base, (&left, b_t.all())]);
-        drop(left);
-        Some(t)
+        let lora = self.lora_term(group, which, down);
+        let mut terms = vec![(x, weight.forward(*n_out))];
+        terms.extend(lora.iter().map(|(left, right)| (left, right.all())));
+        self.compute.product(Threads::All, out, *n_out, accumulate, &terms);
     }
 
     fn width(&self, which: usize) -> usize {
@@ -119,59 +158,76 @@ impl Layer {
     }
 
     /// The norm's output as an operand.
-    fn normed(&self, x: &[f32], inverse: &[f32], weight: &[f32], sides: Sides) -> Sided {
-        let [made] = self.compute.squares(self.n, weight.len(), [sides], |row, col, [out]| {
-            pointwise::normed(x, inverse, weight, row, col, out)
+    fn normed(&self, x: &[f32], inverse: &[f32], weight: &[f32]) -> Left<'static> {
+        let [made] = self.compute.fused([self.n, weight.len()], [], |row, col, [out]| {
+            pointwise::normed(x, inverse, weight, row, col, out);
         });
         made
     }
 
     fn forward(&self, input: &[f32]) -> (Vec<f32>, Saved) {
         let (n, c, h) = (self.n, self.compute, self.width(O));
-        let mut down: Vec<Option<Buffer>> = Vec::with_capacity(7);
 
-        let first = pointwise::inverse_rms(input, h, self.eps);
-        let x = left(self.normed(input, &first, &self.input_norm, Sides::Left));
+        let first_rms = pointwise::inverse_rms(input, h, self.eps);
+        let first = self.normed(input, &first_rms, &self.input_norm);
+        let down_qkv = self.down(0, &first);
         let [mut q, mut k, mut v] = [Q, K, V].map(|which| Buffer::take(n * self.width(which)));
         for (which, out) in [(Q, &mut q), (K, &mut k), (V, &mut v)] {
-            down.push(self.linear(which, &x, out, false));
+            self.linear(0, which, (&first, &down_qkv), out, false);
         }
-        drop(x);
         attention::rotate(&mut q, self.plan.n_heads, &self.plan, 1.0);
         attention::rotate(&mut k, self.plan.n_kv_heads, &self.plan, 1.0);
         let (attended, log_sums) = attention::forward(&self.plan, c, &q, &k, &v);
 
-        let x = left(self.attended(&attended, Sides::Left));
+        let x = self.by_token(&attended);
+        let down_o = self.down(1, &x);
         let mut middle = Buffer::take(n * h);
         middle.copy_from_slice(input);
-        down.push(self.linear(O, &x, &mut middle, true));
+        self.linear(1, O, (&x, &down_o), &mut middle, true);
         drop(x);
 
-        let second = pointwise::inverse_rms(&middle, h, self.eps);
-        let x = left(self.normed(&middle, &second, &self.post_norm, Sides::Left));
-        let f = self.width(GATE);
-        let [mut gate, mut up] = [Buffer::take(n * f), Buffer::take(n * f)];
-        down.push(self.linear(GATE, &x, &mut gate, false));
-        down.push(self.linear(UP, &x, &mut up, false));
-        drop(x);
-        let [gated] = c.squares(n, f, [Sides::Left], |row, col, [out]| pointwise::swiglu(&gate, &up, f, row, col, out));
+        let second_rms = pointwise::inverse_rms(&middle, h, self.eps);
+        let second = self.normed(&middle, &second_rms, &self.post_norm);
+        let down_up = self.down(2, &second);
+        let [gate, up, gated] = self.gated(&second, &down_up);
+        let down_down = self.down(3, &gated);
         let mut out = middle.to_vec();
-        down.push(self.linear(DOWN, &left(gated), &mut out, true));
-        let inverse_rms = [first, second];
-        (out, Saved { inverse_rms, down, q, k, v, log_sums, attended, middle, gate, up })
+        self.linear(3, DOWN, (&gated, &down_down), &mut out, true);
+        let (inverse_rms, down) = ([first_rms, second_rms], [down_qkv, down_o, down_up, down_down]);
+        (out, Saved { inverse_rms, down, first, q, k, v, log_sums, attended, middle, second, gate, up })
     }
 
-    /// What attention gave, `[heads, tokens, d]`, as an operand `[tokens, heads * d]`.
-    fn attended(&self, x: &[f32], sides: Sides) -> Sided {
+    /// Gate, up and `silu(gate) · up`.
+    fn gated(&self, x: &Left, down: &Down) -> [Left<'static>; 3] {
+        let f = self.width(GATE);
+        let loras = [GATE, UP].map(|which| self.lora_term(2, which, down));
+        let mut both = [GATE, UP].map(|which| vec![(x, self.linears[which].weight.forward(f))]);
+        for (terms, lora) in both.iter_mut().zip(&loras) {
+            terms.extend(lora.iter().map(|(left, right)| (left, right.all())));
+        }
+        let biases = [GATE, UP].map(|which| self.linears[which].bias.as_ref());
+        let products = both.each_ref().map(Vec::as_slice);
+        self.compute.fused([self.n, f], products, |_, col, [gate, up, gated]| {
+            for (square, bias) in [&mut *gate, &mut *up].into_iter().zip(biases) {
+                if let Some(bias) = bias {
+                    pointwise::add_row(square, &bias[col..f.min(col + DEPTH)]);
+                }
+            }
+            pointwise::swiglu(gate, up, gated);
+        })
+    }
+
+    /// `[heads, tokens, d]` as an operand `[tokens, heads * d]`.
+    fn by_token(&self, x: &[f32]) -> Left<'static> {
         let (n, d) = (self.n, self.plan.head_dim);
-        let [made] = self
-            .compute
-            .squares(n, x.len() / n, [sides], |row, col, [out]| attention::by_token(x, n, d, row, col, out));
+        let [made] = self.compute.fused([n, x.len() / n], [], |row, col, [out]| {
+            attention::by_token(x, n, d, row, col, out);
+        });
         made
     }
 
     /// Takes a gradient down to the adapter's rank.
-    fn arrive<'a>(&self, which: usize, (dy, dy_right): (Left<'a>, Right<'a>)) -> Arrived<'a> {
+    fn arrive<'a>(&self, which: usize, dy: Left<'a>) -> Arrived<'a> {
         let Linear { n_out, lora, .. } = &self.linears[which];
         let c = self.compute;
         let up = lora.as_ref().map(|Factors { b, r, scaling, .. }| {
@@ -180,98 +236,104 @@ impl Layer {
             up.iter_mut().for_each(|x| *x *= scaling);
             up
         });
-        Arrived { which, dy, dy_right, up }
+        Arrived { which, dy, up }
     }
 
-    /// `Σ dY W + u A` over linears that read one input.
+    /// The adapter's terms of [`Layer::input_gradient`]: `u` and `A`.
+    fn lora_terms_back<'a>(&'a self, arrived: &'a [Arrived]) -> Vec<(Left<'a>, Right<'a>)> {
+        let term = |one: &'a Arrived| {
+            let Linear { n_in, lora, .. } = &self.linears[one.which];
+            let (up, Factors { a, r, .. }) = (one.up.as_ref()?, lora.as_ref()?);
+            Some((self.compute.left_rows(up, *r, self.n, *r), self.compute.right_rows(slice(a), *n_in, *r, *n_in)))
+        };
+        arrived.iter().filter_map(term).collect()
+    }
+
+    /// The terms of `Σ dY W + u A` over linears that read one input.
+    fn terms_back<'a>(
+        &'a self,
+        arrived: &'a [Arrived],
+        loras: &'a [(Left<'a>, Right<'a>)],
+    ) -> Vec<(&'a Left<'a>, Part<'a>)> {
+        let base = arrived.iter().map(|Arrived { which, dy, .. }| {
+            let Linear { weight, n_in, .. } = &self.linears[*which];
+            (dy, weight.backward(*n_in))
+        });
+        base.chain(loras.iter().map(|(up, a)| (up, a.all()))).collect()
+    }
+
+    /// `Σ dY W + u A`.
     fn input_gradient(&self, arrived: &[Arrived]) -> Buffer {
-        let c = self.compute;
         let n_in = self.linears[arrived[0].which].n_in;
-        let ups: Vec<(Left, Right)> = arrived
-            .iter()
-            .filter_map(|one| {
-                let (up, lora) = (one.up.as_ref()?, self.linears[one.which].lora.as_ref()?);
-                Some((c.left_rows(up, lora.r, self.n, lora.r), c.right_rows(slice(&lora.a), n_in, lora.r, n_in)))
-            })
-            .collect();
-        let mut terms: Vec<(&Left, Part)> =
-            arrived.iter().map(|one| (&one.dy, self.linears[one.which].weight.backward(n_in))).collect();
-        terms.extend(ups.iter().map(|(up, a)| (up, a.all())));
         let mut out = Buffer::take(self.n * n_in);
-        c.product(Threads::All, &mut out, n_in, false, &terms);
+        let loras = self.lora_terms_back(arrived);
+        self.compute.product(Threads::All, &mut out, n_in, false, &self.terms_back(arrived, &loras));
         out
     }
 
-    /// dA = uᵀ x and dB = dYᵀ t; dB is made transposed, where its long side is the columns.
-    fn factor_gradients(&self, one: &Arrived, x: &Right, saved: &Saved, grads: &mut FactorGrads) {
-        let Linear { n_out, n_in, lora, .. } = &self.linears[one.which];
-        let (Some(Factors { r, .. }), Some(t), Some(up)) = (lora, &saved.down[one.which], &one.up) else { return };
+    /// dA = uᵀ x and dB = dYᵀ t of a group's linears; dB is made transposed, where its long side is the columns.
+    fn factor_gradients(&self, group: usize, arrived: &[Arrived], x: &Left, down: &Down, grads: &mut FactorGrads) {
         let (c, n) = (self.compute, self.n);
-        let mut da = vec![0f32; r * n_in];
-        c.product(Threads::All, &mut da, *n_in, false, &[(&c.left_columns(up, *r, *r, n), x.all())]);
-        let mut db_t = Buffer::take(r * n_out);
-        c.product(Threads::All, &mut db_t, *n_out, false, &[(&c.left_columns(t, *r, *r, n), one.dy_right.all())]);
-        grads[one.which] = Some((da, transpose(&db_t, *r, *n_out)));
+        let adapted: Vec<(&Arrived, &Buffer, &Factors)> = arrived
+            .iter()
+            .filter_map(|one| Some((one, one.up.as_ref()?, self.linears[one.which].lora.as_ref()?)))
+            .collect();
+        let ups: Vec<Left> = adapted.iter().map(|(_, up, lora)| c.left_columns(up, lora.r, lora.r, n)).collect();
+        let das = c.over_rows(&ups.iter().collect::<Vec<_>>(), x);
+        for ((one, _, Factors { r, .. }), da) in adapted.into_iter().zip(das) {
+            let position = GROUPS[group].iter().position(|which| *which == one.which);
+            let Some(at) = position.and_then(|at| down.at[at]) else { unreachable!("an adapter took its input down") };
+            let t = c.left_columns(&down.data[at..], down.width, *r, n);
+            let Some(db_t) = c.over_rows(&[&t], &one.dy).pop() else { unreachable!("one left side, one product") };
+            grads[one.which] = Some((da, transpose(&db_t, *r, self.width(one.which))));
+        }
     }
 
     fn backward(&self, input: &[f32], saved: &Saved, dy: &[f32]) -> (Vec<f32>, FactorGrads) {
-        let (n, c, h, f) = (self.n, self.compute, self.width(O), self.width(GATE));
-        let [first, second] = &saved.inverse_rms;
+        let (n, c, h) = (self.n, self.compute, self.width(O));
+        let [first_rms, second_rms] = &saved.inverse_rms;
         let mut grads: FactorGrads = (0..7).map(|_| None).collect();
 
         // Feed-forward.
-        let one = self.arrive(DOWN, c.both(dy, n, h));
-        let d_gated = self.input_gradient(std::slice::from_ref(&one));
-        let sides = [Sides::Right, Sides::Both, Sides::Both];
-        let [gated, d_gate, d_up] = c.squares(n, f, sides, |row, col, out| {
-            pointwise::swiglu_backward(&saved.gate, &saved.up, &d_gated, f, row, col, out)
-        });
-        drop(d_gated);
-        self.factor_gradients(&one, &right(gated), saved, &mut grads);
-        drop(one);
-        let arrived = [self.arrive(GATE, both(d_gate)), self.arrive(UP, both(d_up))];
+        let one = [self.arrive(DOWN, c.left_rows(dy, h, n, h))];
+        let [gated, d_gate, d_up] = self.gated_backward(&one, saved);
+        self.factor_gradients(3, &one, &gated, &saved.down[3], &mut grads);
+        drop((one, gated));
+        let arrived = [self.arrive(GATE, d_gate), self.arrive(UP, d_up)];
         let dx = self.input_gradient(&arrived);
-        let x = right(self.normed(&saved.middle, second, &self.post_norm, Sides::Right));
-        arrived.iter().for_each(|one| self.factor_gradients(one, &x, saved, &mut grads));
+        self.factor_gradients(2, &arrived, &saved.second, &saved.down[2], &mut grads);
         drop(arrived);
         let mut d_middle = Buffer::take(n * h);
-        pointwise::rms_norm_backward(&saved.middle, (&self.post_norm, second), &dx, dy, &mut d_middle);
+        pointwise::rms_norm_backward(&saved.middle, (&self.post_norm, second_rms), &dx, dy, &mut d_middle);
         drop(dx);
 
         // Attention.
-        let one = self.arrive(O, c.both(&d_middle, n, h));
-        let d_attended = self.input_gradient(std::slice::from_ref(&one));
-        self.factor_gradients(&one, &right(self.attended(&saved.attended, Sides::Right)), saved, &mut grads);
+        let one = [self.arrive(O, c.left_rows(&d_middle, h, n, h))];
+        let d_attended = self.input_gradient(&one);
+        self.factor_gradients(1, &one, &self.by_token(&saved.attended), &saved.down[1], &mut grads);
         drop(one);
         let Saved { q, k, v, attended, log_sums, .. } = saved;
         let d = attention::backward(&self.plan, c, &attention::Saved { q, k, v, out: attended, log_sums }, &d_attended);
         drop(d_attended);
-        let arrived = [(Q, &d.q), (K, &d.k), (V, &d.v)]
-            .map(|(which, grad)| self.arrive(which, both(self.attended(grad, Sides::Both))));
+        let arrived = [(Q, &d.q), (K, &d.k), (V, &d.v)].map(|(which, grad)| self.arrive(which, self.by_token(grad)));
         let dx = self.input_gradient(&arrived);
-        let x = right(self.normed(input, first, &self.input_norm, Sides::Right));
-        arrived.iter().for_each(|one| self.factor_gradients(one, &x, saved, &mut grads));
+        self.factor_gradients(0, &arrived, &saved.first, &saved.down[0], &mut grads);
         drop(arrived);
         let mut d_input = vec![0f32; n * h];
-        pointwise::rms_norm_backward(input, (&self.input_norm, first), &dx, &d_middle, &mut d_input);
+        pointwise::rms_norm_backward(input, (&self.input_norm, first_rms), &dx, &d_middle, &mut d_input);
         (d_input, grads)
     }
-}
 
-type Sided = (Option<Left<'static>>, Option<Right<'static>>);
-
-fn left(made: Sided) -> Left<'static> {
-    made.0.unwrap_or_else(|| unreachable!("the left side was asked for"))
-}
-
-fn right(made: Sided) -> Right<'static> {
-    made.1.unwrap_or_else(|| unreachable!("the right side was asked for"))
-}
-
-fn both(made: Sided) -> (Left<'static>, Right<'static>) {
-    match made {
-        (Some(left), Some(right)) => (left, right),
-        _ => unreachable!("both sides were asked for"),
+    /// SwiGLU's output again, and the gradients of gate and up.
+    fn gated_backward(&self, arrived: &[Arrived], saved: &Saved) -> [Left<'static>; 3] {
+        let loras = self.lora_terms_back(arrived);
+        let terms = self.terms_back(arrived, &loras);
+        let size = [self.n, self.width(GATE)];
+        self.compute.fused(size, [&terms], |row, col, [gated, gate, up]: [&mut Square; 3]| {
+            saved.gate.square(row, col, gate);
+            saved.up.square(row, col, up);
+            pointwise::swiglu_backward(gated, gate, up);
+        })
     }
 }
 

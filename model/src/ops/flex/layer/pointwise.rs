@@ -99,49 +99,40 @@ fn row_of<'a>(x: &'a [f32], from: usize, width: usize, spare: &'a mut [f32; DEPT
 }
 
 vectorised! {
-    /// A square of `silu(gate) · up`.
-    pub fn swiglu(gate: &[f32], up: &[f32], width: usize, row: usize, col: usize, out: &mut Square) {
-        let rows = (gate.len() / width - row).min(DEPTH);
-        let mut spare = [[0f32; DEPTH]; 2];
-        let [spare_g, spare_u] = &mut spare;
-        for (i, out) in out[..rows].iter_mut().enumerate() {
-            let from = (row + i) * width + col;
-            let g = row_of(gate, from, width - col, spare_g);
-            let u = row_of(up, from, width - col, spare_u);
+    /// `silu(gate) · up` of squares.
+    pub fn swiglu(gate: &Square, up: &Square, out: &mut Square) {
+        for i in 0..DEPTH {
             for j in 0..DEPTH {
-                out[j] = g[j] * u[j] / (1.0 + exp(-g[j]));
+                out[i][j] = gate[i][j] * up[i][j] / (1.0 + exp(-gate[i][j]));
             }
         }
     }
 }
 
 vectorised! {
-    /// Squares of SwiGLU's output again, and of the gradients of gate and up.
-    pub fn swiglu_backward(
-        gate: &[f32],
-        up: &[f32],
-        dy: &[f32],
-        width: usize,
-        row: usize,
-        col: usize,
-        out: &mut [Square; 3],
-    ) {
-        let rows = (gate.len() / width - row).min(DEPTH);
-        let mut spare = [[0f32; DEPTH]; 3];
-        let [spare_g, spare_u, spare_d] = &mut spare;
-        let [out, d_gate, d_up] = out;
-        for i in 0..rows {
-            let from = (row + i) * width + col;
-            let g = row_of(gate, from, width - col, spare_g);
-            let u = row_of(up, from, width - col, spare_u);
-            let d = row_of(dy, from, width - col, spare_d);
-            let (out, d_gate, d_up) = (&mut out[i], &mut d_gate[i], &mut d_up[i]);
+    /// From squares of gate, up and the gradient of SwiGLU's output: the output again in the gradient's place, and the
+    /// gradients of gate and up in theirs.
+    pub fn swiglu_backward(d_out: &mut Square, gate: &mut Square, up: &mut Square) {
+        for i in 0..DEPTH {
+            let (d_out, gate, up) = (&mut d_out[i], &mut gate[i], &mut up[i]);
             for j in 0..DEPTH {
-                let sigmoid = 1.0 / (1.0 + exp(-g[j]));
-                let silu = g[j] * sigmoid;
-                out[j] = silu * u[j];
-                d_up[j] = d[j] * silu;
-                d_gate[j] = d[j] * u[j] * (sigmoid + silu * (1.0 - sigmoid));
+                let (d, g, u) = (d_out[j], gate[j], up[j]);
+                let sigmoid = 1.0 / (1.0 + exp(-g));
+                let silu = g * sigmoid;
+                d_out[j] = silu * u;
+                gate[j] = d * u * (sigmoid + silu * (1.0 - sigmoid));
+                up[j] = d * silu;
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// Adds 32 values of `row` to each row of a square.
+    pub fn add_row(square: &mut Square, row: &[f32]) {
+        for square in square.iter_mut() {
+            for (x, y) in square.iter_mut().zip(row) {
+                *x += y;
             }
         }
     }
