@@ -6,10 +6,10 @@ use super::TILE;
 use super::{Block, Left, Line, RightPart};
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use native::{available, fast, interleaved, interleaved_pairs, left_tile, line, rectangle};
+pub(super) use native::{available, fast, interleaved, interleaved_pairs, left_tile, line, rectangle, row};
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) use absent::{available, fast, interleaved, interleaved_pairs, left_tile, line, rectangle};
+pub(super) use absent::{available, fast, interleaved, interleaved_pairs, left_tile, line, rectangle, row};
 
 #[cfg(not(target_arch = "x86_64"))]
 mod absent {
@@ -24,6 +24,10 @@ mod absent {
     }
 
     pub fn line(_: &[f32]) -> Line {
+        unreachable!("this machine has no AVX-512")
+    }
+
+    pub fn row(_: &[f32], _: &mut [Line]) {
         unreachable!("this machine has no AVX-512")
     }
 
@@ -76,6 +80,21 @@ mod native {
         assert!(values.len() == 32 && available());
         // SAFETY: the processor has the instructions, and the slice has the 32 values.
         unsafe { line_inner(values) }
+    }
+
+    /// A row's whole lines, one in each tile: `tiles` begins at the row's line of the first.
+    pub fn row(values: &[f32], tiles: &mut [Line]) {
+        assert!(available());
+        // SAFETY: the processor has the instructions.
+        unsafe { row_inner(values, tiles) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn row_inner(values: &[f32], tiles: &mut [Line]) {
+        for (line, values) in tiles.iter_mut().step_by(TILE).zip(values.as_chunks::<32>().0) {
+            // SAFETY: a chunk has 32 values.
+            *line = unsafe { line_inner(values) };
+        }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]

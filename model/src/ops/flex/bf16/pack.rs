@@ -193,7 +193,11 @@ impl Left {
             }
             for r in 0..present {
                 let x = &x[(tile * TILE + r) * stride..][..depth];
-                for (d, values) in x.chunks(DEPTH).enumerate() {
+                let whole = if wide { depth / DEPTH } else { 0 };
+                if whole > 0 {
+                    avx512::row(x, &mut lines[r..]);
+                }
+                for (d, values) in x.chunks(DEPTH).enumerate().skip(whole) {
                     lines[d * TILE + r] = line(values, wide);
                 }
             }
