@@ -6,6 +6,7 @@ use super::bf16::{self, DEPTH, Engine, Square};
 use super::buffer::Buffer;
 use super::kernels::{Threads, View, matmul};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// What the matrix products compute in. Norms, softmax and the adapter's masters are float32 in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,40 +82,73 @@ impl Compute {
     /// sums of a product, as [`bf16::fused`] says.
     pub(super) fn fused<const I: usize, const N: usize>(
         self,
-        [rows, cols]: [usize; 2],
+        size: [usize; 2],
         products: [&[(&Left, Part)]; I],
         values: impl Fn(usize, usize, [&mut Square; N]) + Sync,
     ) -> [Left<'static>; N] {
         if let Compute::Bf16(engine) = self {
             let products = products.map(packed);
-            return bf16::fused(engine, [rows, cols], products.each_ref().map(Vec::as_slice), values).map(Left::Bf16);
+            return bf16::fused(engine, size, products.each_ref().map(Vec::as_slice), values).map(Left::Bf16);
         }
-        let mut made = [(); N].map(|()| Buffer::take(rows * cols));
-        for (terms, out) in products.into_iter().zip(&mut made) {
-            self.product(Threads::All, out, cols, false, terms);
+        let mut made = self.sums(Threads::All, size, products);
+        bands(&mut made, size[1]).into_par_iter().enumerate().for_each(|(y, mut band)| {
+            work_band::<I, N>(y * DEPTH, &mut band, size[1], &values);
+        });
+        made.map(|data| Left::Owned { data, rows: size[0], depth: size[1] })
+    }
+
+    /// As [`Compute::fused`], in this thread.
+    pub(super) fn fused_here<const I: usize, const N: usize>(
+        self,
+        size: [usize; 2],
+        products: [&[(&Left, Part)]; I],
+        mut values: impl FnMut(usize, usize, [&mut Square; N]),
+    ) -> [Left<'static>; N] {
+        if let Compute::Bf16(engine) = self {
+            let products = products.map(packed);
+            return bf16::fused_here(engine, size, products.each_ref().map(Vec::as_slice), values).map(Left::Bf16);
         }
-        let mut bands: Vec<Vec<&mut [f32]>> = (0..rows.div_ceil(DEPTH)).map(|_| Vec::with_capacity(N)).collect();
-        for matrix in &mut made {
-            for (band, part) in bands.iter_mut().zip(matrix.chunks_mut(DEPTH * cols)) {
-                band.push(part);
-            }
+        let mut made = self.sums(Threads::One, size, products);
+        for (y, mut band) in bands(&mut made, size[1]).into_iter().enumerate() {
+            work_band::<I, N>(y * DEPTH, &mut band, size[1], &mut values);
         }
-        bands.into_par_iter().enumerate().for_each(|(y, mut band)| {
-            let mut squares = [[[0f32; DEPTH]; DEPTH]; N];
-            for x in (0..cols).step_by(DEPTH) {
-                for (square, part) in squares.iter_mut().zip(&band).take(I) {
-                    copy(part, cols, 0, x, square);
-                }
-                values(y * DEPTH, x, squares.each_mut());
-                let width = DEPTH.min(cols - x);
-                for (square, part) in squares.iter().zip(&mut band) {
-                    for (from, to) in square.iter().zip(part.chunks_exact_mut(cols)) {
-                        to[x..x + width].copy_from_slice(&from[..width]);
+        made.map(|data| Left::Owned { data, rows: size[0], depth: size[1] })
+    }
+
+    /// Squares of a product's sums, in this thread.
+    pub(super) fn visit(
+        self,
+        size: [usize; 2],
+        terms: &[(&Left, Part)],
+        mut each: impl FnMut(usize, usize, &mut Square),
+    ) {
+        match self {
+            Compute::Bf16(engine) => bf16::visit(engine, size, &packed(terms), each),
+            Compute::F32 => {
+                let [sums] = self.sums::<1, 1>(Threads::One, size, [terms]);
+                let mut square = [[0f32; DEPTH]; DEPTH];
+                for row in (0..size[0]).step_by(DEPTH) {
+                    for col in (0..size[1]).step_by(DEPTH) {
+                        copy(&sums, size[1], row, col, &mut square);
+                        each(row, col, &mut square);
                     }
                 }
             }
-        });
-        made.map(|data| Left::Owned { data, rows, depth: cols })
+        }
+    }
+
+    /// Room for `N` matrices, the first of them the products.
+    fn sums<const I: usize, const N: usize>(
+        self,
+        threads: Threads,
+        [rows, cols]: [usize; 2],
+        products: [&[(&Left, Part)]; I],
+    ) -> [Buffer; N] {
+        let mut made = [(); N].map(|()| Buffer::take(rows * cols));
+        for (terms, out) in products.into_iter().zip(&mut made) {
+            self.product(threads, out, cols, false, terms);
+        }
+        made
     }
 
     /// `left · x` for each left `[rows, n]`, row-major `[rows, cols]`; `x` `[n, cols]` is what other products take as their
@@ -134,6 +168,17 @@ impl Compute {
                     out
                 };
                 lefts.iter().map(product).collect()
+            }
+        }
+    }
+
+    /// Adds `left · x` to `out`, rows `stride` apart, in this thread; `x` as in [`Compute::over_rows`].
+    pub(super) fn add_over_rows(self, left: &Left, x: &Left, out: &mut [f32], stride: usize) {
+        match (self, x) {
+            (Compute::Bf16(engine), Left::Bf16(x)) => bf16::add_over_rows(engine, left.packed(), x, out, stride),
+            _ => {
+                let ((x, n, cols), (left, rows, _)) = (x.view(), left.view());
+                matmul([rows, n, cols], out, stride, true, left, x, 1.0, Threads::One);
             }
         }
     }
@@ -199,6 +244,42 @@ impl Left<'_> {
     }
 }
 
+/// The rows of some matrices in bands of 32: `[band][matrix]`.
+fn bands<const N: usize>(matrices: &mut [Buffer; N], cols: usize) -> Vec<Vec<&mut [f32]>> {
+    let mut bands: Vec<Vec<&mut [f32]>> = Vec::new();
+    for matrix in matrices {
+        for (y, part) in matrix.chunks_mut((DEPTH * cols).max(1)).enumerate() {
+            if y == bands.len() {
+                bands.push(Vec::with_capacity(N));
+            }
+            bands[y].push(part);
+        }
+    }
+    bands
+}
+
+/// Works out the squares of a band of row-major matrices in place; the first `I` hold sums.
+fn work_band<const I: usize, const N: usize>(
+    row: usize,
+    band: &mut [&mut [f32]],
+    cols: usize,
+    mut values: impl FnMut(usize, usize, [&mut Square; N]),
+) {
+    let mut squares = [[[0f32; DEPTH]; DEPTH]; N];
+    for col in (0..cols).step_by(DEPTH) {
+        for (square, part) in squares.iter_mut().zip(&*band).take(I) {
+            copy(part, cols, 0, col, square);
+        }
+        values(row, col, squares.each_mut());
+        let width = DEPTH.min(cols - col);
+        for (square, part) in squares.iter().zip(&mut *band) {
+            for (from, to) in square.iter().zip(part.chunks_exact_mut(cols)) {
+                to[col..col + width].copy_from_slice(&from[..width]);
+            }
+        }
+    }
+}
+
 /// Copies the square at `(row, col)` of a row-major matrix, as far as the matrix reaches.
 pub(super) fn copy(x: &[f32], cols: usize, row: usize, col: usize, square: &mut Square) {
     let width = DEPTH.min(cols - col);
@@ -215,14 +296,16 @@ impl Right<'_> {
         }
     }
 
-    /// The first `depth` depths and `cols` columns.
-    pub fn first(&self, depth: usize, cols: usize) -> Part<'_> {
+    /// Some depths and columns; both ranges begin at a multiple of 32.
+    pub fn part(&self, depths: Range<usize>, cols: Range<usize>) -> Part<'_> {
         match self {
-            Right::F32 { view, depth: most, cols: most_cols } => {
-                debug_assert!(depth <= *most && cols <= *most_cols);
-                Part::F32 { view: *view, cols }
+            Right::F32 { view: View { data, row_stride, col_stride }, depth: most, cols: most_cols } => {
+                debug_assert!(depths.end <= *most && cols.end <= *most_cols);
+                let data = &data[depths.start * row_stride + cols.start * col_stride..];
+                let view = View { data, row_stride: *row_stride, col_stride: *col_stride };
+                Part::F32 { view, cols: cols.len() }
             }
-            Right::Bf16(right) => Part::Bf16(right.first(depth, cols)),
+            Right::Bf16(right) => Part::Bf16(right.part(depths, cols)),
         }
     }
 }

@@ -136,14 +136,14 @@ fn without_logits(
     let found = bf16::strips(
         engine,
         [m, vocab],
-        [&[(&x, forward.all())]],
-        |rows, _| {
+        &[(&x, forward.all())],
+        |rows| {
             let n = rows.len();
             RowSums { max: vec![f32::NEG_INFINITY; n], sum: vec![0.0; n], wanted: vec![None; n] }
         },
-        |found, row, col, [squares]| {
+        |found, first, col, squares| {
             let cols = DEPTH.min(vocab - col);
-            let targets = targets[row..].chunks(DEPTH);
+            let targets = targets[first..].chunks(DEPTH);
             let sums = found.max.chunks_mut(DEPTH).zip(found.sum.chunks_mut(DEPTH)).zip(found.wanted.chunks_mut(DEPTH));
             for ((square, targets), ((max, sum), wanted)) in squares.iter().zip(targets).zip(sums) {
                 add_square(&square.0, cols, max, sum);

@@ -167,8 +167,7 @@ impl Ops for FlexOps {
 
     fn layer(&self, x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Option<Tensor<2>> {
         let dropped = |lora: &Option<Lora>| lora.as_ref().is_some_and(|l| l.dropout.is_some());
-        let known = plan.softcap.is_none() && plan.window.is_none() && !block.lora.iter().any(dropped);
-        known.then(|| layer::layer(x, block, plan))
+        (!block.lora.iter().any(dropped)).then(|| layer::layer(x, block, plan))
     }
 
     fn attention(

@@ -108,29 +108,47 @@ mod native {
         col: usize,
         block: &Block,
     ) {
+        let total: usize = terms.iter().map(|(left, _)| left.depth_tiles()).sum();
+        let most = total.div_ceil(total.div_ceil(CHUNK).max(1));
+        let mut parts = Vec::with_capacity(terms.len());
+        let mut room = most;
         for (left, right) in terms {
-            let tiles = left.depth_tiles();
-            for from in (0..tiles).step_by(CHUNK) {
-                let chunk = Chunk { left, right, from, tiles: CHUNK.min(tiles - from) };
-                for i in (0..block.rows).step_by(2 * TILE) {
-                    let two = [block.rows - i > TILE, block.cols > TILE];
-                    // SAFETY: as promised by the caller; the first chunk begins with zeros or with what the caller wrote.
-                    unsafe { corner(sums.add(i * 2 * TILE), begun, &chunk, [row + i, col], two) };
+            let mut from = 0;
+            while from < left.depth_tiles() {
+                let tiles = room.min(left.depth_tiles() - from);
+                parts.push(Part { left, right, from, tiles });
+                (from, room) = (from + tiles, room - tiles);
+                if room == 0 {
+                    // SAFETY: as promised by the caller.
+                    unsafe { corners(sums, begun, &parts, row, col, block) };
+                    (begun, room) = (true, most);
+                    parts.clear();
                 }
-                begun = true;
             }
         }
-        if !begun {
-            // SAFETY: the caller's room.
-            unsafe { std::ptr::write_bytes(sums, 0, block.rows * 2 * TILE) };
+        if !parts.is_empty() || !begun {
+            // SAFETY: as promised by the caller; without any part the sums become zeros.
+            unsafe { corners(sums, begun, &parts, row, col, block) };
         }
     }
 
-    /// Depth tiles that are multiplied before the next rows come: two panels of them stay in L1 (16 KiB) beside the left
-    /// tiles that stream by.
-    const CHUNK: usize = 8;
+    /// Adds a chunk to the sums of a strip, or begins with it.
+    ///
+    /// # Safety
+    /// As [`strip`]; every part has tiles.
+    unsafe fn corners(sums: *mut f32, add: bool, parts: &[Part], row: usize, col: usize, block: &Block) {
+        for i in (0..block.rows).step_by(2 * TILE) {
+            let two = [block.rows - i > TILE, block.cols > TILE];
+            // SAFETY: as promised by the caller.
+            unsafe { corner(sums.add(i * 2 * TILE), add, parts, [row + i, col], two) };
+        }
+    }
 
-    struct Chunk<'a> {
+    /// Depth tiles that are multiplied before the next rows come, from one term or several: two panels of them stay in L1
+    /// (24 KiB) beside the left tiles that stream by, and the sums are not loaded and stored too often.
+    const CHUNK: usize = 12;
+
+    struct Part<'a> {
         left: &'a Left,
         right: &'a RightPart<'a>,
         from: usize,
@@ -141,29 +159,52 @@ mod native {
     ///
     /// # Safety
     /// The tiles are configured; `at` leads to 32 rows of 32 values; `row` and `col` exist in the operands; `two` says
-    /// whether tiles 16 rows and 16 columns further do. The chunk has tiles.
-    unsafe fn corner(at: *mut f32, add: bool, chunk: &Chunk, [row, col]: [usize; 2], two: [bool; 2]) {
-        // SAFETY: as promised by the caller; a missing second tile is replaced by the first, whose sums nobody reads.
+    /// whether tiles 16 rows and 16 columns further do. Every part has tiles.
+    unsafe fn corner(at: *mut f32, add: bool, parts: &[Part], [row, col]: [usize; 2], two: [bool; 2]) {
+        // SAFETY: as promised by the caller; sums of tiles that do not exist are neither loaded nor stored.
         unsafe {
             let (line, below) = (2 * TILE * 4, at.add(TILE * 2 * TILE));
+            asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, options(nostack, nomem));
             if add {
-                asm!("tileloadd tmm0, [{at} + {line}]", "tileloadd tmm1, [{at} + {line} + 64]",
-                    "tileloadd tmm2, [{below} + {line}]", "tileloadd tmm3, [{below} + {line} + 64]",
-                    at = in(reg) at, below = in(reg) below, line = in(reg) line,
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, options(nostack, readonly));
-            } else {
-                asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, options(nostack, nomem));
+                asm!("tileloadd tmm0, [{at} + {line}]", at = in(reg) at, line = in(reg) line, out("tmm0") _,
+                    options(nostack, readonly));
+                if two[1] {
+                    asm!("tileloadd tmm1, [{at} + {line} + 64]", at = in(reg) at, line = in(reg) line, out("tmm1") _,
+                        options(nostack, readonly));
+                }
+                if two[0] {
+                    asm!("tileloadd tmm2, [{at} + {line}]", at = in(reg) below, line = in(reg) line, out("tmm2") _,
+                        options(nostack, readonly));
+                }
+                if two == [true, true] {
+                    asm!("tileloadd tmm3, [{at} + {line} + 64]", at = in(reg) below, line = in(reg) line, out("tmm3") _,
+                        options(nostack, readonly));
+                }
             }
-            let Chunk { left, right, from, tiles } = chunk;
-            let a0 = left.lines.as_ptr().add((row / TILE * left.depth_tiles() + from) * TILE);
-            let a1 = if two[0] { a0.add(left.depth_tiles() * TILE) } else { a0 };
-            let b0 = right.lines.as_ptr().add((col / TILE * right.panel + from) * TILE);
-            let b1 = if two[1] { b0.add(right.panel * TILE) } else { b0 };
-            sum(a0, a1, b0, b1, *tiles);
-            asm!("tilestored [{at} + {line}], tmm0", "tilestored [{at} + {line} + 64], tmm1",
-                "tilestored [{below} + {line}], tmm2", "tilestored [{below} + {line} + 64], tmm3",
-                at = in(reg) at, below = in(reg) below, line = in(reg) line, options(nostack));
+            for Part { left, right, from, tiles } in parts {
+                let a0 = left.lines.as_ptr().add((row / TILE * left.depth_tiles() + from) * TILE);
+                let b0 = right.lines.as_ptr().add((col / TILE * right.panel + from) * TILE);
+                // Where there is no second tile, nothing leads there.
+                let a1 = if two[0] { a0.add(left.depth_tiles() * TILE) } else { a0 };
+                let b1 = if two[1] { b0.add(right.panel * TILE) } else { b0 };
+                match two {
+                    [true, true] => four(a0, a1, b0, b1, *tiles),
+                    [true, false] => below_one(a0, a1, b0, *tiles),
+                    [false, true] => beside_one(a0, b0, b1, *tiles),
+                    [false, false] => one(a0, b0, *tiles),
+                }
+            }
+            asm!("tilestored [{at} + {line}], tmm0", at = in(reg) at, line = in(reg) line, options(nostack));
+            if two[1] {
+                asm!("tilestored [{at} + {line} + 64], tmm1", at = in(reg) at, line = in(reg) line, options(nostack));
+            }
+            if two[0] {
+                asm!("tilestored [{at} + {line}], tmm2", at = in(reg) below, line = in(reg) line, options(nostack));
+            }
+            if two == [true, true] {
+                asm!("tilestored [{at} + {line} + 64], tmm3", at = in(reg) below, line = in(reg) line, options(nostack));
+            }
         }
     }
 
@@ -177,24 +218,51 @@ mod native {
         };
     }
 
-    /// Adds `n` tiles' products to tmm0 to tmm3. Left tiles come from L2 and are asked for one step ahead, which gains a
-    /// fifth; what is asked for behind the last tile is not waited for, and faults nowhere.
-    ///
-    /// # Safety
-    /// Each pointer leads to `n` whole tiles; `n` is not 0; the tiles are configured.
-    #[inline(always)]
-    unsafe fn sum(a0: *const Line, a1: *const Line, b0: *const Line, b1: *const Line, n: usize) {
-        // SAFETY: as promised by the caller. The sums live in tmm0 to tmm3 from one assembly block to the next: the
-        // compiler never touches tile registers.
-        unsafe {
-            asm!("2:", prefetch_next_tile!("a0"), prefetch_next_tile!("a1"),
-                "tileloadd tmm4, [{a0} + {line}]", "tileloadd tmm6, [{b0} + {line}]", "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{b1} + {line}]", "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{a1} + {line}]", "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {a0}, 1024", "add {a1}, 1024", "add {b0}, 1024", "add {b1}, 1024", "dec {n}", "jnz 2b",
-                a0 = inout(reg) a0 => _, a1 = inout(reg) a1 => _, b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _,
-                n = inout(reg) n => _, line = in(reg) 64usize,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _, options(nostack, readonly));
-        }
+    /// Defines a loop over `n` tiles. The sums live in tmm0 to tmm3 from one assembly block to the next: the compiler never
+    /// touches tile registers. Left tiles come from L2 and are asked for one step ahead, which gains a fifth; what is asked
+    /// for behind the last tile is not waited for, and faults nowhere.
+    macro_rules! sum {
+        ($(#[$meta:meta])* $name:ident, [$($pointer:ident),*], $($step:expr),*) => {
+            $(#[$meta])*
+            ///
+            /// # Safety
+            /// Each pointer leads to `n` whole tiles; `n` is not 0; the tiles are configured.
+            #[inline(always)]
+            unsafe fn $name($($pointer: *const Line,)* n: usize) {
+                // SAFETY: as promised by the caller.
+                unsafe {
+                    asm!("2:", $($step,)* $(concat!("add {", stringify!($pointer), "}, 1024"),)* "dec {n}", "jnz 2b",
+                        $($pointer = inout(reg) $pointer => _,)* n = inout(reg) n => _, line = in(reg) 64usize,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _, options(nostack, readonly));
+                }
+            }
+        };
     }
+
+    sum!(
+        /// Two tiles of rows by two of columns.
+        four, [a0, a1, b0, b1],
+        prefetch_next_tile!("a0"), prefetch_next_tile!("a1"),
+        "tileloadd tmm4, [{a0} + {line}]", "tileloadd tmm6, [{b0} + {line}]", "tdpbf16ps tmm0, tmm4, tmm6",
+        "tileloadd tmm7, [{b1} + {line}]", "tdpbf16ps tmm1, tmm4, tmm7",
+        "tileloadd tmm5, [{a1} + {line}]", "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7"
+    );
+    sum!(
+        /// Two tiles of rows, one of columns.
+        below_one, [a0, a1, b0],
+        prefetch_next_tile!("a0"), prefetch_next_tile!("a1"),
+        "tileloadd tmm6, [{b0} + {line}]", "tileloadd tmm4, [{a0} + {line}]", "tdpbf16ps tmm0, tmm4, tmm6",
+        "tileloadd tmm5, [{a1} + {line}]", "tdpbf16ps tmm2, tmm5, tmm6"
+    );
+    sum!(
+        /// One tile of rows, two of columns.
+        beside_one, [a0, b0, b1],
+        "tileloadd tmm4, [{a0} + {line}]", "tileloadd tmm6, [{b0} + {line}]", "tdpbf16ps tmm0, tmm4, tmm6",
+        "tileloadd tmm7, [{b1} + {line}]", "tdpbf16ps tmm1, tmm4, tmm7"
+    );
+    sum!(
+        /// One tile of each.
+        one, [a0, b0],
+        "tileloadd tmm4, [{a0} + {line}]", "tileloadd tmm6, [{b0} + {line}]", "tdpbf16ps tmm0, tmm4, tmm6"
+    );
 }

@@ -6,10 +6,14 @@ use super::TILE;
 use super::{Block, Left, Line, RightPart};
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use native::{available, fast, interleaved, interleaved_pairs, left_tile, line, rectangle, row};
+pub(super) use native::{
+    available, fast, interleaved, interleaved_pairs, left_tile, line, rectangle, row, transpose_pairs,
+};
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) use absent::{available, fast, interleaved, interleaved_pairs, left_tile, line, rectangle, row};
+pub(super) use absent::{
+    available, fast, interleaved, interleaved_pairs, left_tile, line, rectangle, row, transpose_pairs,
+};
 
 #[cfg(not(target_arch = "x86_64"))]
 mod absent {
@@ -24,6 +28,10 @@ mod absent {
     }
 
     pub fn line(_: &[f32]) -> Line {
+        unreachable!("this machine has no AVX-512")
+    }
+
+    pub fn transpose_pairs(_: &[Line; 16], _: &mut [Line]) {
         unreachable!("this machine has no AVX-512")
     }
 
@@ -74,11 +82,11 @@ mod native {
         available() && [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
     }
 
-    /// 32 values, rounded.
+    /// Up to 32 values, rounded; zeros behind them.
     #[inline(always)]
     pub fn line(values: &[f32]) -> Line {
-        assert!(values.len() == 32 && available());
-        // SAFETY: the processor has the instructions, and the slice has the 32 values.
+        assert!(values.len() <= 32 && available());
+        // SAFETY: the processor has the instructions, and the slice at most 32 values.
         unsafe { line_inner(values) }
     }
 
@@ -99,10 +107,55 @@ mod native {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn line_inner(values: &[f32]) -> Line {
-        // SAFETY: the caller gave 32 values.
+        let present = if values.len() == 32 { u32::MAX } else { (1u32 << values.len()) - 1 };
+        // SAFETY: the caller gave at most 32 values, and the masks leave out what lies behind them.
         unsafe {
-            let (low, high) = (_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values.as_ptr().add(16)));
+            let low = _mm512_maskz_loadu_ps(present as u16, values.as_ptr());
+            let high = _mm512_maskz_loadu_ps((present >> 16) as u16, values.as_ptr().wrapping_add(16));
             Line(std::mem::transmute::<__m512bh, [u16; 32]>(_mm512_cvtne2ps_pbh(high, low)))
+        }
+    }
+
+    /// Pair `j` of line `i` becomes pair `i` of line `j`.
+    pub fn transpose_pairs(from: &[Line; TILE], to: &mut [Line]) {
+        assert!(to.len() == TILE && available());
+        // SAFETY: the processor has the instructions, and both sides 16 lines.
+        unsafe { transpose_pairs_inner(from, to) }
+    }
+
+    /// In four rounds: pairs, pairs of pairs, then 128-bit quarters twice.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn transpose_pairs_inner(from: &[Line; TILE], to: &mut [Line]) {
+        // SAFETY: the caller says that both sides have 16 lines of 64 bytes.
+        unsafe {
+            let zero = _mm512_setzero_si512();
+            let (mut a, mut b) = ([zero; TILE], [zero; TILE]);
+            for (a, line) in a.iter_mut().zip(from) {
+                *a = _mm512_loadu_si512(line.0.as_ptr().cast());
+            }
+            for i in 0..8 {
+                b[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
+                b[2 * i + 1] = _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
+            }
+            for i in 0..4 {
+                a[4 * i] = _mm512_unpacklo_epi64(b[4 * i], b[4 * i + 2]);
+                a[4 * i + 1] = _mm512_unpackhi_epi64(b[4 * i], b[4 * i + 2]);
+                a[4 * i + 2] = _mm512_unpacklo_epi64(b[4 * i + 1], b[4 * i + 3]);
+                a[4 * i + 3] = _mm512_unpackhi_epi64(b[4 * i + 1], b[4 * i + 3]);
+            }
+            for i in 0..4 {
+                for half in 0..2 {
+                    let (x, y) = (a[8 * half + i], a[8 * half + i + 4]);
+                    b[8 * half + i] = _mm512_shuffle_i32x4::<0x88>(x, y);
+                    b[8 * half + i + 4] = _mm512_shuffle_i32x4::<0xdd>(x, y);
+                }
+            }
+            for i in 0..8 {
+                let line = to[i].0.as_mut_ptr().cast();
+                _mm512_storeu_si512(line, _mm512_shuffle_i32x4::<0x88>(b[i], b[i + 8]));
+                let line = to[i + 8].0.as_mut_ptr().cast();
+                _mm512_storeu_si512(line, _mm512_shuffle_i32x4::<0xdd>(b[i], b[i + 8]));
+            }
         }
     }
 

@@ -5,14 +5,13 @@
 use super::super::buffer::Buffer;
 use super::pack::{self, Square, Target};
 use super::{Block, DEPTH, Engine, Left, Right, RightPart, Sums, TASK_COLS, TASK_ROWS, TILE, ZERO, amx, avx512, check};
-use super::{configured, portable, tiles};
+use super::{configured, portable, product, tiles};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// What a rectangle of the output gave.
 pub struct Rectangle<T> {
     pub rows: Range<usize>,
-    pub cols: Range<usize>,
     pub made: T,
 }
 
@@ -32,45 +31,100 @@ fn strip(engine: Engine, sums: &mut [Sums], terms: &[(&Left, RightPart)], row: u
     }
 }
 
-/// `I` products of one size, a strip of 32 columns after the other: `each` gets what `begin` made for the rectangle, the
-/// strip's first row and column and the squares of each product, one below the other. Rectangles come back in the order
-/// of their columns, then rows.
-pub fn strips<const I: usize, T: Send>(
+/// `I` products of one size over one rectangle: `each` gets a strip's first row and column and its squares of every product,
+/// one below the other, strip by strip.
+fn rectangle<const I: usize>(
     engine: Engine,
-    [rows, cols]: [usize; 2],
+    rows: &Range<usize>,
+    cols: &Range<usize>,
     products: [&[(&Left, RightPart)]; I],
-    begin: impl Fn(&Range<usize>, &Range<usize>) -> T + Sync,
-    each: impl Fn(&mut T, usize, usize, [&mut [Sums]; I]) + Sync,
+    mut each: impl FnMut(usize, usize, [&mut [Sums]; I]),
+) {
+    let mut sums = Buffer::<Sums>::take(I * TASK_ROWS / DEPTH);
+    let squares = tiles(rows.len(), DEPTH);
+    configured(engine, || {
+        for col in cols.clone().step_by(DEPTH) {
+            let block = Block { rows: rows.len(), cols: DEPTH.min(cols.end - col) };
+            let mut parts = sums.chunks_exact_mut(TASK_ROWS / DEPTH);
+            let strips = products.map(|terms| {
+                let part = parts.next().unwrap_or_default();
+                strip(engine, part, terms, rows.start, col, &block);
+                &mut part[..squares]
+            });
+            each(rows.start, col, strips);
+        }
+    });
+}
+
+/// The rectangles of a matrix, in the order of their columns, then rows.
+struct Rectangles {
+    size: [usize; 2],
+    height: usize,
+    width: usize,
+}
+
+impl Rectangles {
+    /// For so many products. Without any a band across is what memory likes best.
+    fn of([rows, cols]: [usize; 2], products: usize) -> Rectangles {
+        let [height, width] = if products == 0 { [DEPTH, cols.max(1)] } else { [TASK_ROWS, TASK_COLS] };
+        Rectangles { size: [rows, cols], height, width }
+    }
+
+    fn len(&self) -> usize {
+        self.size[0].div_ceil(self.height) * self.size[1].div_ceil(self.width)
+    }
+
+    fn get(&self, i: usize) -> (Range<usize>, Range<usize>) {
+        let down = self.size[0].div_ceil(self.height);
+        let (row, col) = (i % down * self.height, i / down * self.width);
+        (row..self.size[0].min(row + self.height), col..self.size[1].min(col + self.width))
+    }
+
+    fn map<T: Send>(&self, work: impl Fn(Range<usize>, Range<usize>) -> T + Sync) -> Vec<T> {
+        let work = |i: usize| {
+            let (rows, cols) = self.get(i);
+            work(rows, cols)
+        };
+        if self.size[0] * self.size[1] < pack::PARALLEL || rayon::current_num_threads() == 1 {
+            (0..self.len()).map(work).collect()
+        } else {
+            (0..self.len()).into_par_iter().map(work).collect()
+        }
+    }
+}
+
+/// A product's sums, a strip of 32 columns after the other: `each` gets what `begin` made for the rectangle, the strip's
+/// first row and column and its squares, one below the other.
+pub fn strips<T: Send>(
+    engine: Engine,
+    size: [usize; 2],
+    terms: &[(&Left, RightPart)],
+    begin: impl Fn(&Range<usize>) -> T + Sync,
+    each: impl Fn(&mut T, usize, usize, &[Sums]) + Sync,
 ) -> Vec<Rectangle<T>> {
-    products.iter().for_each(|terms| check(engine, [rows, cols], terms));
-    // Without products a band across is what memory likes best.
-    let [height, width] = if I == 0 { [DEPTH, cols.max(1)] } else { [TASK_ROWS, TASK_COLS] };
-    let down = rows.div_ceil(height);
-    let task = |t: usize| {
-        let (row, col) = (t % down * height, t / down * width);
-        let (rows, cols) = (row..rows.min(row + height), col..cols.min(col + width));
-        let mut made = begin(&rows, &cols);
-        let mut sums = Buffer::<Sums>::take(I * TASK_ROWS / DEPTH);
-        let squares = tiles(rows.len(), DEPTH);
-        configured(engine, || {
-            for col in cols.clone().step_by(DEPTH) {
-                let block = Block { rows: rows.len(), cols: DEPTH.min(cols.end - col) };
-                let mut parts = sums.chunks_exact_mut(TASK_ROWS / DEPTH);
-                let strips = products.map(|terms| {
-                    let part = parts.next().unwrap_or_default();
-                    strip(engine, part, terms, row, col, &block);
-                    &mut part[..squares]
-                });
-                each(&mut made, row, col, strips);
+    check(engine, size, terms);
+    Rectangles::of(size, 1).map(|rows, cols| {
+        let mut made = begin(&rows);
+        rectangle(engine, &rows, &cols, [terms], |row, col, [squares]| each(&mut made, row, col, squares));
+        Rectangle { rows, made }
+    })
+}
+
+/// Squares of a product's sums, in this thread.
+pub fn visit(
+    engine: Engine,
+    size: [usize; 2],
+    terms: &[(&Left, RightPart)],
+    mut each: impl FnMut(usize, usize, &mut Square),
+) {
+    check(engine, size, terms);
+    let rectangles = Rectangles::of(size, 1);
+    for (rows, cols) in (0..rectangles.len()).map(|i| rectangles.get(i)) {
+        rectangle(engine, &rows, &cols, [terms], |row, col, [squares]| {
+            for (i, Sums(square)) in squares.iter_mut().enumerate() {
+                each(row + i * DEPTH, col, square);
             }
         });
-        Rectangle { rows, cols, made }
-    };
-    let n = down * cols.div_ceil(width);
-    if rows * cols < pack::PARALLEL || rayon::current_num_threads() == 1 {
-        (0..n).map(task).collect()
-    } else {
-        (0..n).into_par_iter().map(task).collect()
     }
 }
 
@@ -78,68 +132,78 @@ pub fn strips<const I: usize, T: Send>(
 /// which the first `I` hold the products' sums, and works out all of them; what lies beyond the matrices may hold anything.
 pub fn fused<const I: usize, const N: usize>(
     engine: Engine,
-    [rows, cols]: [usize; 2],
+    size: [usize; 2],
     products: [&[(&Left, RightPart)]; I],
     values: impl Fn(usize, usize, [&mut Square; N]) + Sync,
 ) -> [Left; N] {
+    products.iter().for_each(|terms| check(engine, size, terms));
+    let mut made = [(); N].map(|()| Left::room(size[0], size[1]));
+    let targets = made.each_mut().map(Target::new);
+    Rectangles::of(size, I).map(|rows, cols| packed_rectangle(engine, &rows, &cols, products, &targets, &values));
+    made
+}
+
+/// As [`fused`], in this thread.
+pub fn fused_here<const I: usize, const N: usize>(
+    engine: Engine,
+    size: [usize; 2],
+    products: [&[(&Left, RightPart)]; I],
+    mut values: impl FnMut(usize, usize, [&mut Square; N]),
+) -> [Left; N] {
+    products.iter().for_each(|terms| check(engine, size, terms));
+    let mut made = [(); N].map(|()| Left::room(size[0], size[1]));
+    let targets = made.each_mut().map(Target::new);
+    let rectangles = Rectangles::of(size, I);
+    for (rows, cols) in (0..rectangles.len()).map(|i| rectangles.get(i)) {
+        packed_rectangle(engine, &rows, &cols, products, &targets, &mut values);
+    }
+    made
+}
+
+/// One rectangle of [`fused`].
+fn packed_rectangle<const I: usize, const N: usize>(
+    engine: Engine,
+    rows: &Range<usize>,
+    cols: &Range<usize>,
+    products: [&[(&Left, RightPart)]; I],
+    targets: &[Target; N],
+    mut values: impl FnMut(usize, usize, [&mut Square; N]),
+) {
     const { assert!(I <= N) };
     let wide = avx512::available();
-    let mut made = [(); N].map(|()| Left::room(rows, cols));
-    let targets = made.each_mut().map(Target::new);
-    strips(
-        engine,
-        [rows, cols],
-        products,
-        |_, _| Buffer::<Sums>::take(N - I),
-        |more, row, col, mut sums: [&mut [Sums]; I]| {
-            for row in (row..rows.min(row + if I == 0 { DEPTH } else { TASK_ROWS })).step_by(DEPTH) {
-                let mut sums = sums.iter_mut().filter_map(|strip| {
-                    let (first, rest) = std::mem::take(strip).split_first_mut()?;
-                    *strip = rest;
-                    Some(first)
-                });
-                let mut more = more.iter_mut();
-                let mut squares = [(); N].map(|()| match sums.next().or_else(|| more.next()) {
-                    Some(Sums(square)) => square,
-                    None => unreachable!("there are N squares"),
-                });
-                values(row, col, squares.each_mut().map(|square| &mut **square));
-                for (target, square) in targets.iter().zip(squares) {
-                    // SAFETY: each square belongs to one rectangle, and the matrices outlive this call.
-                    #[expect(unsafe_code, reason = "tiles of one buffer go to different threads")]
-                    unsafe {
-                        target.store(row, col, square, wide);
-                    }
+    let mut more = Buffer::<Sums>::take(N - I);
+    rectangle(engine, rows, cols, products, |row, col, mut sums| {
+        for row in (row..rows.end).step_by(DEPTH) {
+            let mut sums = sums.iter_mut().filter_map(|strip| {
+                let (first, rest) = std::mem::take(strip).split_first_mut()?;
+                *strip = rest;
+                Some(first)
+            });
+            let mut more = more.iter_mut();
+            let mut squares = [(); N].map(|()| match sums.next().or_else(|| more.next()) {
+                Some(Sums(square)) => square,
+                None => unreachable!("there are N squares"),
+            });
+            values(row, col, squares.each_mut().map(|square| &mut **square));
+            for (target, square) in targets.iter().zip(squares) {
+                // SAFETY: each square belongs to one rectangle, and the matrices outlive the rectangles' tasks.
+                #[expect(unsafe_code, reason = "tiles of one buffer go to different threads")]
+                unsafe {
+                    target.store(row, col, square, wide);
                 }
             }
-        },
-    );
-    made
+        }
+    });
 }
 
 /// `left · x` for each left `[rows, n]`, row-major `[rows, cols]`, with `x` `[n, cols]` as it was packed for products from
 /// the left: its tiles are turned into right ones 32 columns at a time.
 pub fn over_rows(engine: Engine, lefts: &[&Left], x: &Left) -> Vec<Vec<f32>> {
-    let (n, cols) = (x.rows, x.depth);
-    assert!(lefts.iter().all(|left| left.depth == n), "the product's operands do not fit");
-    let wide = avx512::available();
-    let depth_tiles = tiles(n, DEPTH);
+    let cols = x.depth;
     let strips: Vec<Vec<Vec<f32>>> = (0..tiles(cols, DEPTH))
         .into_par_iter()
         .map(|c| {
-            let width = DEPTH.min(cols - c * DEPTH);
-            let mut right = Right { lines: Buffer::take(2 * depth_tiles * TILE), depth: n, cols: width };
-            let (low, high) = right.lines.split_at_mut(depth_tiles * TILE);
-            for (y, (low, high)) in low.chunks_exact_mut(TILE).zip(high.chunks_exact_mut(TILE)).enumerate() {
-                let mut rows = [ZERO; DEPTH];
-                for (half, rows) in rows.chunks_exact_mut(TILE).enumerate() {
-                    if let Some(tile) = x.tile(2 * y + half, c) {
-                        rows.copy_from_slice(tile);
-                    }
-                }
-                pack::right_tile(&rows, 0, wide, low);
-                pack::right_tile(&rows, 1, wide, high);
-            }
+            let right = turned(x, c);
             lefts.iter().map(|left| rows_of_strip(engine, left, &right)).collect()
         })
         .collect();
@@ -155,18 +219,36 @@ pub fn over_rows(engine: Engine, lefts: &[&Left], x: &Left) -> Vec<Vec<f32>> {
     outs
 }
 
+/// Adds `left · x` to `out`, rows `stride` apart, in this thread; `x` as in [`over_rows`].
+pub fn add_over_rows(engine: Engine, left: &Left, x: &Left, out: &mut [f32], stride: usize) {
+    for c in 0..tiles(x.depth, DEPTH) {
+        product(engine, false, &mut out[c * DEPTH..], stride, true, &[(left, turned(x, c).all())]);
+    }
+}
+
+/// 32 columns of a packed left side as a right side.
+fn turned(x: &Left, c: usize) -> Right {
+    let (n, wide) = (x.rows, avx512::available());
+    let depth_tiles = tiles(n, DEPTH);
+    let mut right =
+        Right { lines: Buffer::take(2 * depth_tiles * TILE), depth: n, cols: DEPTH.min(x.depth - c * DEPTH) };
+    let (low, high) = right.lines.split_at_mut(depth_tiles * TILE);
+    for (y, (low, high)) in low.chunks_exact_mut(TILE).zip(high.chunks_exact_mut(TILE)).enumerate() {
+        let mut rows = [ZERO; DEPTH];
+        for (half, rows) in rows.chunks_exact_mut(TILE).enumerate() {
+            if let Some(tile) = x.tile(2 * y + half, c) {
+                rows.copy_from_slice(tile);
+            }
+        }
+        pack::right_tile(&rows, 0, wide, low);
+        pack::right_tile(&rows, 1, wide, high);
+    }
+    right
+}
+
 /// All rows of `left · right`, 32 values a row.
 fn rows_of_strip(engine: Engine, left: &Left, right: &Right) -> Vec<f32> {
-    let terms = [(left, right.all())];
-    check(engine, [left.rows, right.cols], &terms);
-    let mut out = Vec::with_capacity(left.rows * DEPTH);
-    let mut sums = Buffer::<Sums>::take(TASK_ROWS / DEPTH);
-    configured(engine, || {
-        for row in (0..left.rows).step_by(TASK_ROWS) {
-            let block = Block { rows: TASK_ROWS.min(left.rows - row), cols: right.cols };
-            strip(engine, &mut sums, &terms, row, 0, &block);
-            out.extend(sums.iter().flat_map(|Sums(square)| square).take(block.rows).flatten());
-        }
-    });
+    let mut out = vec![0.0; left.rows * DEPTH];
+    product(engine, false, &mut out, DEPTH, false, &[(left, right.all())]);
     out
 }

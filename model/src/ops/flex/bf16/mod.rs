@@ -11,7 +11,7 @@ mod fuse;
 mod pack;
 mod portable;
 
-pub use fuse::{fused, over_rows, strips};
+pub use fuse::{add_over_rows, fused, fused_here, over_rows, strips, visit};
 pub use pack::Square;
 
 use super::buffer::Buffer;
@@ -131,22 +131,17 @@ impl Right {
     }
 
     pub fn all(&self) -> RightPart<'_> {
-        self.first(self.depth, self.cols)
+        self.part(0..self.depth, 0..self.cols)
     }
 
-    /// Depths and columns in ranges that begin at a tile.
+    /// Depths and columns in ranges that begin at a tile. A depth may end inside a tile where the left side's values from
+    /// there on are zeros up to the tile's end.
     pub fn part(&self, depth: Range<usize>, cols: Range<usize>) -> RightPart<'_> {
         assert!(depth.end <= self.depth && cols.end <= self.cols, "a part is no larger than the whole");
         assert!(depth.start.is_multiple_of(DEPTH) && cols.start.is_multiple_of(TILE), "a part begins at a tile");
         let panel = self.depth_tiles();
         let first = (cols.start / TILE * panel + depth.start / DEPTH) * TILE;
         RightPart { lines: &self.lines[first..], panel, depth: depth.len(), cols: cols.len() }
-    }
-
-    /// A depth inside a tile is allowed where the left side's values from there on are zeros up to the tile's end.
-    pub fn first(&self, depth: usize, cols: usize) -> RightPart<'_> {
-        assert!(depth <= self.depth && cols <= self.cols, "a part is no larger than the whole");
-        RightPart { lines: &self.lines, panel: self.depth_tiles(), depth, cols }
     }
 
     /// The values of one column, `[depth]`: a row of the matrix that was packed transposed.
@@ -403,8 +398,11 @@ mod tests {
                 }
                 let by_rows = Left::from_columns(&u, r, r, m);
                 let [got] = &over_rows(engine, &[&by_rows], &left)[..] else { panic!("one left side") };
+                let mut sum = vec![0.25; r * (k + 3)];
+                add_over_rows(engine, &by_rows, &left, &mut sum, k + 3);
                 for i in 0..r {
                     for j in 0..k {
+                        prop_assert!((sum[i * (k + 3) + j] - 0.25 - got[i * k + j]).abs() < 1e-5 * (1.0 + m as f32).sqrt());
                         let want: f64 = (0..m).map(|t| rounded(u[t * r + i]) * rounded(a[t * k + j])).sum();
                         prop_assert!((got[i * k + j] as f64 - want).abs() < 2e-5 * (1.0 + m as f64).sqrt());
                     }
@@ -420,7 +418,7 @@ mod tests {
             let left = Left::from_rows(&a, depth, 3, depth);
             let (whole, exact) = (Right::from_rows(&b, n, k, n), Right::from_rows(&b, n, depth, cols));
             let (mut got, mut want) = (vec![0.0; 3 * cols], vec![0.0; 3 * cols]);
-            product(Engine::best(), true, &mut got, cols, false, &[(&left, whole.first(depth, cols))]);
+            product(Engine::best(), true, &mut got, cols, false, &[(&left, whole.part(0..depth, 0..cols))]);
             product(Engine::best(), true, &mut want, cols, false, &[(&left, exact.all())]);
             prop_assert_eq!(got, want);
             let (from_depth, from_col) = (depth / DEPTH * DEPTH, cols / TILE * TILE);

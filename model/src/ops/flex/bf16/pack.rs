@@ -35,7 +35,7 @@ fn fill(lines: &mut [Line], size: usize, values: usize, fill: impl Fn(usize, &mu
 
 /// 32 values to a line; a short slice is filled up with zeros.
 fn line(values: &[f32], wide: bool) -> Line {
-    if wide && values.len() == DEPTH {
+    if wide {
         return avx512::line(values);
     }
     let mut out = ZERO;
@@ -60,7 +60,10 @@ fn in_turn(even: &[f32], odd: &[f32], wide: bool) -> Line {
 }
 
 /// Pair `j` of line `i` becomes pair `i` of line `j`.
-fn transpose_pairs(from: &[Line; TILE], to: &mut [Line]) {
+fn transpose_pairs(from: &[Line; TILE], wide: bool, to: &mut [Line]) {
+    if wide {
+        return avx512::transpose_pairs(from, to);
+    }
     for (i, line) in to.iter_mut().enumerate() {
         for (pair, row) in line.0.as_chunks_mut::<2>().0.iter_mut().zip(from) {
             *pair = row.0.as_chunks::<2>().0[i];
@@ -222,7 +225,7 @@ impl Left {
                     let from = d * DEPTH + 2 * pair;
                     *line = in_turn(row(from), row(from + 1), wide);
                 }
-                transpose_pairs(&pairs, lines);
+                transpose_pairs(&pairs, wide, lines);
             }
         });
         Left { lines, rows, depth }
@@ -265,7 +268,7 @@ impl Right {
                         false => ZERO,
                     };
                 }
-                transpose_pairs(&rows, tile);
+                transpose_pairs(&rows, wide, tile);
             }
         });
         Right { lines, depth, cols }

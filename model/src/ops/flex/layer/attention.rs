@@ -1,17 +1,19 @@
-//! Grouped-query attention over packed segments, forward and backward, for the layer op. Scores exist for one block of
-//! queries at a time, never for a whole row; the backward pass computes them again from the saved log-sums.
+//! Grouped-query attention over packed segments, forward and backward, for the layer op. Scores exist 32 by 32 while they are
+//! in cache and are worked out again where they are needed again. Source: Dao, "FlashAttention-2" (2023).
 
-use super::super::bf16::Square;
+use super::super::bf16::{DEPTH, Square};
 use super::super::buffer::Buffer;
-use super::super::compute::{Compute, Left, Part, Right};
-use super::super::kernels::{Threads, dot, exp, exp_row};
+use super::super::compute::{Compute, Left, Right};
+use super::super::kernels::{Threads, dot, exp};
 use super::super::simd::vectorised;
 use crate::layout::Segment;
 use crate::ops::{AttentionPlan, Rotation};
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// Queries whose scores are held at once.
-const BLOCK: usize = 128;
+/// Queries and keys whose scores are worked out together: a rectangle of products, and what stays in cache.
+const QUERIES: usize = 256;
+const KEYS: usize = 512;
 
 /// Tokens a task in the loops over tokens.
 const TOKENS: usize = 32;
@@ -24,7 +26,6 @@ struct Sizes {
     heads: usize,
     kv_heads: usize,
     group: usize,
-    scale: f32,
 }
 
 impl Sizes {
@@ -35,7 +36,6 @@ impl Sizes {
             heads: plan.n_heads,
             kv_heads: plan.n_kv_heads,
             group: plan.n_heads / plan.n_kv_heads,
-            scale: plan.scale,
         }
     }
 }
@@ -74,6 +74,8 @@ struct Packed<'a> {
     values: Right<'a>,
     /// Of the backward pass: keys `[keys, d]` for dQ, values `[d, keys]` for dP.
     back: Option<(Right<'a>, Right<'a>)>,
+    /// First token, and how many.
+    first: usize,
     count: usize,
 }
 
@@ -86,154 +88,225 @@ fn pack_all<'a>(plan: &AttentionPlan, compute: Compute, k: &'a [f32], v: &'a [f3
     tasks
         .par_iter()
         .map(|(segment, head)| {
-            let (at, count) = (segment.tokens.start * width + head * d, segment.tokens.len());
+            let (first, count) = (segment.tokens.start, segment.tokens.len());
+            let at = first * width + head * d;
             let (k, v) = (&k[at..], &v[at..]);
             Packed {
                 keys: compute.right_columns(k, width, d, count),
                 values: compute.right_rows(v, width, count, d),
                 back: backward
                     .then(|| (compute.right_rows(k, width, count, d), compute.right_columns(v, width, d, count))),
+                first,
                 count,
             }
         })
         .collect()
 }
 
-/// What a segment's queries see: the batch's prefix, if they do, then their own tokens.
-fn sources<'p, 'a>(plan: &AttentionPlan, packed: &'p [Packed<'a>], segment: usize, head: usize) -> Vec<&'p Packed<'a>> {
-    let mut parts = Vec::with_capacity(2);
-    if plan.segments[segment].sees_prefix {
-        parts.push(&packed[head]);
-    }
-    parts.push(&packed[segment * plan.n_kv_heads + head]);
-    parts
-}
-
-/// A block of queries of one head: where it lies, and how many keys it sees.
-struct Block<'p, 'a> {
+/// A block of queries of one head and segment.
+#[derive(Clone)]
+struct Queries<'p> {
+    plan: &'p AttentionPlan,
     segment: &'p Segment,
-    parts: Vec<&'p Packed<'a>>,
-    /// First query, inside the segment, and how many.
-    first: usize,
-    rows: usize,
-    /// Keys before the segment's own.
-    before: usize,
-    /// Columns of the scores: those before, and own keys up to the block's last query.
-    total: usize,
+    /// Inside the segment.
+    range: Range<usize>,
 }
 
-impl<'p, 'a> Block<'p, 'a> {
-    fn new(segment: &'p Segment, parts: Vec<&'p Packed<'a>>, first: usize) -> Self {
-        let rows = BLOCK.min(segment.tokens.len() - first);
-        let before = parts[..parts.len() - 1].iter().map(|p| p.count).sum();
-        Block { segment, parts, first, rows, before, total: before + first + rows }
+impl<'p> Queries<'p> {
+    /// The segment's tokens, block by block.
+    fn of(plan: &'p AttentionPlan, segment: &'p Segment) -> impl Iterator<Item = Queries<'p>> {
+        let n = segment.tokens.len();
+        (0..n).step_by(QUERIES).map(move |from| Queries { plan, segment, range: from..n.min(from + QUERIES) })
     }
 
-    /// Column and number of keys of each part.
-    fn columns(&self) -> Vec<(usize, usize)> {
+    /// First token of the batch.
+    fn first(&self) -> usize {
+        self.segment.tokens.start + self.range.start
+    }
+}
+
+/// A block of keys of what a segment sees: of the batch's prefix, or of its own tokens.
+struct Keys<'p, 'a> {
+    packed: &'p Packed<'a>,
+    own: bool,
+    /// Inside the prefix or the segment.
+    range: Range<usize>,
+    /// Where its gradient begins in a [`Share`].
+    column: usize,
+}
+
+impl<'p, 'a> Keys<'p, 'a> {
+    /// Everything that a segment's tokens may see, block by block.
+    fn of(plan: &AttentionPlan, packed: &'p [Packed<'a>], segment: usize, head: usize) -> Vec<Keys<'p, 'a>> {
+        let own = (&packed[segment * plan.n_kv_heads + head], true);
+        let prefix = plan.segments[segment].sees_prefix.then(|| (&packed[head], false));
         let mut column = 0;
-        let mut out = Vec::with_capacity(self.parts.len());
-        for (i, part) in self.parts.iter().enumerate() {
-            let count = if i + 1 == self.parts.len() { self.total - column } else { part.count };
-            out.push((column, count));
-            column += count;
+        let mut out = Vec::new();
+        for (packed, own) in prefix.into_iter().chain([own]) {
+            for from in (0..packed.count).step_by(KEYS) {
+                out.push(Keys { packed, own, range: from..packed.count.min(from + KEYS), column: column + from });
+            }
+            column += packed.count;
         }
         out
     }
 
-    /// Scores, unscaled, `[rows, total]`.
-    fn scores(&self, compute: Compute, q: &Left, d: usize, out: &mut [f32]) {
-        for (part, (column, count)) in self.parts.iter().zip(self.columns()) {
-            let keys = part.keys.first(d, count);
-            compute.product(Threads::One, &mut out[column..], self.total, false, &[(q, keys)]);
+    /// The part of the block that some of the queries may see: own keys end with the last query, and a window leaves none of
+    /// those before it.
+    fn seen_by(&self, queries: &Queries) -> Option<Range<usize>> {
+        let end = if self.own { self.range.end.min(queries.range.end) } else { self.range.end };
+        let range = self.range.start..end;
+        let positions = &queries.plan.batch.positions;
+        let below = |window: usize| {
+            let last = range.clone().map(|key| positions[self.packed.first + key]).max();
+            let own = queries.range.clone().map(|query| positions[queries.segment.tokens.start + query]).min();
+            last.zip(own).is_some_and(|(last, own)| last as usize + window <= own as usize)
+        };
+        (!range.is_empty() && !queries.plan.window.is_some_and(below)).then_some(range)
+    }
+
+    /// Writes `with` where a query may not see a key, into the square of scores at (`row`, `col`) of the block; `keys` are
+    /// the columns of the block.
+    fn hide(&self, queries: &Queries, keys: &Range<usize>, [row, col]: [usize; 2], square: &mut Square, with: f32) {
+        let width = (keys.len() - col).min(DEPTH);
+        let (first_query, first_key) = (queries.range.start + row, keys.start + col);
+        let below_diagonal = !self.own || (first_key + width <= first_query + 1 && queries.segment.visible.is_none());
+        if width == DEPTH && below_diagonal && queries.plan.window.is_none() {
+            return;
+        }
+        let positions = &queries.plan.batch.positions;
+        let len = queries.segment.tokens.len();
+        for (query, scores) in (first_query..queries.range.end).zip(square) {
+            let mut seen = width;
+            if self.own {
+                seen = seen.min((query + 1).saturating_sub(first_key));
+                if let Some(visible) = &queries.segment.visible {
+                    let visible = &visible[query * len + first_key..][..seen];
+                    scores.iter_mut().zip(visible).filter(|(_, visible)| !**visible).for_each(|(x, _)| *x = with);
+                }
+            }
+            if let Some(window) = queries.plan.window {
+                let own = positions[queries.segment.tokens.start + query] as usize;
+                let keys = &positions[self.packed.first + first_key..][..seen];
+                scores
+                    .iter_mut()
+                    .zip(keys)
+                    .filter(|(_, key)| **key as usize + window <= own)
+                    .for_each(|(x, _)| *x = with);
+            }
+            scores[seen..].fill(with);
         }
     }
+}
 
-    /// Calls `f` with each row's number, its scores up to the last key that it may see, and the rest.
-    fn rows<'s>(&'s self, scores: &'s mut [f32]) -> impl Iterator<Item = (usize, &'s mut [f32], &'s mut [f32])> {
-        scores.chunks_exact_mut(self.total).enumerate().map(|(r, row)| {
-            let (seen, rest) = row.split_at_mut(self.before + self.first + r + 1);
-            (r, seen, rest)
-        })
+/// What turns products of queries and keys into scores.
+#[derive(Clone, Copy)]
+struct Scores {
+    scale: f32,
+    softcap: Option<f32>,
+}
+
+impl Scores {
+    fn of(plan: &AttentionPlan) -> Scores {
+        Scores { scale: plan.scale, softcap: plan.softcap }
     }
 
-    /// Whether row `r` sees its own segment's keys, where that is not simply all up to itself.
-    fn hidden(&self, r: usize) -> Option<&[bool]> {
-        let len = self.segment.tokens.len();
-        self.segment.visible.as_ref().map(|visible| &visible[(self.first + r) * len..][..self.first + r + 1])
-    }
-
-    /// `Σ left[:, part] · right(part)` into `out`, `[rows, d]`.
-    fn gather(
-        &self,
-        compute: Compute,
-        left: &[f32],
-        right: impl Fn(&'p Packed<'a>, usize) -> Part<'p>,
-        out: &mut [f32],
-        d: usize,
-    ) {
-        let columns = self.columns();
-        let lefts: Vec<Left> = columns
-            .iter()
-            .map(|(column, count)| compute.left_rows(&left[*column..], self.total, self.rows, *count))
-            .collect();
-        let terms: Vec<(&Left, Part)> =
-            lefts.iter().zip(&self.parts).zip(&columns).map(|((l, p), (_, count))| (l, right(p, *count))).collect();
-        compute.product(Threads::One, out, d, false, &terms);
+    fn apply(self, square: &mut Square) {
+        scale_square(square, self.scale);
+        if let Some(cap) = self.softcap {
+            cap_square(square, cap);
+        }
     }
 }
 
 vectorised! {
-    /// Turns scores into attention weights; returns the log of the sum that they were divided by.
-    fn softmax_row(row: &mut [f32], scale: f32, hidden: &[bool], before: usize) -> f32 {
-        for x in row.iter_mut() {
+    fn scale_square(square: &mut Square, scale: f32) {
+        for x in square.as_flattened_mut() {
             *x *= scale;
         }
-        for (x, seen) in row[before..].iter_mut().zip(hidden) {
-            if !seen {
-                *x = f32::NEG_INFINITY;
-            }
-        }
-        let (max, sum) = exp_row(row);
-        let inverse = 1.0 / sum;
-        for x in row.iter_mut() {
-            *x *= inverse;
-        }
-        for (x, seen) in row[before..].iter_mut().zip(hidden) {
-            if !seen {
-                *x = 0.0;
-            }
-        }
-        max + sum.ln()
     }
 }
 
 vectorised! {
-    /// The weights again, from the saved log-sum.
-    fn weights_row(row: &mut [f32], scale: f32, log_sum: f32, hidden: &[bool], before: usize) {
-        for x in row.iter_mut() {
-            *x = exp(*x * scale - log_sum);
-        }
-        for (x, seen) in row[before..].iter_mut().zip(hidden) {
-            if !seen {
-                *x = 0.0;
-            }
+    /// `cap · tanh(x / cap)`.
+    fn cap_square(square: &mut Square, cap: f32) {
+        let twice = 2.0 / cap;
+        for x in square.as_flattened_mut() {
+            *x = cap - 2.0 * cap / (exp(*x * twice) + 1.0);
         }
     }
 }
 
 vectorised! {
-    /// The scores' gradient from the weights and theirs.
-    fn score_gradient_row(dp: &mut [f32], p: &[f32], along: f32, scale: f32) {
-        for (dp, p) in dp.iter_mut().zip(p) {
-            *dp = p * (*dp - along) * scale;
+    fn max_square(square: &Square, max: &mut [f32]) {
+        for (row, max) in square.iter().zip(max) {
+            let mut lanes = [f32::NEG_INFINITY; 16];
+            for j in 0..16 {
+                lanes[j] = if row[j] > row[j + 16] { row[j] } else { row[j + 16] };
+            }
+            *max = lanes.iter().fold(*max, |a, &b| if a > b { a } else { b });
         }
     }
 }
 
 vectorised! {
-    fn dot_wide(a: &[f32], b: &[f32]) -> f32 {
-        dot(a, b)
+    /// `e^(x - shift)` of each row.
+    fn exp_square(square: &mut Square, shift: &[f32]) {
+        for (row, shift) in square.iter_mut().zip(shift) {
+            for x in row.iter_mut() {
+                *x = exp(*x - shift);
+            }
+        }
+    }
+}
+
+vectorised! {
+    fn sum_square(square: &Square, sum: &mut [f32]) {
+        for (row, sum) in square.iter().zip(sum) {
+            let mut lanes = [0f32; 16];
+            for j in 0..16 {
+                lanes[j] = row[j] + row[j + 16];
+            }
+            *sum += lanes.iter().sum::<f32>();
+        }
+    }
+}
+
+vectorised! {
+    /// The scores' gradient from the weights and theirs; `along` is each row's sum of weight times gradient.
+    fn score_gradient_square(dp: &mut Square, p: &Square, along: &[f32], scale: f32) {
+        for ((dp, p), along) in dp.iter_mut().zip(p).zip(along) {
+            for (dp, p) in dp.iter_mut().zip(p) {
+                *dp = p * (*dp - along) * scale;
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// The gradient goes on through the soft cap: times `1 - (score / cap)²`.
+    fn uncap_square(ds: &mut Square, scores: &Square, cap: f32) {
+        for (ds, x) in ds.as_flattened_mut().iter_mut().zip(scores.as_flattened()) {
+            *ds *= 1.0 - (x / cap) * (x / cap);
+        }
+    }
+}
+
+vectorised! {
+    fn dots(a: &[f32], a_stride: usize, b: &[f32], d: usize, out: &mut [f32]) {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = dot(&a[i * a_stride..][..d], &b[i * d..][..d]);
+        }
+    }
+}
+
+vectorised! {
+    fn scale_rows(x: &mut [f32], d: usize, by: &[f32]) {
+        for (x, by) in x.chunks_exact_mut(d).zip(by) {
+            for x in x {
+                *x *= by;
+            }
+        }
     }
 }
 
@@ -289,21 +362,52 @@ pub fn forward(plan: &AttentionPlan, compute: Compute, q: &[f32], k: &[f32], v: 
     let segments = plan.segments.len();
     outs.into_par_iter().zip(sums).enumerate().for_each(|(task, (out, sums))| {
         let (head, at) = (task / segments, task % segments);
-        let segment = &plan.segments[at];
-        for (b, (out, sums)) in out.chunks_mut(BLOCK * d).zip(sums.chunks_mut(BLOCK)).enumerate() {
-            let block = Block::new(segment, sources(plan, &packed, at, head / s.group), b * BLOCK);
-            let q = &q[(segment.tokens.start + block.first) * s.heads * d + head * d..];
-            let mut scores = Buffer::take(block.rows * block.total);
-            block.scores(compute, &compute.left_rows(q, s.heads * d, block.rows, d), d, &mut scores);
-            for (r, seen, rest) in block.rows(&mut scores) {
-                rest.fill(0.0);
-                sums[r] = softmax_row(seen, s.scale, block.hidden(r).unwrap_or(&[]), block.before);
-            }
-            block.gather(compute, &scores, |part, count| part.values.first(count, d), out, d);
+        let keys = Keys::of(plan, &packed, at, head / s.group);
+        let blocks = out.chunks_mut(QUERIES * d).zip(sums.chunks_mut(QUERIES));
+        for (queries, (out, sums)) in Queries::of(plan, &plan.segments[at]).zip(blocks) {
+            let from = queries.first() * s.heads * d + head * d;
+            let q = compute.left_rows(&q[from..], s.heads * d, queries.range.len(), d);
+            block_forward(compute, &queries, &keys, &q, out, sums);
         }
     });
     drop(packed);
     (out, log_sums)
+}
+
+/// One pass over the keys for the largest score of each query, a second one for the weights: scores are worked out twice and
+/// never stored. `sums` become the log-sums.
+fn block_forward(compute: Compute, queries: &Queries, keys: &[Keys], q: &Left, out: &mut [f32], sums: &mut [f32]) {
+    let (d, n) = (queries.plan.head_dim, queries.range.len());
+    let scores = Scores::of(queries.plan);
+    let seen: Vec<(&Keys, Range<usize>)> =
+        keys.iter().filter_map(|keys| keys.seen_by(queries).map(|range| (keys, range))).collect();
+    let mut max = vec![f32::NEG_INFINITY; n];
+    for (keys, range) in &seen {
+        let terms = [(q, keys.packed.keys.part(0..d, range.clone()))];
+        compute.visit([n, range.len()], &terms, |row, col, square| {
+            scores.apply(square);
+            keys.hide(queries, range, [row, col], square, f32::NEG_INFINITY);
+            max_square(square, &mut max[row..]);
+        });
+    }
+    sums.fill(0.0);
+    for (i, (keys, range)) in seen.iter().enumerate() {
+        let terms = [(q, keys.packed.keys.part(0..d, range.clone()))];
+        let weights = compute.fused_here([n, range.len()], [&terms], |row, col, [square]: [&mut Square; 1]| {
+            scores.apply(square);
+            exp_square(square, &max[row..]);
+            keys.hide(queries, range, [row, col], square, 0.0);
+            sum_square(square, &mut sums[row..]);
+        });
+        let [weights] = weights;
+        let values = keys.packed.values.part(range.clone(), 0..d);
+        compute.product(Threads::One, out, d, i > 0, &[(&weights, values)]);
+    }
+    let inverse: Vec<f32> = sums.iter().map(|sum| 1.0 / sum).collect();
+    scale_rows(out, d, &inverse);
+    for (sum, max) in sums.iter_mut().zip(&max) {
+        *sum = max + sum.ln();
+    }
 }
 
 /// What the backward pass starts from: queries, keys and values `[tokens, …]`, output and log-sums `[heads, tokens, …]`.
@@ -322,10 +426,12 @@ pub struct Grads {
     pub v: Buffer,
 }
 
-/// The share of one query head and segment in the gradients of the keys and values that it sees, `[total, d]` each.
+/// The share of one query head and segment in the gradients of the keys and values that it sees, `[d, total]` each: over the
+/// tokens, as the products give it.
 struct Share {
     k: Buffer,
     v: Buffer,
+    total: usize,
 }
 
 pub fn backward(plan: &AttentionPlan, compute: Compute, saved: &Saved, dy: &[f32]) -> Grads {
@@ -333,7 +439,7 @@ pub fn backward(plan: &AttentionPlan, compute: Compute, saved: &Saved, dy: &[f32
     let d = s.head_dim;
     let packed = pack_all(plan, compute, saved.k, saved.v, true);
     let segments = plan.segments.len();
-    let mut dq = Buffer::take(s.heads * s.tokens * d);
+    let mut dq = Buffer::zeros(s.heads * s.tokens * d);
     let outs = by_head_and_segment(&mut dq, plan, s.heads, d);
     let shares: Vec<Share> = outs
         .into_par_iter()
@@ -349,11 +455,10 @@ pub fn backward(plan: &AttentionPlan, compute: Compute, saved: &Saved, dy: &[f32
         for (at, segment) in plan.segments.iter().enumerate() {
             let prefix = if segment.sees_prefix { plan.batch.prefix } else { 0 };
             for head in kv_head * s.group..(kv_head + 1) * s.group {
-                let share = &shares[head * segments + at];
-                for (share, out) in [(&share.k, &mut *dk), (&share.v, &mut *dv)] {
-                    let (of_prefix, own) = share.split_at(prefix * d);
-                    add_to(&mut out[..prefix * d], of_prefix);
-                    add_to(&mut out[segment.tokens.start * d..][..own.len()], own);
+                let Share { k, v, total } = &shares[head * segments + at];
+                for (share, out) in [(k, &mut *dk), (v, &mut *dv)] {
+                    add_transposed(share, *total, 0..prefix, &mut out[..prefix * d]);
+                    add_transposed(share, *total, prefix..*total, &mut out[segment.tokens.start * d..]);
                 }
             }
         }
@@ -363,12 +468,30 @@ pub fn backward(plan: &AttentionPlan, compute: Compute, saved: &Saved, dy: &[f32
     Grads { q: dq, k: dk, v: dv }
 }
 
-vectorised! {
-    fn add_to(out: &mut [f32], x: &[f32]) {
-        for (out, x) in out.iter_mut().zip(x) {
-            *out += x;
+/// Adds columns of `x`, `[d, total]`, to the rows of `out`, `[columns, d]`.
+fn add_transposed(x: &[f32], total: usize, columns: Range<usize>, out: &mut [f32]) {
+    if columns.is_empty() {
+        return;
+    }
+    let d = x.len() / total;
+    for first in columns.clone().step_by(DEPTH) {
+        let last = columns.end.min(first + DEPTH);
+        for (column, out) in (first..last).zip(out[(first - columns.start) * d..].chunks_exact_mut(d)) {
+            for (out, x) in out.iter_mut().zip(x[column..].iter().step_by(total)) {
+                *out += x;
+            }
         }
     }
+}
+
+/// A block of queries as the backward pass multiplies it.
+struct Sides<'a> {
+    q: Left<'a>,
+    dy: Left<'a>,
+    /// `[d, queries]`.
+    q_t: Left<'a>,
+    dy_t: Left<'a>,
+    along: Vec<f32>,
 }
 
 fn task_backward(
@@ -383,48 +506,60 @@ fn task_backward(
     let s = Sizes::of(plan);
     let (d, width) = (s.head_dim, s.heads * s.head_dim);
     let segment = &plan.segments[at];
-    let parts = sources(plan, packed, at, head / s.group);
-    let total: usize = parts.iter().map(|p| p.count).sum();
-    let mut share = Share { k: Buffer::zeros(total * d), v: Buffer::zeros(total * d) };
-    for (b, dq) in dq.chunks_mut(BLOCK * d).enumerate() {
-        let block = Block::new(segment, parts.clone(), b * BLOCK);
-        let from = (segment.tokens.start + block.first) * width + head * d;
-        let at = head * s.tokens + segment.tokens.start + block.first;
-        let (q, dy, y) = (&saved.q[from..], &dy[from..], &saved.out[at * d..]);
-        let log_sums = &saved.log_sums[at..][..block.rows];
-        let size = block.rows * block.total;
-        let (mut p, mut ds) = (Buffer::take(size), Buffer::take(size));
-        block.scores(compute, &compute.left_rows(q, width, block.rows, d), d, &mut p);
-        for (r, seen, rest) in block.rows(&mut p) {
-            rest.fill(0.0);
-            weights_row(seen, s.scale, log_sums[r], block.hidden(r).unwrap_or(&[]), block.before);
-        }
-        let dy_left = compute.left_rows(dy, width, block.rows, d);
-        for (part, (column, count)) in block.parts.iter().zip(block.columns()) {
-            let Some((_, values)) = &part.back else { unreachable!("packed for the backward pass") };
-            let term = (&dy_left, values.first(d, count));
-            compute.product(Threads::One, &mut ds[column..], block.total, false, &[term]);
-        }
-        for (r, (ds, p)) in ds.chunks_exact_mut(block.total).zip(p.chunks_exact(block.total)).enumerate() {
-            let along = dot_wide(&dy[r * width..][..d], &y[r * d..][..d]);
-            score_gradient_row(ds, p, along, s.scale);
-        }
-        block.gather(
-            compute,
-            &ds,
-            |part, count| match &part.back {
-                Some((keys, _)) => keys.first(count, d),
-                None => unreachable!("packed for the backward pass"),
-            },
-            dq,
-            d,
-        );
-        let (q_right, dy_right) =
-            (compute.right_rows(q, width, block.rows, d), compute.right_rows(dy, width, block.rows, d));
-        for (left, right, out) in [(&ds, &q_right, &mut share.k), (&p, &dy_right, &mut share.v)] {
-            let left = compute.left_columns(left, block.total, block.total, block.rows);
-            compute.product(Threads::One, out, d, true, &[(&left, right.all())]);
+    let blocks: Vec<(Queries, Sides)> = Queries::of(plan, segment)
+        .map(|queries| {
+            let (from, n) = (queries.first() * width + head * d, queries.range.len());
+            let (q, dy, y) = (&saved.q[from..], &dy[from..], &saved.out[(head * s.tokens + queries.first()) * d..]);
+            let mut along = vec![0.0; n];
+            dots(dy, width, y, d, &mut along);
+            let (q_t, dy_t) = (compute.left_columns(q, width, d, n), compute.left_columns(dy, width, d, n));
+            let (q, dy) = (compute.left_rows(q, width, n, d), compute.left_rows(dy, width, n, d));
+            (queries, Sides { q, dy, q_t, dy_t, along })
+        })
+        .collect();
+    let keys = Keys::of(plan, packed, at, head / s.group);
+    let total = keys.last().map_or(0, |keys| keys.column + keys.range.len());
+    let mut share = Share { k: Buffer::zeros(total * d), v: Buffer::zeros(total * d), total };
+    for keys in &keys {
+        for ((queries, sides), dq) in blocks.iter().zip(dq.chunks_mut(QUERIES * d)) {
+            let Some(range) = keys.seen_by(queries) else { continue };
+            let log_sums = &saved.log_sums[head * s.tokens + queries.first()..][..queries.range.len()];
+            let [p, ds] = weights_and_gradient(compute, queries, keys, &range, sides, log_sums);
+            let Some((keys_back, _)) = &keys.packed.back else { unreachable!("packed for the backward pass") };
+            compute.product(Threads::One, dq, d, true, &[(&ds, keys_back.part(range, 0..d))]);
+            compute.add_over_rows(&sides.q_t, &ds, &mut share.k[keys.column..], total);
+            compute.add_over_rows(&sides.dy_t, &p, &mut share.v[keys.column..], total);
         }
     }
     share
+}
+
+/// The weights of a block of queries over a block of keys again, and the gradient of their scores.
+fn weights_and_gradient(
+    compute: Compute,
+    queries: &Queries,
+    keys: &Keys,
+    range: &Range<usize>,
+    sides: &Sides,
+    log_sums: &[f32],
+) -> [Left<'static>; 2] {
+    let d = queries.plan.head_dim;
+    let scores = Scores::of(queries.plan);
+    let Some((_, values)) = &keys.packed.back else { unreachable!("packed for the backward pass") };
+    let terms =
+        [[(&sides.q, keys.packed.keys.part(0..d, range.clone()))], [(&sides.dy, values.part(0..d, range.clone()))]];
+    compute.fused_here(
+        [queries.range.len(), range.len()],
+        [&terms[0], &terms[1]],
+        |row, col, [p, ds]: [&mut Square; 2]| {
+            scores.apply(p);
+            let capped = scores.softcap.map(|cap| (cap, *p));
+            exp_square(p, &log_sums[row..]);
+            keys.hide(queries, range, [row, col], p, 0.0);
+            score_gradient_square(ds, p, &sides.along[row..], scores.scale);
+            if let Some((cap, scores)) = capped {
+                uncap_square(ds, &scores, cap);
+            }
+        },
+    )
 }
