@@ -41,6 +41,7 @@ impl Base {
             endpoint: recipe.model.endpoint.clone(),
             cache_dir: recipe.model.cache_dir.clone(),
             offline: settings.offline,
+            ..HubOptions::default()
         };
         let path = resolve_with(&wanted, &options, emit).map_err(|e| {
             let help = match &wanted {

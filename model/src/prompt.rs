@@ -16,6 +16,11 @@ pub enum PromptError {
          Template output: {0:?}"
     )]
     NotAPrefix(String),
+    #[error(
+        "the chat template ends this prompt in {ends}, others in {other}; the answer's first token would differ between \
+         training and serving"
+    )]
+    OpensOtherwise { ends: &'static str, other: &'static str },
     #[error("the tokenizer names no end-of-turn token; an answer could never end. Check tokenizer_config.json")]
     NoEndOfTurn,
     #[error("the answer is empty: no token would carry loss")]
@@ -80,23 +85,45 @@ impl EncodedExample {
     }
 }
 
-/// The conversation up to the point where the model answers.
+/// The conversation up to the point where the model answers, as a server tokenizes it.
+///
+/// # Errors
+/// When the template refuses, or opens this answer otherwise than answers in general.
 pub fn encode_prompt(tokenizer: &ChatTokenizer, messages: &[Message]) -> Result<Vec<u32>, PromptError> {
-    encode(tokenizer, &render(tokenizer, messages, true)?)
+    let prompt = encode_opened(tokenizer, &render(tokenizer, messages, true)?)?;
+    check_opening(tokenizer, &prompt)?;
+    Ok(prompt)
 }
 
-/// The answer's tokens and the token that ends the turn.
+/// The answer's tokens and the token that ends the turn. They are the tokens of an answer where the chat template puts it:
+/// after its lead, as text that goes on or as text that begins.
+///
+/// # Errors
+/// When the answer is empty or spells a special token, or the template has no token that ends a turn.
 pub fn encode_completion(tokenizer: &ChatTokenizer, answer: &str) -> Result<Vec<u32>, PromptError> {
     if answer.is_empty() {
         return Err(PromptError::EmptyAnswer);
     }
-    let mut tokens = encode(tokenizer, answer)?;
-    if let Some(&special) = tokens.iter().find(|&&t| tokenizer.is_special(t)) {
+    let opening = tokenizer.opening();
+    let text = format!("{}{answer}", opening.lead);
+    let mut tokens = tokenizer.encode_answer(&text).map_err(|e| PromptError::Tokenize(e.to_string()))?;
+    if let Some(&special) = tokens.iter().find(|&&t| tokenizer.is_structural(t)) {
         let name = tokenizer.token(special).unwrap_or_default().to_string();
         return Err(PromptError::SpecialInAnswer(answer.to_string(), name));
     }
     tokens.push(tokenizer.end_of_turn_id().ok_or(PromptError::NoEndOfTurn)?);
     Ok(tokens)
+}
+
+/// Labels are tokenized before any prompt is seen, so all prompts have to end alike.
+fn check_opening(tokenizer: &ChatTokenizer, prompt: &[u32]) -> Result<(), PromptError> {
+    let goes_on = prompt.last().is_some_and(|&id| !tokenizer.is_special(id));
+    let expected = tokenizer.opening().goes_on;
+    if !tokenizer.adds_space_prefix() || goes_on == expected {
+        return Ok(());
+    }
+    let name = |goes_on: bool| if goes_on { "text" } else { "a special token" };
+    Err(PromptError::OpensOtherwise { ends: name(goes_on), other: name(expected) })
 }
 
 /// A training row: `messages`, then `answer` as the assistant's turn. The template's own rendering must begin with the
@@ -116,15 +143,17 @@ pub fn encode_example(
     answered.push(answer.clone());
     let full = render(tokenizer, &answered, false)?;
     let Some(rest) = full.strip_prefix(&opened) else { return Err(PromptError::NotAPrefix(full)) };
+    let mut example = match train_on {
+        TrainOn::Last => EncodedExample::of(encode_opened(tokenizer, &opened)?, &[]),
+        TrainOn::AllAssistant => with_earlier_turns(tokenizer, messages, &opened)?,
+    };
+    check_opening(tokenizer, &example.ids)?;
+    let said = rest.strip_prefix(&tokenizer.opening().lead).unwrap_or(rest);
     let completion = match answer.tool_calls.is_empty() {
         // As the label trie spells it, so that training and scoring meet the same ids.
-        true if rest.starts_with(&answer.content) => encode_completion(tokenizer, &answer.content)?,
+        true if said.starts_with(&answer.content) => encode_completion(tokenizer, &answer.content)?,
         true => return Err(PromptError::NotAPrefix(full)),
-        false => encode(tokenizer, turn(tokenizer, rest)?)?,
-    };
-    let mut example = match train_on {
-        TrainOn::Last => EncodedExample::of(encode(tokenizer, &opened)?, &[]),
-        TrainOn::AllAssistant => with_earlier_turns(tokenizer, messages, &opened)?,
+        false => encode_after(tokenizer, &example, turn(tokenizer, rest)?)?,
     };
     example.push(&completion, true);
     match example.len() > max_seq_length {
@@ -137,8 +166,14 @@ fn render(tokenizer: &ChatTokenizer, messages: &[Message], open: bool) -> Result
     tokenizer.render(messages, open).map_err(|e| PromptError::Render(e.to_string()))
 }
 
-fn encode(tokenizer: &ChatTokenizer, text: &str) -> Result<Vec<u32>, PromptError> {
-    tokenizer.encode(text).map_err(|e| PromptError::Tokenize(e.to_string()))
+/// The tokens of a text that begins a prompt.
+fn encode_opened(tokenizer: &ChatTokenizer, text: &str) -> Result<Vec<u32>, PromptError> {
+    tokenizer.encode_prompt(text).map_err(|e| PromptError::Tokenize(e.to_string()))
+}
+
+/// The tokens of a text that follows what is in the row.
+fn encode_after(tokenizer: &ChatTokenizer, row: &EncodedExample, text: &str) -> Result<Vec<u32>, PromptError> {
+    tokenizer.encode_after(row.ids.last().copied(), text).map_err(|e| PromptError::Tokenize(e.to_string()))
 }
 
 /// The part of `text` that is an assistant's turn: up to its end-of-turn token, and with it.
@@ -174,10 +209,10 @@ fn with_earlier_turns(
         }
         borders.extend([before.len(), end]);
     }
-    let whole = encode(tokenizer, opened)?;
+    let whole = encode_opened(tokenizer, opened)?;
     let mut counts = Vec::with_capacity(borders.len());
     for &border in &borders {
-        let beginning = encode(tokenizer, &opened[..border])?;
+        let beginning = encode_opened(tokenizer, &opened[..border])?;
         counts.extend(whole.starts_with(&beginning).then_some(beginning.len()));
     }
     if counts.len() == borders.len() {
@@ -188,7 +223,9 @@ fn with_earlier_turns(
     let mut example = EncodedExample::default();
     let mut from = 0;
     for (i, &border) in borders.iter().chain([&opened.len()]).enumerate() {
-        example.push(&encode(tokenizer, &opened[from..border])?, i % 2 == 1);
+        let text = &opened[from..border];
+        let ids = if i == 0 { encode_opened(tokenizer, text)? } else { encode_after(tokenizer, &example, text)? };
+        example.push(&ids, i % 2 == 1);
         from = border;
     }
     Ok(example)

@@ -2,15 +2,17 @@
 //! in the hub's own cache layout, so that transformers and other tools share it; offline, only that cache is read.
 
 use crate::error::{ModelError, Result};
+use crate::patience::{Silence, until_silent};
 use crate::safetensor::shard_names;
 use hf_hub::api::Progress;
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 use limbeck_artifact::digest::sha256_file;
 use limbeck_artifact::event::{Emit, EventKind, Silent};
 use limbeck_artifact::relpath::SafeRelPath;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 const DEFAULT_REVISION: &str = "main";
@@ -19,6 +21,8 @@ const SINGLE: &str = "model.safetensors";
 const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
 const OPTIONAL: [&str; 3] = ["tokenizer_config.json", "chat_template.jinja", "generation_config.json"];
 const RETRIES: usize = 3;
+/// How long the hub may send nothing: a server that is there answers within seconds, and a mobile network stalls for some.
+const SILENCE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
 
 /// What a recipe names as its base.
@@ -72,6 +76,8 @@ pub struct HubOptions {
     pub cache_dir: Option<PathBuf>,
     /// Read the cache only.
     pub offline: bool,
+    /// Give up when the hub sends nothing for so long; a minute when absent. A slow download that goes on is never given up.
+    pub silence: Option<Duration>,
 }
 
 /// A local path for `model`: itself, or what the hub has at the pinned revision.
@@ -132,17 +138,17 @@ impl<'a> Hub<'a> {
             return self.read_cache(file);
         }
         let api = self.api()?;
-        let about = api.repo(self.at(self.revision)).info().map_err(|e| self.failed(e, None))?;
+        let asked = api.repo(self.at(self.revision));
+        let about = self.answered(None, move |_| asked.info(), |()| {})?;
         if !is_commit(&about.sha) {
             return Err(self.wrong(format!("it answers with '{}', which is no commit", about.sha)));
         }
         // From here on everything is asked by commit: a branch may move between two files.
-        let repo = api.repo(self.at(&about.sha));
         let has: BTreeSet<&str> = about.siblings.iter().map(|s| s.rfilename.as_str()).collect();
         let path = match file {
-            Some(file) if has.contains(file) => self.download(&api, &repo, &about.sha, file, emit)?,
+            Some(file) if has.contains(file) => self.download(&api, &about.sha, file, emit)?,
             Some(file) => return Err(self.wrong(format!("it has no {file}{}", also(&has)))),
-            None => self.download_folder(&api, &repo, &about.sha, &has, emit)?,
+            None => self.download_folder(&api, &about.sha, &has, emit)?,
         };
         // What `main` meant is remembered, so that the same recipe runs offline.
         let remember = self.cache.repo(self.at(self.revision)).create_ref(&about.sha);
@@ -150,15 +156,8 @@ impl<'a> Hub<'a> {
         Ok(path)
     }
 
-    fn download_folder(
-        &self,
-        api: &Api,
-        repo: &ApiRepo,
-        commit: &str,
-        has: &BTreeSet<&str>,
-        emit: &dyn Emit,
-    ) -> Result<PathBuf> {
-        let get = |name: &str| self.download(api, repo, commit, name, emit);
+    fn download_folder(&self, api: &Api, commit: &str, has: &BTreeSet<&str>, emit: &dyn Emit) -> Result<PathBuf> {
+        let get = |name: &str| self.download(api, commit, name, emit);
         if let Some(missing) = REQUIRED.iter().find(|name| !has.contains(*name)) {
             return Err(self.wrong(format!("it has no {missing}{}", also(has))));
         }
@@ -177,11 +176,13 @@ impl<'a> Hub<'a> {
         Ok(self.cache.repo(self.at(commit)).pointer_path(commit))
     }
 
-    fn download(&self, api: &Api, repo: &ApiRepo, commit: &str, name: &str, emit: &dyn Emit) -> Result<PathBuf> {
+    fn download(&self, api: &Api, commit: &str, name: &str, emit: &dyn Emit) -> Result<PathBuf> {
         if let Some(cached) = self.cache.repo(self.at(commit)).get(name) {
             return Ok(cached);
         }
-        let about = api.metadata(&repo.url(name)).map_err(|e| self.failed(e, Some(name)))?;
+        let repo = api.repo(self.at(commit));
+        let (asked, url) = (api.clone(), repo.url(name));
+        let about = self.answered(Some(name), move |_| asked.metadata(&url), |()| {})?;
         // hf-hub makes paths of both: a server must not choose where on this disk they lead.
         let etag = about.etag();
         if about.commit_hash() != commit
@@ -190,11 +191,31 @@ impl<'a> Hub<'a> {
         {
             return Err(self.wrong(format!("for {name} it answers with another commit or an unusable etag")));
         }
-        let bar = Bar { emit, unit: String::new(), done: 0, total: 0, shown: 0 };
-        let path = repo.download_with_progress(name, bar).map_err(|e| self.failed(e, Some(name)))?;
+        let mut bar = Bar { emit, unit: format!("MiB of {name}"), done: 0, total: about.size() as u64, shown: 0 };
+        let file = name.to_owned();
+        let download = move |tell: Tell| repo.download_with_progress(&file, Arrived(tell));
+        let path = self.answered(Some(name), download, |bytes| bar.arrived(bytes))?;
         self.check(&path, name, etag, about.size() as u64)?;
         emit.emit(EventKind::Wrote { path: path.display().to_string(), bytes: about.size() as u64 });
         Ok(path)
+    }
+
+    /// What `ask` is answered, if the hub does not fall silent.
+    fn answered<T: Send + 'static, N: Send + 'static>(
+        &self,
+        file: Option<&str>,
+        ask: impl FnOnce(Box<dyn Fn(N) + Send>) -> Result<T, ApiError> + Send + 'static,
+        news: impl FnMut(N),
+    ) -> Result<T> {
+        let silence = self.options.silence.unwrap_or(SILENCE);
+        match until_silent(silence, ask, news) {
+            Ok(answer) => answer.map_err(|e| self.failed(e, file)),
+            Err(Silence) => {
+                let what = file.map(|f| format!("{f}: ")).unwrap_or_default();
+                let hint = "check the network or the endpoint and try again, or run with --offline if the model is in the cache";
+                Err(self.wrong(format!("{what}nothing came for {} s; {hint}", silence.as_secs_f64())))
+            }
+        }
     }
 
     /// Large files carry their SHA-256 as etag; all have a length.
@@ -302,6 +323,22 @@ fn also(has: &BTreeSet<&str>) -> String {
     }
 }
 
+/// Tells how many bytes have arrived.
+type Tell = Box<dyn Fn(u64) + Send>;
+
+/// hf-hub's progress, told to another thread.
+struct Arrived(Tell);
+
+impl Progress for Arrived {
+    fn init(&mut self, _size: usize, _filename: &str) {}
+
+    fn update(&mut self, size: usize) {
+        (self.0)(size as u64);
+    }
+
+    fn finish(&mut self) {}
+}
+
 /// Download progress as events, one for each 16 MiB.
 struct Bar<'a> {
     emit: &'a dyn Emit,
@@ -311,20 +348,13 @@ struct Bar<'a> {
     shown: u64,
 }
 
-impl Progress for Bar<'_> {
-    fn init(&mut self, size: usize, filename: &str) {
-        (self.done, self.shown, self.total) = (0, 0, size as u64);
-        self.unit = format!("MiB of {filename}");
-    }
-
-    fn update(&mut self, size: usize) {
-        self.done += size as u64;
+impl Bar<'_> {
+    fn arrived(&mut self, bytes: u64) {
+        self.done += bytes;
         if self.done - self.shown >= 16 * MIB {
             self.shown = self.done;
             let (done, total) = (self.done / MIB, self.total.div_ceil(MIB));
             self.emit.emit(EventKind::Progress { done, total, unit: self.unit.clone() });
         }
     }
-
-    fn finish(&mut self) {}
 }

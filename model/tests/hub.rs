@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tiny_http::{Header, Request, Response, Server};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -23,6 +24,9 @@ enum Fault {
     EtagThatClimbs,
     OtherCommit,
     NoCommit,
+    /// Takes the question for the repository, or for a file, and says nothing.
+    SilentAtOnce,
+    SilentLater,
 }
 
 struct Hub {
@@ -80,6 +84,10 @@ fn field(name: &str, value: &str) -> Header {
 /// `/api/models/OWNER/NAME/revision/REV` and `/OWNER/NAME/resolve/REV/FILE`, as the hub serves them.
 fn answer(request: Request, files: &BTreeMap<String, Vec<u8>>, token: bool, fault: Fault) {
     let url = request.url().to_owned();
+    if fault == Fault::SilentAtOnce || fault == Fault::SilentLater && url.contains("tokenizer.json") {
+        // A request that is dropped would be answered.
+        return std::mem::forget(request);
+    }
     let status = |code: u16| Response::from_string("").with_status_code(code);
     if url.contains("/private") && !token {
         return request.respond(status(401)).unwrap();
@@ -225,6 +233,20 @@ fn what_a_bad_server_may_not_do() {
         assert!(!outer.path().join("climbed").exists());
         let offline = HubOptions { offline: true, ..hub.options(&cache) };
         assert!(resolve(&org("model"), &offline).is_err(), "nothing of it may count as cached");
+    }
+}
+
+#[test]
+fn a_server_that_falls_silent_is_given_up() {
+    for (fault, what) in [(Fault::SilentAtOnce, "main from"), (Fault::SilentLater, "tokenizer.json: ")] {
+        let cache = tempfile::tempdir().unwrap();
+        let hub = Hub::start(&SHARDED, fault);
+        let options = HubOptions { silence: Some(Duration::from_millis(500)), ..hub.options(cache.path()) };
+        let started = Instant::now();
+        let error = resolve(&org("model"), &options).unwrap_err().to_string();
+        assert!(started.elapsed() < Duration::from_secs(20));
+        assert!(error.contains("nothing came for 0.5 s; check the network") && error.contains(what), "{error}");
+        std::mem::forget(hub);
     }
 }
 

@@ -4,7 +4,7 @@
 
 use limbeck_artifact::dataset::Message;
 use limbeck_model::gguf::{Array, GgufWriter, Value};
-use limbeck_model::tokenizer::{ChatTokenizer, PreTokenizer, TokenKind, Vocab};
+use limbeck_model::tokenizer::{Algorithm, ChatTokenizer, PreTokenizer, TokenKind, Vocab};
 use serde_json::{Value as Json, json};
 use std::path::Path;
 
@@ -21,14 +21,18 @@ fn vocab() -> Vocab {
     Vocab {
         tokens: tokens.map(String::from).to_vec(),
         kinds,
-        merges: [("a", "b"), ("!", "!")].map(|(a, b)| (a.into(), b.into())).to_vec(),
-        pre: PreTokenizer::Smollm,
+        algorithm: byte_level(PreTokenizer::Smollm),
         bos: Some(1),
         eos: Some(0),
         unknown: Some(0),
         padding: Some(2),
         add_bos: false,
     }
+}
+
+fn byte_level(pre: PreTokenizer) -> Algorithm {
+    let merges = [("a", "b"), ("!", "!")].map(|(a, b)| (a.into(), b.into())).to_vec();
+    Algorithm::ByteLevel { pre, merges }
 }
 
 fn tokenizer() -> ChatTokenizer {
@@ -70,7 +74,9 @@ fn the_end_of_a_turn_is_found_in_the_template() {
 fn both_formats_hold_the_whole_tokenizer() {
     let dir = tempfile::tempdir().unwrap();
     for pre in PreTokenizer::ALL {
-        let made = ChatTokenizer::from_vocab(Path::new("test"), Vocab { pre, ..vocab() }, TEMPLATE).unwrap();
+        let made =
+            ChatTokenizer::from_vocab(Path::new("test"), Vocab { algorithm: byte_level(pre), ..vocab() }, TEMPLATE)
+                .unwrap();
         let folder = dir.path().join(pre.name());
         made.save(&folder).unwrap();
         let from_folder = ChatTokenizer::open(&folder).unwrap();
@@ -116,7 +122,8 @@ fn a_hub_tokenizers_own_truncation_and_padding_do_not_apply() {
 fn broken_gguf_tokenizers_are_refused_with_a_reason() {
     let ids = |v: Vec<i32>| Value::Array(Array::I32(v));
     for (key, value, because) in [
-        ("model", Value::from("llama"), "'llama' is not supported"),
+        ("model", Value::from("bert"), "'bert' is not supported; gpt2 (byte-level BPE) and llama"),
+        ("add_eos_token", true.into(), "end every prompt"),
         ("pre", "made-up".into(), "'made-up' is not known; known: gpt-2, smollm"),
         ("tokens", Value::strings(vec!["a".into(), "a".into()]), "token types for 2 tokens"),
         ("tokens", ids(vec![1]), "is not an array of strings"),
@@ -178,9 +185,9 @@ fn a_cut_that_gguf_has_no_name_for_is_refused() {
         ),
         (
             json!({"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": true}),
-            "no byte-level BPE",
+            "without byte fallback, is not supported",
         ),
-        (Json::Null, "no byte-level BPE"),
+        (Json::Null, "without byte fallback, is not supported"),
     ] {
         json["pre_tokenizer"] = pre;
         std::fs::write(&path, json.to_string()).unwrap();

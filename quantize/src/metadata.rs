@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use limbeck_model::gguf::{Array, Value};
-use limbeck_model::tokenizer::ChatTokenizer;
+use limbeck_model::tokenizer::{Algorithm, ChatTokenizer, PHI3};
 use limbeck_model::weights::Weights;
 
 use crate::write::QuantizePlan;
@@ -17,17 +17,31 @@ pub(crate) fn metadata(plan: &QuantizePlan, weights: &Weights) -> Result<Vec<(St
     let architecture = weights.config().to_gguf()?;
     let (mut out, architecture): (Vec<_>, Vec<_>) =
         architecture.into_iter().partition(|(k, _)| k.starts_with("general."));
-    out.extend(general(plan, weights));
+    let (tokenizer, strips) = tokenizer(plan, weights)?;
+    out.extend(general(plan, weights, strips));
     out.extend(architecture);
-    out.extend(tokenizer(plan, weights)?);
+    out.extend(tokenizer);
     Ok(out)
 }
 
-fn general(plan: &QuantizePlan, weights: &Weights) -> Vec<(String, Value)> {
+/// `general.name`. llama.cpp drops whitespace after special tokens where the name says Phi-3, so a model that was trained so
+/// has to be called so.
+fn name(plan: &QuantizePlan, strips: bool) -> String {
+    match strips && !says_phi3(&plan.name) {
+        true => format!("{} ({})", plan.name, PHI3[0]),
+        false => plan.name.clone(),
+    }
+}
+
+fn says_phi3(name: &str) -> bool {
+    PHI3.iter().any(|part| name.to_lowercase().contains(part))
+}
+
+fn general(plan: &QuantizePlan, weights: &Weights, strips: bool) -> Vec<(String, Value)> {
     let of_base = |key: &str| weights.gguf().and_then(|file| file.get(&format!("general.{key}"))).cloned();
     let base_name = of_base("name").unwrap_or_else(|| Value::from(name_of(&plan.base)));
     let mut out: Vec<(&str, Value)> =
-        vec![("general.type", "model".into()), ("general.name", plan.name.as_str().into())];
+        vec![("general.type", "model".into()), ("general.name", name(plan, strips).into())];
     let mut put = |key: &'static str, value: Option<Value>| out.extend(value.map(|value| (key, value)));
     put("general.version", plan.version.clone().map(Value::from));
     put("general.license", plan.license.clone().map(Value::from).or_else(|| of_base("license")));
@@ -44,11 +58,21 @@ fn general(plan: &QuantizePlan, weights: &Weights) -> Vec<(String, Value)> {
     out.into_iter().map(|(key, value)| (key.to_owned(), value)).chain(own).collect()
 }
 
-fn tokenizer(plan: &QuantizePlan, weights: &Weights) -> Result<Vec<(String, Value)>> {
-    let mut keys: Vec<(String, Value)> = match weights.gguf() {
+/// The `tokenizer.*` keys, and whether the tokenizer drops whitespace after special tokens.
+fn tokenizer(plan: &QuantizePlan, weights: &Weights) -> Result<(Vec<(String, Value)>, bool)> {
+    let (mut keys, strips): (Vec<(String, Value)>, bool) = match weights.gguf() {
         // As it is, with keys that we do not know of.
-        Some(file) => file.metadata().iter().filter(|(key, _)| key.starts_with("tokenizer.")).cloned().collect(),
-        None => ChatTokenizer::open(&plan.base)?.gguf_metadata(),
+        Some(file) => {
+            let text = |key: &str| file.get(key).and_then(Value::as_str).unwrap_or_default();
+            let strips = text("tokenizer.ggml.model") == "llama" && says_phi3(text("general.name"));
+            (file.metadata().iter().filter(|(key, _)| key.starts_with("tokenizer.")).cloned().collect(), strips)
+        }
+        None => {
+            let tokenizer = ChatTokenizer::open(&plan.base)?;
+            let algorithm = &tokenizer.vocab().algorithm;
+            let strips = matches!(algorithm, Algorithm::SentencePiece { strip_after_special: true, .. });
+            (tokenizer.gguf_metadata(), strips)
+        }
     };
     let rows = weights.config().vocab_size;
     for (key, value) in &mut keys {
@@ -78,7 +102,7 @@ fn tokenizer(plan: &QuantizePlan, weights: &Weights) -> Result<Vec<(String, Valu
             });
         }
     }
-    Ok(keys)
+    Ok((keys, strips))
 }
 
 fn name_of(path: &Path) -> String {

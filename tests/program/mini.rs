@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 #[path = "../fixtures/tiny_base.rs"]
-mod tiny_base;
+pub mod tiny_base;
 
 use limbeck_model::gguf::GgmlType;
 use std::path::{Path, PathBuf};

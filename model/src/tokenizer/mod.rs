@@ -1,11 +1,16 @@
 //! Text to token ids and back, and chat messages to the text that the model was trained on. The ids are those that
 //! llama.cpp computes from the same file, whichever format the tokenizer came from.
 
+mod byte_level;
+mod json;
+mod merges;
 mod pre;
+mod sentence_piece;
+mod special;
 mod vocab;
 
 pub use pre::PreTokenizer;
-pub use vocab::{TokenKind, Vocab};
+pub use vocab::{Algorithm, PHI3, TokenKind, Vocab};
 
 use crate::chat_template::ChatTemplate;
 use crate::config::DecoderConfig;
@@ -15,24 +20,32 @@ use limbeck_artifact::dataset::Message;
 use limbeck_artifact::files::write_atomic;
 use serde_json::{Value as Json, json};
 use std::path::Path;
-use tokenizers::models::bpe::{self, BPE};
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, Tokenizer};
 
 const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
 const MAX_TEXT_BYTES: usize = 16 << 20;
-/// Stands for a byte that the vocabulary lacks, and is dropped again. Without it the tokenizer would join what stood
-/// left and right of such a byte; llama.cpp does not. No text can spell it: bytes arrive in GPT-2's alphabet.
-const NO_TOKEN: &str = "\u{0}no token";
 
 /// A tokenizer with its chat template.
 pub struct ChatTokenizer {
-    inner: Tokenizer,
+    engine: Engine,
     vocab: Vocab,
     template: ChatTemplate,
     end_of_turn: Option<u32>,
+    opening: Opening,
+}
+
+enum Engine {
+    ByteLevel(Box<byte_level::ByteLevel>),
+    SentencePiece(Box<sentence_piece::SentencePiece>),
+}
+
+/// What stands before an answer in the chat template.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Opening {
+    /// Whitespace that the template writes before the answer and not into the prompt: a space, for Llama 2.
+    pub lead: String,
+    /// Whether the prompt ends in text, so that the answer goes on with it; else it ends in a special token.
+    pub goes_on: bool,
 }
 
 impl std::fmt::Debug for ChatTokenizer {
@@ -45,7 +58,7 @@ impl ChatTokenizer {
     /// From a Hugging Face folder (tokenizer.json, tokenizer_config.json) or from a `.gguf` file's metadata.
     ///
     /// # Errors
-    /// When files are missing or malformed, or the tokenizer is no byte-level BPE.
+    /// When files are missing or malformed, or the tokenizer is neither byte-level BPE nor SentencePiece's BPE.
     pub fn open(path: &Path) -> Result<Self> {
         if path.is_dir() { Self::open_folder(path) } else { Self::from_gguf(&GgufFile::open(path)?) }
     }
@@ -63,18 +76,34 @@ impl ChatTokenizer {
     /// Built from plain data; `path` names the source in errors.
     ///
     /// # Errors
-    /// When a merge names tokens that are not in the vocabulary, or the template has a mistake.
+    /// When the vocabulary's parts contradict each other, or the template has a mistake.
     pub fn from_vocab(path: &Path, vocab: Vocab, template: &str) -> Result<Self> {
-        let inner = working(&vocab).map_err(|e| ModelError::tokenizer(path, e.to_string()))?;
+        let vocab = vocab.checked(path)?;
+        let engine = match &vocab.algorithm {
+            Algorithm::ByteLevel { pre, merges } => {
+                let engine = byte_level::ByteLevel::new(&vocab, *pre, merges);
+                Engine::ByteLevel(Box::new(engine.map_err(|e| ModelError::tokenizer(path, e.to_string()))?))
+            }
+            Algorithm::SentencePiece { scores, add_space_prefix, strip_after_special } => {
+                let new = sentence_piece::SentencePiece::new;
+                Engine::SentencePiece(Box::new(new(&vocab, scores, *add_space_prefix, *strip_after_special)))
+            }
+        };
         let text = |id: Option<u32>| id.and_then(|id| vocab.tokens.get(id as usize)).cloned();
         let template = ChatTemplate::new(template, text(vocab.bos), text(vocab.eos))?;
-        let mut tokenizer = Self { inner, vocab, template, end_of_turn: None };
+        let mut tokenizer = Self { engine, vocab, template, end_of_turn: None, opening: Opening::default() };
         tokenizer.end_of_turn = tokenizer.find_end_of_turn().or(tokenizer.vocab.eos);
+        tokenizer.opening = tokenizer.find_opening().unwrap_or_default();
         Ok(tokenizer)
     }
 
     fn open_folder(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
+        if !path.is_file() && folder.join("tokenizer.model").is_file() {
+            let how = "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)";
+            let why = format!("it has tokenizer.model and no tokenizer.json; transformers makes one: {how}");
+            return Err(ModelError::tokenizer(folder, why));
+        }
         let json = read_json(&path, MAX_TOKENIZER_BYTES)?;
         let config = optional(&folder.join("tokenizer_config.json"), |p| read_json(p, MAX_CONFIG_BYTES))?;
         let config = config.unwrap_or(Json::Null);
@@ -97,17 +126,60 @@ impl ChatTokenizer {
     /// # Errors
     /// When the text is longer than 16 MiB.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_part(text, false)
+    }
+
+    /// Token ids of `text` where it goes on after `before`: the same as [`ChatTokenizer::encode`]'s but for the space that
+    /// some tokenizers put where a text begins or follows a special token.
+    ///
+    /// # Errors
+    /// As [`ChatTokenizer::encode`].
+    pub fn encode_after(&self, before: Option<u32>, text: &str) -> Result<Vec<u32>> {
+        self.encode_part(text, before.is_some_and(|id| !self.is_special(id)))
+    }
+
+    /// Token ids of `text` as the beginning of an answer, which begins as [`ChatTokenizer::opening`] says.
+    ///
+    /// # Errors
+    /// As [`ChatTokenizer::encode`].
+    pub fn encode_answer(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_part(text, self.opening.goes_on)
+    }
+
+    /// Token ids of a prompt as a server makes them: with the token before it that begins a text, if the vocabulary asks for
+    /// it and `text` does not spell it.
+    ///
+    /// # Errors
+    /// As [`ChatTokenizer::encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let bos = self.vocab.bos.filter(|_| self.vocab.add_bos);
+        let spelled = bos.and_then(|id| self.token(id)).is_some_and(|bos| text.starts_with(bos));
+        let mut ids: Vec<u32> = bos.into_iter().filter(|_| !spelled).collect();
+        ids.extend(self.encode(text)?);
+        Ok(ids)
+    }
+
+    fn encode_part(&self, text: &str, goes_on: bool) -> Result<Vec<u32>> {
         if text.len() > MAX_TEXT_BYTES {
             return Err(ModelError::Encode { why: format!("{} bytes are more than 16 MiB", text.len()) });
         }
-        let encoding = self.inner.encode_fast(text, false).map_err(|e| ModelError::Encode { why: e.to_string() })?;
-        let real = self.vocab.tokens.len() as u32;
-        Ok(encoding.get_ids().iter().copied().filter(|&id| id < real).collect())
+        match &self.engine {
+            Engine::ByteLevel(engine) => engine.encode(text).map_err(|e| ModelError::Encode { why: e.to_string() }),
+            Engine::SentencePiece(engine) => Ok(engine.encode(text, goes_on)),
+        }
     }
 
-    /// The text of `ids`, special tokens included. Bytes that are no UTF-8 on their own become U+FFFD.
+    /// The text of `ids` as a server streams it, special tokens included: where the tokenizer put a space before a text,
+    /// there is one. Bytes that are no UTF-8 on their own become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        self.inner.decode(ids, false).unwrap_or_default()
+        match &self.engine {
+            Engine::ByteLevel(engine) => engine.decode(ids),
+            Engine::SentencePiece(_) => {
+                let mut bytes = Vec::new();
+                ids.iter().for_each(|&id| sentence_piece::append_bytes(&self.vocab, id, &mut bytes));
+                String::from_utf8_lossy(&bytes).into_owned()
+            }
+        }
     }
 
     /// The token as the vocabulary spells it: `Ġthe` for " the".
@@ -116,12 +188,33 @@ impl ChatTokenizer {
     }
 
     pub fn token_id(&self, token: &str) -> Option<u32> {
-        self.inner.token_to_id(token).filter(|&id| (id as usize) < self.vocab.tokens.len())
+        match &self.engine {
+            Engine::ByteLevel(engine) => engine.id(token),
+            Engine::SentencePiece(engine) => engine.id(token),
+        }
     }
 
     /// Whether `id` is matched as a whole in the text: a control or a user-defined token.
     pub fn is_special(&self, id: u32) -> bool {
         self.vocab.is_special(id)
+    }
+
+    /// Whether a text that spells it could be taken for the chat template's own.
+    pub fn is_structural(&self, id: u32) -> bool {
+        self.vocab.is_structural(id)
+    }
+
+    /// What stands before an answer.
+    pub fn opening(&self) -> &Opening {
+        &self.opening
+    }
+
+    /// Whether an answer has other tokens after a special token than after text.
+    pub fn adds_space_prefix(&self) -> bool {
+        match &self.engine {
+            Engine::ByteLevel(_) => false,
+            Engine::SentencePiece(engine) => engine.adds_space_prefix(),
+        }
     }
 
     /// Ids are below this.
@@ -176,7 +269,7 @@ impl ChatTokenizer {
         let config = json!({
             "tokenizer_class": "PreTrainedTokenizerFast",
             "add_bos_token": self.vocab.add_bos,
-            "add_prefix_space": false,
+            "add_prefix_space": self.adds_space_prefix(),
             "clean_up_tokenization_spaces": false,
             "bos_token": text(self.vocab.bos),
             "eos_token": text(self.vocab.eos),
@@ -197,33 +290,20 @@ impl ChatTokenizer {
         let answer = "jvqxz";
         let text = self.render(&[Message::new("user", "a"), Message::new("assistant", answer)], false).ok()?;
         let (_, after) = text.rsplit_once(answer)?;
-        self.encode(after).ok()?.into_iter().find(|&id| self.is_special(id))
+        self.encode(after).ok()?.into_iter().find(|&id| self.is_structural(id))
     }
-}
 
-/// The tokenizer at work. Built anew even where a tokenizer.json was read: a server rebuilds it from GGUF metadata just
-/// so, without the file's own normalizer, truncation and padding; and no stranger's regex runs here.
-fn working(vocab: &Vocab) -> tokenizers::Result<Tokenizer> {
-    let ids = || vocab.tokens.iter().zip(0..);
-    let mut known: bpe::Vocab = ids().map(|(token, id)| (token.clone(), id)).collect();
-    known.insert(NO_TOKEN.into(), vocab.tokens.len() as u32);
-    let model = BPE::builder()
-        .vocab_and_merges(known, vocab.merges.clone())
-        .unk_token(NO_TOKEN.into())
-        .ignore_merges(vocab.pre.ignores_merges())
-        .build()?;
-    let mut tokenizer = Tokenizer::new(model);
-    tokenizer.with_pre_tokenizer(Some(serde_json::from_value::<PreTokenizerWrapper>(vocab.pre.to_json())?));
-    tokenizer.with_decoder(Some(ByteLevel::default()));
-    let added: Vec<AddedToken> = ids()
-        .filter(|&(_, id)| vocab.is_special(id))
-        .map(|(token, id)| {
-            let hidden = vocab.kinds[id as usize] != TokenKind::UserDefined;
-            AddedToken::from(token.as_str(), hidden).normalized(false)
-        })
-        .collect();
-    tokenizer.add_tokens(&added);
-    Ok(tokenizer)
+    /// Renders a prompt, then its answer, and looks at the border between them.
+    fn find_opening(&self) -> Option<Opening> {
+        let (user, answer) = (Message::new("user", "a"), "jvqxz");
+        let prompt = self.render(std::slice::from_ref(&user), true).ok()?;
+        let goes_on = self.encode_prompt(&prompt).ok()?.last().is_some_and(|&id| !self.is_special(id));
+        let text = self.render(&[user, Message::new("assistant", answer)], false).unwrap_or_default();
+        let lead = text.strip_prefix(&prompt).and_then(|said| said.split_once(answer)).map_or("", |(lead, _)| lead);
+        // What is more than whitespace is for the row to refuse.
+        let lead = if lead.trim().is_empty() { lead } else { "" };
+        Some(Opening { lead: lead.to_owned(), goes_on })
+    }
 }
 
 fn read_json(path: &Path, cap: u64) -> Result<Json> {

@@ -1,15 +1,24 @@
-//! A byte-level BPE vocabulary as plain data: tokens, their kinds, merges in rank order, special ids. It comes from GGUF
-//! metadata or from tokenizer.json and goes to either, so that one tokenizer serves both formats.
+//! A vocabulary as plain data: tokens, their kinds, merges in rank order or scores, special ids. It comes from GGUF
+//! metadata or from a Hugging Face folder and goes to either, so that one tokenizer serves both formats.
 
 use super::pre::PreTokenizer;
 use crate::error::{ModelError, Result};
 use crate::gguf::{Array, GgufFile, Value};
-use serde_json::{Value as Json, json};
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::path::Path;
 
-const MAX_TOKENS: usize = 1 << 20;
-const MAX_MERGES: usize = 1 << 22;
+/// What llama.cpp looks for in a model's lower-cased name before it drops whitespace after special tokens.
+pub const PHI3: [&str; 2] = ["phi-3", "phi3"];
+/// Which special tokens keep what follows them all the same.
+pub(super) const PHI3_KEEPS: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
+pub(super) const MAX_TOKENS: usize = 1 << 20;
+pub(super) const MAX_MERGES: usize = 1 << 22;
+/// Of a SentencePiece token, and of one that is matched as a whole. Gemma's longest has 93 bytes; longer ones would let a
+/// file choose how long its reading takes.
+pub(super) const MAX_PIECE_BYTES: usize = 512;
+/// Of all its tokens together. Gemma's 262,144 have 2 MiB.
+const MAX_TOKENS_BYTES: usize = 32 << 20;
+const MAX_SPECIAL_BYTES: usize = 4 << 20;
 
 /// What a token is, with GGUF's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,19 +47,38 @@ impl TokenKind {
     }
 
     /// Found in the text before merges apply.
-    fn is_added(self) -> bool {
+    pub(super) fn is_added(self) -> bool {
         matches!(self, TokenKind::Unknown | TokenKind::Control | TokenKind::UserDefined)
     }
 }
 
+/// How text becomes tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Algorithm {
+    /// BPE over bytes spelled in GPT-2's alphabet (`Ġ` is a space), within the pieces that `pre` cuts.
+    ByteLevel {
+        pre: PreTokenizer,
+        /// Pairs in order of rank.
+        merges: Vec<(String, String)>,
+    },
+    /// BPE over characters as SentencePiece has it (`▁` is a space): the neighbours whose join is the token with the highest
+    /// score are joined first, and what is no token in the end becomes `<0x00>` to `<0xFF>`.
+    SentencePiece {
+        /// One a token.
+        scores: Vec<f32>,
+        /// Whether a space is put before the text, and before what follows a token that is matched as a whole.
+        add_space_prefix: bool,
+        /// Whether whitespace after such a token is dropped, as Phi-3 wants it.
+        strip_after_special: bool,
+    },
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Vocab {
-    /// By id, in GPT-2's byte alphabet (`Ġ` is a space) but for added tokens, which are plain text.
+    /// By id, in the algorithm's spelling but for added tokens, which are plain text.
     pub tokens: Vec<String>,
     pub kinds: Vec<TokenKind>,
-    /// Pairs in order of rank.
-    pub merges: Vec<(String, String)>,
-    pub pre: PreTokenizer,
+    pub algorithm: Algorithm,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
     pub unknown: Option<u32>,
@@ -63,29 +91,26 @@ impl Vocab {
     /// From the `tokenizer.ggml.*` keys of a GGUF file.
     ///
     /// # Errors
-    /// When the tokenizer is no byte-level BPE, its pre-tokenizer is unknown, or its parts contradict each other.
+    /// When the tokenizer is of a kind that is not known here, or its parts contradict each other.
     pub fn from_gguf(file: &GgufFile) -> Result<Self> {
         let path = file.path();
         let wrong = |why: String| ModelError::tokenizer(path, why);
         let text = |key: &str| file.get_as(key, "a string", Value::as_str);
-        match text("tokenizer.ggml.model")? {
-            Some("gpt2") => {}
+        let flag = |key: &str| file.get_as(&format!("tokenizer.ggml.{key}"), "a bool", Value::as_bool);
+        let algorithm = match text("tokenizer.ggml.model")? {
+            Some("gpt2") => byte_level(file)?,
+            Some("llama") => sentence_piece(file)?,
             None => return Err(wrong("there is no tokenizer.ggml.model".into())),
             Some(other) => {
-                let why = format!("tokenizer model '{other}' is not supported; gpt2 (byte-level BPE) is");
+                let known = "gpt2 (byte-level BPE) and llama (SentencePiece BPE) are";
+                let why = format!("tokenizer model '{other}' is not supported; {known}");
                 return Err(wrong(format!("{why}. Try the model's Hugging Face folder")));
             }
-        }
-        let pre = text("tokenizer.ggml.pre")?.unwrap_or("default");
-        let pre = PreTokenizer::from_name(pre)
-            .ok_or_else(|| wrong(format!("pre-tokenizer '{pre}' is not known; known: {}", PreTokenizer::known())))?;
-        let strings = |key: &str| {
-            let found = file.get_as(key, "an array of strings", Value::as_strings)?;
-            found.ok_or_else(|| wrong(format!("there is no {key}")))
         };
-        let tokens = strings("tokenizer.ggml.tokens")?.to_vec();
-        let merges = strings("tokenizer.ggml.merges")?;
-        let merges = merges.iter().map(|m| split_merge(m).ok_or_else(|| wrong(format!("merge '{m}' is no pair"))));
+        if flag("add_eos_token")? == Some(true) {
+            return Err(wrong("a server would end every prompt with the end-of-text token (add_eos_token)".into()));
+        }
+        let tokens = strings(file, "tokenizer.ggml.tokens")?.to_vec();
         let kinds = file.get_as("tokenizer.ggml.token_type", "an array of whole numbers", |v| match v {
             Value::Array(array) => array.to_i64s(),
             _ => None,
@@ -98,85 +123,26 @@ impl Vocab {
             }
         };
         let id = |key: &str| -> Result<Option<u32>> {
-            let id = file.get_as(key, "a token id", Value::as_u64)?;
+            let key = format!("tokenizer.ggml.{key}_token_id");
+            let id = file.get_as(&key, "a token id", Value::as_u64)?;
             id.map(|id| u32::try_from(id).map_err(|_| wrong(format!("{key} {id} is no token id")))).transpose()
         };
-        let add_bos = file.get_as("tokenizer.ggml.add_bos_token", "a bool", Value::as_bool)?;
+        // llama.cpp's own defaults for a file that does not say.
+        let defaults = match &algorithm {
+            Algorithm::ByteLevel { pre, .. } => (*pre == PreTokenizer::LlamaBpe, None, None, None),
+            Algorithm::SentencePiece { .. } => (true, Some(1), Some(2), Some(0)),
+        };
         Self {
             tokens,
             kinds,
-            merges: merges.collect::<Result<_>>()?,
-            pre,
-            bos: id("tokenizer.ggml.bos_token_id")?,
-            eos: id("tokenizer.ggml.eos_token_id")?,
-            unknown: id("tokenizer.ggml.unknown_token_id")?,
-            padding: id("tokenizer.ggml.padding_token_id")?,
-            // llama.cpp's own default for a file that does not say.
-            add_bos: add_bos.unwrap_or(pre == PreTokenizer::LlamaBpe),
+            algorithm,
+            bos: id("bos")?.or(defaults.1),
+            eos: id("eos")?.or(defaults.2),
+            unknown: id("unknown")?.or(defaults.3),
+            padding: id("padding")?,
+            add_bos: flag("add_bos_token")?.unwrap_or(defaults.0),
         }
         .checked(path)
-    }
-
-    /// From tokenizer.json; special ids are looked up by the texts in tokenizer_config.json.
-    ///
-    /// # Errors
-    /// When the model in it is no BPE, or its parts contradict each other.
-    pub fn from_json(path: &Path, json: &Json, config: &Json) -> Result<Self> {
-        let wrong = |why: String| ModelError::tokenizer(path, why);
-        let model = &json["model"];
-        if model["type"].as_str().unwrap_or("BPE") != "BPE" || !super::pre::is_byte_level(&json["pre_tokenizer"]) {
-            return Err(wrong("it is no byte-level BPE, the only kind that is supported".into()));
-        }
-        let normalizer = &json["normalizer"]["type"];
-        if !(normalizer.is_null() || normalizer == "NFC") {
-            return Err(wrong(format!("its normalizer {normalizer} is not supported; llama.cpp would not apply it")));
-        }
-        // Trained on one cut and served on another, a model would answer worse than it was measured to.
-        let pre = PreTokenizer::recognise(&json["pre_tokenizer"]).ok_or_else(|| {
-            wrong(format!("its pre-tokenizer has no name in GGUF that is known here; known: {}", PreTokenizer::known()))
-        })?;
-        let mut by_id = BTreeMap::new();
-        let vocab = model["vocab"].as_object().ok_or_else(|| wrong("model.vocab is no object".into()))?;
-        for (token, id) in vocab {
-            let id = token_id(id).ok_or_else(|| wrong(format!("'{token}' has no usable id")))?;
-            if by_id.insert(id, (token.clone(), TokenKind::Normal)).is_some() {
-                return Err(wrong(format!("id {id} is given twice")));
-            }
-        }
-        for added in json["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default() {
-            let (Some(id), Some(content)) = (token_id(&added["id"]), added["content"].as_str()) else {
-                return Err(wrong("an added token has no id or no content".into()));
-            };
-            let special = added["special"].as_bool().unwrap_or(false);
-            let kind = if special { TokenKind::Control } else { TokenKind::UserDefined };
-            if by_id.insert(id, (content.to_owned(), kind)).is_some_and(|(old, _)| old != content) {
-                return Err(wrong(format!("id {id} is given to two tokens")));
-            }
-        }
-        let n = by_id.last_key_value().map_or(0, |(&id, _)| id as usize + 1);
-        let mut vocab = Self {
-            tokens: Vec::new(),
-            kinds: Vec::new(),
-            merges: merges_of(model).ok_or_else(|| wrong("model.merges is no list of pairs".into()))?,
-            pre,
-            bos: None,
-            eos: None,
-            unknown: None,
-            padding: None,
-            add_bos: config["add_bos_token"].as_bool().unwrap_or(false),
-        };
-        for id in 0..n {
-            let (token, kind) = by_id.remove(&(id as u32)).unwrap_or_else(|| unused(id));
-            vocab.tokens.push(token);
-            vocab.kinds.push(kind);
-        }
-        let id_of = |key: &str| {
-            let text = config[key].as_str().or(config[key]["content"].as_str())?;
-            vocab.tokens.iter().position(|t| t == text).map(|id| id as u32)
-        };
-        let ids = ["bos_token", "eos_token", "unk_token", "pad_token"].map(id_of);
-        [vocab.bos, vocab.eos, vocab.unknown, vocab.padding] = ids;
-        vocab.checked(path)
     }
 
     /// Adds unused tokens until there are `n`: an embedding often has more rows than the tokenizer uses, and llama.cpp
@@ -187,6 +153,9 @@ impl Vocab {
             self.tokens.push(token);
             self.kinds.push(kind);
         }
+        if let Algorithm::SentencePiece { scores, .. } = &mut self.algorithm {
+            scores.resize(self.tokens.len(), 0.0);
+        }
         self
     }
 
@@ -194,59 +163,45 @@ impl Vocab {
         self.kinds.get(id as usize).is_some_and(|kind| kind.is_added())
     }
 
-    /// The `tokenizer.ggml.*` keys, complete enough for llama.cpp to load and serve.
+    /// Whether a prompt or an answer that spells it would take part in the template's structure. What SentencePiece calls
+    /// user-defined is text: Gemma's line breaks, runs of spaces and HTML tags.
+    pub fn is_structural(&self, id: u32) -> bool {
+        let text = matches!(self.algorithm, Algorithm::SentencePiece { .. });
+        self.is_special(id) && !(text && self.kinds.get(id as usize) == Some(&TokenKind::UserDefined))
+    }
+
+    /// The `tokenizer.ggml.*` keys, complete enough for llama.cpp to load and serve. It strips whitespace after special
+    /// tokens only where `general.name` says [`PHI3`].
     pub fn to_gguf(&self) -> Vec<(String, Value)> {
         let kinds = self.kinds.iter().map(|&kind| kind as i32).collect();
-        let merges = self.merges.iter().map(|(a, b)| format!("{a} {b}")).collect();
-        let mut keys: Vec<(&str, Value)> = vec![
-            ("model", "gpt2".into()),
-            ("pre", self.pre.name().into()),
-            ("tokens", Value::strings(self.tokens.clone())),
-            ("token_type", Value::Array(Array::I32(kinds))),
-            ("merges", Value::strings(merges)),
-        ];
+        let mut keys: Vec<(&str, Value)> =
+            vec![("tokens", Value::strings(self.tokens.clone())), ("token_type", Value::Array(Array::I32(kinds)))];
+        let space_prefix = match &self.algorithm {
+            Algorithm::ByteLevel { pre, merges } => {
+                let merges = merges.iter().map(|(a, b)| format!("{a} {b}")).collect();
+                keys.extend([("merges", Value::strings(merges))]);
+                keys.splice(0..0, [("model", "gpt2".into()), ("pre", pre.name().into())]);
+                false
+            }
+            Algorithm::SentencePiece { scores, add_space_prefix, .. } => {
+                keys.extend([("scores", Value::Array(Array::F32(scores.clone())))]);
+                keys.splice(0..0, [("model", "llama".into()), ("pre", "default".into())]);
+                *add_space_prefix
+            }
+        };
         let ids = [self.bos, self.eos, self.unknown, self.padding];
         let names = ["bos_token_id", "eos_token_id", "unknown_token_id", "padding_token_id"];
         keys.extend(names.into_iter().zip(ids).filter_map(|(name, id)| Some((name, Value::U32(id?)))));
         keys.push(("add_bos_token", self.add_bos.into()));
-        keys.push(("add_space_prefix", false.into()));
+        keys.push(("add_space_prefix", space_prefix.into()));
         keys.into_iter().map(|(key, value)| (format!("tokenizer.ggml.{key}"), value)).collect()
     }
 
-    /// As tokenizer.json.
-    pub fn to_json(&self) -> Json {
-        let ids = || self.tokens.iter().zip(&self.kinds).enumerate();
-        let added: Vec<Json> = ids()
-            .filter(|(_, (_, kind))| kind.is_added())
-            .map(|(id, (content, kind))| {
-                let special = *kind != TokenKind::UserDefined;
-                json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-                       "normalized": false, "special": special})
-            })
-            .collect();
-        let vocab: serde_json::Map<String, Json> = ids().map(|(id, (token, _))| (token.clone(), id.into())).collect();
-        json!({
-            "version": "1.0", "truncation": null, "padding": null,
-            "added_tokens": added,
-            "normalizer": null,
-            "pre_tokenizer": self.pre.to_json(),
-            "post_processor": null,
-            "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
-            "model": {
-                "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-                "ignore_merges": self.pre.ignores_merges(),
-                "vocab": vocab,
-                "merges": self.merges.iter().map(|(a, b)| json!([a, b])).collect::<Vec<_>>(),
-            },
-        })
-    }
-
-    fn checked(self, path: &Path) -> Result<Self> {
+    pub(super) fn checked(self, path: &Path) -> Result<Self> {
         let wrong = |why: String| Err(ModelError::tokenizer(path, why));
         let n = self.tokens.len();
-        if n == 0 || n > MAX_TOKENS || self.merges.len() > MAX_MERGES {
-            return wrong(format!("{n} tokens and {} merges are out of bounds", self.merges.len()));
+        if n == 0 || n > MAX_TOKENS {
+            return wrong(format!("{n} tokens are out of bounds"));
         }
         if self.kinds.len() != n {
             return wrong(format!("{} token types for {n} tokens", self.kinds.len()));
@@ -256,40 +211,87 @@ impl Vocab {
                 return wrong(format!("the {what} token {id} is not one of {n}"));
             }
         }
-        let mut seen = std::collections::BTreeSet::new();
-        match self.tokens.iter().find(|token| !seen.insert(token.as_str())) {
-            Some(twice) => wrong(format!("token '{twice}' is given twice")),
-            None => Ok(self),
+        let mut seen = HashSet::with_capacity(n);
+        if let Some(twice) = self.tokens.iter().find(|token| !seen.insert(token.as_str())) {
+            return wrong(format!("token '{twice}' is given twice"));
+        }
+        match &self.algorithm {
+            Algorithm::ByteLevel { merges, .. } if merges.len() > MAX_MERGES => {
+                wrong(format!("{} merges are out of bounds", merges.len()))
+            }
+            Algorithm::ByteLevel { .. } => Ok(self),
+            Algorithm::SentencePiece { scores, .. } => match wrong_pieces(&self, scores, &seen) {
+                Some(why) => wrong(why),
+                None => Ok(self),
+            },
         }
     }
 }
 
-fn unused(id: usize) -> (String, TokenKind) {
+fn wrong_pieces(vocab: &Vocab, scores: &[f32], tokens: &HashSet<&str>) -> Option<String> {
+    if scores.len() != vocab.tokens.len() {
+        return Some(format!("{} scores for {} tokens", scores.len(), vocab.tokens.len()));
+    }
+    if let Some(at) = scores.iter().position(|score| !score.is_finite()) {
+        return Some(format!("the score of token {at} is not finite"));
+    }
+    if let Some(long) = vocab.tokens.iter().position(|token| token.len() > MAX_PIECE_BYTES) {
+        return Some(format!("token {long} is longer than {MAX_PIECE_BYTES} bytes"));
+    }
+    if vocab.tokens.iter().map(String::len).sum::<usize>() > MAX_TOKENS_BYTES {
+        return Some("its tokens are longer than 32 MiB together".into());
+    }
+    let special = (0..).zip(&vocab.tokens).filter(|&(id, _)| vocab.is_special(id));
+    if special.map(|(_, token)| token.len()).sum::<usize>() > MAX_SPECIAL_BYTES {
+        return Some("its special tokens are longer than 4 MiB together".into());
+    }
+    let missing = (0..=255u8).map(byte_token).find(|byte| !tokens.contains(byte.as_str()))?;
+    Some(format!("it has no token {missing}: text could meet characters that it has no tokens for"))
+}
+
+/// How SentencePiece spells a byte.
+pub(super) fn byte_token(byte: u8) -> String {
+    format!("<0x{byte:02X}>")
+}
+
+fn strings<'f>(file: &'f GgufFile, key: &str) -> Result<&'f [String]> {
+    let found = file.get_as(key, "an array of strings", Value::as_strings)?;
+    found.ok_or_else(|| ModelError::tokenizer(file.path(), format!("there is no {key}")))
+}
+
+fn byte_level(file: &GgufFile) -> Result<Algorithm> {
+    let wrong = |why: String| ModelError::tokenizer(file.path(), why);
+    let pre = file.get_as("tokenizer.ggml.pre", "a string", Value::as_str)?.unwrap_or("default");
+    let pre = PreTokenizer::from_name(pre)
+        .ok_or_else(|| wrong(format!("pre-tokenizer '{pre}' is not known; known: {}", PreTokenizer::known())))?;
+    let merges = strings(file, "tokenizer.ggml.merges")?;
+    let merges = merges.iter().map(|m| split_merge(m).ok_or_else(|| wrong(format!("merge '{m}' is no pair"))));
+    Ok(Algorithm::ByteLevel { pre, merges: merges.collect::<Result<_>>()? })
+}
+
+fn sentence_piece(file: &GgufFile) -> Result<Algorithm> {
+    let scores = file.get_as("tokenizer.ggml.scores", "an array of floats", |v| match v {
+        Value::Array(Array::F32(scores)) => Some(scores.clone()),
+        _ => None,
+    })?;
+    let scores =
+        scores.ok_or_else(|| ModelError::tokenizer(file.path(), "there is no tokenizer.ggml.scores".to_owned()))?;
+    let prefix = file.get_as("tokenizer.ggml.add_space_prefix", "a bool", Value::as_bool)?;
+    let name = file.get_as("general.name", "a string", Value::as_str)?.unwrap_or_default().to_lowercase();
+    Ok(Algorithm::SentencePiece {
+        scores,
+        add_space_prefix: prefix.unwrap_or(true),
+        strip_after_special: PHI3.iter().any(|part| name.contains(part)),
+    })
+}
+
+pub(super) fn unused(id: usize) -> (String, TokenKind) {
     (format!("[PAD{id}]"), TokenKind::Unused)
 }
 
-fn token_id(json: &Json) -> Option<u32> {
-    json.as_u64().filter(|&id| id < MAX_TOKENS as u64).map(|id| id as u32)
-}
-
 /// `a b`, where `a` may itself begin with a space.
-fn split_merge(text: &str) -> Option<(String, String)> {
+pub(super) fn split_merge(text: &str) -> Option<(String, String)> {
     let after_first = text.chars().next()?.len_utf8();
     let at = text[after_first..].find(' ')? + after_first;
     Some((text[..at].to_owned(), text[at + 1..].to_owned())).filter(|(_, b)| !b.is_empty())
-}
-
-/// Written as `"a b"` in older files, as `["a", "b"]` in newer ones.
-fn merges_of(model: &Json) -> Option<Vec<(String, String)>> {
-    model["merges"]
-        .as_array()?
-        .iter()
-        .map(|merge| match merge {
-            Json::String(text) => split_merge(text),
-            pair => match pair.as_array()?.as_slice() {
-                [Json::String(a), Json::String(b)] => Some((a.clone(), b.clone())),
-                _ => None,
-            },
-        })
-        .collect()
 }
