@@ -4,8 +4,10 @@
 use super::FlexMatrix;
 use super::bf16::{self, DEPTH, Engine, Sides, Square};
 use super::buffer::Buffer;
+use super::codes::{self, CodesPart};
 use super::kernels::{Threads, View, matmul};
 use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What the matrix products compute in. Norms, softmax and the adapter's masters are float32 in both.
@@ -16,6 +18,7 @@ pub enum Compute {
 }
 
 /// The left side, `[rows, depth]`.
+#[derive(Debug)]
 pub(super) enum Left<'a> {
     F32 {
         view: View<'a>,
@@ -32,6 +35,7 @@ pub(super) enum Left<'a> {
 }
 
 /// The right side, `[depth, cols]`.
+#[derive(Debug)]
 pub(super) enum Right<'a> {
     F32 {
         view: View<'a>,
@@ -49,8 +53,27 @@ pub(super) enum Right<'a> {
 /// A right side, or its first depths and columns.
 #[derive(Clone, Copy)]
 pub(super) enum Part<'a> {
-    F32 { view: View<'a>, cols: usize },
+    F32 {
+        view: View<'a>,
+        cols: usize,
+    },
     Bf16(bf16::RightPart<'a>),
+    /// A frozen matrix, decoded where it is multiplied.
+    Codes(CodesPart<'a>),
+}
+
+impl<'a> Part<'a> {
+    /// Some of its columns, from a multiple of a tile's on.
+    pub(super) fn columns(self, columns: Range<usize>) -> Part<'a> {
+        match self {
+            Part::F32 { view, .. } => {
+                let data = view.data.get(columns.start * view.col_stride..).unwrap_or(&[]);
+                Part::F32 { view: View { data, ..view }, cols: columns.len() }
+            }
+            Part::Bf16(right) => Part::Bf16(right.columns(columns.start, columns.len())),
+            Part::Codes(_) => unreachable!("codes are decoded by columns"),
+        }
+    }
 }
 
 impl Compute {
@@ -148,6 +171,9 @@ impl Compute {
         accumulate: bool,
         terms: &[(&Left, Part)],
     ) {
+        if terms.iter().any(|(_, right)| matches!(right, Part::Codes(_))) {
+            return codes::product(self, threads, out, stride, accumulate, terms);
+        }
         match self {
             Compute::F32 => {
                 for (i, (left, right)) in terms.iter().enumerate() {
@@ -212,6 +238,7 @@ impl FlexMatrix {
         match self {
             FlexMatrix::F32 { wt, .. } => Part::F32 { view: View::rows(wt, n_out), cols: n_out },
             FlexMatrix::Bf16 { forward, .. } => Part::Bf16(forward.all()),
+            FlexMatrix::Codes { codes, .. } => Part::Codes(CodesPart { codes, forward: true }),
         }
     }
 
@@ -223,6 +250,7 @@ impl FlexMatrix {
             FlexMatrix::Bf16 { backward: None, .. } => {
                 unreachable!("a gradient flows through a matrix that was frozen for inference")
             }
+            FlexMatrix::Codes { codes, .. } => Part::Codes(CodesPart { codes, forward: false }),
         }
     }
 
@@ -230,6 +258,7 @@ impl FlexMatrix {
         match self {
             FlexMatrix::F32 { .. } => Compute::F32,
             FlexMatrix::Bf16 { engine, .. } => Compute::Bf16(*engine),
+            FlexMatrix::Codes { compute, .. } => *compute,
         }
     }
 }

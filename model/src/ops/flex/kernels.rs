@@ -5,7 +5,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 /// A view of a row-major or transposed matrix: element `(i, j)` is `data[i * rows + j * cols]`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     pub data: &'a [f32],
     pub row_stride: usize,

@@ -117,9 +117,22 @@ pub struct RightPart<'a> {
     pub cols: usize,
 }
 
+impl<'a> RightPart<'a> {
+    /// `cols` columns from `start` on, which is a multiple of [`TILE`].
+    pub fn columns(self, start: usize, cols: usize) -> RightPart<'a> {
+        assert!(start.is_multiple_of(TILE) && start + cols <= self.cols, "columns of a part lie inside it");
+        RightPart { lines: &self.lines[start / TILE * self.panel * TILE..], cols, ..self }
+    }
+}
+
 impl Right {
     fn depth_tiles(&self) -> usize {
         tiles(self.depth, DEPTH)
+    }
+
+    /// Memory taken.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.lines)
     }
 
     pub fn all(&self) -> RightPart<'_> {

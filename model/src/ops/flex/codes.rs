@@ -1,0 +1,253 @@
+//! Products with a frozen matrix that is kept as codes. Both passes decode the same codes, a panel of columns right before
+//! it is multiplied, so that no more than a panel ever exists as numbers; the sums are those of the decoded matrix.
+
+use super::bf16::{DEPTH, Square};
+use super::compute::{Compute, Left, Part, Right};
+use super::kernels::Threads;
+use super::simd::vectorised;
+use crate::ops::codes::{Codes, Form, INT8_BLOCK, NF4_BLOCK, NF4_PAIRS};
+use std::ops::Range;
+
+/// The right side of a product: the matrix transposed in the forward pass, as it is in the backward one.
+#[derive(Clone, Copy)]
+pub(super) struct CodesPart<'a> {
+    pub codes: &'a Codes,
+    pub forward: bool,
+}
+
+/// A panel's columns are a multiple of this, which is what a task of a product takes.
+const COLUMNS: usize = 192;
+/// Values of a panel, at most, as long as it has [`COLUMNS`]: 1 MiB in bfloat16, so that it is multiplied from cache.
+const PANEL: usize = 1 << 19;
+
+impl CodesPart<'_> {
+    pub fn depth(&self) -> usize {
+        if self.forward { self.codes.n_in } else { self.codes.n_out }
+    }
+
+    pub fn cols(&self) -> usize {
+        if self.forward { self.codes.n_out } else { self.codes.n_in }
+    }
+
+    /// The columns as an operand; they begin at a multiple of [`DEPTH`].
+    fn panel(&self, compute: Compute, columns: Range<usize>) -> Right<'static> {
+        let [(_, right)] =
+            compute.squares(self.depth(), columns.len(), [super::bf16::Sides::Right], |row, col, [out]| {
+                let col = columns.start + col;
+                match self.forward {
+                    true => {
+                        let mut upright = [[0f32; DEPTH]; DEPTH];
+                        square(self.codes, col, row, &mut upright);
+                        transpose(&upright, out);
+                    }
+                    false => square(self.codes, row, col, out),
+                }
+            });
+        right.unwrap_or_else(|| unreachable!("the right side was asked for"))
+    }
+}
+
+/// [`Compute::product`] where at least one term's right side is codes.
+pub(super) fn product(
+    compute: Compute,
+    threads: Threads,
+    out: &mut [f32],
+    stride: usize,
+    accumulate: bool,
+    terms: &[(&Left, Part)],
+) {
+    let parts = || terms.iter().filter_map(|(_, part)| if let Part::Codes(part) = part { Some(part) } else { None });
+    let (depth, cols) = (parts().map(CodesPart::depth).sum::<usize>(), parts().map(CodesPart::cols).max().unwrap_or(0));
+    let width = (PANEL / depth.max(1) / COLUMNS).max(1) * COLUMNS;
+    for start in (0..cols).step_by(width) {
+        let columns = start..(start + width).min(cols);
+        let panels: Vec<Option<Right>> = terms
+            .iter()
+            .map(|(_, part)| match part {
+                Part::Codes(part) => Some(part.panel(compute, columns.clone())),
+                _ => None,
+            })
+            .collect();
+        let terms: Vec<(&Left, Part)> = terms
+            .iter()
+            .zip(&panels)
+            .map(|((left, part), panel)| match panel {
+                Some(panel) => (*left, panel.all()),
+                None => (*left, part.columns(columns.clone())),
+            })
+            .collect();
+        compute.product(threads, &mut out[start..], stride, accumulate, &terms);
+    }
+}
+
+/// Decodes the square at `(row, col)`, as far as the matrix reaches; `col` is a multiple of [`DEPTH`].
+fn square(codes: &Codes, row: usize, col: usize, out: &mut Square) {
+    let (rows, width) = ((codes.n_out - row).min(DEPTH), (codes.n_in - col).min(DEPTH));
+    // Then each row of the square lies within one block, and begins a byte.
+    if codes.n_in.is_multiple_of(DEPTH) {
+        match &codes.form {
+            Form::Int8 { codes: all, scales } => int8_rows(all, scales, codes.n_in, row, col, &mut out[..rows]),
+            Form::Nf4 { codes: all, absmax } => nf4_rows(all, absmax, codes.n_in, row, col, &mut out[..rows]),
+        }
+    } else {
+        for (i, out) in out[..rows].iter_mut().enumerate() {
+            codes.decode((row + i) * codes.n_in + col, &mut out[..width]);
+        }
+    }
+}
+
+/// The value of a finite float16 number.
+#[inline(always)]
+fn half(bits: u16) -> f32 {
+    // The exponents' biases differ by 112: the product is exact for subnormal numbers, too.
+    let magnitude = f32::from_bits((u32::from(bits) & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
+    f32::from_bits(magnitude.to_bits() | (u32::from(bits) & 0x8000) << 16)
+}
+
+vectorised! {
+    fn int8_rows(codes: &[i8], scales: &[u16], n_in: usize, row: usize, col: usize, out: &mut [[f32; DEPTH]]) {
+        for (i, out) in out.iter_mut().enumerate() {
+            let from = (row + i) * n_in + col;
+            let scale = half(scales[from / INT8_BLOCK]);
+            let Some(codes) = codes[from..].first_chunk::<DEPTH>() else { return };
+            for j in 0..DEPTH {
+                out[j] = f32::from(codes[j]) * scale;
+            }
+        }
+    }
+}
+
+vectorised! {
+    fn nf4_rows(codes: &[u8], absmax: &[f32], n_in: usize, row: usize, col: usize, out: &mut [[f32; DEPTH]]) {
+        for (i, out) in out.iter_mut().enumerate() {
+            let from = (row + i) * n_in + col;
+            let scale = absmax[from / NF4_BLOCK];
+            let Some(codes) = codes[from / 2..].first_chunk::<{ DEPTH / 2 }>() else { return };
+            for (pair, code) in out.as_chunks_mut::<2>().0.iter_mut().zip(codes) {
+                *pair = NF4_PAIRS[usize::from(*code)];
+            }
+            for x in out.iter_mut() {
+                *x *= scale;
+            }
+        }
+    }
+}
+
+vectorised! {
+    fn transpose(from: &Square, to: &mut Square) {
+        for (i, to) in to.iter_mut().enumerate() {
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = from[i];
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::codes::QuantizeBase;
+    use crate::ops::flex::bf16::Engine;
+
+    fn values(n: usize, seed: u64) -> Vec<f32> {
+        let mut z = seed | 1;
+        (0..n)
+            .map(|_| {
+                z = z.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (z >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    fn computes() -> Vec<Compute> {
+        let engines = [Engine::Portable, Engine::Avx512, Engine::Amx].into_iter().filter(|e| e.available());
+        std::iter::once(Compute::F32).chain(engines.map(Compute::Bf16)).collect()
+    }
+
+    const SHAPES: [(usize, usize); 8] =
+        [(1, 1), (3, 64), (40, 33), (64, 32), (200, 96), (33, 192), (500, 320), (384, 1600)];
+
+    #[test]
+    fn squares_hold_the_very_values_of_the_plain_decoding() {
+        for quantize in [QuantizeBase::Int8, QuantizeBase::Nf4] {
+            for (n_out, n_in) in SHAPES {
+                let codes = Codes::quantize(quantize, &values(n_out * n_in, 5), n_out, n_in).unwrap();
+                let plain = codes.dequantize();
+                for row in (0..n_out).step_by(DEPTH) {
+                    for col in (0..n_in).step_by(DEPTH) {
+                        let mut out = [[9f32; DEPTH]; DEPTH];
+                        square(&codes, row, col, &mut out);
+                        let mut turned = [[0f32; DEPTH]; DEPTH];
+                        transpose(&out, &mut turned);
+                        for i in 0..(n_out - row).min(DEPTH) {
+                            for j in 0..(n_in - col).min(DEPTH) {
+                                assert_eq!(out[i][j].to_bits(), plain[(row + i) * n_in + col + j].to_bits());
+                                assert_eq!(turned[j][i].to_bits(), out[i][j].to_bits());
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_float16_scale_is_read_exactly() {
+        for bits in (0..=u16::MAX).filter(|bits| half::f16::from_bits(*bits).is_finite()) {
+            assert_eq!(half(bits).to_bits(), half::f16::from_bits(bits).to_f32().to_bits(), "{bits:#06x}");
+        }
+    }
+
+    /// Two codes and one plain matrix in one product, into a wider output: the bits of the product with the decoded
+    /// matrices, in float32 the same sums up to the order that gemm chooses for another width.
+    #[test]
+    fn a_product_with_codes_is_the_product_with_the_decoded_matrix() {
+        for quantize in [QuantizeBase::Int8, QuantizeBase::Nf4] {
+            for (n_out, n_in) in SHAPES {
+                for forward in [true, false] {
+                    for compute in computes() {
+                        check(quantize, n_out, n_in, forward, compute);
+                    }
+                }
+            }
+        }
+    }
+
+    fn check(quantize: QuantizeBase, n_out: usize, n_in: usize, forward: bool, compute: Compute) {
+        let (depth, cols) = if forward { (n_in, n_out) } else { (n_out, n_in) };
+        let (m, r, gap) = (17, 5, 3);
+        let made = |seed| Codes::quantize(quantize, &values(n_out * n_in, seed), n_out, n_in).unwrap();
+        let codes = [made(5), made(6)];
+        let plain = codes.each_ref().map(Codes::dequantize);
+        let (x, t, b) = (values(m * depth, 7), values(m * r, 8), values(r * cols, 9));
+        let (x, t) = (compute.left_rows(&x, depth, m, depth), compute.left_rows(&t, r, m, r));
+        let b = compute.right_rows(&b, cols, r, cols);
+        let stride = cols + gap;
+        let run = |parts: [Part; 2], accumulate: bool| {
+            let mut out = vec![0.25f32; m * stride];
+            let terms = [(&x, parts[0]), (&t, b.all()), (&x, parts[1])];
+            compute.product(Threads::All, &mut out, stride, accumulate, &terms);
+            out
+        };
+        let right = plain.each_ref().map(|w| match forward {
+            true => compute.right_columns(w, n_in, depth, cols),
+            false => compute.right_rows(w, n_in, depth, cols),
+        });
+        for accumulate in [false, true] {
+            let got = run(codes.each_ref().map(|codes| Part::Codes(CodesPart { codes, forward })), accumulate);
+            let want = run([right[0].all(), right[1].all()], accumulate);
+            for (at, (got, want)) in got.iter().zip(&want).enumerate() {
+                let what = format!("{quantize} {n_out}x{n_in} forward {forward} {compute:?} [{at}]: {got}, {want}");
+                match compute {
+                    Compute::Bf16(_) => assert_eq!(got.to_bits(), want.to_bits(), "{what}"),
+                    Compute::F32 => assert!((got - want).abs() <= 1e-6 * (depth as f32).sqrt() * 4.0, "{what}"),
+                }
+            }
+            for threads in [1, 3] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let parts = codes.each_ref().map(|codes| Part::Codes(CodesPart { codes, forward }));
+                assert_eq!(pool.install(|| run(parts, accumulate)), got, "{threads} threads");
+            }
+        }
+    }
+}
