@@ -121,8 +121,8 @@ impl Decoder {
         Decoder::load_quantized(config, ops, trains, QuantizeBase::None, load, &mut |_| Ok(None))
     }
 
-    /// The same, the layers' linear maps kept as codes; embedding, head and norms stay as they are, as in QLoRA. A matrix
-    /// is loaded, quantized and let go before the next. `stored` is asked first, for a module that is one matrix.
+    /// The same, the layers' linear maps kept as codes; embedding and head in one bfloat16 copy, as QLoRA has them,
+    /// and norms as they are. A matrix is loaded, quantized and let go before the next. `stored` is asked first, for a module that is one matrix.
     pub fn load_quantized(
         config: &DecoderConfig,
         ops: Arc<dyn Ops>,
@@ -148,10 +148,14 @@ impl Decoder {
             true => None,
             false => Some(tensor("lm_head.weight", &[c.vocab_size, h])?),
         };
-        let embed = ops.freeze(table, c.vocab_size, h, trains);
+        let freeze = |data: Vec<f32>| match quantize {
+            QuantizeBase::None => ops.freeze(data, c.vocab_size, h, trains),
+            _ => ops.freeze_codes(Codes::bf16(&data, c.vocab_size, h), trains),
+        };
+        let embed = freeze(table);
         let head = match head {
             None => embed.clone(),
-            Some(head) => ops.freeze(head, c.vocab_size, h, trains),
+            Some(head) => freeze(head),
         };
         let layers = (0..c.num_hidden_layers)
             .map(|i| {

@@ -1,7 +1,7 @@
 //! A frozen matrix kept as codes, small numbers with one scale a block: what QLoRA trains over. Each code stands for one
 //! float32 value, the same in both passes and on every device.
 
-use half::f16;
+use half::{bf16, f16};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +85,8 @@ pub(crate) enum Form {
     Int8 { codes: Vec<i8>, scales: Vec<u16> },
     /// A value is `NF4[code] · absmax`; two codes a byte, the first in the high half.
     Nf4 { codes: Vec<u8>, absmax: Vec<f32> },
+    /// The upper halves of float32 numbers.
+    Bf16 { bits: Vec<u16> },
 }
 
 impl Codes {
@@ -97,6 +99,13 @@ impl Codes {
             QuantizeBase::Nf4 => nf4(data),
         };
         Some(Codes { n_out, n_in, form })
+    }
+
+    /// Rounded to bfloat16, in one copy for both passes: how embedding and head are kept beside quantized layers.
+    pub fn bf16(data: &[f32], n_out: usize, n_in: usize) -> Codes {
+        assert_eq!(data.len(), n_out * n_in, "a matrix has as many values as its shape says");
+        let bits = data.par_iter().map(|x| bf16::from_f32(*x).to_bits()).collect();
+        Codes { n_out, n_in, form: Form::Bf16 { bits } }
     }
 
     /// Takes the blocks of a GGUF file's Q8_0 tensor as they are. `None` where the bytes are not that many blocks, or a
@@ -116,7 +125,7 @@ impl Codes {
     pub fn nf4(&self) -> Option<(&[u8], &[f32])> {
         match &self.form {
             Form::Nf4 { codes, absmax } => Some((codes, absmax)),
-            Form::Int8 { .. } => None,
+            Form::Int8 { .. } | Form::Bf16 { .. } => None,
         }
     }
 
@@ -125,6 +134,7 @@ impl Codes {
         match &self.form {
             Form::Int8 { codes, scales } => codes.len() + 2 * scales.len(),
             Form::Nf4 { codes, absmax } => codes.len() + 4 * absmax.len(),
+            Form::Bf16 { bits } => 2 * bits.len(),
         }
     }
 
@@ -141,6 +151,7 @@ impl Codes {
             *out = match &self.form {
                 Form::Int8 { codes, scales } => f32::from(codes[i]) * f16::from_bits(scales[i / INT8_BLOCK]).to_f32(),
                 Form::Nf4 { codes, absmax } => NF4_PAIRS[usize::from(codes[i / 2])][i % 2] * absmax[i / NF4_BLOCK],
+                Form::Bf16 { bits } => bf16::from_bits(bits[i]).to_f32(),
             };
         }
     }
