@@ -59,6 +59,10 @@ pub struct BaseModel {
     pub digest: String,
     /// SPDX identifier, where it is known.
     pub license: Option<String>,
+    /// How its linear layers were kept while the adapter trained, where they were quantized: `int8` or `nf4`. The adapter
+    /// was merged into the weights that the digest is of.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub quantize_base: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,7 +153,7 @@ mod tests {
             version: version.to_owned(),
             created: "2026-01-02T03:04:05Z".to_owned(),
             task: Task { kind: "classify".to_owned(), labels: vec!["a".to_owned(), "b".to_owned()], system: None },
-            base: BaseModel { name: "base".to_owned(), digest: sha256_hex(b"b"), license: None },
+            base: BaseModel { name: "base".to_owned(), digest: sha256_hex(b"b"), license: None, quantize_base: None },
             dataset_digest: sha256_hex(b"d"),
             recipe_lock_digest: sha256_hex(b"r"),
             files: [file("model.gguf", "model"), file("report/report.json", "report")].into(),

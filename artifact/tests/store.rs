@@ -25,7 +25,7 @@ fn artifact(dir: &Path, name: &str, version: &str) -> String {
         version: version.to_owned(),
         created: "2026-01-02T03:04:05Z".to_owned(),
         task: Task { kind: "classify".to_owned(), labels: vec!["a".to_owned(), "b".to_owned()], system: None },
-        base: BaseModel { name: "base".to_owned(), digest: sha256_hex(b"b"), license: None },
+        base: BaseModel { name: "base".to_owned(), digest: sha256_hex(b"b"), license: None, quantize_base: None },
         dataset_digest: sha256_hex(b"d"),
         recipe_lock_digest: sha256_hex(b"r"),
         files: [file("model.gguf", "model"), file("report/report.json", "report")].into(),

@@ -4,6 +4,7 @@
 pub use crate::config::LINEARS;
 use crate::config::{Activation, DecoderConfig, LayerConfig, Rope};
 use crate::layout::Packed;
+use crate::ops::codes::{Codes, QuantizeBase};
 use crate::ops::{AttentionPlan, Block, Frozen, LayerKv, Lora, Ops, Rotation};
 use burn::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet};
@@ -100,10 +101,14 @@ pub struct Decoder {
     norm: Arc<Vec<f32>>,
     head: Frozen,
     checkpoint: bool,
+    quantized: QuantizeBase,
 }
 
 /// Gives a tensor by its Hugging Face name: shape and row-major data.
 pub type Loader<'a> = dyn FnMut(&str) -> Result<(Vec<usize>, Vec<f32>), DecoderError> + 'a;
+
+/// Gives the codes of a layer's matrix where it is stored in them.
+pub type CodesLoader<'a> = dyn FnMut(&str) -> Result<Option<Codes>, DecoderError> + 'a;
 
 impl Decoder {
     /// Loads every weight through `load`; `trains` keeps what the backward pass needs.
@@ -112,6 +117,19 @@ impl Decoder {
         ops: Arc<dyn Ops>,
         trains: bool,
         load: &mut Loader,
+    ) -> Result<Self, DecoderError> {
+        Decoder::load_quantized(config, ops, trains, QuantizeBase::None, load, &mut |_| Ok(None))
+    }
+
+    /// The same, the layers' linear maps kept as codes; embedding and head in one bfloat16 copy, as QLoRA has them,
+    /// and norms as they are. A matrix is loaded, quantized and let go before the next. `stored` is asked first, for a module that is one matrix.
+    pub fn load_quantized(
+        config: &DecoderConfig,
+        ops: Arc<dyn Ops>,
+        trains: bool,
+        quantize: QuantizeBase,
+        load: &mut Loader,
+        stored: &mut CodesLoader,
     ) -> Result<Self, DecoderError> {
         let c = config;
         let mut tensor = |name: &str, want: &[usize]| -> Result<Vec<f32>, DecoderError> {
@@ -130,17 +148,24 @@ impl Decoder {
             true => None,
             false => Some(tensor("lm_head.weight", &[c.vocab_size, h])?),
         };
-        let embed = ops.freeze(table, c.vocab_size, h, trains);
+        let freeze = |data: Vec<f32>| match quantize {
+            QuantizeBase::None => ops.freeze(data, c.vocab_size, h, trains),
+            _ => ops.freeze_codes(Codes::bf16(&data, c.vocab_size, h), trains),
+        };
+        let embed = freeze(table);
         let head = match head {
             None => embed.clone(),
-            Some(head) => ops.freeze(head, c.vocab_size, h, trains),
+            Some(head) => freeze(head),
         };
         let layers = (0..c.num_hidden_layers)
-            .map(|i| load_layer(c, i, &mut tensor, &mut |data, n_out, n_in| ops.freeze(data, n_out, n_in, trains)))
+            .map(|i| {
+                let mut freezer = Freezer { ops: ops.as_ref(), trains, quantize, stored: &mut *stored };
+                load_layer(c, i, &mut tensor, &mut freezer)
+            })
             .collect::<Result<_, _>>()?;
         let norm = load_norm(c, "model.norm.weight", h, &mut tensor)?;
         let head = head.with_softcap(c.final_logit_softcapping);
-        Ok(Decoder { config: c.clone(), ops, embed, layers, norm, head, checkpoint: false })
+        Ok(Decoder { config: c.clone(), ops, embed, layers, norm, head, checkpoint: false, quantized: quantize })
     }
 
     /// Keep each layer's input only, and run it again in the backward pass: a third more work for a fraction of the memory,
@@ -155,10 +180,32 @@ impl Decoder {
         ops: Arc<dyn Ops>,
         trains: bool,
     ) -> Result<Self, DecoderError> {
-        Decoder::load(weights.config(), ops, trains, &mut |name| {
-            let dense = weights.load(name).map_err(|e| DecoderError::Weights(e.to_string()))?;
-            Ok((dense.shape, dense.data))
-        })
+        Decoder::from_weights_quantized(weights, ops, trains, QuantizeBase::None)
+    }
+
+    /// The same as [`Decoder::load_quantized`]; what a GGUF file stores in the form asked for is taken as it is.
+    pub fn from_weights_quantized(
+        weights: &crate::weights::Weights,
+        ops: Arc<dyn Ops>,
+        trains: bool,
+        quantize: QuantizeBase,
+    ) -> Result<Self, DecoderError> {
+        let wrong = |e: crate::ModelError| DecoderError::Weights(e.to_string());
+        let mut load = |name: &str| weights.load(name).map(|dense| (dense.shape, dense.data)).map_err(wrong);
+        let mut stored = |name: &str| weights.codes(name, quantize).map_err(wrong);
+        Decoder::load_quantized(weights.config(), ops, trains, quantize, &mut load, &mut stored)
+    }
+
+    /// How the layers' linear maps are kept.
+    pub fn quantized(&self) -> QuantizeBase {
+        self.quantized
+    }
+
+    /// Memory of the frozen matrices: those of the layers, then embedding and head, which count once where they are one.
+    pub fn base_bytes(&self) -> [u64; 2] {
+        let projections = self.layers.iter().flat_map(|layer| &layer.projections);
+        let head = if self.config.tie_word_embeddings { 0 } else { self.head.bytes() };
+        [projections.map(|p| p.weight.bytes() as u64).sum(), (self.embed.bytes() + head) as u64]
     }
 
     pub fn ops(&self) -> &Arc<dyn Ops> {
@@ -363,17 +410,43 @@ fn load_norm(c: &DecoderConfig, name: &str, n: usize, tensor: &mut Checked) -> R
     Ok(Arc::new(weight))
 }
 
+/// Makes frozen matrices of a layer's linear maps.
+struct Freezer<'a> {
+    ops: &'a dyn Ops,
+    trains: bool,
+    quantize: QuantizeBase,
+    stored: &'a mut CodesLoader<'a>,
+}
+
+impl Freezer<'_> {
+    fn freeze(&self, data: Vec<f32>, n_out: usize, n_in: usize) -> Frozen {
+        match Codes::quantize(self.quantize, &data, n_out, n_in) {
+            Some(codes) => self.ops.freeze_codes(codes, self.trains),
+            None => self.ops.freeze(data, n_out, n_in, self.trains),
+        }
+    }
+
+    fn stored(&mut self, name: &str, want: [usize; 2]) -> Result<Option<Frozen>, DecoderError> {
+        let Some(codes) = (self.stored)(name)? else { return Ok(None) };
+        let got = [codes.n_out, codes.n_in];
+        match got == want {
+            true => Ok(Some(self.ops.freeze_codes(codes, self.trains))),
+            false => Err(DecoderError::Shape { name: name.to_string(), got: got.to_vec(), want: want.to_vec() }),
+        }
+    }
+}
+
 fn load_layer(
     c: &DecoderConfig,
     layer: usize,
     tensor: &mut Checked,
-    freeze: &mut dyn FnMut(Vec<f32>, usize, usize) -> Frozen,
+    freezer: &mut Freezer,
 ) -> Result<Layer, DecoderError> {
     let mut projections = Vec::with_capacity(7);
     for module in c.linears() {
         let (n_out, n_in) = c.linear_shape(module);
         let path = module_path(layer, module);
-        let mut whole = tensor(&format!("{path}.weight"), &[n_out, n_in])?;
+        let name = format!("{path}.weight");
         let bias = match c.has_bias(module) {
             true => Some(tensor(&format!("{path}.bias"), &[n_out])?),
             false => None,
@@ -381,13 +454,19 @@ fn load_layer(
         let parts: Vec<Range<usize>> =
             c.projections().into_iter().filter(|p| p.module == *module).map(|p| p.rows).collect();
         let fused = parts.len() > 1;
+        if !fused && let Some(weight) = freezer.stored(&name, [n_out, n_in])? {
+            let weight = weight.with_bias(bias.map(Arc::new));
+            projections.push(Projection { weight, path, rows: None });
+            continue;
+        }
+        let mut whole = tensor(&name, &[n_out, n_in])?;
         for rows in parts {
             let data = match fused {
                 true => whole[rows.start * n_in..rows.end * n_in].to_vec(),
                 false => std::mem::take(&mut whole),
             };
             let bias = bias.as_ref().map(|bias| Arc::new(bias[rows.clone()].to_vec()));
-            let weight = freeze(data, rows.len(), n_in).with_bias(bias);
+            let weight = freezer.freeze(data, rows.len(), n_in).with_bias(bias);
             projections.push(Projection { weight, path: path.clone(), rows: fused.then_some(rows) });
         }
     }

@@ -60,15 +60,21 @@ pub fn permute_qk(data: &[f32], heads: usize, n_in: usize) -> Vec<f32> {
 }
 
 /// The inverse of [`permute_qk`]: GGUF's order to Hugging Face's.
-pub fn unpermute_qk(data: &[f32], heads: usize, n_in: usize) -> Vec<f32> {
+/// A value may be anything, a byte of a row's blocks as well.
+pub fn unpermute_qk<T: Copy>(data: &[T], heads: usize, n_in: usize) -> Vec<T> {
     reorder(data, heads, n_in, |half, pair, side| (side * half + pair, 2 * pair + side))
 }
 
 /// `place(half, pair, side)` gives the row (to, from) within a head.
-fn reorder(data: &[f32], heads: usize, n_in: usize, place: impl Fn(usize, usize, usize) -> (usize, usize)) -> Vec<f32> {
+fn reorder<T: Copy>(
+    data: &[T],
+    heads: usize,
+    n_in: usize,
+    place: impl Fn(usize, usize, usize) -> (usize, usize),
+) -> Vec<T> {
     let rows = data.len() / n_in.max(1);
     let (head_dim, half) = (rows / heads.max(1), rows / heads.max(1) / 2);
-    let mut out = vec![0.0; data.len()];
+    let mut out = data.to_vec();
     for head in 0..heads {
         for pair in 0..half {
             for side in 0..2 {

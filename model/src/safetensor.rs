@@ -17,6 +17,8 @@ use std::sync::{Mutex, PoisonError};
 const MAX_HEADER_BYTES: u64 = 32 << 20;
 const MAX_INDEX_BYTES: u64 = 32 << 20;
 const MAX_SHARDS: usize = 4096;
+/// Bytes read at a time, a multiple of every value's.
+const PIECE: usize = 1 << 20;
 
 /// One file: where each tensor lies.
 pub struct SafetensorsFile {
@@ -78,21 +80,25 @@ impl SafetensorsFile {
         let info = self.layout.info(name);
         let info = info.ok_or_else(|| ModelError::MissingTensor { path: self.path.clone(), name: name.into() })?;
         let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end - start];
+        let mut values: Vec<f32> = Vec::with_capacity(info.shape.iter().product());
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.seek(SeekFrom::Start(self.data_start + start as u64))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(ModelError::read(&self.path))?;
-        drop(file);
-        let values: Vec<f32> = match info.dtype {
-            Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            Dtype::BF16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            other => {
-                let why = format!("{other:?} values can't be read; F32, F16 and BF16 can");
-                return Err(ModelError::tensor(&self.path, name, why));
+        file.seek(SeekFrom::Start(self.data_start + start as u64)).map_err(ModelError::read(&self.path))?;
+        // Piece by piece: the largest tensor is not to be in memory twice.
+        let mut piece = vec![0; PIECE.min(end - start)];
+        for at in (start..end).step_by(PIECE) {
+            let bytes = &mut piece[..PIECE.min(end - at)];
+            file.read_exact(bytes).map_err(ModelError::read(&self.path))?;
+            match info.dtype {
+                Dtype::F32 => values.extend(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))),
+                Dtype::F16 => values.extend(bytes.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
+                Dtype::BF16 => values.extend(bytes.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
+                other => {
+                    let why = format!("{other:?} values can't be read; F32, F16 and BF16 can");
+                    return Err(ModelError::tensor(&self.path, name, why));
+                }
             }
-        };
+        }
+        drop(file);
         match values.iter().position(|v| !v.is_finite()) {
             Some(at) => Err(ModelError::tensor(&self.path, name, format!("value {at} is not a finite number"))),
             None => Ok(values),

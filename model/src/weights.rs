@@ -4,8 +4,9 @@
 
 use crate::config::DecoderConfig;
 use crate::error::{ModelError, Result};
-use crate::gguf::GgufFile;
+use crate::gguf::{GgmlType, GgufFile};
 use crate::names::{gguf_to_hf, hf_to_gguf, unpermute_qk};
+use crate::ops::codes::{Codes, QuantizeBase};
 use crate::safetensor::Shards;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -119,6 +120,26 @@ impl Weights {
             }
         };
         Ok(DenseTensor { shape, data })
+    }
+
+    /// The codes of a matrix that the file stores in the very form asked for: a Q8_0 tensor for int8, block by block as it
+    /// is. `None` where the weight is to be loaded and quantized.
+    ///
+    /// # Errors
+    /// When reading fails, or a scale is not finite.
+    pub fn codes(&self, name: &str, quantize: QuantizeBase) -> Result<Option<Codes>> {
+        let From::Gguf(file) = &self.from else { return Ok(None) };
+        let info = hf_to_gguf(name).and_then(|n| file.tensor(&n)).filter(|info| info.ty == GgmlType::Q8_0);
+        let (Some(info), QuantizeBase::Int8, Some(&[n_out, n_in])) = (info, quantize, self.shape(name)) else {
+            return Ok(None);
+        };
+        let bytes = file.bytes(info)?;
+        let bytes = match self.permuted_heads(name) {
+            Some(heads) => unpermute_qk(&bytes, heads, bytes.len() / n_out.max(1)),
+            None => bytes,
+        };
+        let why = "a scale is not a finite number";
+        Codes::from_q8_0(&bytes, n_out, n_in).map(Some).ok_or_else(|| ModelError::tensor(&self.path, name, why))
     }
 
     /// The files that hold the weights.

@@ -7,9 +7,10 @@ mod common;
 use burn::tensor::{Device, Tensor};
 use common::{distance, step, step_with};
 use limbeck_model::layout::{Packed, ROOT};
+use limbeck_model::ops::codes::Codes;
 use limbeck_model::ops::flex::bf16::Engine;
 use limbeck_model::ops::flex::{Compute, FlexOps};
-use limbeck_model::ops::{AttentionPlan, Frozen, LayerKv, Lora, Ops, Target};
+use limbeck_model::ops::{AttentionPlan, Frozen, LayerKv, Lora, Ops, SoftTarget, Target};
 use std::sync::Arc;
 
 /// The op set without its layer op.
@@ -22,6 +23,10 @@ impl Ops for Composed {
 
     fn freeze(&self, data: Vec<f32>, n_out: usize, n_in: usize, trains: bool) -> Frozen {
         self.0.freeze(data, n_out, n_in, trains)
+    }
+
+    fn freeze_codes(&self, codes: Codes, trains: bool) -> Frozen {
+        self.0.freeze_codes(codes, trains)
     }
 
     fn embed(&self, table: &Frozen, tokens: &[u32]) -> Tensor<2> {
@@ -71,6 +76,10 @@ impl Ops for Composed {
         denominator: f32,
     ) -> Tensor<1> {
         self.0.linear_cross_entropy(hidden, head, targets, denominator)
+    }
+
+    fn linear_kl(&self, hidden: Tensor<2>, head: &Frozen, targets: &[SoftTarget], denominator: f32) -> Tensor<1> {
+        self.0.linear_kl(hidden, head, targets, denominator)
     }
 
     fn logits(&self, hidden: &Tensor<2>, head: &Frozen, rows: &[usize]) -> Vec<f32> {

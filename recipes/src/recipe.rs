@@ -136,6 +136,14 @@ pub enum Dtype {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QuantizeBase {
+    None,
+    Int8,
+    Nf4,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainOn {
     Last,
@@ -183,6 +191,7 @@ pub struct Train {
     pub adam_beta2: f64,
     pub adam_epsilon: f64,
     pub dtype: Dtype,
+    pub quantize_base: QuantizeBase,
     pub gradient_checkpointing: bool,
     pub save_steps: usize,
     pub save_total_limit: usize,

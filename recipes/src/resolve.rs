@@ -202,6 +202,15 @@ fn across(reader: &mut Reader, source: &Source) {
         let message = format!("warm-up and decay together take {shares:.2} of the steps");
         errors.push(RecipeError::new(message, Some(place(&schedule))).hint("keep their sum at 1 or less"));
     }
+    if let (Some(Value::String(kept)), Some(Value::String(device))) = (get("train.quantize_base"), get("model.device"))
+        && kept != "none"
+        && !device.starts_with("cpu")
+    {
+        let message =
+            format!("`train.quantize_base` is {kept} and `model.device` is {device}, which has no such kernels");
+        let hint = "leave `train.quantize_base` out, or train on the cpu";
+        errors.push(RecipeError::new(message, Some(place(&["train.quantize_base", "model.device"]))).hint(hint));
+    }
     for (i, gate) in reader.gates.iter().enumerate() {
         let Some(name) = gate.text("name") else { continue };
         if reader.gates[..i].iter().any(|g| g.text("name") == Some(name)) {

@@ -132,6 +132,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("train.adam_beta2", Float { min: 0.0, max: 0.999_999 }, Default("0.999"), "AdamW"),
     field("train.adam_epsilon", Positive { max: 1.0 }, Default("1e-8"), "AdamW"),
     field("train.dtype", Choice(&["auto", "bf16", "fp32"]), Default("\"auto\""), "what matrix products compute in: auto takes bf16 where the processor gains by it; masters and sums stay fp32"),
+    field("train.quantize_base", Choice(&["none", "int8", "nf4"]), Default("\"none\""), "QLoRA: how the base's linear layers are kept while the adapter trains: none as the products take them, int8 in 8.5 bits a weight, nf4 in 4.5; the adapter is merged into the base as it was"),
     field("train.gradient_checkpointing", Bool, Default("false"), "keep only each layer's input and run the layer again in the backward pass: a third more work, far less memory, the same bits"),
     field("train.save_steps", Int { min: 1, max: 1_000_000 }, Default("20"), "steps between checkpoints"),
     field("train.save_total_limit", Int { min: 1, max: 10_000 }, Default("2"), "checkpoints that are kept, the newest; the best one stays beside them"),

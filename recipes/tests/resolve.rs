@@ -3,8 +3,8 @@
 
 use limbeck_artifact::event::Stage;
 use limbeck_recipes::{
-    BaseModel, CacheDtype, DecayType, GateRule, LossNormalization, LrScheduler, Origin, Resolved, TrainOn, ValidMetric,
-    load, load_text, settings, template,
+    BaseModel, CacheDtype, DecayType, GateRule, LossNormalization, LrScheduler, Origin, QuantizeBase, Resolved,
+    TrainOn, ValidMetric, load, load_text, settings, template,
 };
 use std::path::Path;
 
@@ -86,6 +86,7 @@ fn the_trainers_keys_arrive_with_their_values_and_origins() {
         ("train.train_on", "all_assistant"),
         ("train.turbo_layers", "10"),
         ("train.turbo_cache_dtype", "bf16"),
+        ("train.quantize_base", "nf4"),
     ];
     let r = resolve(&sets);
     let t = &r.recipe.train;
@@ -95,6 +96,7 @@ fn the_trainers_keys_arrive_with_their_values_and_origins() {
     assert!(t.metric_for_best_model == ValidMetric::Accuracy && t.load_best_model_at_end);
     assert_eq!((t.loss_normalization, t.train_on), (LossNormalization::Example, TrainOn::AllAssistant));
     assert_eq!((t.turbo_layers, t.turbo_cache_dtype), (10, CacheDtype::Bf16));
+    assert_eq!(t.quantize_base, QuantizeBase::Nf4);
     assert!(sets.iter().all(|(key, _)| matches!(r.origins[*key], Origin::Set { .. })));
     let plain = resolve(&[]);
     assert!(sets.iter().all(|(key, _)| plain.origins[*key] == Origin::Default));

@@ -80,7 +80,7 @@ fn killed_in_each_stage_it_goes_on_to_the_same_bytes() {
     assert!(journal.contains("\"event\":\"stage_resumed\""), "training went on from a checkpoint");
 }
 
-/// Dropout, LoRA+, looks, a best model, patience and kept hidden states, killed between any of them; and on one thread the
+/// Dropout, LoRA+, looks, a best model, patience, kept hidden states and a base in codes, killed between any of them; and on one thread the
 /// bytes are those of all threads.
 #[test]
 fn a_training_with_all_switched_on_goes_on_to_the_same_bytes() {
@@ -96,6 +96,7 @@ fn a_training_with_all_switched_on_goes_on_to_the_same_bytes() {
         "train.load_best_model_at_end=true",
         "train.save_total_limit=1",
         "train.turbo_layers=1",
+        "train.quantize_base=nf4",
     ] {
         args.extend(["--set", set]);
     }

@@ -11,6 +11,7 @@ use crate::validate::Validator;
 use limbeck_artifact::dataset::{Dataset, Split};
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_model::decoder::Decoder;
+use limbeck_model::ops::codes::QuantizeBase;
 use limbeck_model::tokenizer::ChatTokenizer;
 use serde::Serialize;
 use std::sync::Arc;
@@ -21,6 +22,10 @@ use std::time::Instant;
 pub struct DryRun {
     pub trained_parameters: u64,
     pub frozen_parameters: u64,
+    /// How the base's linear layers are kept, and the bytes that they take; then those of embedding and head.
+    pub quantize_base: QuantizeBase,
+    pub layers_bytes: u64,
+    pub embedding_bytes: u64,
     pub rows: u64,
     pub valid_rows: u64,
     pub steps: u64,
@@ -89,9 +94,13 @@ pub fn dry_run(
     let looks = (1..=steps).filter(|step| is_due(*step, steps, s.eval_steps)).count() as u64;
     let token_s = longest_micro_batch_s / work.longest_tokens.max(1) as f64;
     let training_s = token_s * work.tokens as f64;
+    let [layers_bytes, embedding_bytes] = decoder.base_bytes();
     Ok(DryRun {
         trained_parameters: parameters.count() as u64,
         frozen_parameters: decoder.parameters(),
+        quantize_base: decoder.quantized(),
+        layers_bytes,
+        embedding_bytes,
         rows: rows.len() as u64,
         valid_rows: validator.rows.len() as u64,
         steps,

@@ -10,6 +10,7 @@ use crate::turbo::CacheDtype;
 use crate::watch::Metric;
 use limbeck_model::adapter::{AdapterConfig, AdapterError};
 use limbeck_model::decoder::DecoderError;
+use limbeck_model::ops::codes::QuantizeBase;
 use limbeck_model::prompt::{PromptError, TrainOn};
 use limbeck_model::score::ScoreError;
 use serde::{Deserialize, Serialize};
@@ -137,6 +138,9 @@ pub struct TrainReport {
     /// The valid split had stopped getting better.
     #[serde(default)]
     pub stopped_early: bool,
+    /// How the base's linear layers were kept.
+    #[serde(default)]
+    pub quantize_base: QuantizeBase,
 }
 
 #[derive(Debug, thiserror::Error)]

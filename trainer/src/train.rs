@@ -142,6 +142,7 @@ pub fn train(
     }
     let tail = &log[log.len().saturating_sub(20)..];
     Ok(TrainReport {
+        quantize_base: decoder.quantized(),
         steps: step,
         rows: rows.len() as u64,
         trained_parameters: parameters.count() as u64,

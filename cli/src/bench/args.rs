@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use limbeck_model::device::Dtype;
+use limbeck_model::ops::codes::QuantizeBase;
 use std::path::PathBuf;
 
 #[derive(Args, Debug)]
@@ -130,6 +131,13 @@ impl OurDtype {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OurBase {
+    None,
+    Int8,
+    Nf4,
+}
+
 #[derive(Args, Debug)]
 pub struct BenchOurs {
     #[command(subcommand)]
@@ -152,9 +160,20 @@ pub struct OursModel {
     dtype: OurDtype,
     #[arg(long)]
     pub gradient_checkpointing: bool,
+    /// How the frozen linear layers are kept: train.quantize_base of a recipe
+    #[arg(long, value_enum, default_value_t = OurBase::None)]
+    quantize_base: OurBase,
 }
 
 impl OursModel {
+    pub fn quantize_base(&self) -> QuantizeBase {
+        match self.quantize_base {
+            OurBase::None => QuantizeBase::None,
+            OurBase::Int8 => QuantizeBase::Int8,
+            OurBase::Nf4 => QuantizeBase::Nf4,
+        }
+    }
+
     pub fn dtype(&self) -> Dtype {
         self.dtype.compute()
     }

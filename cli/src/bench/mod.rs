@@ -8,6 +8,7 @@ pub mod report;
 pub mod sides;
 pub mod text;
 
+use limbeck_model::ops::codes::QuantizeBase;
 use serde::{Deserialize, Serialize};
 
 /// Of either side; the peer's fine-tuning always takes two.
@@ -40,6 +41,14 @@ pub struct StepFigures {
     /// Mean loss of the last step; ours only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
+    /// How the frozen linear layers were kept; ours only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantize_base: Option<QuantizeBase>,
+    /// Memory of these layers, in every form that is kept, and of embedding and head; ours only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers_mib: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding_mib: Option<f64>,
 }
 
 /// A whole fine-tuning and its accuracy afterwards.

@@ -33,7 +33,7 @@ use std::time::Instant;
 
 fn open(model: &OursModel, device: Option<&str>) -> Result<Decoder> {
     let ops = device::training_ops(device.unwrap_or("cpu").parse()?, model.dtype())?;
-    let decoder = Decoder::from_weights(&Weights::open(&model.model)?, ops, true)?;
+    let decoder = Decoder::from_weights_quantized(&Weights::open(&model.model)?, ops, true, model.quantize_base())?;
     Ok(decoder.with_checkpointing(model.gradient_checkpointing))
 }
 
@@ -119,6 +119,8 @@ pub fn step(args: &OursStep, device: Option<&str>) -> Result<StepFigures> {
     }
     let tokens = (args.bs * args.seq) as f64;
     let c = &decoder.config;
+    let [layers, embedding] = decoder.base_bytes();
+    let mib = |bytes: u64| (bytes as f64 / f64::from(1 << 20) * 10.0).round() / 10.0;
     Ok(StepFigures {
         dtype: decoder.ops().compute().to_owned(),
         bs: args.bs,
@@ -132,6 +134,9 @@ pub fn step(args: &OursStep, device: Option<&str>) -> Result<StepFigures> {
         // Scores and their mix of the values, each 2 × width, over the half of the row that a position sees on average.
         attention_flops: 2.0 * (args.seq * c.num_attention_heads * c.head_dim * c.num_hidden_layers) as f64,
         loss: Some(loss),
+        quantize_base: Some(decoder.quantized()),
+        layers_mib: Some(mib(layers)),
+        embedding_mib: Some(mib(embedding)),
     })
 }
 

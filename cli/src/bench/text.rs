@@ -137,6 +137,9 @@ mod tests {
             linear_flops: 269e6,
             attention_flops,
             loss: None,
+            quantize_base: None,
+            layers_mib: None,
+            embedding_mib: None,
         }
     }
 

@@ -4,6 +4,7 @@
 use super::eval::Evaluated;
 use super::quantize::QuantizedFiles;
 use super::{Finished, PROGRAM_VERSION, Run, Work, cannot};
+use crate::base::Base;
 use crate::exit::Result;
 use limbeck_artifact::dataset::{Dataset, DatasetCard, Example, Split};
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
@@ -12,6 +13,7 @@ use limbeck_artifact::files::write_atomic;
 use limbeck_artifact::manifest::{self, ArtifactFile, ArtifactManifest, BaseModel, Task};
 use limbeck_artifact::{keys, oms};
 use limbeck_eval::{CardPlan, Report, model_card};
+use limbeck_model::ops::codes::QuantizeBase;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_trainer::TrainReport;
 use serde::{Deserialize, Serialize};
@@ -79,7 +81,8 @@ pub fn run(
         parts.copy(&evaluated.summary.page, "report/report.html", "report-page")?;
         parts.copy("train/loss.jsonl", "report/loss.jsonl", "training-log")?;
         let example = example(&dataset);
-        let card = card(run, &report, &base.name, base.license.as_deref(), &model, &example);
+        let kept = trained.summary.quantize_base;
+        let card = card(run, &report, base, kept, &model, &example);
         parts.write("README.md", card.as_bytes(), "card")?;
 
         let manifest = ArtifactManifest {
@@ -92,7 +95,12 @@ pub fn run(
                 labels: dataset.card.labels.clone(),
                 system: system(&dataset),
             },
-            base: BaseModel { name: base.name.clone(), digest: base.digest.clone(), license: base.license.clone() },
+            base: BaseModel {
+                name: base.name.clone(),
+                digest: base.digest.clone(),
+                license: base.license.clone(),
+                quantize_base: (kept != QuantizeBase::None).then(|| kept.to_string()),
+            },
             dataset_digest: dataset.card.digest.clone(),
             recipe_lock_digest: run.lock_digest(),
             files: parts.files()?,
@@ -225,11 +233,18 @@ fn example(dataset: &Dataset) -> String {
     texts.into_iter().next().unwrap_or_else(|| "hello".to_owned())
 }
 
-fn card(run: &Run<'_>, report: &Report, base: &str, license: Option<&str>, model: &str, example: &str) -> String {
+fn card(run: &Run<'_>, report: &Report, base: &Base, kept: QuantizeBase, model: &str, example: &str) -> String {
     let recipe = run.recipe();
+    let over_codes = match kept {
+        QuantizeBase::None => None,
+        kept => Some(format!(
+            "The adapter was trained over the base's linear layers in {kept} codes (QLoRA) and merged into the base's own \
+             weights. What was evaluated is the merged file."
+        )),
+    };
     let plan = CardPlan {
-        license: license.unwrap_or("other").to_owned(),
-        base_model: base.to_owned(),
+        license: base.license.clone().unwrap_or_else(|| "other".to_owned()),
+        base_model: base.name.clone(),
         base_model_relation: "finetune".to_owned(),
         language: vec!["en".to_owned()],
         tags: ["text-classification", "gguf", "lora", "limbeck"].map(String::from).to_vec(),
@@ -250,7 +265,7 @@ fn card(run: &Run<'_>, report: &Report, base: &str, license: Option<&str>, model
             report.labels.len(),
             recipe.eval.threshold
         ),
-        notes: recipe.data.notes.clone(),
+        notes: recipe.data.notes.iter().cloned().chain(over_codes).collect(),
         // From within the folder, wherever it went.
         try_it: format!("limbeck score . \"{example}\" --key signing.pub.pem"),
     };

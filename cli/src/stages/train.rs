@@ -6,6 +6,7 @@ use limbeck_artifact::dataset::{Dataset, DatasetCard};
 use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_model::decoder::Decoder;
 use limbeck_model::device::{self, DeviceName, Dtype};
+use limbeck_model::ops::codes::QuantizeBase;
 use limbeck_model::prompt::TrainOn;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
@@ -17,6 +18,8 @@ use limbeck_trainer::{TrainError, TrainPlan, TrainReport, TrainSettings, batch, 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
+
+const MIB: f64 = (1u64 << 20) as f64;
 
 /// What a training works on, opened.
 pub struct Opened {
@@ -40,11 +43,16 @@ pub fn open(run: &Run<'_>, key: &str, stop_at_step: Option<u64>, emit: &dyn Emit
     };
     let ops = device::training_ops(device, dtype)?;
     let compute = ops.compute();
-    let decoder = Decoder::from_weights(&Weights::open(&base.path)?, ops, true)?;
+    let kept = quantize_base(run.recipe());
+    let decoder = Decoder::from_weights_quantized(&Weights::open(&base.path)?, ops, true, kept)?;
     let decoder = Arc::new(decoder.with_checkpointing(run.recipe().train.gradient_checkpointing));
     let tokenizer = Arc::new(ChatTokenizer::open(&base.path)?);
     let dataset = Dataset::load(&run.dataset_dir())?;
-    emit.emit(EventKind::Note { text: format!("base {} on {device}, products in {compute}", base.name) });
+    let codes = match kept {
+        QuantizeBase::None => String::new(),
+        kept => format!(", its linear layers in {:.1} MiB of {kept} codes", decoder.base_bytes()[0] as f64 / MIB),
+    };
+    emit.emit(EventKind::Note { text: format!("base {} on {device}, products in {compute}{codes}", base.name) });
     let plan = TrainPlan {
         settings: settings(run.recipe()),
         // Another processor's products sum in another order: a checkpoint is gone on from only where the bits stay the same.
@@ -194,6 +202,14 @@ pub fn settings(recipe: &Recipe) -> TrainSettings {
             recipe::ValidMetric::Accuracy => Metric::Accuracy,
         },
         load_best_model_at_end: t.load_best_model_at_end,
+    }
+}
+
+pub fn quantize_base(recipe: &Recipe) -> QuantizeBase {
+    match recipe.train.quantize_base {
+        recipe::QuantizeBase::None => QuantizeBase::None,
+        recipe::QuantizeBase::Int8 => QuantizeBase::Int8,
+        recipe::QuantizeBase::Nf4 => QuantizeBase::Nf4,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::settings::Settings;
 use crate::stages::train::{Opened, open};
 use crate::stages::{self, Run, cannot};
 use limbeck_artifact::event::Stage;
+use limbeck_model::ops::codes::QuantizeBase;
 use limbeck_trainer::{DryRun, dry_run};
 use limbeck_tui::progress::{bytes, count, duration};
 use serde_json::json;
@@ -59,6 +60,14 @@ fn text(found: &DryRun, memory: Option<u64>, cost: Option<f64>, terminal: &Termi
     line(
         "parameters",
         format!("{} trained, {} frozen", millions(found.trained_parameters), millions(found.frozen_parameters)),
+    );
+    let codes = match found.quantize_base {
+        QuantizeBase::None => String::new(),
+        kept => format!(" of {kept} codes"),
+    };
+    line(
+        "base",
+        format!("layers {}{codes}, embedding and head {}", bytes(found.layers_bytes), bytes(found.embedding_bytes)),
     );
     line(
         "work",
@@ -129,6 +138,9 @@ mod tests {
         let found = DryRun {
             trained_parameters: 1_034_000,
             frozen_parameters: 26_100_000,
+            quantize_base: QuantizeBase::None,
+            layers_bytes: 60_000_000,
+            embedding_bytes: 44_400_000,
             rows: 507,
             valid_rows: 83,
             steps: 192,
@@ -147,7 +159,9 @@ mod tests {
             total_s: 74.5,
         };
         let plain = Terminal { live: false, colour: false, width: 110 };
-        let turbo = DryRun { cache_s: 2.0, looks: 1, total_s: 66.5, ..found.clone() };
+        let kept = QuantizeBase::Nf4;
+        let turbo = DryRun { quantize_base: kept, layers_bytes: 8_440_000, ..found.clone() };
+        let turbo = DryRun { cache_s: 2.0, looks: 1, total_s: 66.5, ..turbo };
         insta::assert_snapshot!(
             "dry-run",
             format!("{}{}", text(&found, Some(1 << 30), Some(0.0434), &plain), text(&turbo, None, None, &plain))

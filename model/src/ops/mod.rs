@@ -1,14 +1,19 @@
 //! The op set of the hot path: what a decoder layer is made of, each op with its gradient. [`stock`] writes them in plain
 //! burn and runs on every device; [`flex`] are our own kernels for the CPU, tested against it.
 
+pub mod codes;
 pub mod dropout;
 pub mod flex;
+mod soft;
 mod softcap;
 pub mod stock;
+
+pub use soft::{SoftTarget, SoftTargetError};
 
 use crate::config::Rope;
 use crate::layout::{Packed, Segment};
 use burn::tensor::{Device, Tensor};
+use codes::Codes;
 use std::sync::Arc;
 
 /// A frozen linear map: a matrix, `[out, in]` as Hugging Face stores it, in the form its op set wants, and what follows it.
@@ -30,6 +35,14 @@ impl Frozen {
 
     pub fn with_bias(self, bias: Option<Arc<Vec<f32>>>) -> Self {
         Frozen { bias, ..self }
+    }
+
+    /// Memory that the matrix takes on its device.
+    pub fn bytes(&self) -> usize {
+        match &self.form {
+            FrozenForm::Flex(matrix) => matrix.bytes(),
+            FrozenForm::Stock(_) => 4 * self.n_out * self.n_in,
+        }
     }
 
     pub fn with_softcap(self, softcap: Option<f32>) -> Self {
@@ -144,6 +157,11 @@ pub trait Ops: Send + Sync {
     /// Takes a frozen matrix `[n_out, n_in]`; `trains` says that gradients must flow through it to its input.
     fn freeze(&self, data: Vec<f32>, n_out: usize, n_in: usize, trains: bool) -> Frozen;
 
+    /// The same of a matrix in codes. An op set without products for them decodes it here, and saves no memory.
+    fn freeze_codes(&self, codes: Codes, trains: bool) -> Frozen {
+        self.freeze(codes.dequantize(), codes.n_out, codes.n_in, trains)
+    }
+
     /// Rows of the embedding table.
     fn embed(&self, table: &Frozen, tokens: &[u32]) -> Tensor<2>;
 
@@ -185,6 +203,10 @@ pub trait Ops: Send + Sync {
     /// `Σ weight · nll / denominator` over the targets, a tensor `[1]`; the head runs on the targets' rows only.
     fn linear_cross_entropy(&self, hidden: Tensor<2>, head: &Frozen, targets: &[Target], denominator: f32)
     -> Tensor<1>;
+
+    /// `Σ weight · KL(teacher ‖ student) / denominator` over the targets, a tensor `[1]`: the divergence of what a teacher
+    /// told of each position, its tail as one more outcome ([`SoftTarget`]). The head runs on the targets' rows only.
+    fn linear_kl(&self, hidden: Tensor<2>, head: &Frozen, targets: &[SoftTarget], denominator: f32) -> Tensor<1>;
 
     /// Logits of all tokens at the given rows: `[rows, vocabulary]`. No gradient.
     fn logits(&self, hidden: &Tensor<2>, head: &Frozen, rows: &[usize]) -> Vec<f32>;

@@ -1,7 +1,7 @@
 //! The op set in plain burn: short, slow, and the reference that every kernel is tested against. It is what a device
 //! without kernels of its own runs.
 
-use super::{AttentionPlan, Frozen, FrozenForm, LayerKv, Lora, Ops, Target, softcap};
+use super::{AttentionPlan, Frozen, FrozenForm, LayerKv, Lora, Ops, SoftTarget, Target, soft, softcap};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 use std::sync::Arc;
 
@@ -174,6 +174,10 @@ impl Ops for StockOps {
         let wanted = self.indices(targets.iter().map(|t| t.token as usize)).reshape([n, 1]);
         let weights = self.constant(targets.iter().map(|t| t.weight / denominator).collect(), [n, 1]);
         (log_probs.gather(1, wanted) * weights).sum().neg()
+    }
+
+    fn linear_kl(&self, hidden: Tensor<2>, head: &Frozen, targets: &[SoftTarget], denominator: f32) -> Tensor<1> {
+        soft::linear_kl(self, hidden, head, targets, denominator)
     }
 
     fn logits(&self, hidden: &Tensor<2>, head: &Frozen, rows: &[usize]) -> Vec<f32> {

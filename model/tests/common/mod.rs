@@ -3,7 +3,7 @@
 
 use limbeck_model::adapter::{Adapter, AdapterConfig, LoraPair};
 use limbeck_model::config::DecoderConfig;
-use limbeck_model::decoder::{Decoder, LINEARS, LoraSet, module_path};
+use limbeck_model::decoder::{Decoder, DecoderError, LINEARS, LoraSet, module_path};
 use limbeck_model::ops::{Lora, Ops, Target};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,23 +37,29 @@ fn seed(name: &str) -> u64 {
     name.bytes().fold(7, |h, b| h * 31 % 1_000_003 + b as u64)
 }
 
+/// A weight of the tiny decoder.
+pub fn tensor(c: &DecoderConfig, name: &str) -> Result<(Vec<usize>, Vec<f32>), DecoderError> {
+    let (h, f, kv) = (c.hidden_size, c.intermediate_size, c.num_key_value_heads * c.head_dim);
+    let shape = match name {
+        n if n.contains("norm") => vec![h],
+        n if n.contains("embed") => vec![c.vocab_size, h],
+        n if n.contains("k_proj") || n.contains("v_proj") => vec![kv, h],
+        n if n.contains("gate") || n.contains("up") => vec![f, h],
+        n if n.contains("down") => vec![h, f],
+        _ => vec![h, h],
+    };
+    let n = shape.iter().product();
+    let mut data = values(n, seed(name), if shape.len() == 1 { 0.3 } else { 0.35 });
+    if shape.len() == 1 {
+        data.iter_mut().for_each(|x| *x += 1.0);
+    }
+    Ok((shape, data))
+}
+
 pub fn decoder(ops: Arc<dyn Ops>, adapter: Option<&Adapter>) -> Decoder {
     let c = config();
-    let (h, f, kv) = (c.hidden_size, c.intermediate_size, c.num_key_value_heads * c.head_dim);
     let mut load = |name: &str| {
-        let shape = match name {
-            n if n.contains("norm") => vec![h],
-            n if n.contains("embed") => vec![c.vocab_size, h],
-            n if n.contains("k_proj") || n.contains("v_proj") => vec![kv, h],
-            n if n.contains("gate") || n.contains("up") => vec![f, h],
-            n if n.contains("down") => vec![h, f],
-            _ => vec![h, h],
-        };
-        let n = shape.iter().product();
-        let mut data = values(n, seed(name), if shape.len() == 1 { 0.3 } else { 0.35 });
-        if shape.len() == 1 {
-            data.iter_mut().for_each(|x| *x += 1.0);
-        }
+        let (shape, mut data) = tensor(&c, name)?;
         let pair = adapter.and_then(|a| a.pairs.get(name.strip_suffix(".weight").unwrap_or(name)));
         if let Some(p) = pair {
             let scaling = adapter.map_or(0.0, |a| a.scaling());
@@ -95,8 +101,13 @@ pub fn step_with(
     batch: &limbeck_model::layout::Packed,
     targets: &[Target],
 ) -> (f32, Vec<Vec<f32>>) {
-    let decoder = decoder(ops.clone(), None).with_checkpointing(checkpoint);
-    let set: LoraSet = adapter(&decoder, 3)
+    step_of(&decoder(ops, None).with_checkpointing(checkpoint), batch, targets)
+}
+
+/// The same of any decoder.
+pub fn step_of(decoder: &Decoder, batch: &limbeck_model::layout::Packed, targets: &[Target]) -> (f32, Vec<Vec<f32>>) {
+    let ops = decoder.ops();
+    let set: LoraSet = adapter(decoder, 3)
         .constants(ops.as_ref())
         .into_iter()
         .map(|(k, l)| (k, Lora { a: l.a.require_grad(), b: l.b.require_grad(), scaling: l.scaling, dropout: None }))

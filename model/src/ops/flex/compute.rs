@@ -4,6 +4,7 @@
 use super::FlexMatrix;
 use super::bf16::{self, DEPTH, Engine, Square};
 use super::buffer::Buffer;
+use super::codes::{self, CodesPart};
 use super::kernels::{Threads, View, matmul};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -33,16 +34,44 @@ pub(super) enum Left<'a> {
 }
 
 /// The right side, `[depth, cols]`.
+#[derive(Debug)]
 pub(super) enum Right<'a> {
-    F32 { view: View<'a>, depth: usize, cols: usize },
+    F32 {
+        view: View<'a>,
+        cols: usize,
+    },
+    /// Row-major.
+    Owned {
+        data: Buffer,
+        cols: usize,
+    },
     Bf16(bf16::Right),
 }
 
 /// A right side, or its first depths and columns.
 #[derive(Clone, Copy)]
 pub(super) enum Part<'a> {
-    F32 { view: View<'a>, cols: usize },
+    F32 {
+        view: View<'a>,
+        cols: usize,
+    },
     Bf16(bf16::RightPart<'a>),
+    /// A frozen matrix, decoded where it is multiplied.
+    Codes(CodesPart<'a>),
+}
+
+impl<'a> Part<'a> {
+    /// Some of its columns, from a multiple of a tile's on.
+    pub(super) fn columns(self, columns: Range<usize>) -> Part<'a> {
+        match self {
+            Part::F32 { view, .. } => {
+                let data = view.data.get(columns.start * view.col_stride..).unwrap_or(&[]);
+                Part::F32 { view: View { data, ..view }, cols: columns.len() }
+            }
+            Part::Bf16(right) => Part::Bf16(right.columns(columns.start, columns.len())),
+            Part::Codes(_) => unreachable!("codes are decoded by columns"),
+        }
+    }
 }
 
 impl Compute {
@@ -65,7 +94,7 @@ impl Compute {
     /// `b` is row-major `[depth, cols]`.
     pub(super) fn right_rows(self, b: &[f32], stride: usize, depth: usize, cols: usize) -> Right<'_> {
         match self {
-            Compute::F32 => Right::F32 { view: View::rows(b, stride), depth, cols },
+            Compute::F32 => Right::F32 { view: View::rows(b, stride), cols },
             Compute::Bf16(_) => Right::Bf16(bf16::Right::from_rows(b, stride, depth, cols)),
         }
     }
@@ -73,7 +102,7 @@ impl Compute {
     /// The transpose of `b`, which is `[cols, depth]`.
     pub(super) fn right_columns(self, b: &[f32], stride: usize, depth: usize, cols: usize) -> Right<'_> {
         match self {
-            Compute::F32 => Right::F32 { view: View::transposed(b, stride), depth, cols },
+            Compute::F32 => Right::F32 { view: View::transposed(b, stride), cols },
             Compute::Bf16(_) => Right::Bf16(bf16::Right::from_columns(b, stride, depth, cols)),
         }
     }
@@ -81,6 +110,26 @@ impl Compute {
     /// `N` matrices `[rows, cols]` as left sides that `values` works out square by square, the first `I` of them from the
     /// sums of a product, as [`bf16::fused`] says.
     pub(super) fn fused<const I: usize, const N: usize>(
+        self,
+        size: [usize; 2],
+        products: [&[(&Left, Part)]; I],
+        values: impl Fn(usize, usize, [&mut Square; N]) + Sync,
+    ) -> [Left<'static>; N] {
+        if products.iter().any(|terms| terms.iter().any(|(_, right)| matches!(right, Part::Codes(_)))) {
+            // Codes are decoded by columns, into sums that are complete when the squares are worked out.
+            let sums: [Buffer; I] = self.sums(Threads::All, size, products);
+            return self.fused_numbers(size, [], |row, col, mut squares: [&mut Square; N]| {
+                for (sums, square) in sums.iter().zip(&mut squares) {
+                    copy(sums, size[1], row, col, square);
+                }
+                values(row, col, squares);
+            });
+        }
+        self.fused_numbers(size, products, values)
+    }
+
+    /// [`Compute::fused`] without codes.
+    fn fused_numbers<const I: usize, const N: usize>(
         self,
         size: [usize; 2],
         products: [&[(&Left, Part)]; I],
@@ -151,6 +200,15 @@ impl Compute {
         made
     }
 
+    /// What [`Compute::fused`] made as a right side.
+    pub(super) fn right(self, made: Left<'static>) -> Right<'static> {
+        match made {
+            Left::Bf16(left) => Right::Bf16(bf16::turned(&left)),
+            Left::Owned { data, depth, .. } => Right::Owned { data, cols: depth },
+            Left::F32 { .. } => unreachable!("a view of somebody else's matrix"),
+        }
+    }
+
     /// `left · x` for each left `[rows, n]`, row-major `[rows, cols]`; `x` `[n, cols]` is what other products take as their
     /// left side.
     pub(super) fn over_rows(self, lefts: &[&Left], x: &Left) -> Vec<Vec<f32>> {
@@ -192,6 +250,9 @@ impl Compute {
         accumulate: bool,
         terms: &[(&Left, Part)],
     ) {
+        if terms.iter().any(|(_, right)| matches!(right, Part::Codes(_))) {
+            return codes::product(self, threads, out, stride, accumulate, terms);
+        }
         match self {
             Compute::F32 => {
                 for (i, (left, right)) in terms.iter().enumerate() {
@@ -212,7 +273,7 @@ impl Compute {
 fn packed<'a>(terms: &[(&'a Left, Part<'a>)]) -> Vec<(&'a bf16::Left, bf16::RightPart<'a>)> {
     let both = |(left, right): &(&'a Left, Part<'a>)| match right {
         Part::Bf16(right) => (left.packed(), *right),
-        Part::F32 { .. } => unreachable!("a float32 operand in a bfloat16 product"),
+        Part::F32 { .. } | Part::Codes(_) => unreachable!("a float32 operand, or codes, in a bfloat16 product"),
     };
     terms.iter().map(both).collect()
 }
@@ -291,21 +352,21 @@ pub(super) fn copy(x: &[f32], cols: usize, row: usize, col: usize, square: &mut 
 impl Right<'_> {
     pub fn all(&self) -> Part<'_> {
         match self {
-            Right::F32 { view, cols, .. } => Part::F32 { view: *view, cols: *cols },
+            Right::F32 { view, cols } => Part::F32 { view: *view, cols: *cols },
+            Right::Owned { data, cols } => Part::F32 { view: View::rows(data, *cols), cols: *cols },
             Right::Bf16(right) => Part::Bf16(right.all()),
         }
     }
 
     /// Some depths and columns; both ranges begin at a multiple of 32.
     pub fn part(&self, depths: Range<usize>, cols: Range<usize>) -> Part<'_> {
-        match self {
-            Right::F32 { view: View { data, row_stride, col_stride }, depth: most, cols: most_cols } => {
-                debug_assert!(depths.end <= *most && cols.end <= *most_cols);
+        match (self, self.all()) {
+            (Right::Bf16(right), _) => Part::Bf16(right.part(depths, cols)),
+            (_, Part::F32 { view: View { data, row_stride, col_stride }, .. }) => {
                 let data = &data[depths.start * row_stride + cols.start * col_stride..];
-                let view = View { data, row_stride: *row_stride, col_stride: *col_stride };
-                Part::F32 { view, cols: cols.len() }
+                Part::F32 { view: View { data, row_stride, col_stride }, cols: cols.len() }
             }
-            Right::Bf16(right) => Part::Bf16(right.part(depths, cols)),
+            _ => unreachable!("a right side is packed or a view"),
         }
     }
 }
@@ -316,6 +377,7 @@ impl FlexMatrix {
         match self {
             FlexMatrix::F32 { wt, .. } => Part::F32 { view: View::rows(wt, n_out), cols: n_out },
             FlexMatrix::Bf16 { forward, .. } => Part::Bf16(forward.all()),
+            FlexMatrix::Codes { codes, .. } => Part::Codes(CodesPart { codes, forward: true }),
         }
     }
 
@@ -327,6 +389,7 @@ impl FlexMatrix {
             FlexMatrix::Bf16 { backward: None, .. } => {
                 unreachable!("a gradient flows through a matrix that was frozen for inference")
             }
+            FlexMatrix::Codes { codes, .. } => Part::Codes(CodesPart { codes, forward: false }),
         }
     }
 
@@ -334,6 +397,7 @@ impl FlexMatrix {
         match self {
             FlexMatrix::F32 { .. } => Compute::F32,
             FlexMatrix::Bf16 { engine, .. } => Compute::Bf16(*engine),
+            FlexMatrix::Codes { compute, .. } => *compute,
         }
     }
 }

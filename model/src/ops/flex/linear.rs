@@ -1,7 +1,8 @@
 //! Frozen linear layers, with and without a LoRA adapter. The gradient reaches the input and the factors only: dW is
 //! never formed, nor is `B A`.
 
-use super::bf16::{Engine, Left, Right, product};
+use super::bf16;
+use super::compute::{Compute, Left, Right};
 use super::kernels::{Threads, View, matmul, transpose};
 use super::{Flex, FlexMatrix, FlexTensor, dims, flex, primitive, slice, tensor};
 use crate::ops::Lora;
@@ -18,13 +19,16 @@ pub(super) struct Inputs(Mutex<Option<Input>>);
 struct Input {
     /// Held so that nothing else can come to lie at its address, nor be written there.
     x: FlexTensor,
-    left: Arc<Left>,
-    right: Option<Arc<Right>>,
+    left: Arc<Left<'static>>,
+    right: Option<Arc<Right<'static>>>,
 }
 
+/// A packed input, as the left side and as the right one.
+type Packed = (Arc<Left<'static>>, Option<Arc<Right<'static>>>);
+
 impl Inputs {
-    /// `x` as the left side of its products; with `for_backward` also as the right side of the factors' gradient.
-    fn packed(&self, x: &FlexTensor, for_backward: bool) -> (Arc<Left>, Option<Arc<Right>>) {
+    /// In bfloat16: `x` as the left side of its products; with `for_backward` also as the right side of the factors' gradient.
+    fn packed(&self, x: &FlexTensor, for_backward: bool) -> Packed {
         let [n, width] = dims(x);
         let data = slice(x);
         let mut last = match self.0.lock() {
@@ -35,21 +39,14 @@ impl Inputs {
         let input = match known {
             Some(input) => input,
             None => {
-                let left = Arc::new(Left::from_rows(data, width, n, width));
+                let left = Arc::new(Left::Bf16(bf16::Left::from_rows(data, width, n, width)));
                 last.insert(Input { x: x.clone(), left, right: None })
             }
         };
         if for_backward && input.right.is_none() {
-            input.right = Some(Arc::new(Right::from_rows(data, width, n, width)));
+            input.right = Some(Arc::new(Right::Bf16(bf16::Right::from_rows(data, width, n, width))));
         }
         (input.left.clone(), input.right.clone().filter(|_| for_backward))
-    }
-}
-
-pub(super) fn backward_of(backward: &Option<Right>) -> &Right {
-    match backward {
-        Some(right) => right,
-        None => unreachable!("a gradient flows through a matrix that was frozen for inference"),
     }
 }
 
@@ -65,16 +62,9 @@ impl Backward<Flex, 1> for FrozenBackward {
         let [Some(parent)] = ops.parents else { return };
         let [n, _] = dims(&grad);
         let mut dx = vec![0f32; n * n_in];
-        match &*weight {
-            FlexMatrix::F32 { w, .. } => {
-                let (dy, w) = (View::rows(slice(&grad), n_out), View::rows(w, n_in));
-                matmul([n, n_out, n_in], &mut dx, n_in, false, dy, w, 1.0, Threads::All);
-            }
-            FlexMatrix::Bf16 { engine, backward, .. } => {
-                let dy = Left::from_rows(slice(&grad), n_out, n, n_out);
-                product(*engine, true, &mut dx, n_in, false, &[(&dy, backward_of(backward).all())]);
-            }
-        }
+        let c = weight.compute();
+        let dy = c.left_rows(slice(&grad), n_out, n, n_out);
+        c.product(Threads::All, &mut dx, n_in, false, &[(&dy, weight.backward(n_in))]);
         grads.register::<Flex>(parent.id, flex(dx, [n, n_in]));
     }
 }
@@ -84,16 +74,12 @@ pub(super) fn frozen(inputs: &Inputs, x: Tensor<2>, n_out: usize, n_in: usize, w
     let input = x.primitive().to_contiguous();
     let [n, _] = dims(&input);
     let mut y = vec![0f32; n * n_out];
-    match &**weight {
-        FlexMatrix::F32 { wt, .. } => {
-            let (xv, wt) = (View::rows(slice(&input), n_in), View::rows(wt, n_out));
-            matmul([n, n_in, n_out], &mut y, n_out, false, xv, wt, 1.0, Threads::All);
-        }
-        FlexMatrix::Bf16 { engine, forward, .. } => {
-            let (x, _) = inputs.packed(&input, false);
-            product(*engine, true, &mut y, n_out, false, &[(&x, forward.all())]);
-        }
-    }
+    let c = weight.compute();
+    let left = match c {
+        Compute::F32 => Arc::new(c.left_rows(slice(&input), n_in, n, n_in)),
+        Compute::Bf16(_) => inputs.packed(&input, false).0,
+    };
+    c.product(Threads::All, &mut y, n_out, false, &[(&left, weight.forward(n_out))]);
     let y = flex(y, [n, n_out]);
     tensor(match FrozenBackward.prepare::<NoCheckpointing>([x.node()]).compute_bound().stateful() {
         OpsKind::Tracked(p) => p.finish((weight.clone(), n_out, n_in), y),
@@ -115,7 +101,7 @@ struct LoraState {
 #[derive(Debug)]
 enum Saved {
     F32 { x: FlexTensor, down: Vec<f32> },
-    Bf16 { x: Arc<Right>, down_t: Left },
+    Bf16 { x: Arc<Right<'static>>, down_t: Left<'static> },
 }
 
 /// Gradients of input, A and B.
@@ -158,7 +144,7 @@ fn backward_f32(
     dy: &[f32],
     [wants_x, wants_a, wants_b]: [bool; 3],
 ) -> LoraGrads {
-    let FlexMatrix::F32 { w, .. } = &*state.weight else { unreachable!("saved in float32 beside a bfloat16 weight") };
+    let c = Compute::F32;
     let ([r, n_in], [n_out, _], n) = (dims(&state.a), dims(&state.b), state.n);
     let mut up = vec![0f32; n * r];
     let b = View::rows(slice(&state.b), r);
@@ -177,10 +163,9 @@ fn backward_f32(
     });
     let x = wants_x.then(|| {
         let mut dx = vec![0f32; n * n_in];
-        let (dy, w) = (View::rows(dy, n_out), View::rows(w, n_in));
-        matmul([n, n_out, n_in], &mut dx, n_in, false, dy, w, 1.0, Threads::All);
-        let (up, a) = (View::rows(&up, r), View::rows(slice(&state.a), n_in));
-        matmul([n, r, n_in], &mut dx, n_in, true, up, a, 1.0, Threads::All);
+        let (dy, up) = (c.left_rows(dy, n_out, n, n_out), c.left_rows(&up, r, n, r));
+        let a = c.right_rows(slice(&state.a), n_in, r, n_in);
+        c.product(Threads::All, &mut dx, n_in, false, &[(&dy, state.weight.backward(n_in)), (&up, a.all())]);
         dx
     });
     LoraGrads { x, a, b }
@@ -194,36 +179,29 @@ fn backward_bf16(
     dy: &[f32],
     [wants_x, wants_a, wants_b]: [bool; 3],
 ) -> LoraGrads {
-    let FlexMatrix::Bf16 { engine, backward, .. } = &*state.weight else {
-        unreachable!("saved in bfloat16 beside a float32 weight")
-    };
+    let c = state.weight.compute();
     let ([r, n_in], [n_out, _], n) = (dims(&state.a), dims(&state.b), state.n);
-    let dy_left = Left::from_rows(dy, n_out, n, n_out);
-    let up = scaled_product(*engine, &dy_left, &Right::from_rows(slice(&state.b), r, n_out, r), state.scaling);
+    let dy_left = c.left_rows(dy, n_out, n, n_out);
+    let mut up = vec![0f32; n * r];
+    c.product(Threads::All, &mut up, r, false, &[(&dy_left, c.right_rows(slice(&state.b), r, n_out, r).all())]);
+    up.iter_mut().for_each(|x| *x *= state.scaling);
     let b = wants_b.then(|| {
         let mut db_t = vec![0f32; r * n_out];
-        product(*engine, true, &mut db_t, n_out, false, &[(down_t, Right::from_rows(dy, n_out, n, n_out).all())]);
+        c.product(Threads::All, &mut db_t, n_out, false, &[(down_t, c.right_rows(dy, n_out, n, n_out).all())]);
         transpose(&db_t, r, n_out)
     });
     let a = wants_a.then(|| {
         let mut da = vec![0f32; r * n_in];
-        product(*engine, true, &mut da, n_in, false, &[(&Left::from_columns(&up, r, r, n), x.all())]);
+        c.product(Threads::All, &mut da, n_in, false, &[(&c.left_columns(&up, r, r, n), x.all())]);
         da
     });
     let x = wants_x.then(|| {
         let mut dx = vec![0f32; n * n_in];
-        let (up, a) = (Left::from_rows(&up, r, n, r), Right::from_rows(slice(&state.a), n_in, r, n_in));
-        product(*engine, true, &mut dx, n_in, false, &[(&dy_left, backward_of(backward).all()), (&up, a.all())]);
+        let (up, a) = (c.left_rows(&up, r, n, r), c.right_rows(slice(&state.a), n_in, r, n_in));
+        c.product(Threads::All, &mut dx, n_in, false, &[(&dy_left, state.weight.backward(n_in)), (&up, a.all())]);
         dx
     });
     LoraGrads { x, a, b }
-}
-
-fn scaled_product(engine: Engine, left: &Left, right: &Right, scale: f32) -> Vec<f32> {
-    let mut out = vec![0f32; left.rows * right.cols];
-    product(engine, true, &mut out, right.cols, false, &[(left, right.all())]);
-    out.iter_mut().for_each(|x| *x *= scale);
-    out
 }
 
 pub(super) fn lora(
@@ -240,28 +218,29 @@ pub(super) fn lora(
     let ([n, _], [r, _]) = (dims(&input), dims(&a_data));
     let prepared = LoraBackward.prepare::<NoCheckpointing>([x.node(), a.node(), b.node()]).compute_bound().stateful();
     let tracked = matches!(prepared, OpsKind::Tracked(_));
-    let mut y = vec![0f32; n * n_out];
-    let saved = match &**weight {
-        FlexMatrix::F32 { wt, .. } => {
-            let xv = View::rows(slice(&input), n_in);
-            let mut down = vec![0f32; n * r];
-            let a_t = View::transposed(slice(&a_data), n_in);
+    let (mut y, mut down) = (vec![0f32; n * n_out], vec![0f32; n * r]);
+    let c = weight.compute();
+    let b_t = c.right_columns(slice(&b_data), r, r, n_out);
+    let saved = match c {
+        Compute::F32 => {
+            let (xv, a_t) = (View::rows(slice(&input), n_in), View::transposed(slice(&a_data), n_in));
             matmul([n, n_in, r], &mut down, r, false, xv, a_t, lora.scaling, Threads::All);
-            matmul([n, n_in, n_out], &mut y, n_out, false, xv, View::rows(wt, n_out), 1.0, Threads::All);
-            let b_t = View::transposed(slice(&b_data), r);
-            matmul([n, r, n_out], &mut y, n_out, true, View::rows(&down, r), b_t, 1.0, Threads::All);
+            let (x, t) = (c.left_rows(slice(&input), n_in, n, n_in), c.left_rows(&down, r, n, r));
+            c.product(Threads::All, &mut y, n_out, false, &[(&x, weight.forward(n_out)), (&t, b_t.all())]);
+            drop((x, t));
             Some(Saved::F32 { x: input, down })
         }
-        FlexMatrix::Bf16 { engine, forward, .. } => {
-            let (left, right) = inputs.packed(&input, tracked);
-            let a_t = Right::from_columns(slice(&a_data), n_in, n_in, r);
-            let down = scaled_product(*engine, &left, &a_t, lora.scaling);
-            let b_t = Right::from_columns(slice(&b_data), r, r, n_out);
-            let terms = [(&*left, forward.all()), (&Left::from_rows(&down, r, n, r), b_t.all())];
-            product(*engine, true, &mut y, n_out, false, &terms);
-            right.map(|x| Saved::Bf16 { x, down_t: Left::from_columns(&down, r, r, n) })
+        Compute::Bf16(_) => {
+            let (x, right) = inputs.packed(&input, tracked);
+            let a_t = c.right_columns(slice(&a_data), n_in, n_in, r);
+            c.product(Threads::All, &mut down, r, false, &[(&x, a_t.all())]);
+            down.iter_mut().for_each(|x| *x *= lora.scaling);
+            let t = c.left_rows(&down, r, n, r);
+            c.product(Threads::All, &mut y, n_out, false, &[(&x, weight.forward(n_out)), (&t, b_t.all())]);
+            right.map(|x| Saved::Bf16 { x, down_t: Left::Bf16(bf16::Left::from_columns(&down, r, r, n)) })
         }
     };
+    drop(b_t);
     let y = flex(y, [n, n_out]);
     tensor(match (prepared, saved) {
         (OpsKind::Tracked(p), Some(saved)) => {

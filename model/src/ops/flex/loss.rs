@@ -1,10 +1,9 @@
-//! The head: cross-entropy at label positions, and plain logits. The loss computes its gradient on the way; in bfloat16 the
-//! logits are worked out twice and never stored, in float32 once, in blocks of rows.
+//! The head: losses at label positions, in blocks of them so that full logits never exist, and plain logits. A loss computes
+//! its gradient on the way; cross-entropy in bfloat16 works the logits out twice and never stores them.
 
 use super::bf16::{self, DEPTH, Engine, Left, Square, product};
 use super::buffer::Buffer;
-use super::kernels::{Threads, View, dot, exp, exp_row, matmul};
-use super::linear::backward_of;
+use super::kernels::{Threads, dot, exp, exp_row};
 use super::simd::vectorised;
 use super::{Ad, Flex, FlexMatrix, FlexTensor, dims, flex, primitive, slice};
 use crate::ops::Target;
@@ -24,16 +23,43 @@ const POSITIONS_WITHOUT_LOGITS: usize = 1024;
 /// `[m, vocab]` of `x`, `[m, width]`.
 fn logits_of_rows(x: &[f32], m: usize, width: usize, vocab: usize, head: &FlexMatrix) -> Buffer {
     let mut logits = Buffer::take(m * vocab);
-    match head {
-        FlexMatrix::F32 { wt, .. } => {
-            let (x, wt) = (View::rows(x, width), View::rows(wt, vocab));
-            matmul([m, width, vocab], &mut logits, vocab, false, x, wt, 1.0, Threads::All);
-        }
-        FlexMatrix::Bf16 { engine, forward, .. } => {
-            product(*engine, true, &mut logits, vocab, false, &[(&Left::from_rows(x, width, m, width), forward.all())]);
+    let c = head.compute();
+    let x = c.left_rows(x, width, m, width);
+    c.product(Threads::All, &mut logits, vocab, false, &[(&x, head.forward(vocab))]);
+    logits
+}
+
+/// The gradient that the logits' gradient `dl` (`[m, vocab]`) sends to their rows, `[m, width]`.
+fn hidden_gradient(dl: &[f32], m: usize, width: usize, vocab: usize, head: &FlexMatrix) -> Vec<f32> {
+    let mut dx = vec![0f32; m * width];
+    let c = head.compute();
+    let dl = c.left_rows(dl, vocab, m, vocab);
+    c.product(Threads::All, &mut dx, width, false, &[(&dl, head.backward(width))]);
+    dx
+}
+
+#[derive(Debug)]
+struct LossBackward;
+
+impl Backward<Flex, 1> for LossBackward {
+    /// The gradient of the loss by the hidden states.
+    type State = FlexTensor;
+
+    fn backward(self, ops: Prepared<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let upstream = slice(&grad)[0];
+        if let [Some(parent)] = ops.parents {
+            grads.register::<Flex>(parent.id, Flex::float_mul_scalar(ops.state, upstream.into()));
         }
     }
-    logits
+}
+
+fn gather(rows: impl Iterator<Item = usize>, data: &[f32], width: usize) -> Vec<f32> {
+    let mut out = Vec::new();
+    for row in rows {
+        out.extend_from_slice(&data[row * width..][..width]);
+    }
+    out
 }
 
 /// The loss of some label positions, and its gradient by their rows, `[m, width]`.
@@ -49,35 +75,6 @@ vectorised! {
         }
         (max, sum)
     }
-}
-
-/// With all logits of the positions in memory.
-fn with_logits(
-    x: &[f32],
-    [width, vocab]: [usize; 2],
-    (w, wt): (&[f32], &[f32]),
-    targets: &[Target],
-    denominator: f32,
-) -> LossAndGradient {
-    let m = targets.len();
-    let mut logits = Buffer::take(m * vocab);
-    let (xv, wt) = (View::rows(x, width), View::rows(wt, vocab));
-    matmul([m, width, vocab], &mut logits, vocab, false, xv, wt, 1.0, Threads::All);
-    let losses: Vec<f64> = logits
-        .par_chunks_mut(vocab)
-        .zip(targets.par_iter())
-        .map(|(row, target)| {
-            let wanted = row[target.token as usize];
-            let weight = target.weight / denominator;
-            let (max, sum) = gradient_row(row, weight);
-            row[target.token as usize] -= weight;
-            weight as f64 * ((sum as f64).ln() + max as f64 - wanted as f64)
-        })
-        .collect();
-    let mut dx = vec![0f32; m * width];
-    let (dl, w) = (View::rows(&logits, vocab), View::rows(w, width));
-    matmul([m, vocab, width], &mut dx, width, false, dl, w, 1.0, Threads::All);
-    (losses.iter().sum(), dx)
 }
 
 /// What a rectangle of the logits tells of its rows: `max`, `Σ e^(x - max)`, and the target's logit if it lies there.
@@ -190,28 +187,55 @@ fn without_logits(
     (loss, dx)
 }
 
-#[derive(Debug)]
-struct CrossEntropyBackward;
-
-impl Backward<Flex, 1> for CrossEntropyBackward {
-    /// The gradient of the loss by the hidden states.
-    type State = FlexTensor;
-
-    fn backward(self, ops: Prepared<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
-        let upstream = slice(&grad)[0];
-        if let [Some(parent)] = ops.parents {
-            grads.register::<Flex>(parent.id, Flex::float_mul_scalar(ops.state, upstream.into()));
+/// A loss that is a sum over positions, the hidden states at `rows`: `of_block` gets the first position of a block of
+/// `size` and their hidden states.
+fn over_blocks(
+    hidden: Tensor<2>,
+    rows: &[usize],
+    size: usize,
+    of_block: impl Fn(usize, &[f32]) -> LossAndGradient,
+) -> Tensor<1> {
+    let hidden = primitive(hidden);
+    let input = hidden.primitive().to_contiguous();
+    let [n, width] = dims(&input);
+    let xs = slice(&input);
+    let mut d_hidden = vec![0f32; n * width];
+    let mut loss = 0f64;
+    for (number, block) in rows.chunks(size).enumerate() {
+        let (of_block, dx) = of_block(number * size, &gather(block.iter().copied(), xs, width));
+        loss += of_block;
+        for (row, dx) in block.iter().zip(dx.chunks_exact(width)) {
+            for (a, x) in d_hidden[row * width..][..width].iter_mut().zip(dx) {
+                *a += x;
+            }
         }
     }
+    let bytes = burn::tensor::Bytes::from_elems(vec![loss as f32]);
+    let out = FlexTensor::new(bytes, Layout::contiguous(Shape::from(vec![1])), DType::F32);
+    let out = match LossBackward.prepare::<NoCheckpointing>([hidden.node()]).compute_bound().stateful() {
+        OpsKind::Tracked(p) => p.finish(flex(d_hidden, [n, width]), out),
+        OpsKind::UnTracked(p) => p.finish(out),
+    };
+    Tensor::from_primitive::<Ad>(out)
 }
 
-fn gather(rows: impl Iterator<Item = usize>, data: &[f32], width: usize) -> Vec<f32> {
-    let mut out = Vec::new();
-    for row in rows {
-        out.extend_from_slice(&data[row * width..][..width]);
-    }
-    out
+/// [`over_blocks`] with the block's logits in memory: `of_row(i, logits)` turns position `i`'s logits into the gradient by
+/// them and returns its loss.
+pub(super) fn over_rows(
+    hidden: Tensor<2>,
+    vocab: usize,
+    head: &Arc<FlexMatrix>,
+    rows: &[usize],
+    of_row: impl Fn(usize, &mut [f32]) -> f64 + Sync,
+) -> Tensor<1> {
+    let [_, width] = hidden.dims();
+    over_blocks(hidden, rows, POSITIONS, |first, x| {
+        let m = x.len() / width;
+        let mut logits = logits_of_rows(x, m, width, vocab, head);
+        let losses: Vec<f64> =
+            logits.par_chunks_mut(vocab).enumerate().map(|(i, row)| of_row(first + i, row)).collect();
+        (losses.iter().sum(), hidden_gradient(&logits, m, width, vocab, head))
+    })
 }
 
 pub(super) fn linear_cross_entropy(
@@ -221,38 +245,23 @@ pub(super) fn linear_cross_entropy(
     targets: &[Target],
     denominator: f32,
 ) -> Tensor<1> {
-    let hidden = primitive(hidden);
-    let input = hidden.primitive().to_contiguous();
-    let [n, width] = dims(&input);
-    let xs = slice(&input);
-    let mut d_hidden = vec![0f32; n * width];
-    let mut loss = 0f64;
-    let size = [width, vocab];
-    for block in targets.chunks(match &**head {
-        FlexMatrix::F32 { .. } => POSITIONS,
-        FlexMatrix::Bf16 { .. } => POSITIONS_WITHOUT_LOGITS,
-    }) {
-        let x = gather(block.iter().map(|t| t.row), xs, width);
-        let (of_block, dx) = match &**head {
-            FlexMatrix::F32 { w, wt } => with_logits(&x, size, (w, wt), block, denominator),
-            FlexMatrix::Bf16 { engine, forward, backward } => {
-                without_logits(&x, size, (*engine, forward, backward_of(backward)), block, denominator)
-            }
-        };
-        loss += of_block;
-        for (target, dx) in block.iter().zip(dx.chunks_exact(width)) {
-            for (a, x) in d_hidden[target.row * width..][..width].iter_mut().zip(dx) {
-                *a += x;
-            }
-        }
+    let rows: Vec<usize> = targets.iter().map(|t| t.row).collect();
+    if let FlexMatrix::Bf16 { engine, forward, backward: Some(backward) } = &**head {
+        let [_, width] = hidden.dims();
+        let head = (*engine, forward, backward);
+        return over_blocks(hidden, &rows, POSITIONS_WITHOUT_LOGITS, |first, x| {
+            let targets = &targets[first..][..x.len() / width];
+            without_logits(x, [width, vocab], head, targets, denominator)
+        });
     }
-    let bytes = burn::tensor::Bytes::from_elems(vec![loss as f32]);
-    let out = FlexTensor::new(bytes, Layout::contiguous(Shape::from(vec![1])), DType::F32);
-    let out = match CrossEntropyBackward.prepare::<NoCheckpointing>([hidden.node()]).compute_bound().stateful() {
-        OpsKind::Tracked(p) => p.finish(flex(d_hidden, [n, width]), out),
-        OpsKind::UnTracked(p) => p.finish(out),
-    };
-    Tensor::from_primitive::<Ad>(out)
+    over_rows(hidden, vocab, head, &rows, |i, row| {
+        let target = &targets[i];
+        let wanted = row[target.token as usize];
+        let weight = target.weight / denominator;
+        let (max, sum) = gradient_row(row, weight);
+        row[target.token as usize] -= weight;
+        weight as f64 * ((sum as f64).ln() + max as f64 - wanted as f64)
+    })
 }
 
 pub(super) fn logits(hidden: &Tensor<2>, vocab: usize, width: usize, head: &FlexMatrix, rows: &[usize]) -> Vec<f32> {
@@ -276,7 +285,7 @@ pub(super) fn logits_of(
             let x = &xs[row * width..][..width];
             let logit = |&token: &u32| match head {
                 FlexMatrix::F32 { w, .. } => dot(x, &w[token as usize * width..][..width]),
-                FlexMatrix::Bf16 { .. } => {
+                FlexMatrix::Bf16 { .. } | FlexMatrix::Codes { .. } => {
                     weights.clear();
                     head.push_row(token as usize, width, &mut weights);
                     dot(x, &weights)

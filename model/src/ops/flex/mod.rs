@@ -5,9 +5,11 @@ mod attention;
 pub mod bf16;
 mod bias;
 pub mod buffer;
+mod codes;
 mod compute;
 mod geglu;
 mod kernels;
+mod kl;
 mod layer;
 mod linear;
 mod loss;
@@ -16,7 +18,8 @@ mod simd;
 
 pub use compute::Compute;
 
-use super::{AttentionPlan, Block, Frozen, FrozenForm, LayerKv, Lora, Ops, Target, softcap};
+use super::codes::Codes;
+use super::{AttentionPlan, Block, Frozen, FrozenForm, LayerKv, Lora, Ops, SoftTarget, Target, soft, softcap};
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
@@ -35,6 +38,8 @@ pub(crate) enum FlexMatrix {
     F32 { w: Vec<f32>, wt: Vec<f32> },
     /// `forward` multiplies `[n, in]`, `backward` `[n, out]`; the latter is there where gradients must flow through.
     Bf16 { engine: bf16::Engine, forward: bf16::Right, backward: Option<bf16::Right> },
+    /// Not packed: both passes decode the same codes.
+    Codes { compute: Compute, codes: Codes },
 }
 
 impl FlexMatrix {
@@ -61,6 +66,22 @@ impl FlexMatrix {
                 out.resize(from + n_in, 0.0);
                 forward.column(i, &mut out[from..]);
             }
+            FlexMatrix::Codes { codes, .. } => {
+                let from = out.len();
+                out.resize(from + n_in, 0.0);
+                codes.decode(i * n_in, &mut out[from..]);
+            }
+        }
+    }
+
+    /// Memory taken.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            FlexMatrix::F32 { w, wt } => 4 * (w.len() + wt.len()),
+            FlexMatrix::Bf16 { forward, backward, .. } => {
+                forward.bytes() + backward.as_ref().map_or(0, bf16::Right::bytes)
+            }
+            FlexMatrix::Codes { codes, .. } => codes.bytes(),
         }
     }
 }
@@ -138,6 +159,12 @@ impl Ops for FlexOps {
         Frozen::new(n_out, n_in, FrozenForm::Flex(Arc::new(matrix)))
     }
 
+    fn freeze_codes(&self, codes: Codes, _trains: bool) -> Frozen {
+        let (n_out, n_in) = (codes.n_out, codes.n_in);
+        let matrix = FlexMatrix::Codes { compute: self.compute, codes };
+        Frozen::new(n_out, n_in, FrozenForm::Flex(Arc::new(matrix)))
+    }
+
     fn embed(&self, table: &Frozen, tokens: &[u32]) -> Tensor<2> {
         let width = table.n_in;
         let mut out = Vec::with_capacity(tokens.len() * width);
@@ -208,6 +235,13 @@ impl Ops for FlexOps {
             return softcap::cross_entropy(self, hidden, head, targets, denominator);
         }
         loss::linear_cross_entropy(hidden, head.n_out, matrix(head), targets, denominator)
+    }
+
+    fn linear_kl(&self, hidden: Tensor<2>, head: &Frozen, targets: &[SoftTarget], denominator: f32) -> Tensor<1> {
+        if head.softcap.is_some() {
+            return soft::linear_kl(self, hidden, head, targets, denominator);
+        }
+        kl::linear_kl(hidden, head.n_out, matrix(head), targets, denominator)
     }
 
     fn logits(&self, hidden: &Tensor<2>, head: &Frozen, rows: &[usize]) -> Vec<f32> {

@@ -203,7 +203,7 @@ pub fn over_rows(engine: Engine, lefts: &[&Left], x: &Left) -> Vec<Vec<f32>> {
     let strips: Vec<Vec<Vec<f32>>> = (0..tiles(cols, DEPTH))
         .into_par_iter()
         .map(|c| {
-            let right = turned(x, c);
+            let right = turned_columns(x, c);
             lefts.iter().map(|left| rows_of_strip(engine, left, &right)).collect()
         })
         .collect();
@@ -222,12 +222,23 @@ pub fn over_rows(engine: Engine, lefts: &[&Left], x: &Left) -> Vec<Vec<f32>> {
 /// Adds `left · x` to `out`, rows `stride` apart, in this thread; `x` as in [`over_rows`].
 pub fn add_over_rows(engine: Engine, left: &Left, x: &Left, out: &mut [f32], stride: usize) {
     for c in 0..tiles(x.depth, DEPTH) {
-        product(engine, false, &mut out[c * DEPTH..], stride, true, &[(left, turned(x, c).all())]);
+        product(engine, false, &mut out[c * DEPTH..], stride, true, &[(left, turned_columns(x, c).all())]);
     }
 }
 
+/// A packed left side as a right side.
+pub fn turned(x: &Left) -> Right {
+    let columns: Vec<Right> = (0..tiles(x.depth, DEPTH)).into_par_iter().map(|c| turned_columns(x, c)).collect();
+    let panel = tiles(x.rows, DEPTH) * TILE;
+    let mut lines = Buffer::take(tiles(x.depth, TILE) * panel);
+    for (two, columns) in lines.chunks_mut(2 * panel).zip(&columns) {
+        two.copy_from_slice(&columns.lines[..two.len()]);
+    }
+    Right { lines, depth: x.rows, cols: x.depth }
+}
+
 /// 32 columns of a packed left side as a right side.
-fn turned(x: &Left, c: usize) -> Right {
+fn turned_columns(x: &Left, c: usize) -> Right {
     let (n, wide) = (x.rows, avx512::available());
     let depth_tiles = tiles(n, DEPTH);
     let mut right =

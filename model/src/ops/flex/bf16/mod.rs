@@ -11,7 +11,7 @@ mod fuse;
 mod pack;
 mod portable;
 
-pub use fuse::{add_over_rows, fused, fused_here, over_rows, strips, visit};
+pub use fuse::{add_over_rows, fused, fused_here, over_rows, strips, turned, visit};
 pub use pack::Square;
 
 use super::buffer::Buffer;
@@ -125,9 +125,22 @@ pub struct RightPart<'a> {
     pub cols: usize,
 }
 
+impl<'a> RightPart<'a> {
+    /// `cols` columns from `start` on, which is a multiple of [`TILE`].
+    pub fn columns(self, start: usize, cols: usize) -> RightPart<'a> {
+        assert!(start.is_multiple_of(TILE) && start + cols <= self.cols, "columns of a part lie inside it");
+        RightPart { lines: &self.lines[start / TILE * self.panel * TILE..], cols, ..self }
+    }
+}
+
 impl Right {
     fn depth_tiles(&self) -> usize {
         tiles(self.depth, DEPTH)
+    }
+
+    /// Memory taken.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.lines)
     }
 
     pub fn all(&self) -> RightPart<'_> {
