@@ -4,6 +4,7 @@
 pub use crate::config::LINEARS;
 use crate::config::{Activation, DecoderConfig, LayerConfig, Rope};
 use crate::layout::Packed;
+use crate::ops::dora::row_squares;
 use crate::ops::{AttentionPlan, Block, Frozen, LayerKv, Lora, Ops, Rotation};
 use burn::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +50,10 @@ impl Projection {
         let lora = set?.get(&self.path)?;
         Some(match &self.rows {
             None => lora.clone(),
-            Some(rows) => Lora { b: lora.b.clone().narrow(0, rows.start, rows.len()), ..lora.clone() },
+            Some(rows) => {
+                let b = lora.b.clone().narrow(0, rows.start, rows.len());
+                Lora { b, dora: lora.dora.as_ref().map(|dora| dora.rows(rows)), ..lora.clone() }
+            }
         })
     }
 }
@@ -172,6 +176,13 @@ impl Decoder {
     /// The shape `(n_out, n_in)` of a layer's linear module, counted as [`DecoderConfig::linears`] lists them.
     pub fn linear_shape(&self, _layer: usize, linear: usize) -> (usize, usize) {
         self.config.linear_shape(self.config.linears()[linear])
+    }
+
+    /// Norms of the rows of the module at `path`, as its weight is held here: where DoRA's magnitudes begin. Empty where
+    /// there is no such module.
+    pub fn row_norms(&self, path: &str) -> Vec<f32> {
+        let parts = self.layers.iter().flat_map(|layer| &layer.projections).filter(|p| p.path == path);
+        parts.flat_map(|p| row_squares(self.ops.as_ref(), &p.weight)).map(|square| square.sqrt() as f32).collect()
     }
 
     /// Parameters of the base, tied head counted once.

@@ -162,6 +162,7 @@ pub struct Train {
     pub r: usize,
     pub lora_alpha: f64,
     pub use_rslora: bool,
+    pub use_dora: bool,
     pub lora_dropout: f64,
     pub loraplus_lr_ratio: f64,
     pub target_modules: Vec<String>,

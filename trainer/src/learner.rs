@@ -60,16 +60,14 @@ impl Learner<'_> {
             let loss = ops.linear_cross_entropy(hidden, self.decoder.head(), &batch.targets, denominator);
             sum.loss += value(&loss);
             let mut gradients = loss.backward();
-            for (path, lora) in &leaves.set {
-                for (factor, tensor) in [("lora_A", &lora.a), ("lora_B", &lora.b)] {
-                    let Some(grad) = tensor.grad_remove(&mut gradients) else { continue };
-                    let grad = grad.into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default();
-                    match sum.of.entry(format!("{path}.{factor}")) {
-                        Entry::Vacant(e) => {
-                            e.insert(grad);
-                        }
-                        Entry::Occupied(mut e) => e.get_mut().iter_mut().zip(&grad).for_each(|(a, b)| *a += b),
+            for (name, leaf) in leaves.tensors() {
+                let Some(grad) = leaf.grad_remove(&mut gradients) else { continue };
+                let grad = grad.into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default();
+                match sum.of.entry(name) {
+                    Entry::Vacant(e) => {
+                        e.insert(grad);
                     }
+                    Entry::Occupied(mut e) => e.get_mut().iter_mut().zip(&grad).for_each(|(a, b)| *a += b),
                 }
             }
         }

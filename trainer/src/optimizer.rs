@@ -18,7 +18,7 @@ impl Default for AdamWSettings {
 }
 
 /// How one parameter is updated, beside what all have in common. Source: PEFT `optimizers/loraplus.py`, where `lora_B`
-/// and vectors learn at the ratio's multiple, and biases and norms do not decay; we train matrices only.
+/// and vectors (DoRA's magnitudes) learn at the ratio's multiple, and biases and norms do not decay.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Group {
     pub learning_rate: f64,
@@ -28,7 +28,8 @@ pub struct Group {
 impl Group {
     /// The group of the parameter `name`, at the rate of this step.
     pub fn of(name: &str, rate: f64, loraplus_lr_ratio: f64, weight_decay: f64) -> Group {
-        let ratio = if name.ends_with("lora_B") { loraplus_lr_ratio } else { 1.0 };
+        let faster = name.ends_with("lora_B") || name.ends_with("lora_magnitude_vector");
+        let ratio = if faster { loraplus_lr_ratio } else { 1.0 };
         Group { learning_rate: rate * ratio, weight_decay }
     }
 }

@@ -1,4 +1,4 @@
-//! The trainable factors of an adapter: their start as PEFT initialises them, their life as tensors of a step, and the
+//! The trainable parts of an adapter: their start as PEFT initialises them, their life as tensors of a step, and the
 //! way back to an [`Adapter`]. Masters are f32 vectors whatever the device computes in.
 
 use crate::optimizer::Moments;
@@ -7,12 +7,13 @@ use burn::tensor::{Tensor, TensorData};
 use limbeck_model::adapter::{Adapter, AdapterConfig, LoraPair};
 use limbeck_model::decoder::{Decoder, LoraSet, module_path};
 use limbeck_model::layout::Packed;
+use limbeck_model::ops::dora::Dora;
 use limbeck_model::ops::dropout::{Dropout, module_key, token_keys};
 use limbeck_model::ops::{Lora, Ops};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// One factor: `lora_A` or `lora_B` of a module.
+/// One part of a module's adapter: `lora_A`, `lora_B`, or DoRA's `lora_magnitude_vector`, a row of `[1, out]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
     pub values: Vec<f32>,
@@ -20,7 +21,7 @@ pub struct Parameter {
     pub moments: Moments,
 }
 
-/// All factors by name (`model.layers.0.self_attn.q_proj.lora_A`), in the order of their names.
+/// All parts by name (`model.layers.0.self_attn.q_proj.lora_A`), in the order of their names.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
     pub config: AdapterConfig,
@@ -33,6 +34,15 @@ pub struct Leaves {
 }
 
 impl Leaves {
+    /// Every leaf by its parameter's name.
+    pub fn tensors(&self) -> impl Iterator<Item = (String, &Tensor<2>)> {
+        self.set.iter().flat_map(|(path, lora)| {
+            let magnitude = lora.dora.as_ref().map(|dora| ("lora_magnitude_vector", &dora.magnitude));
+            let parts = [("lora_A", &lora.a), ("lora_B", &lora.b)].into_iter().chain(magnitude);
+            parts.map(move |(part, tensor)| (format!("{path}.{part}"), tensor))
+        })
+    }
+
     /// The factors for one micro-batch of a step; with `p` above 0, their inputs are dropped.
     pub fn with_dropout(&self, p: f32, batch: &Packed, seed: u64, step: u64) -> LoraSet {
         if p == 0.0 {
@@ -45,8 +55,8 @@ impl Leaves {
 }
 
 impl Parameters {
-    /// A ~ U(±1/√n_in) (kaiming_uniform with a = √5), B = 0: the adapter starts as the identity. Source: PEFT
-    /// `lora/layer.py::reset_lora_parameters`.
+    /// A ~ U(±1/√n_in) (kaiming_uniform with a = √5), B = 0, and DoRA's magnitudes the row norms of the base: the adapter
+    /// starts as the identity. Source: PEFT `lora/layer.py::reset_lora_parameters`, `lora/dora.py::update_layer`.
     pub fn init(config: AdapterConfig, decoder: &Decoder, seed: u64) -> Self {
         let mut all = BTreeMap::new();
         for layer in 0..decoder.config.num_hidden_layers {
@@ -69,6 +79,10 @@ impl Parameters {
                 };
                 all.insert(format!("{path}.lora_A"), parameter(a, [config.r, n_in]));
                 all.insert(format!("{path}.lora_B"), parameter(vec![0.0; n_out * config.r], [n_out, config.r]));
+                if config.use_dora {
+                    let magnitude = parameter(decoder.row_norms(&path), [1, n_out]);
+                    all.insert(format!("{path}.lora_magnitude_vector"), magnitude);
+                }
             }
         }
         Parameters { config, all }
@@ -88,7 +102,9 @@ impl Parameters {
         for (name, a) in &self.all {
             let Some(path) = name.strip_suffix(".lora_A") else { continue };
             let Some(b) = self.all.get(&format!("{path}.lora_B")) else { continue };
-            set.insert(path.to_string(), Lora { a: tensor(a), b: tensor(b), scaling, dropout: None });
+            let magnitude = self.all.get(&format!("{path}.lora_magnitude_vector"));
+            let dora = magnitude.map(|m| Dora::new(tensor(m)));
+            set.insert(path.to_string(), Lora { a: tensor(a), b: tensor(b), scaling, dora, dropout: None });
         }
         Leaves { set }
     }
@@ -101,6 +117,7 @@ impl Parameters {
             let pair = LoraPair {
                 a: a.values.clone(),
                 b: b.values.clone(),
+                magnitude: self.all.get(&format!("{path}.lora_magnitude_vector")).map(|m| m.values.clone()),
                 r: self.config.r,
                 n_in: a.shape[1],
                 n_out: b.shape[0],

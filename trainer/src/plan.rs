@@ -22,6 +22,8 @@ pub struct TrainSettings {
     pub r: usize,
     pub lora_alpha: f32,
     pub use_rslora: bool,
+    /// Train the lengths of the adapted rows apart from their directions (DoRA).
+    pub use_dora: bool,
     /// Chance that an element of an adapter's input is dropped in a training step.
     pub lora_dropout: f32,
     /// Rate of `lora_B` over that of `lora_A` (LoRA+); 1 is plain LoRA.
@@ -91,7 +93,7 @@ impl TrainSettings {
         let config = AdapterConfig::lora(base, self.r, self.lora_alpha, targets, self.use_rslora);
         let turbo = self.first_layer(layers) > 0;
         let layers_to_transform = turbo.then(|| (self.first_layer(layers)..layers).collect());
-        AdapterConfig { lora_dropout: self.lora_dropout, layers_to_transform, ..config }
+        AdapterConfig { lora_dropout: self.lora_dropout, use_dora: self.use_dora, layers_to_transform, ..config }
     }
 
     /// The lowest layer that is adapted.

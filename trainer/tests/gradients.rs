@@ -26,7 +26,8 @@ fn rows(bench: &Bench) -> Vec<TrainRow> {
 /// Factors after some training: with B at zero, A would have no gradient.
 fn parameters(bench: &Bench, s: &TrainSettings, first_layer: usize) -> Parameters {
     let config = AdapterConfig::lora("tiny", s.r, s.lora_alpha, &s.target_modules, s.use_rslora);
-    let config = AdapterConfig { layers_to_transform: Some((first_layer..3).collect()), ..config };
+    let layers_to_transform = Some((first_layer..3).collect());
+    let config = AdapterConfig { layers_to_transform, use_dora: s.use_dora, ..config };
     let mut parameters = Parameters::init(config, &bench.decoder, 7);
     let mut z = 1u64;
     for p in parameters.all.values_mut() {
@@ -55,8 +56,8 @@ fn eight_rows_at_once_are_two_times_four_are_eight_times_one() {
     assert!(lengths.iter().max() > lengths.iter().min(), "unequal lengths: {lengths:?}");
     assert!(ROWS.iter().any(|&i| rows[i].weight != 1.0), "unequal weights");
     for loss_normalization in [LossNormalization::Token, LossNormalization::Example] {
-        for lora_dropout in [0.0, 0.3] {
-            let s = TrainSettings { loss_normalization, lora_dropout, ..settings() };
+        for (lora_dropout, use_dora) in [(0.0, false), (0.3, false), (0.0, true), (0.3, true)] {
+            let s = TrainSettings { loss_normalization, lora_dropout, use_dora, ..settings() };
             let parameters = parameters(&bench, &s, 0);
             let step = |batch_size: usize| {
                 let settings = TrainSettings { batch_size, gradient_accumulation_steps: 8 / batch_size, ..s.clone() };
@@ -66,7 +67,7 @@ fn eight_rows_at_once_are_two_times_four_are_eight_times_one() {
             let whole = step(8);
             for cut in [step(4), step(1)] {
                 let gap = distance(&cut, &whole);
-                assert!(gap < 1e-5, "{loss_normalization:?}, dropout {lora_dropout}: {gap}");
+                assert!(gap < 1e-5, "{loss_normalization:?}, dropout {lora_dropout}, DoRA {use_dora}: {gap}");
                 assert!((cut.loss - whole.loss).abs() < 1e-5 * whole.loss.abs());
             }
         }

@@ -44,6 +44,7 @@ fn settings() -> TrainSettings {
         r: RANK,
         lora_alpha: 2.0 * RANK as f32,
         use_rslora: false,
+        use_dora: false,
         lora_dropout: 0.0,
         loraplus_lr_ratio: 1.0,
         target_modules: Vec::new(),

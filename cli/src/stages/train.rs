@@ -147,6 +147,7 @@ pub fn settings(recipe: &Recipe) -> TrainSettings {
         r: t.r,
         lora_alpha: t.lora_alpha as f32,
         use_rslora: t.use_rslora,
+        use_dora: t.use_dora,
         lora_dropout: t.lora_dropout as f32,
         loraplus_lr_ratio: t.loraplus_lr_ratio,
         target_modules: t.target_modules.clone(),

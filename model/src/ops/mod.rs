@@ -1,6 +1,7 @@
 //! The op set of the hot path: what a decoder layer is made of, each op with its gradient. [`stock`] writes them in plain
 //! burn and runs on every device; [`flex`] are our own kernels for the CPU, tested against it.
 
+pub mod dora;
 pub mod dropout;
 pub mod flex;
 mod softcap;
@@ -8,8 +9,8 @@ pub mod stock;
 
 use crate::config::Rope;
 use crate::layout::{Packed, Segment};
-use burn::tensor::{Device, Tensor};
-use std::sync::Arc;
+use burn::tensor::{Device, Tensor, TensorData};
+use std::sync::{Arc, OnceLock};
 
 /// A frozen linear map: a matrix, `[out, in]` as Hugging Face stores it, in the form its op set wants, and what follows it.
 #[derive(Clone, Debug)]
@@ -20,12 +21,14 @@ pub struct Frozen {
     pub bias: Option<Arc<Vec<f32>>>,
     /// Of a head: its logits are `c · tanh(z / c)`, wherever an op computes them.
     pub softcap: Option<f32>,
+    /// Squared norms of its rows, worked out when they are first asked for.
+    pub(crate) row_squares: Arc<OnceLock<Vec<f64>>>,
     pub(crate) form: FrozenForm,
 }
 
 impl Frozen {
     pub(crate) fn new(n_out: usize, n_in: usize, form: FrozenForm) -> Self {
-        Frozen { n_out, n_in, bias: None, softcap: None, form }
+        Frozen { n_out, n_in, bias: None, softcap: None, row_squares: Arc::default(), form }
     }
 
     pub fn with_bias(self, bias: Option<Arc<Vec<f32>>>) -> Self {
@@ -49,6 +52,8 @@ pub struct Lora {
     pub a: Tensor<2>,
     pub b: Tensor<2>,
     pub scaling: f32,
+    /// The trained lengths of the rows, where it is a DoRA adapter.
+    pub dora: Option<dora::Dora>,
     /// In training only, and only where the recipe asks for it.
     pub dropout: Option<dropout::Dropout>,
 }
@@ -150,8 +155,24 @@ pub trait Ops: Send + Sync {
     /// `x / sqrt(mean(x²) + eps) · weight`, `weight` frozen, `[width]`.
     fn rms_norm(&self, x: Tensor<2>, weight: &Arc<Vec<f32>>, eps: f32) -> Tensor<2>;
 
-    /// `x Wᵀ + scaling · (drop(x) Aᵀ) Bᵀ`, plus the bias if there is one; the product `B A` is never formed.
+    /// `x Wᵀ + scaling · (drop(x) Aᵀ) Bᵀ`, plus the bias if there is one; the product `B A` is never formed. Under DoRA, what
+    /// the two terms give is scaled column by column.
     fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2>;
+
+    /// `y ⊙ scale + bias`; `scale` is `[1, width]` and takes a gradient, the bias is frozen.
+    fn scale_columns(&self, y: Tensor<2>, scale: Tensor<2>, bias: Option<&Arc<Vec<f32>>>) -> Tensor<2> {
+        let width = y.dims()[1];
+        let y = y * scale;
+        match bias {
+            None => y,
+            Some(bias) => y + Tensor::from_data(TensorData::new(bias.to_vec(), [1, width]), &self.device()),
+        }
+    }
+
+    /// Row norms of `W₀ + s·B·A`. No gradient.
+    fn dora_norms(&self, weight: &Frozen, lora: &Lora) -> Vec<f32> {
+        dora::norms(self, weight, lora)
+    }
 
     /// A whole layer as one op, where the op set has one for such a plan; the decoder composes it from the others otherwise.
     fn layer(&self, x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Option<Tensor<2>> {

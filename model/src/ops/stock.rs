@@ -76,6 +76,9 @@ impl Ops for StockOps {
     }
 
     fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2> {
+        if let Some(lora @ Lora { dora: Some(dora), .. }) = lora {
+            return super::dora::linear(self, x, weight, lora, dora);
+        }
         if let Some(lora @ Lora { dropout: Some(drop), .. }) = lora {
             return super::dropout::linear(self, x, weight, lora, drop);
         }
@@ -88,6 +91,12 @@ impl Ops for StockOps {
             None => y,
             Some(lora) => y + x.matmul(lora.a.clone().transpose()).matmul(lora.b.clone().transpose()) * lora.scaling,
         }
+    }
+
+    fn dora_norms(&self, weight: &Frozen, lora: &Lora) -> Vec<f32> {
+        let values = |factor: &Tensor<2>| Tensor::<2>::from_data(factor.to_data(), &self.device);
+        let update = values(&lora.b).matmul(values(&lora.a)) * lora.scaling;
+        to_vec(&(tensor_of(weight) + update).powi_scalar(2).sum_dim(1).sqrt())
     }
 
     fn attention(

@@ -12,6 +12,7 @@ mod layer;
 mod linear;
 mod loss;
 mod pointwise;
+mod scale;
 mod simd;
 
 pub use compute::Compute;
@@ -154,6 +155,7 @@ impl Ops for FlexOps {
     fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2> {
         let y = match lora {
             None => linear::frozen(&self.inputs, x, weight.n_out, weight.n_in, matrix(weight)),
+            Some(lora @ Lora { dora: Some(dora), .. }) => return super::dora::linear(self, x, weight, lora, dora),
             Some(lora @ Lora { dropout: Some(drop), .. }) => {
                 return super::dropout::linear(self, x, weight, lora, drop);
             }
@@ -165,9 +167,13 @@ impl Ops for FlexOps {
         }
     }
 
+    fn scale_columns(&self, y: Tensor<2>, scale: Tensor<2>, bias: Option<&Arc<Vec<f32>>>) -> Tensor<2> {
+        scale::scale_columns(y, scale, bias)
+    }
+
     fn layer(&self, x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Option<Tensor<2>> {
-        let dropped = |lora: &Option<Lora>| lora.as_ref().is_some_and(|l| l.dropout.is_some());
-        let known = plan.softcap.is_none() && plan.window.is_none() && !block.lora.iter().any(dropped);
+        let beyond = |lora: &Option<Lora>| lora.as_ref().is_some_and(|l| l.dropout.is_some() || l.dora.is_some());
+        let known = plan.softcap.is_none() && plan.window.is_none() && !block.lora.iter().any(beyond);
         known.then(|| layer::layer(x, block, plan))
     }
 

@@ -1,0 +1,99 @@
+//! DoRA (Liu et al., 2024) as PEFT has it: each row of `W₀ + s·B·A` is brought to a trained length. The rows' own lengths
+//! are constants of a step, worked out without forming `B·A`; no gradient flows through them.
+
+use super::stock::to_vec;
+use super::{Frozen, Lora, Ops};
+use burn::tensor::{Tensor, TensorData};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Norms of a module's rows, by the first of the rows that one frozen matrix gives.
+type Norms = Arc<Mutex<BTreeMap<usize, Arc<Vec<f32>>>>>;
+
+/// The trained lengths of a module's rows. It belongs to one pair of factors: the norms of `W₀ + s·B·A` are worked out
+/// when they are first needed, and kept for as long as the pair lives (a step, or an evaluation).
+#[derive(Clone, Debug)]
+pub struct Dora {
+    /// `[1, out]`.
+    pub magnitude: Tensor<2>,
+    first_row: usize,
+    norms: Norms,
+}
+
+impl Dora {
+    pub fn new(magnitude: Tensor<2>) -> Self {
+        Dora { magnitude, first_row: 0, norms: Norms::default() }
+    }
+
+    /// Of some of the module's rows.
+    pub(crate) fn rows(&self, rows: &Range<usize>) -> Self {
+        let magnitude = self.magnitude.clone().narrow(1, rows.start, rows.len());
+        Dora { magnitude, first_row: rows.start, norms: self.norms.clone() }
+    }
+
+    /// `m / ‖W₀ + s·B·A‖`, `[1, out]`.
+    fn scale(&self, ops: &dyn Ops, weight: &Frozen, lora: &Lora) -> Tensor<2> {
+        let mut known = self.norms.lock().unwrap_or_else(PoisonError::into_inner);
+        let norms = known.entry(self.first_row).or_insert_with(|| Arc::new(ops.dora_norms(weight, lora)));
+        let data = TensorData::new(norms.to_vec(), [1, weight.n_out]);
+        self.magnitude.clone() / Tensor::from_data(data, &ops.device())
+    }
+}
+
+/// [`Ops::linear`] under a DoRA adapter: `(m / norm) ⊙ (x W₀ᵀ + s·x Aᵀ Bᵀ)`, plus the bias if there is one.
+pub(super) fn linear(ops: &dyn Ops, x: Tensor<2>, weight: &Frozen, lora: &Lora, dora: &Dora) -> Tensor<2> {
+    let scale = dora.scale(ops, weight, lora);
+    let bare = weight.clone().with_bias(None);
+    let plain = Lora { dora: None, dropout: None, ..lora.clone() };
+    let Some(dropout) = &lora.dropout else {
+        return ops.scale_columns(ops.linear(x, &bare, Some(&plain)), scale, weight.bias.as_ref());
+    };
+    // PEFT leaves the frozen product of the whole input as it is and turns that of the dropped one.
+    let dropped = dropout.apply(ops, x.clone());
+    let before = ops.linear(dropped.clone(), &bare, None);
+    let after = ops.scale_columns(ops.linear(dropped, &bare, Some(&plain)), scale, None);
+    ops.add(ops.linear(x, weight, None), after - before)
+}
+
+/// Rows of a frozen matrix that are looked up at once.
+const ROWS: usize = 256;
+
+/// `‖w‖²` of each row of the matrix as its op set holds it: rounded to bfloat16 where it multiplies in that, so that an
+/// adapter which has learnt nothing changes nothing.
+pub(crate) fn row_squares<'a>(ops: &(impl Ops + ?Sized), weight: &'a Frozen) -> &'a [f64] {
+    weight.row_squares.get_or_init(|| {
+        let rows: Vec<u32> = (0..weight.n_out as u32).collect();
+        let squares = |row: &[f32]| row.iter().map(|w| f64::from(*w) * f64::from(*w)).sum::<f64>();
+        let block = |rows: &[u32]| -> Vec<f64> {
+            to_vec(&ops.embed(weight, rows)).chunks_exact(weight.n_in).map(squares).collect()
+        };
+        rows.chunks(ROWS).flat_map(block).collect()
+    })
+}
+
+/// Row norms of `W₀ + s·B·A`: `‖w‖² + 2s·(W₀Aᵀ ⊙ B) + s²·(B(AAᵀ) ⊙ B)`, summed by row in double precision.
+pub(super) fn norms(ops: &(impl Ops + ?Sized), weight: &Frozen, lora: &Lora) -> Vec<f32> {
+    let ([r, n_in], [n_out, _]) = (lora.a.dims(), lora.b.dims());
+    let (a, b) = (to_vec(&lora.a), to_vec(&lora.b));
+    let s = f64::from(lora.scaling);
+    // A W₀ᵀ, [r, out]. Of A's values, not of A, which would leave a graph behind that nobody walks.
+    let values = Tensor::from_data(TensorData::new(a.clone(), [r, n_in]), &ops.device());
+    let turned = to_vec(&ops.linear(values, &weight.clone().with_bias(None), None));
+    let product = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    let a_row = |i: usize| &a[i * n_in..][..n_in];
+    let gram: Vec<f64> = (0..r * r).map(|i| product(a_row(i / r), a_row(i % r))).collect();
+    let squares = row_squares(ops, weight);
+    let norm = |o: usize| {
+        let b = &b[o * r..][..r];
+        let (mut cross, mut own) = (0f64, 0f64);
+        for (i, x) in b.iter().enumerate() {
+            cross += f64::from(*x) * f64::from(turned[i * n_out + o]);
+            own += f64::from(*x) * gram[i * r..][..r].iter().zip(b).map(|(g, y)| g * f64::from(*y)).sum::<f64>();
+        }
+        // A row that its adapter cancels would have a norm of rounding errors, or none.
+        (squares[o] + 2.0 * s * cross + s * s * own).max(f64::from(f32::MIN_POSITIVE)).sqrt() as f32
+    };
+    (0..n_out).into_par_iter().map(norm).collect()
+}
