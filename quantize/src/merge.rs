@@ -30,9 +30,9 @@ impl<'a> Merged<'a> {
         self.weights
     }
 
-    /// Whether the adapter changes the tensor of this name.
+    /// Whether the tensor of this name is not the base's own: an adapter changes it, or all weights were trained.
     pub fn changes(&self, name: &str) -> bool {
-        self.pair(name).is_some()
+        self.weights.tuned() || self.pair(name).is_some()
     }
 
     /// The tensor under its Hugging Face name, `[out, in]` row-major.

@@ -127,7 +127,7 @@ fn the_best_model_comes_back_and_outlives_newer_checkpoints() {
     let config = factors(&bench, "best").config;
     let mut parameters = Parameters::init(config, &bench.decoder, 99);
     assert!(checkpoints.load(best, &mut parameters));
-    assert_eq!(parameters.adapter().pairs, factors(&bench, "best").pairs);
+    assert_eq!(parameters.adapter().unwrap().pairs, factors(&bench, "best").pairs);
 
     // Without it, the last model is given back.
     let last = run(&bench, "last", &TrainSettings { load_best_model_at_end: false, ..s }).unwrap();

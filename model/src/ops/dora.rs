@@ -27,6 +27,11 @@ impl Dora {
         Dora { magnitude, first_row: 0, norms: Norms::default() }
     }
 
+    /// The same without a gradient; what is known of the norms stays known.
+    pub fn without_gradient(&self) -> Self {
+        Dora { magnitude: self.magnitude.clone().set_require_grad(false), ..self.clone() }
+    }
+
     /// Of some of the module's rows.
     pub(crate) fn rows(&self, rows: &Range<usize>) -> Self {
         let magnitude = self.magnitude.clone().narrow(1, rows.start, rows.len());

@@ -12,7 +12,8 @@ use crate::layout::{Packed, Segment};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::sync::{Arc, OnceLock};
 
-/// A frozen linear map: a matrix, `[out, in]` as Hugging Face stores it, in the form its op set wants, and what follows it.
+/// A linear map of the base: a matrix, `[out, in]` as Hugging Face stores it, in the form its op set wants, and what follows
+/// it. It is frozen, unless a full fine-tuning trains it ([`Frozen::trained`]).
 #[derive(Clone, Debug)]
 pub struct Frozen {
     pub n_out: usize,
@@ -31,6 +32,12 @@ impl Frozen {
         Frozen { n_out, n_in, bias: None, softcap: None, row_squares: Arc::default(), form }
     }
 
+    /// A map whose weight `[out, in]`, and bias `[1, out]` if there is one, take gradients; on every op set.
+    pub fn trained(weight: Tensor<2>, bias: Option<Tensor<2>>) -> Self {
+        let [n_out, n_in] = weight.dims();
+        Frozen::new(n_out, n_in, FrozenForm::Trained { weight: Box::new(weight), bias: bias.map(Box::new) })
+    }
+
     pub fn with_bias(self, bias: Option<Arc<Vec<f32>>>) -> Self {
         Frozen { bias, ..self }
     }
@@ -44,6 +51,7 @@ impl Frozen {
 pub(crate) enum FrozenForm {
     Flex(Arc<flex::FlexMatrix>),
     Stock(Box<Tensor<2>>),
+    Trained { weight: Box<Tensor<2>>, bias: Option<Box<Tensor<2>>> },
 }
 
 /// The two factors of a LoRA adapter as they take part in a step: `a` is `[r, in]`, `b` is `[out, r]`, as in PEFT.
@@ -154,6 +162,12 @@ pub trait Ops: Send + Sync {
 
     /// `x / sqrt(mean(x²) + eps) · weight`, `weight` frozen, `[width]`.
     fn rms_norm(&self, x: Tensor<2>, weight: &Arc<Vec<f32>>, eps: f32) -> Tensor<2>;
+
+    /// The same with a weight that takes a gradient, `[1, width]`.
+    fn rms_norm_trained(&self, x: Tensor<2>, weight: Tensor<2>, eps: f32) -> Tensor<2> {
+        let scale = (x.clone().powi_scalar(2).mean_dim(1) + eps).sqrt();
+        x / scale * weight
+    }
 
     /// `x Wᵀ + scaling · (drop(x) Aᵀ) Bᵀ`, plus the bias if there is one; the product `B A` is never formed. Under DoRA, what
     /// the two terms give is scaled column by column.

@@ -47,7 +47,7 @@ impl StockOps {
 
 pub(super) fn tensor_of(frozen: &Frozen) -> Tensor<2> {
     match &frozen.form {
-        FrozenForm::Stock(tensor) => tensor.as_ref().clone(),
+        FrozenForm::Stock(tensor) | FrozenForm::Trained { weight: tensor, .. } => tensor.as_ref().clone(),
         FrozenForm::Flex(_) => unreachable!("a matrix frozen by the flex ops was given to the stock ops"),
     }
 }
@@ -83,9 +83,10 @@ impl Ops for StockOps {
             return super::dropout::linear(self, x, weight, lora, drop);
         }
         let y = x.clone().matmul(tensor_of(weight).transpose());
-        let y = match &weight.bias {
-            None => y,
-            Some(bias) => y + self.constant(bias.to_vec(), [1, weight.n_out]),
+        let y = match (&weight.bias, &weight.form) {
+            (_, FrozenForm::Trained { bias: Some(bias), .. }) => y + bias.as_ref().clone(),
+            (None, _) => y,
+            (Some(bias), _) => y + self.constant(bias.to_vec(), [1, weight.n_out]),
         };
         match lora {
             None => y,

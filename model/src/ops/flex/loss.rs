@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Label positions a block.
-const BLOCK: usize = 256;
+pub(super) const BLOCK: usize = 256;
 
 /// `[m, vocab]` of `x`, `[m, width]`.
 fn logits_of_rows(x: &[f32], m: usize, width: usize, vocab: usize, head: &FlexMatrix) -> Buffer {
@@ -66,12 +66,32 @@ impl Backward<Flex, 1> for CrossEntropyBackward {
     }
 }
 
-fn gather(rows: impl Iterator<Item = usize>, data: &[f32], width: usize) -> Vec<f32> {
+pub(super) fn gather(rows: impl Iterator<Item = usize>, data: &[f32], width: usize) -> Vec<f32> {
     let mut out = Vec::new();
     for row in rows {
         out.extend_from_slice(&data[row * width..][..width]);
     }
     out
+}
+
+/// Turns a block's logits into the loss's gradient by them, and gives the block's loss.
+pub(super) fn softmax_gradient(logits: &mut [f32], vocab: usize, block: &[Target], denominator: f32) -> f64 {
+    let losses: Vec<f64> = logits
+        .par_chunks_mut(vocab)
+        .zip(block.par_iter())
+        .map(|(row, target)| {
+            let wanted = row[target.token as usize];
+            let (max, sum) = exp_row(row);
+            let weight = target.weight / denominator;
+            let factor = weight / sum;
+            for x in row.iter_mut() {
+                *x *= factor;
+            }
+            row[target.token as usize] -= weight;
+            weight as f64 * ((sum as f64).ln() + max as f64 - wanted as f64)
+        })
+        .collect();
+    losses.iter().sum()
 }
 
 pub(super) fn linear_cross_entropy(
@@ -85,28 +105,19 @@ pub(super) fn linear_cross_entropy(
     let input = hidden.primitive().to_contiguous();
     let [n, width] = dims(&input);
     let xs = slice(&input);
-    let mut d_hidden = vec![0f32; n * width];
+    let prepared = CrossEntropyBackward.prepare::<NoCheckpointing>([hidden.node()]).compute_bound().stateful();
+    // A look at the loss needs no gradient, and a head that is frozen for inference could not give one.
+    let tracked = matches!(prepared, OpsKind::Tracked(_));
+    let mut d_hidden = vec![0f32; if tracked { n * width } else { 0 }];
     let mut loss = 0f64;
     for block in targets.chunks(BLOCK) {
         let m = block.len();
         let x = gather(block.iter().map(|t| t.row), xs, width);
         let mut logits = logits_of_rows(&x, m, width, vocab, head);
-        let losses: Vec<f64> = logits
-            .par_chunks_mut(vocab)
-            .zip(block.par_iter())
-            .map(|(row, target)| {
-                let wanted = row[target.token as usize];
-                let (max, sum) = exp_row(row);
-                let weight = target.weight / denominator;
-                let factor = weight / sum;
-                for x in row.iter_mut() {
-                    *x *= factor;
-                }
-                row[target.token as usize] -= weight;
-                weight as f64 * ((sum as f64).ln() + max as f64 - wanted as f64)
-            })
-            .collect();
-        loss += losses.iter().sum::<f64>();
+        loss += softmax_gradient(&mut logits, vocab, block, denominator);
+        if !tracked {
+            continue;
+        }
         let dx = hidden_gradient(&logits, m, width, vocab, head);
         for (target, dx) in block.iter().zip(dx.chunks_exact(width)) {
             for (a, x) in d_hidden[target.row * width..][..width].iter_mut().zip(dx) {
@@ -116,7 +127,7 @@ pub(super) fn linear_cross_entropy(
     }
     let bytes = burn::tensor::Bytes::from_elems(vec![loss as f32]);
     let out = FlexTensor::new(bytes, Layout::contiguous(Shape::from(vec![1])), DType::F32);
-    let out = match CrossEntropyBackward.prepare::<NoCheckpointing>([hidden.node()]).compute_bound().stateful() {
+    let out = match prepared {
         OpsKind::Tracked(p) => p.finish(flex(d_hidden, [n, width]), out),
         OpsKind::UnTracked(p) => p.finish(out),
     };
