@@ -4,7 +4,6 @@
 use super::stock::to_vec;
 use super::{Frozen, Lora, Ops};
 use burn::tensor::{Tensor, TensorData};
-use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -78,27 +77,19 @@ pub(crate) fn row_squares<'a>(ops: &(impl Ops + ?Sized), weight: &'a Frozen) -> 
     })
 }
 
-/// Row norms of `W₀ + s·B·A`: `‖w‖² + 2s·(W₀Aᵀ ⊙ B) + s²·(B(AAᵀ) ⊙ B)`, summed by row in double precision.
+/// Row norms of `W₀ + s·B·A`: `‖w‖² + B ⊙ (2s·W₀Aᵀ + s²·B(AAᵀ))`, summed by row in double precision.
 pub(super) fn norms(ops: &(impl Ops + ?Sized), weight: &Frozen, lora: &Lora) -> Vec<f32> {
-    let ([r, n_in], [n_out, _]) = (lora.a.dims(), lora.b.dims());
-    let (a, b) = (to_vec(&lora.a), to_vec(&lora.b));
-    let s = f64::from(lora.scaling);
-    // A W₀ᵀ, [r, out]. Of A's values, not of A, which would leave a graph behind that nobody walks.
-    let values = Tensor::from_data(TensorData::new(a.clone(), [r, n_in]), &ops.device());
-    let turned = to_vec(&ops.linear(values, &weight.clone().with_bias(None), None));
-    let product = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
-    let a_row = |i: usize| &a[i * n_in..][..n_in];
-    let gram: Vec<f64> = (0..r * r).map(|i| product(a_row(i / r), a_row(i % r))).collect();
-    let squares = row_squares(ops, weight);
-    let norm = |o: usize| {
-        let b = &b[o * r..][..r];
-        let (mut cross, mut own) = (0f64, 0f64);
-        for (i, x) in b.iter().enumerate() {
-            cross += f64::from(*x) * f64::from(turned[i * n_out + o]);
-            own += f64::from(*x) * gram[i * r..][..r].iter().zip(b).map(|(g, y)| g * f64::from(*y)).sum::<f64>();
-        }
+    // Of the factors' values, not of the factors, which would leave a graph behind that nobody walks.
+    let values = |factor: &Tensor<2>| Tensor::<2>::from_data(factor.to_data(), &ops.device());
+    let (a, b) = (values(&lora.a), values(&lora.b));
+    let (r, s) = (a.dims()[0], lora.scaling);
+    let base = ops.linear(a.clone(), &weight.clone().with_bias(None), None).transpose();
+    let own = b.clone().matmul(a.clone().matmul(a.transpose()));
+    let (b, along) = (to_vec(&b), to_vec(&(base * (2.0 * s) + own * (s * s))));
+    let norm = |(square, (b, along)): (&f64, (&[f32], &[f32]))| {
+        let change: f64 = b.iter().zip(along).map(|(b, along)| f64::from(*b) * f64::from(*along)).sum();
         // A row that its adapter cancels would have a norm of rounding errors, or none.
-        (squares[o] + 2.0 * s * cross + s * s * own).max(f64::from(f32::MIN_POSITIVE)).sqrt() as f32
+        (square + change).max(f64::from(f32::MIN_POSITIVE)).sqrt() as f32
     };
-    (0..n_out).into_par_iter().map(norm).collect()
+    row_squares(ops, weight).iter().zip(b.chunks_exact(r).zip(along.chunks_exact(r))).map(norm).collect()
 }
