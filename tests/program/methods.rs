@@ -73,7 +73,8 @@ fn full_fine_tuning_goes_the_whole_way() {
     let args = with(&["train", "mini", "--offline"]);
     let mut command = alone.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
     let out = command.env("RAYON_NUM_THREADS", "1").output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && said.contains("learning_rate is 2e-3, which suits an adapter"), "{said}");
     for path in ["train/model/model.safetensors", "train/loss.jsonl", "train/valid.jsonl"] {
         let bytes = |mini: &Mini| std::fs::read(mini.run_dir().join(path)).unwrap();
         assert!(bytes(&alone) == bytes(&mini), "{path}");

@@ -50,6 +50,9 @@ pub fn outcome(run: &Run<'_>) -> PathBuf {
     })
 }
 
+/// Above this a full fine-tuning soon forgets what the base knows; adapters begin about here.
+const ADAPTERS_RATE: f64 = 3e-4;
+
 /// Opens base, tokenizer and dataset and plans the training.
 ///
 /// # Errors
@@ -69,7 +72,17 @@ pub fn open(run: &Run<'_>, key: &str, stop_at_step: Option<u64>, emit: &dyn Emit
         Method::Lora => {
             Model::Frozen(Arc::new(Decoder::from_weights(&weights, ops, true)?.with_checkpointing(checkpoint)))
         }
-        Method::Full => Model::Open(Box::new(OpenBase { weights, ops, checkpoint })),
+        Method::Full => {
+            let rate = run.recipe().train.learning_rate;
+            if rate > ADAPTERS_RATE {
+                let text = format!(
+                    "train.learning_rate is {rate:e}, which suits an adapter; full fine-tuning wants some ten times less \
+                     (its default is 5e-5)"
+                );
+                emit.emit(EventKind::Warning { text });
+            }
+            Model::Open(Box::new(OpenBase { weights, ops, checkpoint }))
+        }
     };
     let tokenizer = Arc::new(ChatTokenizer::open(&base.path)?);
     let dataset = Dataset::load(&run.dataset_dir())?;
