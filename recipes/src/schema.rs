@@ -111,7 +111,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("train.r", Int { min: 1, max: 1024 }, Default("16"), "rank of the adapter"),
     field("train.lora_alpha", Positive { max: 65_536.0 }, Default("32"), "scale of the adapter: lora_alpha / r, or / sqrt(r) with use_rslora"),
     field("train.use_rslora", Bool, Default("false"), "rank-stabilised scale"),
-    field("train.use_dora", Bool, Default("false"), "trains the length of each adapted row apart from its direction (DoRA): a little slower, merged like LoRA"),
+    field("train.use_dora", Bool, Default("false"), "trains the length of each adapted row apart from its direction (DoRA); a step takes up to twice as long, the merged model costs nothing"),
     field("train.lora_dropout", Float { min: 0.0, max: 0.9 }, Default("0.0"), "chance that an element of an adapter's input is dropped in training"),
     field("train.loraplus_lr_ratio", Positive { max: 1000.0 }, Default("1.0"), "rate of lora_B over that of lora_A (LoRA+; 16 is usual, with half the rate; 1 is plain LoRA)"),
     field("train.target_modules", Choices(MODULES), Default("[\"q_proj\", \"k_proj\", \"v_proj\", \"o_proj\", \"gate_proj\", \"up_proj\", \"down_proj\"]"), "the linear layers that get an adapter"),
