@@ -1,4 +1,4 @@
-//! An adapter for each of our tiny models, as training leaves it, with our logits: what tests/conformance/peft_adapter.py
+//! A LoRA and a DoRA adapter for each of our tiny models, as training leaves them, with our logits: what tests/conformance/peft_adapter.py
 //! compares PEFT's with. `save-adapter FAMILIES OUT`, FAMILIES being model/tests/golden/families.
 
 use limbeck_model::adapter::{Adapter, AdapterConfig, LoraPair};
@@ -19,15 +19,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     for entry in std::fs::read_dir(&families)? {
         let base = std::fs::canonicalize(entry?.path())?;
-        save(&base, &Path::new(&out).join(base.file_name().unwrap_or_default()))?;
+        let name = base.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        save(&base, &Path::new(&out).join(&name), false)?;
+        save(&base, &Path::new(&out).join(format!("{name}-dora")), true)?;
     }
     Ok(())
 }
 
-fn save(base: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
+fn save(base: &Path, out: &Path, dora: bool) -> Result<(), Box<dyn Error>> {
     let ops = ops(DeviceName::Cpu)?;
     let decoder = Decoder::from_weights(&Weights::open(base)?, ops.clone(), false)?;
-    let adapter = adapter(&decoder);
+    let adapter = adapter(&decoder, dora);
     std::fs::create_dir_all(out.join("adapter"))?;
     adapter.save(&out.join("adapter"))?;
     let golden: Value = serde_json::from_slice(&std::fs::read(base.join("golden.json"))?)?;
@@ -46,8 +48,8 @@ fn save(base: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
     Ok(std::fs::write(out.join("ours.json"), ours.to_string())?)
 }
 
-/// Factors that are not zero, on every linear module.
-fn adapter(decoder: &Decoder) -> Adapter {
+/// Factors that are not zero, on every linear module; with `dora`, magnitudes that are not the row norms.
+fn adapter(decoder: &Decoder, dora: bool) -> Adapter {
     let config = &decoder.config;
     let targets: Vec<String> = config.linears().iter().map(|m| m.rsplit('.').next().unwrap_or(m).to_owned()).collect();
     let mut state = 1u64;
@@ -62,9 +64,15 @@ fn adapter(decoder: &Decoder) -> Adapter {
     for layer in 0..config.num_hidden_layers {
         for module in config.linears() {
             let (n_out, n_in) = config.linear_shape(module);
-            let pair = LoraPair { a: values(RANK * n_in), b: values(n_out * RANK), r: RANK, n_in, n_out };
-            pairs.insert(module_path(layer, module), pair);
+            let path = module_path(layer, module);
+            let (a, b) = (values(RANK * n_in), values(n_out * RANK));
+            let magnitude = dora.then(|| {
+                let norms = decoder.row_norms(&path);
+                norms.iter().zip(values(n_out)).map(|(norm, x)| norm * (1.0 + x)).collect()
+            });
+            pairs.insert(path, LoraPair { a, b, magnitude, r: RANK, n_in, n_out });
         }
     }
-    Adapter { config: AdapterConfig::lora("tiny", RANK, 4.0, &targets, true), pairs }
+    let config = AdapterConfig::lora("tiny", RANK, 4.0, &targets, true);
+    Adapter { config: AdapterConfig { use_dora: dora, ..config }, pairs }
 }

@@ -2,6 +2,7 @@
 //! as PEFT reads and writes them.
 
 use crate::config::DecoderConfig;
+use crate::ops::dora::Dora;
 use crate::ops::{Lora, Ops};
 use burn::tensor::{Tensor, TensorData};
 use limbeck_artifact::files::write_atomic;
@@ -12,6 +13,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const PREFIX: &str = "base_model.model.";
+/// PEFT writes DoRA's vectors without `.weight` behind.
+const MAGNITUDE: &str = "lora_magnitude_vector";
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdapterError {
@@ -72,7 +75,7 @@ fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Err
 
 /// Keys of PEFT's LoRA config that change the arithmetic when they say anything at all. Source: `LoraConfig` of peft
 /// 0.21.
-const REFUSED: [&str; 19] = [
+const REFUSED: [&str; 18] = [
     "alora_invocation_tokens",
     "alpha_pattern",
     "arrow_config",
@@ -89,7 +92,6 @@ const REFUSED: [&str; 19] = [
     "target_parameters",
     "trainable_token_indices",
     "use_bdlora",
-    "use_dora",
     "use_qalora",
     "velora_config",
 ];
@@ -97,7 +99,7 @@ const REFUSED: [&str; 19] = [
 /// Ways to begin that leave the base as it is; others (pissa, olora, loftq, ...) subtract something from it.
 const INITS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
-/// What in an `adapter_config.json` asks for more than plain LoRA.
+/// What in an `adapter_config.json` asks for more than LoRA and DoRA.
 fn beyond_lora(json: &Json) -> Option<String> {
     let says_something = |value: &Json| match value {
         Json::Null | Json::Bool(false) => false,
@@ -147,11 +149,14 @@ impl AdapterConfig {
     }
 }
 
-/// One pair of factors: `a` is `[r, n_in]`, `b` is `[n_out, r]`, both row-major.
+/// One pair of factors: `a` is `[r, n_in]`, `b` is `[n_out, r]`, both row-major; under DoRA, also the lengths of the rows of
+/// W + s·B·A.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraPair {
     pub a: Vec<f32>,
     pub b: Vec<f32>,
+    /// `[n_out]`; there if and only if the adapter's config says `use_dora`.
+    pub magnitude: Option<Vec<f32>>,
     pub r: usize,
     pub n_in: usize,
     pub n_out: usize,
@@ -199,8 +204,8 @@ impl Adapter {
             .iter()
             .map(|(path, p)| {
                 let (a, b) = (tensor(&p.a, [p.r, p.n_in]), tensor(&p.b, [p.n_out, p.r]));
-                let lora = Lora { a, b, scaling, dropout: None };
-                (path.clone(), lora)
+                let dora = p.magnitude.as_ref().map(|m| Dora::new(tensor(m, [1, p.n_out])));
+                (path.clone(), Lora { a, b, scaling, dora, dropout: None })
             })
             .collect()
     }
@@ -214,6 +219,9 @@ impl Adapter {
         for (path, p) in &self.pairs {
             bytes.push((format!("{PREFIX}{path}.lora_A.weight"), le(&p.a), vec![p.r, p.n_in]));
             bytes.push((format!("{PREFIX}{path}.lora_B.weight"), le(&p.b), vec![p.n_out, p.r]));
+            if let Some(magnitude) = &p.magnitude {
+                bytes.push((format!("{PREFIX}{path}.{MAGNITUDE}"), le(magnitude), vec![p.n_out]));
+            }
         }
         let malformed = |reason: String| AdapterError::Malformed { path: weights.clone(), reason };
         let mut views = Vec::with_capacity(bytes.len());
@@ -229,14 +237,17 @@ impl Adapter {
         write_atomic(&config, json.as_bytes()).map_err(|source| AdapterError::Write { path: config, source })
     }
 
-    /// Reads what PEFT or [`Adapter::save`] wrote. DoRA, biases and fan-in-fan-out are refused.
+    /// Reads what PEFT or [`Adapter::save`] wrote, LoRA or DoRA. Biases and fan-in-fan-out are refused.
     pub fn load(dir: &Path) -> Result<Adapter, AdapterError> {
         let path = dir.join("adapter_config.json");
         let text = std::fs::read(&path).map_err(|source| AdapterError::Read { path: path.clone(), source })?;
         let json: Json = serde_json::from_slice(&text)
             .map_err(|e| AdapterError::Malformed { path: path.clone(), reason: e.to_string() })?;
         if let Some(what) = beyond_lora(&json) {
-            return Err(AdapterError::Malformed { path, reason: format!("only plain LoRA is supported, and {what}") });
+            return Err(AdapterError::Malformed {
+                path,
+                reason: format!("only LoRA and DoRA are supported, and {what}"),
+            });
         }
         let config: AdapterConfig = serde_json::from_value(json)
             .map_err(|e| AdapterError::Malformed { path: path.clone(), reason: e.to_string() })?;
@@ -247,27 +258,40 @@ impl Adapter {
         let bytes = std::fs::read(&path).map_err(|source| AdapterError::Read { path: path.clone(), source })?;
         let malformed = |reason: String| AdapterError::Malformed { path: path.clone(), reason };
         let file = SafeTensors::deserialize(&bytes).map_err(|e| malformed(e.to_string()))?;
-        type Half = Option<(Vec<usize>, Vec<f32>)>;
-        let mut halves: BTreeMap<String, [Half; 2]> = BTreeMap::new();
+        type Part = Option<(Vec<usize>, Vec<f32>)>;
+        let mut parts: BTreeMap<String, [Part; 3]> = BTreeMap::new();
         for (name, view) in file.tensors() {
-            let stem = name.strip_prefix(PREFIX).and_then(|n| n.strip_suffix(".weight"));
+            let stem = name.strip_prefix(PREFIX);
+            let stem = stem.and_then(|n| n.strip_suffix(".weight").or(n.ends_with(MAGNITUDE).then_some(n)));
             let found = stem.and_then(|stem| match stem.rsplit_once('.') {
                 Some((path, "lora_A")) => Some((path, 0)),
                 Some((path, "lora_B")) => Some((path, 1)),
+                Some((path, MAGNITUDE)) => Some((path, 2)),
                 _ => None,
             });
             let Some((module, which)) = found else { return Err(malformed(format!("unexpected tensor `{name}`"))) };
             let data = floats(&view).map_err(|e| malformed(format!("tensor `{name}`: {e}")))?;
-            halves.entry(module.to_string()).or_default()[which] = Some((view.shape().to_vec(), data));
+            parts.entry(module.to_string()).or_default()[which] = Some((view.shape().to_vec(), data));
         }
         let mut pairs = BTreeMap::new();
-        for (module, halves) in halves {
-            let [Some((a_shape, a)), Some((b_shape, b))] = halves else {
+        for (module, parts) in parts {
+            let [Some((a_shape, a)), Some((b_shape, b)), magnitude] = parts else {
                 return Err(malformed(format!("module `{module}` lacks one of lora_A and lora_B")));
             };
+            if magnitude.is_some() != config.use_dora {
+                let has = if config.use_dora { "no" } else { "a" };
+                let why = format!("use_dora is {}, and module `{module}` has {has} {MAGNITUDE}", config.use_dora);
+                return Err(malformed(why));
+            }
+            if let Some((shape, _)) =
+                magnitude.as_ref().filter(|(shape, _)| shape.len() != 1 || shape.first() != b_shape.first())
+            {
+                return Err(malformed(format!("module `{module}`: {MAGNITUDE} is {shape:?} beside {b_shape:?}")));
+            }
+            let magnitude = magnitude.map(|(_, values)| values);
             match (a_shape.as_slice(), b_shape.as_slice()) {
                 (&[r, n_in], &[n_out, r2]) if r == r2 && r == config.r => {
-                    pairs.insert(module, LoraPair { a, b, r, n_in, n_out });
+                    pairs.insert(module, LoraPair { a, b, magnitude, r, n_in, n_out });
                 }
                 _ => return Err(malformed(format!("module `{module}`: shapes {a_shape:?} and {b_shape:?}"))),
             }

@@ -5,7 +5,10 @@ pub use crate::config::LINEARS;
 use crate::config::{Activation, DecoderConfig, LayerConfig, Rope};
 use crate::layout::Packed;
 use crate::ops::codes::{Codes, QuantizeBase};
+use crate::ops::dora::row_squares;
 use crate::ops::{AttentionPlan, Block, Frozen, LayerKv, Lora, Ops, Rotation};
+pub use crate::parts::TensorSet;
+use crate::parts::{Loaded, Norm, Parts, Trained};
 use burn::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -50,7 +53,10 @@ impl Projection {
         let lora = set?.get(&self.path)?;
         Some(match &self.rows {
             None => lora.clone(),
-            Some(rows) => Lora { b: lora.b.clone().narrow(0, rows.start, rows.len()), ..lora.clone() },
+            Some(rows) => {
+                let b = lora.b.clone().narrow(0, rows.start, rows.len());
+                Lora { b, dora: lora.dora.as_ref().map(|dora| dora.rows(rows)), ..lora.clone() }
+            }
         })
     }
 }
@@ -58,28 +64,32 @@ impl Projection {
 /// Norms that not every family has are `None`.
 struct Layer {
     projections: [Projection; 7],
-    input_norm: Arc<Vec<f32>>,
+    input_norm: Norm,
     /// Over each head of queries and keys.
-    head_norms: Option<[Arc<Vec<f32>>; 2]>,
+    head_norms: Option<[Norm; 2]>,
     /// Behind attention, in front of the residual sum.
-    attention_post_norm: Option<Arc<Vec<f32>>>,
+    attention_post_norm: Option<Norm>,
     /// In front of the feed-forward.
-    mlp_norm: Arc<Vec<f32>>,
-    mlp_post_norm: Option<Arc<Vec<f32>>>,
+    mlp_norm: Norm,
+    mlp_post_norm: Option<Norm>,
 }
 
 impl Layer {
-    /// The layer as one op, where it is of the plain kind.
+    /// The layer as one op, where it is of the plain kind and frozen.
     fn block<'a>(&'a self, c: &DecoderConfig, lora: Option<&LoraSet>, checkpoint: bool) -> Option<Block<'a>> {
         let plain = self.head_norms.is_none()
             && self.attention_post_norm.is_none()
             && self.mlp_post_norm.is_none()
             && matches!(c.activation, Activation::Silu);
-        plain.then(|| Block {
+        let (true, Norm::Frozen(input_norm), Norm::Frozen(post_norm)) = (plain, &self.input_norm, &self.mlp_norm)
+        else {
+            return None;
+        };
+        Some(Block {
             linears: self.projections.each_ref().map(|p| &p.weight),
             lora: self.projections.each_ref().map(|p| p.lora(lora)),
-            input_norm: &self.input_norm,
-            post_norm: &self.mlp_norm,
+            input_norm,
+            post_norm,
             eps: c.rms_norm_eps as f32,
             checkpoint,
         })
@@ -98,7 +108,7 @@ pub struct Decoder {
     ops: Arc<dyn Ops>,
     embed: Frozen,
     layers: Vec<Layer>,
-    norm: Arc<Vec<f32>>,
+    norm: Norm,
     head: Frozen,
     checkpoint: bool,
     quantized: QuantizeBase,
@@ -121,8 +131,9 @@ impl Decoder {
         Decoder::load_quantized(config, ops, trains, QuantizeBase::None, load, &mut |_| Ok(None))
     }
 
-    /// The same, the layers' linear maps kept as codes; embedding and head in one bfloat16 copy, as QLoRA has them,
-    /// and norms as they are. A matrix is loaded, quantized and let go before the next. `stored` is asked first, for a module that is one matrix.
+    /// The same, the layers' linear maps kept as codes; embedding and head in one bfloat16 copy, as QLoRA has them, and norms
+    /// as they are. A matrix is loaded, quantized and let go before the next. `stored` is asked first, for a module that is
+    /// one matrix.
     pub fn load_quantized(
         config: &DecoderConfig,
         ops: Arc<dyn Ops>,
@@ -131,41 +142,42 @@ impl Decoder {
         load: &mut Loader,
         stored: &mut CodesLoader,
     ) -> Result<Self, DecoderError> {
-        let c = config;
-        let mut tensor = |name: &str, want: &[usize]| -> Result<Vec<f32>, DecoderError> {
-            let (got, data) = load(name)?;
-            if got != want {
-                return Err(DecoderError::Shape { name: name.to_string(), got, want: want.to_vec() });
-            }
-            if !data.iter().all(|x| x.is_finite()) {
-                return Err(DecoderError::NonFinite(name.to_string()));
-            }
-            Ok(data)
-        };
+        let held = ops.clone();
+        let norm_offset = config.norm_offset;
+        let mut parts = Loaded { load, stored, ops: held.as_ref(), trains, quantize, norm_offset };
+        let decoder = Self::of(config, ops, &mut parts)?;
+        Ok(Decoder { quantized: quantize, ..decoder })
+    }
+
+    /// A decoder over tensors that take gradients, for one forward and one backward pass: what of its parts is worked out
+    /// from them (the rows of a fused module) belongs to that pass's graph.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape; vectors are `[1, n]`.
+    pub fn trained(config: &DecoderConfig, ops: Arc<dyn Ops>, tensors: &TensorSet) -> Result<Self, DecoderError> {
+        Self::of(config, ops, &mut Trained { tensors, norm_offset: config.norm_offset })
+    }
+
+    fn of(c: &DecoderConfig, ops: Arc<dyn Ops>, parts: &mut dyn Parts) -> Result<Self, DecoderError> {
         let h = c.hidden_size;
-        let table = tensor("model.embed_tokens.weight", &[c.vocab_size, h])?;
+        let embed = parts.matrix("model.embed_tokens.weight", c.vocab_size, h)?;
         let head = match c.tie_word_embeddings {
-            true => None,
-            false => Some(tensor("lm_head.weight", &[c.vocab_size, h])?),
+            true => embed.clone(),
+            false => parts.matrix("lm_head.weight", c.vocab_size, h)?,
         };
-        let freeze = |data: Vec<f32>| match quantize {
-            QuantizeBase::None => ops.freeze(data, c.vocab_size, h, trains),
-            _ => ops.freeze_codes(Codes::bf16(&data, c.vocab_size, h), trains),
-        };
-        let embed = freeze(table);
-        let head = match head {
-            None => embed.clone(),
-            Some(head) => freeze(head),
-        };
-        let layers = (0..c.num_hidden_layers)
-            .map(|i| {
-                let mut freezer = Freezer { ops: ops.as_ref(), trains, quantize, stored: &mut *stored };
-                load_layer(c, i, &mut tensor, &mut freezer)
-            })
-            .collect::<Result<_, _>>()?;
-        let norm = load_norm(c, "model.norm.weight", h, &mut tensor)?;
+        let layers = (0..c.num_hidden_layers).map(|i| load_layer(c, i, parts)).collect::<Result<_, _>>()?;
+        let norm = parts.norm("model.norm.weight", h)?;
         let head = head.with_softcap(c.final_logit_softcapping);
-        Ok(Decoder { config: c.clone(), ops, embed, layers, norm, head, checkpoint: false, quantized: quantize })
+        Ok(Decoder {
+            config: c.clone(),
+            ops,
+            embed,
+            layers,
+            norm,
+            head,
+            checkpoint: false,
+            quantized: QuantizeBase::None,
+        })
     }
 
     /// Keep each layer's input only, and run it again in the backward pass: a third more work for a fraction of the memory,
@@ -208,6 +220,10 @@ impl Decoder {
         [projections.map(|p| p.weight.bytes() as u64).sum(), (self.embed.bytes() + head) as u64]
     }
 
+    pub fn checkpointing(&self) -> bool {
+        self.checkpoint
+    }
+
     pub fn ops(&self) -> &Arc<dyn Ops> {
         &self.ops
     }
@@ -221,9 +237,16 @@ impl Decoder {
         self.config.linear_shape(self.config.linears()[linear])
     }
 
+    /// Norms of the rows of the module at `path`, as its weight is held here: where DoRA's magnitudes begin. Empty where
+    /// there is no such module.
+    pub fn row_norms(&self, path: &str) -> Vec<f32> {
+        let parts = self.layers.iter().flat_map(|layer| &layer.projections).filter(|p| p.path == path);
+        parts.flat_map(|p| row_squares(self.ops.as_ref(), &p.weight)).map(|square| square.sqrt() as f32).collect()
+    }
+
     /// Parameters of the base, tied head counted once.
     pub fn parameters(&self) -> u64 {
-        self.config.tensor_shapes().iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
+        self.config.parameters()
     }
 
     fn check_adapter(&self, lora: Option<&LoraSet>) -> Result<(), DecoderError> {
@@ -316,9 +339,10 @@ impl Decoder {
         let c = &self.config;
         let eps = c.rms_norm_eps as f32;
         let ops = &self.ops;
-        let optional_norm = |x: Tensor<2>, norm: &Option<Arc<Vec<f32>>>| match norm {
+        let normed = |x: Tensor<2>, norm: &Norm| norm.apply(ops.as_ref(), x, eps);
+        let optional_norm = |x: Tensor<2>, norm: &Option<Norm>| match norm {
             None => x,
-            Some(norm) => ops.rms_norm(x, norm, eps),
+            Some(norm) => normed(x, norm),
         };
         let layers = self.layers.iter().zip(self.plans(batch)).enumerate();
         for (i, (layer, plan)) in layers.take(range.end).skip(range.start) {
@@ -334,13 +358,13 @@ impl Decoder {
                 let projection = &layer.projections[which];
                 ops.linear(x, &projection.weight, projection.lora(lora).as_ref())
             };
-            let x = ops.rms_norm(hidden.clone(), &layer.input_norm, eps);
+            let x = normed(hidden.clone(), &layer.input_norm);
             let (mut q, mut k, v) = (linear(x.clone(), 0), linear(x.clone(), 1), linear(x, 2));
             if let Some([q_norm, k_norm]) = &layer.head_norms {
                 let by_head = |x: Tensor<2>, norm| {
                     let [n, width] = x.dims();
                     let heads = x.reshape([n * width / c.head_dim, c.head_dim]);
-                    ops.rms_norm(heads, norm, eps).reshape([n, width])
+                    normed(heads, norm).reshape([n, width])
                 };
                 (q, k) = (by_head(q, q_norm), by_head(k, k_norm));
             }
@@ -349,7 +373,7 @@ impl Decoder {
             }
             let attended = linear(ops.attention(q, k, v, &plan, past.and_then(|p| p.layers.get(i))), 3);
             hidden = ops.add(hidden, optional_norm(attended, &layer.attention_post_norm));
-            let x = ops.rms_norm(hidden.clone(), &layer.mlp_norm, eps);
+            let x = normed(hidden.clone(), &layer.mlp_norm);
             let (gate, up) = (linear(x.clone(), 4), linear(x, 5));
             let gated = match c.activation {
                 Activation::Silu => ops.swiglu(gate, up),
@@ -365,7 +389,7 @@ impl Decoder {
 
     /// The final norm: what the head and the loss take.
     pub fn finish(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.ops.rms_norm(hidden, &self.norm, self.config.rms_norm_eps as f32)
+        self.norm.apply(self.ops.as_ref(), hidden, self.config.rms_norm_eps as f32)
     }
 
     /// Runs `tokens` once and keeps their keys and values, to be the prefix of later rows.
@@ -399,80 +423,23 @@ pub fn log_softmax(logits: &[f32]) -> Vec<f32> {
     logits.iter().map(|&x| (x as f64 - log_sum) as f32).collect()
 }
 
-/// Gives a tensor's values, checked against the shape that is wanted.
-type Checked<'a> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, DecoderError> + 'a;
-
-fn load_norm(c: &DecoderConfig, name: &str, n: usize, tensor: &mut Checked) -> Result<Arc<Vec<f32>>, DecoderError> {
-    let mut weight = tensor(name, &[n])?;
-    if c.norm_offset != 0.0 {
-        weight.iter_mut().for_each(|w| *w += c.norm_offset);
-    }
-    Ok(Arc::new(weight))
-}
-
-/// Makes frozen matrices of a layer's linear maps.
-struct Freezer<'a> {
-    ops: &'a dyn Ops,
-    trains: bool,
-    quantize: QuantizeBase,
-    stored: &'a mut CodesLoader<'a>,
-}
-
-impl Freezer<'_> {
-    fn freeze(&self, data: Vec<f32>, n_out: usize, n_in: usize) -> Frozen {
-        match Codes::quantize(self.quantize, &data, n_out, n_in) {
-            Some(codes) => self.ops.freeze_codes(codes, self.trains),
-            None => self.ops.freeze(data, n_out, n_in, self.trains),
-        }
-    }
-
-    fn stored(&mut self, name: &str, want: [usize; 2]) -> Result<Option<Frozen>, DecoderError> {
-        let Some(codes) = (self.stored)(name)? else { return Ok(None) };
-        let got = [codes.n_out, codes.n_in];
-        match got == want {
-            true => Ok(Some(self.ops.freeze_codes(codes, self.trains))),
-            false => Err(DecoderError::Shape { name: name.to_string(), got: got.to_vec(), want: want.to_vec() }),
-        }
-    }
-}
-
-fn load_layer(
-    c: &DecoderConfig,
-    layer: usize,
-    tensor: &mut Checked,
-    freezer: &mut Freezer,
-) -> Result<Layer, DecoderError> {
+fn load_layer(c: &DecoderConfig, layer: usize, parts: &mut dyn Parts) -> Result<Layer, DecoderError> {
     let mut projections = Vec::with_capacity(7);
     for module in c.linears() {
-        let (n_out, n_in) = c.linear_shape(module);
         let path = module_path(layer, module);
-        let name = format!("{path}.weight");
-        let bias = match c.has_bias(module) {
-            true => Some(tensor(&format!("{path}.bias"), &[n_out])?),
-            false => None,
-        };
-        let parts: Vec<Range<usize>> =
+        let rows: Vec<Range<usize>> =
             c.projections().into_iter().filter(|p| p.module == *module).map(|p| p.rows).collect();
-        let fused = parts.len() > 1;
-        if !fused && let Some(weight) = freezer.stored(&name, [n_out, n_in])? {
-            let weight = weight.with_bias(bias.map(Arc::new));
-            projections.push(Projection { weight, path, rows: None });
-            continue;
-        }
-        let mut whole = tensor(&name, &[n_out, n_in])?;
-        for rows in parts {
-            let data = match fused {
-                true => whole[rows.start * n_in..rows.end * n_in].to_vec(),
-                false => std::mem::take(&mut whole),
-            };
-            let bias = bias.as_ref().map(|bias| Arc::new(bias[rows.clone()].to_vec()));
-            let weight = freezer.freeze(data, rows.len(), n_in).with_bias(bias);
-            projections.push(Projection { weight, path: path.clone(), rows: fused.then_some(rows) });
-        }
+        let fused = rows.len() > 1;
+        let weights = parts.module(&path, c.linear_shape(module), c.has_bias(module), &rows)?;
+        let projection = |(weight, rows): (Frozen, Range<usize>)| {
+            let rows = fused.then_some(rows);
+            Projection { weight, path: path.clone(), rows }
+        };
+        projections.extend(weights.into_iter().zip(rows).map(projection));
     }
     // Modules come in the order of their projections, fused or not.
     let Ok(projections) = projections.try_into() else { unreachable!("the modules of a layer give seven projections") };
-    let mut norm = |name: &str, n: usize| load_norm(c, &format!("model.layers.{layer}.{name}.weight"), n, tensor);
+    let mut norm = |name: &str, n: usize| parts.norm(&format!("model.layers.{layer}.{name}.weight"), n);
     let (h, d) = (c.hidden_size, c.head_dim);
     // Hugging Face's post_attention_layernorm is behind attention only where a family has norms there.
     let (attention_post_norm, mlp_norm, mlp_post_norm) = match c.post_norms {

@@ -13,6 +13,7 @@ pub mod layout;
 pub mod memory;
 pub mod names;
 pub mod ops;
+mod parts;
 mod patience;
 pub mod prompt;
 pub mod safetensor;

@@ -3,13 +3,14 @@
 
 use crate::error::{ModelError, Result, read_capped};
 use half::{bf16, f16};
+use limbeck_artifact::files::AtomicFile;
 use limbeck_artifact::relpath::SafeRelPath;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -180,6 +181,41 @@ impl Shards {
             }
         }
     }
+}
+
+/// Values written at a time.
+const VALUES: usize = 1 << 16;
+
+/// Writes float32 tensors, each a name, a shape and its values, in the order given; the file is whole or not there, and no
+/// second copy of the values is made.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn write(path: &Path, tensors: &[(String, Vec<usize>, &[f32])]) -> std::io::Result<()> {
+    let mut header = serde_json::Map::new();
+    header.insert("__metadata__".to_owned(), serde_json::json!({"format": "pt"}));
+    let mut at = 0usize;
+    for (name, shape, values) in tensors {
+        debug_assert_eq!(shape.iter().product::<usize>(), values.len());
+        let end = at + 4 * values.len();
+        header.insert(name.clone(), serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [at, end]}));
+        at = end;
+    }
+    let mut text = serde_json::Value::Object(header).to_string();
+    // Values begin at a multiple of eight.
+    while !text.len().is_multiple_of(8) {
+        text.push(' ');
+    }
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(&(text.len() as u64).to_le_bytes())?;
+    file.write_all(text.as_bytes())?;
+    let mut bytes = Vec::with_capacity(4 * VALUES);
+    for piece in tensors.iter().flat_map(|(.., values)| values.chunks(VALUES)) {
+        bytes.clear();
+        bytes.extend(piece.iter().flat_map(|x| x.to_le_bytes()));
+        file.write_all(&bytes)?;
+    }
+    file.commit()
 }
 
 /// The files that an index spreads a model over, sorted, each checked to be a plain `.safetensors` name.

@@ -26,6 +26,8 @@ pub struct Weights {
     config: DecoderConfig,
     shapes: BTreeMap<String, Vec<usize>>,
     from: From,
+    /// Weights that a full fine-tuning left in the place of those of `from`.
+    tuned: Option<Shards>,
 }
 
 #[derive(Debug)]
@@ -47,7 +49,7 @@ impl Weights {
             (DecoderConfig::from_gguf(&file)?, From::Gguf(Box::new(file)))
         };
         let shapes: BTreeMap<_, _> = config.tensor_shapes().into_iter().collect();
-        let weights = Self { path: path.into(), config, shapes, from };
+        let weights = Self { path: path.into(), config, shapes, from, tuned: None };
         for (name, expected) in &weights.shapes {
             let found = weights.stored_shape(name)?;
             if found != *expected {
@@ -63,6 +65,36 @@ impl Weights {
             }
             None => Ok(weights),
         }
+    }
+
+    /// Whether a folder holds what a full fine-tuning leaves, not an adapter.
+    pub fn is_tuned(folder: &Path) -> bool {
+        folder.join("model.safetensors").is_file()
+    }
+
+    /// This model with all its weights taken from `folder`, in which a full fine-tuning left them; what else belongs to a
+    /// model stays the base's own.
+    ///
+    /// # Errors
+    /// When the folder's weights are not those of this base.
+    pub fn with_tuned(self, folder: &Path) -> Result<Self> {
+        let tuned = Shards::open(folder)?;
+        for (name, expected) in &self.shapes {
+            let found = tuned.shape(name);
+            if found != Some(expected) {
+                let why = match found {
+                    None => "it is not among the tuned weights; were they trained on this base?".to_owned(),
+                    Some(found) => format!("its shape is {found:?} among the tuned weights, the base has {expected:?}"),
+                };
+                return Err(ModelError::tensor(folder, name, why));
+            }
+        }
+        Ok(Self { tuned: Some(tuned), ..self })
+    }
+
+    /// Whether the weights are other than those of the file that is named.
+    pub fn tuned(&self) -> bool {
+        self.tuned.is_some()
     }
 
     /// A tensor of a layer that takes no part in the forward pass; frequencies follow from the config.
@@ -107,6 +139,9 @@ impl Weights {
     /// When there is no such weight, reading fails, or a value is not finite.
     pub fn load(&self, name: &str) -> Result<DenseTensor> {
         let shape = self.shapes.get(name).ok_or_else(|| self.missing(name))?.clone();
+        if let Some(tuned) = &self.tuned {
+            return Ok(DenseTensor { shape, data: tuned.load(name)? });
+        }
         let data = match &self.from {
             From::Folder(shards) => shards.load(name)?,
             From::Gguf(file) => {

@@ -289,7 +289,6 @@ fn what_peft_can_do_beyond_lora_is_refused_by_name() {
     let from = families().join("llama/adapter");
     for (key, value) in [
         ("alpha_pattern", serde_json::json!({"q_proj": 8})),
-        ("use_dora", true.into()),
         ("bias", "all".into()),
         ("init_lora_weights", "pissa".into()),
         ("modules_to_save", serde_json::json!(["lm_head"])),

@@ -132,12 +132,12 @@ fn linear_with_and_without_lora() {
             (values(n_out * r, 3, 0.5), [n_out, r]),
         ];
         check("lora linear", inputs.clone(), &|ops, x| {
-            let lora = Lora { a: x[1].clone(), b: x[2].clone(), scaling: 1.7, dropout: None };
+            let lora = Lora { a: x[1].clone(), b: x[2].clone(), scaling: 1.7, dora: None, dropout: None };
             ops.linear(x[0].clone(), &ops.freeze(w.clone(), n_out, n_in, true), Some(&lora))
         });
         let bias = Arc::new(values(n_out, 6, 1.0));
         check("lora linear with bias", inputs, &|ops, x| {
-            let lora = Lora { a: x[1].clone(), b: x[2].clone(), scaling: 1.7, dropout: None };
+            let lora = Lora { a: x[1].clone(), b: x[2].clone(), scaling: 1.7, dora: None, dropout: None };
             let weight = ops.freeze(w.clone(), n_out, n_in, true).with_bias(Some(bias.clone()));
             ops.linear(x[0].clone(), &weight, Some(&lora))
         });
@@ -156,7 +156,7 @@ fn lora_dropout() {
         (values(n_out * r, 3, 0.5), [n_out, r]),
     ];
     check("lora with dropout", inputs.clone(), &|ops, x| {
-        let lora = Lora { a: x[1].clone(), b: x[2].clone(), scaling: 1.7, dropout: Some(drop.clone()) };
+        let lora = Lora { a: x[1].clone(), b: x[2].clone(), scaling: 1.7, dora: None, dropout: Some(drop.clone()) };
         ops.linear(x[0].clone(), &ops.freeze(w.clone(), n_out, n_in, true), Some(&lora))
     });
     let [x, a, b] = [0, 1, 2].map(|i| inputs[i].0.clone());
@@ -171,8 +171,13 @@ fn lora_dropout() {
         }
     }
     let ops = FlexOps::default();
-    let lora =
-        Lora { a: leaf(&ops, &a, [r, n_in]), b: leaf(&ops, &b, [n_out, r]), scaling: 1.7, dropout: Some(drop.clone()) };
+    let lora = Lora {
+        a: leaf(&ops, &a, [r, n_in]),
+        b: leaf(&ops, &b, [n_out, r]),
+        scaling: 1.7,
+        dora: None,
+        dropout: Some(drop.clone()),
+    };
     let y = ops.linear(leaf(&ops, &x, [n, n_in]), &ops.freeze(w, n_out, n_in, true), Some(&lora));
     assert_close("lora dropout", &read(&y), &want, 1e-5);
 }

@@ -1,4 +1,5 @@
-//! The merged model, one tensor at a time: W + s·B·A in f32, computed when asked for and held by nobody.
+//! The merged model, one tensor at a time: W + s·B·A in f32, under DoRA with each row brought to its length; computed when
+//! asked for and held by nobody.
 
 use limbeck_model::adapter::{Adapter, LoraPair};
 use limbeck_model::weights::{DenseTensor, Weights};
@@ -29,9 +30,9 @@ impl<'a> Merged<'a> {
         self.weights
     }
 
-    /// Whether the adapter changes the tensor of this name.
+    /// Whether the tensor of this name is not the base's own: an adapter changes it, or all weights were trained.
     pub fn changes(&self, name: &str) -> bool {
-        self.pair(name).is_some()
+        self.weights.tuned() || self.pair(name).is_some()
     }
 
     /// The tensor under its Hugging Face name, `[out, in]` row-major.
@@ -39,6 +40,9 @@ impl<'a> Merged<'a> {
         let mut tensor = self.weights.load(name)?;
         if let (Some(pair), Some(adapter)) = (self.pair(name), self.adapter) {
             add_low_rank(name, &mut tensor, pair, adapter.scaling())?;
+            if let Some(magnitude) = &pair.magnitude {
+                set_lengths(name, &mut tensor, magnitude)?;
+            }
         }
         Ok(tensor)
     }
@@ -50,7 +54,7 @@ impl<'a> Merged<'a> {
 
 /// `w += scaling · b·a`, each row's products summed over the rank in order: the same bits on any number of threads.
 fn add_low_rank(name: &str, tensor: &mut DenseTensor, pair: &LoraPair, scaling: f32) -> Result<()> {
-    let LoraPair { a, b, r, n_in, n_out } = pair;
+    let LoraPair { a, b, r, n_in, n_out, .. } = pair;
     let (r, n_in, n_out) = (*r, *n_in, *n_out);
     let wrong = |why: String| Err(QuantizeError::Merge { name: name.into(), why });
     if tensor.shape != [n_out, n_in] {
@@ -76,15 +80,47 @@ fn add_low_rank(name: &str, tensor: &mut DenseTensor, pair: &LoraPair, scaling: 
     Ok(())
 }
 
+/// Each row becomes `magnitude · w / ‖w‖`: what DoRA's scaled products come to. A row of zeros has no direction to keep.
+fn set_lengths(name: &str, tensor: &mut DenseTensor, magnitude: &[f32]) -> Result<()> {
+    let [n_out, n_in] = tensor.shape[..] else {
+        return Err(QuantizeError::Merge { name: name.into(), why: format!("it is {:?}, no matrix", tensor.shape) });
+    };
+    if magnitude.len() != n_out {
+        let why = format!("it has {n_out} rows, its lora_magnitude_vector {} values", magnitude.len());
+        return Err(QuantizeError::Merge { name: name.into(), why });
+    }
+    tensor.data.par_chunks_mut(n_in).zip(magnitude.par_iter()).for_each(|(row, m)| {
+        let norm = row.iter().map(|w| f64::from(*w) * f64::from(*w)).sum::<f64>().sqrt();
+        let factor = if norm > 0.0 { f64::from(*m) / norm } else { 0.0 };
+        row.iter_mut().for_each(|w| *w = (f64::from(*w) * factor) as f32);
+    });
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn each_row_gets_its_length_and_keeps_its_direction() {
+        let mut w = DenseTensor { shape: vec![3, 2], data: vec![3.0, 4.0, -1.0, 0.0, 0.0, 0.0] };
+        set_lengths("w", &mut w, &[10.0, 0.5, 2.0]).unwrap();
+        assert_eq!(w.data, [6.0, 8.0, -0.5, 0.0, 0.0, 0.0]);
+        let error = set_lengths("w", &mut w, &[1.0]).unwrap_err().to_string();
+        assert!(error.contains("3 rows") && error.contains("1 values"), "{error}");
+    }
+
+    #[test]
     fn the_low_rank_product_is_added_scaled() {
         let mut w = DenseTensor { shape: vec![2, 3], data: vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0] };
-        let pair =
-            LoraPair { a: vec![1.0, 0.0, -1.0, 0.5, 2.0, 0.0], b: vec![2.0, 1.0, 0.0, -4.0], r: 2, n_in: 3, n_out: 2 };
+        let pair = LoraPair {
+            a: vec![1.0, 0.0, -1.0, 0.5, 2.0, 0.0],
+            b: vec![2.0, 1.0, 0.0, -4.0],
+            magnitude: None,
+            r: 2,
+            n_in: 3,
+            n_out: 2,
+        };
         add_low_rank("w", &mut w, &pair, 0.5).unwrap();
         assert_eq!(w.data, [2.25, 3.0, 2.0, 3.0, 1.0, 6.0]);
     }
@@ -92,7 +128,7 @@ mod tests {
     #[test]
     fn a_pair_of_another_shape_is_refused() {
         let mut w = DenseTensor { shape: vec![3, 2], data: vec![0.0; 6] };
-        let mut pair = LoraPair { a: vec![0.0; 3], b: vec![0.0; 2], r: 1, n_in: 3, n_out: 2 };
+        let mut pair = LoraPair { a: vec![0.0; 3], b: vec![0.0; 2], magnitude: None, r: 1, n_in: 3, n_out: 2 };
         let refused = |w: &mut DenseTensor, pair: &LoraPair| add_low_rank("q", w, pair, 1.0).unwrap_err().to_string();
         assert!(refused(&mut w, &pair).contains("it is [3, 2], the adapter's factors make [2, 3]"));
         w.shape = vec![2, 3];

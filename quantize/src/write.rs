@@ -24,7 +24,7 @@ use crate::{Format, Merged, QuantizeError, Result};
 pub struct QuantizePlan {
     /// A GGUF file or a Hugging Face folder.
     pub base: PathBuf,
-    /// A PEFT folder to be merged into the base.
+    /// What a training left: a PEFT folder to be merged into the base, or a folder with all of its weights.
     pub adapter: Option<PathBuf>,
     pub format: Format,
     pub out: PathBuf,
@@ -49,7 +49,7 @@ pub struct QuantizeReport {
     pub bits_per_weight: f64,
     /// Tensors of each block type.
     pub tensors: BTreeMap<String, u64>,
-    /// Tensors that the adapter changed.
+    /// Tensors that the training changed.
     pub merged: u64,
     /// Tensors whose bytes are the base's own, because it has them in this very type.
     pub verbatim: u64,
@@ -85,9 +85,14 @@ struct Tally {
 /// When the adapter does not fit the base, a weight is not finite, or reading, writing or reading back fails. Then
 /// nothing is left under `plan.out` but what was there before; a file that reads back wrong is removed.
 pub fn quantize(plan: &QuantizePlan, emit: &dyn Emit) -> Result<QuantizeReport> {
-    let weights = Weights::open(&plan.base)?;
+    let mut weights = Weights::open(&plan.base)?;
     weights.config().gguf_architecture()?;
-    let adapter = plan.adapter.as_deref().map(Adapter::load).transpose()?;
+    let mut adapter = None;
+    match plan.adapter.as_deref() {
+        None => (),
+        Some(folder) if Weights::is_tuned(folder) => weights = weights.with_tuned(folder)?,
+        Some(folder) => adapter = Some(Adapter::load(folder)?),
+    }
     let merged = Merged::new(&weights, adapter.as_ref())?;
     let planned = planned(plan, &weights)?;
 

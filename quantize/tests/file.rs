@@ -34,7 +34,7 @@ fn run(plan: &QuantizePlan) -> QuantizeReport {
 fn rank_two(n_out: usize, n_in: usize, seed: u64) -> LoraPair {
     let mut next = tiny_base::splitmix64(seed);
     let mut values = |n: usize| (0..n).map(|_| (next() >> 40) as f32 / (1 << 24) as f32 - 0.5).collect();
-    LoraPair { a: values(2 * n_in), b: values(n_out * 2), r: 2, n_in, n_out }
+    LoraPair { a: values(2 * n_in), b: values(n_out * 2), magnitude: None, r: 2, n_in, n_out }
 }
 
 fn adapter(dir: &Path, pairs: &[(&str, LoraPair)]) -> PathBuf {

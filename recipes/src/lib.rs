@@ -15,8 +15,8 @@ pub use error::{RecipeError, RecipeErrors};
 pub use plan::settings;
 pub use recipe::{
     BaseModel, CacheDtype, Data, DecayType, Distill, Dtype, Eval, Gate, GateRule, LossNormalization, LrScheduler,
-    Metric, MinReviewed, Model, Promote, Quantize, QuantizeBase, Recipe, Review, Sign, SplitRatios, Task, Train,
-    TrainOn, ValidMetric,
+    Method, Metric, MinReviewed, Model, Promote, Quantize, QuantizeBase, Recipe, Review, Sign, SplitRatios, Task,
+    Train, TrainOn, ValidMetric,
 };
 pub use resolve::{Entry, Origin, Resolved, load, load_text, locate};
 pub use source::{Place, Source};

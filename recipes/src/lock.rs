@@ -41,7 +41,7 @@ fn place(key: &str) -> (String, &str) {
 /// Without line numbers: a comment added to a recipe must not change the lock.
 fn origin(entry: &Entry) -> &'static str {
     match entry.origin {
-        Origin::Default => "default",
+        Origin::Default | Origin::DefaultUnder { .. } => "default",
         Origin::File { .. } => "recipe",
         Origin::Set { .. } => "--set",
     }

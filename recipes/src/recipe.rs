@@ -90,6 +90,16 @@ pub struct MinReviewed {
     pub test: f64,
 }
 
+/// What a training trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// An adapter.
+    Lora,
+    /// Every weight.
+    Full,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LrScheduler {
@@ -166,10 +176,11 @@ pub enum ValidMetric {
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Train {
-    pub method: String,
+    pub method: Method,
     pub r: usize,
     pub lora_alpha: f64,
     pub use_rslora: bool,
+    pub use_dora: bool,
     pub lora_dropout: f64,
     pub loraplus_lr_ratio: f64,
     pub target_modules: Vec<String>,

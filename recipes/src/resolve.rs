@@ -16,14 +16,25 @@ const MAX_BYTES: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Origin {
     Default,
-    File { file: String, line: usize, column: usize },
-    Set { argument: String },
+    /// The default that goes with another setting, such as `train.method = full`.
+    DefaultUnder {
+        setting: String,
+    },
+    File {
+        file: String,
+        line: usize,
+        column: usize,
+    },
+    Set {
+        argument: String,
+    },
 }
 
 impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Origin::Default => f.write_str("default"),
+            Origin::DefaultUnder { setting } => write!(f, "default under {setting}"),
             Origin::File { file, line, .. } => write!(f, "{file}:{line}"),
             Origin::Set { .. } => f.write_str("--set"),
         }
@@ -154,9 +165,14 @@ fn missing(reader: &mut Reader, source: &Source) {
     reader.errors.extend(errors);
 }
 
+/// A key's value, with the defaults that depend on no other key.
+fn given_or_default(reader: &Reader, key: &str) -> Option<Value> {
+    reader.values.get(key).map(|given| given.value.clone()).or_else(|| schema::find(key)?.default())
+}
+
 /// What only several keys together can get wrong.
 fn across(reader: &mut Reader, source: &Source) {
-    let get = |key: &str| reader.values.get(key).map(|g| g.value.clone()).or_else(|| schema::find(key)?.default());
+    let get = |key: &str| given_or_default(reader, key);
     let place = |keys: &[&str]| {
         keys.iter().find_map(|k| reader.values.get(*k)).map_or_else(|| source.at(0..0), |g| g.place.clone())
     };
@@ -193,6 +209,9 @@ fn across(reader: &mut Reader, source: &Source) {
         let hint = "add `revision = \"…\"` with the commit of the model's repository";
         errors.push(RecipeError::new(message, Some(place(&["model.base"]))).hint(hint));
     }
+    for (key, message, hint) in adapter_only(&get) {
+        errors.push(RecipeError::new(message, Some(place(&[key]))).hint(hint));
+    }
     for (key, message, hint) in valid_split(&get) {
         errors.push(RecipeError::new(message, Some(place(&[key]))).hint(hint));
     }
@@ -223,6 +242,24 @@ fn across(reader: &mut Reader, source: &Source) {
     reader.errors.extend(errors);
 }
 
+/// What only an adapter can do, asked of a full fine-tuning: the key at fault, what is wrong, the cure.
+fn adapter_only(get: &dyn Fn(&str) -> Option<Value>) -> Vec<(&'static str, String, &'static str)> {
+    if get("train.method").is_none_or(|method| method.as_str() != Some("full")) {
+        return Vec::new();
+    }
+    let asks = |(key, nothing): &&(&'static str, &str)| get(key).is_some_and(|value| value.to_string() != *nothing);
+    let error = |(key, nothing): &(&'static str, &str)| {
+        let message = format!("`{key}` is for adapters, and `train.method` is \"full\", which trains every weight");
+        let hint = match *nothing {
+            "0" | "0.0" => "set it to 0, or `train.method` to \"lora\"",
+            "false" => "set it to false, or `train.method` to \"lora\"",
+            _ => "leave it out, or set `train.method` to \"lora\"",
+        };
+        (*key, message, hint)
+    };
+    schema::OF_ADAPTERS.iter().filter(asks).map(error).collect()
+}
+
 /// What goes by the valid split needs looks at it, and rows in it: the key at fault, what is wrong, the cure.
 fn valid_split(get: &dyn Fn(&str) -> Option<Value>) -> Vec<(&'static str, String, &'static str)> {
     let patience = get("train.early_stopping_patience").and_then(|v| v.as_integer()).unwrap_or(0) > 0;
@@ -251,13 +288,15 @@ fn entries(reader: &Reader, source: &Source) -> Vec<Entry> {
         let (line, column) = place.line_column();
         Origin::File { file: source.name.to_string(), line, column }
     };
+    let get = |key: &str| given_or_default(reader, key);
     let mut entries = Vec::new();
     for field in FIELDS {
         let (value, origin) = match reader.values.get(field.key) {
             Some(given) => (given.value.clone(), origin(&given.place, given.from_set)),
-            None => match field.default() {
-                Some(value) => (value, Origin::Default),
-                None => continue,
+            None => match (field.default_under(&get), field.default()) {
+                (Some((value, setting)), _) => (value, Origin::DefaultUnder { setting }),
+                (None, Some(value)) => (value, Origin::Default),
+                (None, None) => continue,
             },
         };
         entries.push(Entry { key: field.key.to_owned(), value, origin, doc: field.doc });

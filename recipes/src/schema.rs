@@ -107,10 +107,11 @@ pub(crate) const FIELDS: &[Field] = &[
     field("review.min_reviewed.calibration", UNIT, Default("1.0"), "the same for calibration"),
     field("review.min_reviewed.test", UNIT, Default("1.0"), "the same for test"),
 
-    field("train.method", Choice(&["lora"]), Default("\"lora\""), "how the base is adapted"),
+    field("train.method", Choice(&["lora", "full"]), Default("\"lora\""), "how the base is adapted: lora trains an adapter, full trains every weight (its r, lora_alpha and targets then play no part)"),
     field("train.r", Int { min: 1, max: 1024 }, Default("16"), "rank of the adapter"),
     field("train.lora_alpha", Positive { max: 65_536.0 }, Default("32"), "scale of the adapter: lora_alpha / r, or / sqrt(r) with use_rslora"),
     field("train.use_rslora", Bool, Default("false"), "rank-stabilised scale"),
+    field("train.use_dora", Bool, Default("false"), "trains the length of each adapted row apart from its direction (DoRA); a step takes up to twice as long, the merged model costs nothing"),
     field("train.lora_dropout", Float { min: 0.0, max: 0.9 }, Default("0.0"), "chance that an element of an adapter's input is dropped in training"),
     field("train.loraplus_lr_ratio", Positive { max: 1000.0 }, Default("1.0"), "rate of lora_B over that of lora_A (LoRA+; 16 is usual, with half the rate; 1 is plain LoRA)"),
     field("train.target_modules", Choices(MODULES), Default("[\"q_proj\", \"k_proj\", \"v_proj\", \"o_proj\", \"gate_proj\", \"up_proj\", \"down_proj\"]"), "the linear layers that get an adapter"),
@@ -156,6 +157,30 @@ pub(crate) const FIELDS: &[Field] = &[
     field("promote.store", Path, Default("\".limbeck/store\""), "local store, relative to the current directory"),
 
     field("sign.key", Path, Default("\".limbeck/keys/signing.pem\""), "P-256 private key (PKCS#8 PEM), relative to the current directory"),
+];
+
+/// A default that another setting changes.
+struct DefaultUnder {
+    key: &'static str,
+    value: &'static str,
+    /// The key whose default is another where `key` has that value, and its TOML text.
+    of: &'static str,
+    default: &'static str,
+}
+
+const DEFAULTS_UNDER: &[DefaultUnder] = &[
+    // LoRA's best rate is some ten times full fine-tuning's (LoRA Without Regret, in TRL's documentation).
+    DefaultUnder { key: "train.method", value: "full", of: "train.learning_rate", default: "5e-5" },
+    // AdamW's usual decay; on LoRA's factors it would pull back to the base.
+    DefaultUnder { key: "train.method", value: "full", of: "train.weight_decay", default: "0.01" },
+];
+
+/// Keys that ask for something only an adapter can do, with the value that asks for nothing.
+pub(crate) const OF_ADAPTERS: &[(&str, &str)] = &[
+    ("train.use_dora", "false"),
+    ("train.lora_dropout", "0.0"),
+    ("train.loraplus_lr_ratio", "1.0"),
+    ("train.turbo_layers", "0"),
 ];
 
 /// The array of tables among the sections.
@@ -231,6 +256,19 @@ pub(crate) fn parent(key: &str) -> &str {
 impl Field {
     pub(crate) fn default(&self) -> Option<Value> {
         let Default(text) = self.need else { return None };
+        self.parse(text)
+    }
+
+    /// The default where it is another under some setting that `get` knows, and that setting: `train.method = full`.
+    pub(crate) fn default_under(&self, get: &dyn Fn(&str) -> Option<Value>) -> Option<(Value, String)> {
+        let holds = |under: &&DefaultUnder| {
+            under.of == self.key && get(under.key).is_some_and(|v| v.as_str() == Some(under.value))
+        };
+        let DefaultUnder { key, value, default, .. } = DEFAULTS_UNDER.iter().find(holds)?;
+        Some((self.parse(default)?, format!("{key} = {value}")))
+    }
+
+    fn parse(&self, text: &str) -> Option<Value> {
         let parsed: Result<toml::Table, _> = toml::from_str(&format!("v = {text}"));
         parsed.ok()?.remove("v").map(|v| self.kind.normalise(v))
     }

@@ -3,7 +3,7 @@
 
 use limbeck_artifact::event::Stage;
 use limbeck_recipes::{
-    BaseModel, CacheDtype, DecayType, GateRule, LossNormalization, LrScheduler, Origin, QuantizeBase, Resolved,
+    BaseModel, CacheDtype, DecayType, GateRule, LossNormalization, LrScheduler, Method, Origin, QuantizeBase, Resolved,
     TrainOn, ValidMetric, load, load_text, settings, template,
 };
 use std::path::Path;
@@ -100,6 +100,44 @@ fn the_trainers_keys_arrive_with_their_values_and_origins() {
     assert!(sets.iter().all(|(key, _)| matches!(r.origins[*key], Origin::Set { .. })));
     let plain = resolve(&[]);
     assert!(sets.iter().all(|(key, _)| plain.origins[*key] == Origin::Default));
+}
+
+#[test]
+fn the_method_brings_its_own_defaults_and_says_so() {
+    let full = resolve(&[("train.method", "full")]);
+    assert_eq!(full.recipe.train.method, Method::Full);
+    assert_eq!((full.recipe.train.learning_rate, full.recipe.train.weight_decay), (5e-5, 0.01));
+    let under = Origin::DefaultUnder { setting: "train.method = full".into() };
+    assert_eq!(full.origins["train.learning_rate"], under);
+    assert_eq!(under.to_string(), "default under train.method = full");
+    assert_eq!(full.origins["train.max_grad_norm"], Origin::Default);
+    let own = resolve(&[("train.method", "full"), ("train.learning_rate", "1e-4")]);
+    assert_eq!(own.recipe.train.learning_rate, 1e-4);
+    assert!(matches!(own.origins["train.learning_rate"], Origin::Set { .. }));
+    let lora = resolve(&[]);
+    assert_eq!((lora.recipe.train.method, lora.recipe.train.learning_rate), (Method::Lora, 5e-4));
+    assert_eq!(lora.origins["train.learning_rate"], Origin::Default);
+    // A lock says the values out: it resolves to the same, whatever the defaults are.
+    let again = load_text(Path::new("some/folder/recipe.toml"), &full.lock_toml(), &[]).unwrap();
+    assert_eq!(again.recipe, full.recipe);
+}
+
+#[test]
+fn what_only_an_adapter_can_do_is_not_asked_of_all_weights() {
+    let sets = |key: &str, value: &str| {
+        let sets = [("train.method", "full"), (key, value)].map(|(k, v)| (k.to_string(), v.to_string()));
+        load_text(Path::new("recipe.toml"), RECIPE, &sets)
+    };
+    for (key, value) in [
+        ("train.use_dora", "true"),
+        ("train.lora_dropout", "0.1"),
+        ("train.loraplus_lr_ratio", "16"),
+        ("train.turbo_layers", "2"),
+    ] {
+        let error = sets(key, value).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{key}` is for adapters")) && error.contains("to \"lora\""), "{error}");
+    }
+    assert!(sets("train.lora_dropout", "0").is_ok() && sets("train.r", "4").is_ok());
 }
 
 #[test]

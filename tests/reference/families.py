@@ -143,5 +143,6 @@ def short(value):
     return [short(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-for wanted in sys.argv[1:] or FAMILIES:
-    make(wanted)
+if __name__ == "__main__":
+    for wanted in sys.argv[1:] or FAMILIES:
+        make(wanted)

@@ -52,9 +52,10 @@ class Tiny(torch.nn.Module):
 
 
 def loraplus():
-    """Values after three steps with given gradients, of both factors."""
+    """Values after three steps with given gradients, of both factors and of DoRA's magnitude vector."""
     torch.manual_seed(3)
-    model = get_peft_model(Tiny(), LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], init_lora_weights=False))
+    lora = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], init_lora_weights=False, use_dora=True)
+    model = get_peft_model(Tiny(), lora)
     optimizer = create_loraplus_optimizer(
         model, torch.optim.AdamW, lr=0.01, loraplus_lr_ratio=16.0, loraplus_weight_decay=0.1, eps=1e-8
     )

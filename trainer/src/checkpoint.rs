@@ -1,12 +1,14 @@
-//! Where a killed run goes on from: factors, moments, step, loss log and the looks at the valid split, written whole or
+//! Where a killed run goes on from: what is trained, moments, step, loss log and the looks at the valid split, written whole or
 //! not at all. Data order and randomness need no state of their own, for both follow from seed and step.
 
-use crate::parameters::Parameters;
+use crate::optimizer::Moments;
+use crate::parameters::{Parameter, Parameters};
 use crate::watch::{Metric, ValidLog, best};
-use limbeck_artifact::digest::sha256_hex;
+use limbeck_artifact::digest::sha256_file;
 use limbeck_artifact::files::write_atomic;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use limbeck_model::safetensor::{self, SafetensorsFile};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// One line of the loss log. No clock in it: two runs of the same plan write the same bytes.
@@ -68,23 +70,19 @@ impl Checkpoints {
     /// their digest is what makes a checkpoint exist.
     pub fn save(&self, progress: &Progress, parameters: &Parameters) -> Result<PathBuf, CheckpointError> {
         let (json, tensors) = self.paths(progress.step);
-        let file = encode(&tensors, parameters)?;
-        let write = |path: &Path, bytes: &[u8]| {
-            write_atomic(path, bytes).map_err(|source| CheckpointError::Io {
-                attempt: "write",
-                path: path.to_path_buf(),
-                source,
-            })
+        let failed = |attempt, path: &Path| {
+            let path = path.to_path_buf();
+            move |source| CheckpointError::Io { attempt, path, source }
         };
-        write(&tensors, &file)?;
+        write_tensors(&tensors, parameters).map_err(failed("write", &tensors))?;
         let state = State {
             format: FORMAT,
             key: self.key.clone(),
             progress: progress.clone(),
-            tensors_sha256: sha256_hex(&file),
+            tensors_sha256: sha256_file(&tensors).map_err(failed("read back", &tensors))?,
         };
         let encode = |e: serde_json::Error| CheckpointError::Encode { path: json.clone(), reason: e.to_string() };
-        write(&json, &serde_json::to_vec(&state).map_err(encode)?)?;
+        write_atomic(&json, &serde_json::to_vec(&state).map_err(encode)?).map_err(failed("write", &json))?;
         self.rotate(progress);
         Ok(json)
     }
@@ -116,7 +114,7 @@ impl Checkpoints {
             let (progress, filled) = self.read(step, parameters)?;
             let best = self.best_by.and_then(|metric| best(&progress.looks, metric)).map(|look| look.step);
             if let Some(best) = best.filter(|best| *best != step) {
-                self.read(best, parameters)?;
+                self.state(best)?;
             }
             *parameters = filled;
             Some(progress)
@@ -134,33 +132,32 @@ impl Checkpoints {
         }
     }
 
-    fn read(&self, step: u64, like: &Parameters) -> Option<(Progress, Parameters)> {
+    /// What a checkpoint says, where it is of this key and its tensors are intact.
+    fn state(&self, step: u64) -> Option<Progress> {
         let (json, tensors) = self.paths(step);
         let state: State = serde_json::from_slice(&std::fs::read(json).ok()?).ok()?;
-        let bytes = std::fs::read(tensors).ok()?;
         let ours = state.format == FORMAT && state.key == self.key && state.progress.step == step;
-        if !ours || state.tensors_sha256 != sha256_hex(&bytes) {
-            return None;
-        }
-        Some((state.progress, fill(&SafeTensors::deserialize(&bytes).ok()?, like)?))
+        (ours && sha256_file(&tensors).ok()? == state.tensors_sha256).then_some(state.progress)
+    }
+
+    fn read(&self, step: u64, like: &Parameters) -> Option<(Progress, Parameters)> {
+        let progress = self.state(step)?;
+        Some((progress, fill(&SafetensorsFile::open(&self.paths(step).1).ok()?, like)?))
     }
 }
 
-fn encode(path: &Path, parameters: &Parameters) -> Result<Vec<u8>, CheckpointError> {
-    let failed = |reason: String| CheckpointError::Encode { path: path.to_path_buf(), reason };
-    let le = |data: &[f32]| data.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-    let mut bytes = Vec::with_capacity(parameters.all.len() * 3);
+/// Of every part its value and both moments, under PyTorch's names for them.
+const PARTS: [&str; 3] = ["value", "exp_avg", "exp_avg_sq"];
+
+/// One part after another: a full fine-tuning's tensors are too large to be copied first.
+fn write_tensors(path: &Path, parameters: &Parameters) -> std::io::Result<()> {
+    let mut tensors = Vec::with_capacity(parameters.all.len() * 3);
     for (name, p) in &parameters.all {
-        bytes.push((format!("{name}.value"), le(&p.values), p.shape));
-        bytes.push((format!("{name}.exp_avg"), le(&p.moments.first), p.shape));
-        bytes.push((format!("{name}.exp_avg_sq"), le(&p.moments.second), p.shape));
+        for (part, values) in PARTS.into_iter().zip([&p.values, &p.moments.first, &p.moments.second]) {
+            tensors.push((format!("{name}.{part}"), p.shape.to_vec(), values.as_slice()));
+        }
     }
-    let mut views = Vec::with_capacity(bytes.len());
-    for (name, data, shape) in &bytes {
-        let view = TensorView::new(Dtype::F32, shape.to_vec(), data).map_err(|e| failed(e.to_string()))?;
-        views.push((name.as_str(), view));
-    }
-    safetensors::serialize(views, None).map_err(|e| failed(e.to_string()))
+    safetensor::write(path, &tensors)
 }
 
 /// Steps that have a checkpoint in `dir`, ascending.
@@ -176,23 +173,19 @@ fn steps(dir: &Path) -> Vec<u64> {
     steps
 }
 
-fn fill(tensors: &SafeTensors, parameters: &Parameters) -> Option<Parameters> {
-    let mut filled = parameters.clone();
-    if tensors.len() != filled.all.len() * 3 {
+fn fill(file: &SafetensorsFile, like: &Parameters) -> Option<Parameters> {
+    let shapes = file.shapes();
+    if shapes.len() != like.all.len() * PARTS.len() {
         return None;
     }
-    for (name, p) in &mut filled.all {
+    let mut filled = Parameters { tuning: like.tuning.clone(), all: BTreeMap::new() };
+    for (name, p) in &like.all {
         let get = |part: &str| -> Option<Vec<f32>> {
-            let view = tensors.tensor(&format!("{name}.{part}")).ok()?;
-            if view.dtype() != Dtype::F32 || view.shape() != p.shape {
-                return None;
-            }
-            Some(view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+            let name = format!("{name}.{part}");
+            (shapes.get(&name)?[..] == p.shape).then(|| file.load(&name).ok())?
         };
-        let (values, first, second) = (get("value")?, get("exp_avg")?, get("exp_avg_sq")?);
-        p.values = values;
-        p.moments.first = first;
-        p.moments.second = second;
+        let [Some(values), Some(first), Some(second)] = PARTS.map(get) else { return None };
+        filled.all.insert(name.clone(), Parameter { values, shape: p.shape, moments: Moments { first, second } });
     }
     Some(filled)
 }

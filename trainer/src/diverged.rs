@@ -51,8 +51,9 @@ pub fn diagnose(
     step: u64,
     what: &'static str,
 ) -> Result<Diverged, DecoderError> {
-    let (decoder, s) = (learner.decoder, learner.settings);
-    let leaves = parameters.leaves(decoder.ops().as_ref());
+    let s = learner.settings;
+    let leaves = parameters.leaves(learner.base.ops().as_ref()).without_gradient();
+    let decoder = learner.base.decoder(&leaves)?;
     let layers = decoder.config.num_hidden_layers;
     let mut worst: Option<(f32, Diverged)> = None;
     for rows in rows.chunks(s.batch_size.max(1)) {

@@ -1,16 +1,16 @@
 //! One real step on the longest micro-batch, and what it says of the whole training: time, tokens, what sharing a prefix
 //! saves. It writes nothing.
 
+use crate::base::Base;
 use crate::batch::TrainRow;
 use crate::learner::Learner;
 use crate::optimizer::{Group, adamw, clip_factor};
 use crate::plan::{TrainError, TrainPlan, TrainSettings};
 use crate::rows::encode;
-use crate::train::{check, fill_cache, is_due, rows_of_step, start};
+use crate::train::{check, describe, fill_cache, is_due, rows_of_step, start};
 use crate::validate::Validator;
 use limbeck_artifact::dataset::{Dataset, Split};
 use limbeck_artifact::event::{Emit, EventKind};
-use limbeck_model::decoder::Decoder;
 use limbeck_model::ops::codes::QuantizeBase;
 use limbeck_model::tokenizer::ChatTokenizer;
 use serde::Serialize;
@@ -26,6 +26,11 @@ pub struct DryRun {
     pub quantize_base: QuantizeBase,
     pub layers_bytes: u64,
     pub embedding_bytes: u64,
+    /// Held for what is trained, beside activations and a frozen base: masters, moments, gradients, the step's copy.
+    pub state_bytes: u64,
+    /// On disk; so many are kept, and perhaps a best one.
+    pub checkpoint_bytes: u64,
+    pub checkpoints_kept: u64,
     pub rows: u64,
     pub valid_rows: u64,
     pub steps: u64,
@@ -57,27 +62,28 @@ pub struct DryRun {
 ///
 /// # Errors
 /// As [`crate::train`].
-pub fn dry_run(
+pub fn dry_run<'a>(
     plan: &TrainPlan,
-    decoder: &Arc<Decoder>,
+    base: impl Into<Base<'a>>,
     tokenizer: &Arc<ChatTokenizer>,
     dataset: &Dataset,
     emit: &dyn Emit,
 ) -> Result<DryRun, TrainError> {
-    let s = &plan.settings;
+    let (s, base) = (&plan.settings, base.into());
     let rows = encode(tokenizer, dataset, Split::Train, s)?;
     let valid = encode(tokenizer, dataset, Split::Valid, s)?;
-    let validator = Validator { decoder, tokenizer, dataset, rows: valid, normalization: s.loss_normalization };
-    check(s, decoder, &rows, &validator)?;
-    let mut parameters = start(plan, decoder)?;
+    let validator = Validator { base, tokenizer, dataset, rows: valid, normalization: s.loss_normalization };
+    check(s, base, &rows, &validator)?;
+    let mut parameters = start(plan, base)?;
     let begun = Instant::now();
-    let cache = fill_cache(s, decoder, &rows, emit)?;
+    let cache = fill_cache(s, base, &rows, emit)?;
     let cache_s = if cache.is_some() { begun.elapsed().as_secs_f64() } else { 0.0 };
-    let learner = Learner { decoder, settings: s, rows: &rows, cache: cache.as_ref() };
+    let learner = Learner { base, settings: s, rows: &rows, cache: cache.as_ref() };
     let steps = s.total_steps(rows.len());
     let work = Work::of(&learner, &rows);
 
-    emit.emit(EventKind::Note { text: format!("one step on {} rows", work.longest.len()) });
+    let note = describe(s, base, &parameters, rows.len(), steps);
+    emit.emit(EventKind::Note { text: format!("{note}; taking one of them, on {} rows", work.longest.len()) });
     let begun = Instant::now();
     let gradients = learner.gradients(&parameters, &work.longest, 0)?;
     let (rate, clip) = (s.schedule(steps).rate(0), clip_factor(gradients.norm, s.max_grad_norm));
@@ -88,19 +94,26 @@ pub fn dry_run(
     }
     let longest_micro_batch_s = begun.elapsed().as_secs_f64();
     let begun = Instant::now();
-    validator.look(&parameters.adapter(), 1)?;
+    validator.look(&parameters, 1)?;
     let valid_s = if validator.rows.is_empty() { 0.0 } else { begun.elapsed().as_secs_f64() };
 
     let looks = (1..=steps).filter(|step| is_due(*step, steps, s.eval_steps)).count() as u64;
     let token_s = longest_micro_batch_s / work.longest_tokens.max(1) as f64;
     let training_s = token_s * work.tokens as f64;
-    let [layers_bytes, embedding_bytes] = decoder.base_bytes();
+    // A full fine-tuning's base is its state.
+    let (quantize_base, [layers_bytes, embedding_bytes]) = match base {
+        Base::Frozen(decoder) => (decoder.quantized(), decoder.base_bytes()),
+        Base::Open(_) => (QuantizeBase::None, [0, 0]),
+    };
     Ok(DryRun {
         trained_parameters: parameters.count() as u64,
-        frozen_parameters: decoder.parameters(),
-        quantize_base: decoder.quantized(),
+        frozen_parameters: base.frozen_parameters(),
+        quantize_base,
         layers_bytes,
         embedding_bytes,
+        state_bytes: parameters.state_bytes(s.gradient_accumulation_steps),
+        checkpoint_bytes: parameters.checkpoint_bytes(),
+        checkpoints_kept: s.save_total_limit as u64 + u64::from(s.keeps_best()),
         rows: rows.len() as u64,
         valid_rows: validator.rows.len() as u64,
         steps,

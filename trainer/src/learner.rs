@@ -1,19 +1,20 @@
 //! One step's gradients: forward, loss and backward over the micro-batches of a step, summed. Nothing is updated here.
 
+use crate::base::Base;
 use crate::batch::{MIN_PREFIX, MicroBatch, TrainRow, loss_weight, pack};
 use crate::optimizer::global_norm;
-use crate::parameters::Parameters;
+use crate::parameters::{Leaves, Parameters};
 use crate::plan::TrainSettings;
 use crate::turbo::HiddenCache;
 use burn::tensor::Tensor;
 use limbeck_model::decoder::{Decoder, DecoderError, LoraSet};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::Arc;
+use std::ops::Range;
 
 /// What a step needs beside its parameters.
 pub struct Learner<'a> {
-    pub decoder: &'a Decoder,
+    pub base: Base<'a>,
     pub settings: &'a TrainSettings,
     pub rows: &'a [TrainRow],
     /// Hidden states below the adapted layers, where they are kept.
@@ -30,19 +31,43 @@ pub struct Gradients {
     pub norm: f64,
 }
 
+impl Gradients {
+    /// Adds what a backward pass left at the leaves.
+    fn take(&mut self, leaves: &Leaves, mut gradients: burn::tensor::Gradients) {
+        for (name, leaf) in leaves.tensors() {
+            let Some(grad) = leaf.grad_remove(&mut gradients) else { continue };
+            self.add(name, grad.into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default());
+        }
+    }
+
+    fn add(&mut self, name: String, grad: Vec<f32>) {
+        match self.of.entry(name) {
+            Entry::Vacant(e) => {
+                e.insert(grad);
+            }
+            Entry::Occupied(mut e) => e.get_mut().iter_mut().zip(&grad).for_each(|(a, b)| *a += b),
+        }
+    }
+}
+
 impl Learner<'_> {
     pub fn pack(&self, rows: &[usize]) -> MicroBatch {
         let rows: Vec<&TrainRow> = rows.iter().map(|&i| &self.rows[i]).collect();
         pack(&rows, MIN_PREFIX, self.settings.loss_normalization)
     }
 
-    /// Hidden states after the final norm, `[tokens, hidden]`.
-    pub fn hidden(&self, batch: &MicroBatch, rows: &[usize], lora: &LoraSet) -> Result<Tensor<2>, DecoderError> {
-        let Some(cache) = self.cache else { return self.decoder.forward(&batch.packed, Some(lora), None, None) };
+    /// What goes into the lowest layer that is run, and the layers from there on.
+    fn below(
+        &self,
+        decoder: &Decoder,
+        batch: &MicroBatch,
+        rows: &[usize],
+    ) -> Result<(Tensor<2>, Range<usize>), DecoderError> {
+        let layers = decoder.config.num_hidden_layers;
+        let Some(cache) = self.cache else { return Ok((decoder.embed(&batch.packed)?, 0..layers)) };
         let lengths: Vec<usize> = rows.iter().map(|&i| self.rows[i].encoded.len()).collect();
-        let below = cache.gather(rows, &lengths, batch.packed.prefix, &self.decoder.ops().device());
-        let layers = cache.first_layer..self.decoder.config.num_hidden_layers;
-        Ok(self.decoder.finish(self.decoder.run_layers(below, layers, &batch.packed, Some(lora), None, None)))
+        let below = cache.gather(rows, &lengths, batch.packed.prefix, &decoder.ops().device());
+        Ok((below, cache.first_layer..layers))
     }
 
     /// Loss and gradients of step `step` over `rows`, given by their indices; the loss is divided by the weight of the whole
@@ -50,30 +75,89 @@ impl Learner<'_> {
     pub fn gradients(&self, parameters: &Parameters, rows: &[usize], step: u64) -> Result<Gradients, DecoderError> {
         let s = self.settings;
         let denominator = loss_weight(rows.iter().map(|&i| &self.rows[i]), s.loss_normalization) as f32;
-        let leaves = parameters.leaves(self.decoder.ops().as_ref());
+        let leaves = parameters.leaves(self.base.ops().as_ref());
+        let recomputes = self.base.recomputes(s.use_dora || s.lora_dropout > 0.0);
         let mut sum = Gradients::default();
         for rows in rows.chunks(s.batch_size.max(1)) {
             let batch = self.pack(rows);
+            let decoder = self.base.decoder(&leaves)?;
             let lora = leaves.with_dropout(s.lora_dropout, &batch.packed, s.seed, step);
-            let hidden = self.hidden(&batch, rows, &lora)?;
-            let ops: &Arc<_> = self.decoder.ops();
-            let loss = ops.linear_cross_entropy(hidden, self.decoder.head(), &batch.targets, denominator);
-            sum.loss += value(&loss);
-            let mut gradients = loss.backward();
-            for (path, lora) in &leaves.set {
-                for (factor, tensor) in [("lora_A", &lora.a), ("lora_B", &lora.b)] {
-                    let Some(grad) = tensor.grad_remove(&mut gradients) else { continue };
-                    let grad = grad.into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default();
-                    match sum.of.entry(format!("{path}.{factor}")) {
-                        Entry::Vacant(e) => {
-                            e.insert(grad);
-                        }
-                        Entry::Occupied(mut e) => e.get_mut().iter_mut().zip(&grad).for_each(|(a, b)| *a += b),
-                    }
-                }
+            let loss = |hidden: Tensor<2>| {
+                decoder.ops().linear_cross_entropy(hidden, decoder.head(), &batch.targets, denominator)
+            };
+            if recomputes {
+                let still = leaves.without_gradient();
+                let still_lora = still.with_dropout(s.lora_dropout, &batch.packed, s.seed, step);
+                let still = self.base.decoder(&still)?;
+                let inputs = self.layer_inputs(&still, &still_lora, &batch, rows)?;
+                // Summed apart, as one graph would: the order of additions is part of the bits.
+                let micro = self.layer_by_layer(&decoder, &lora, &batch, inputs, &leaves, &loss)?;
+                sum.loss += micro.loss;
+                micro.of.into_iter().for_each(|(name, grad)| sum.add(name, grad));
+                continue;
             }
+            let (below, layers) = self.below(&decoder, &batch, rows)?;
+            let hidden = decoder.run_layers(below, layers, &batch.packed, Some(&lora), None, None);
+            let loss = loss(decoder.finish(hidden));
+            sum.loss += value(&loss);
+            sum.take(&leaves, loss.backward());
         }
         sum.norm = global_norm(sum.of.values().map(Vec::as_slice));
+        Ok(sum)
+    }
+
+    /// What goes into each layer that is run, and last what comes out of the top one: a forward pass that keeps no graph.
+    fn layer_inputs(
+        &self,
+        still: &Decoder,
+        lora: &LoraSet,
+        batch: &MicroBatch,
+        rows: &[usize],
+    ) -> Result<(usize, Vec<Tensor<2>>), DecoderError> {
+        let (mut hidden, layers) = self.below(still, batch, rows)?;
+        let first = layers.start;
+        let mut inputs = Vec::with_capacity(layers.len() + 1);
+        for layer in layers {
+            let above = still.run_layers(hidden.clone(), layer..layer + 1, &batch.packed, Some(lora), None, None);
+            inputs.push(std::mem::replace(&mut hidden, above));
+        }
+        inputs.push(hidden);
+        Ok((first, inputs))
+    }
+
+    /// The backward pass from the loss down, each layer run again from its kept input: the graph of one layer lives at a
+    /// time, and the bits are those of one graph.
+    fn layer_by_layer(
+        &self,
+        decoder: &Decoder,
+        lora: &LoraSet,
+        batch: &MicroBatch,
+        (first, mut inputs): (usize, Vec<Tensor<2>>),
+        leaves: &Leaves,
+        loss: &dyn Fn(Tensor<2>) -> Tensor<1>,
+    ) -> Result<Gradients, DecoderError> {
+        let (device, mut sum) = (decoder.ops().device(), Gradients::default());
+        // The gradient as a constant of the next pass.
+        let taken = |leaf: &Tensor<2>, gradients: &mut burn::tensor::Gradients| -> Tensor<2> {
+            let data = leaf.grad_remove(gradients).map(Tensor::into_data);
+            data.map_or_else(|| leaf.zeros_like(), |data| Tensor::from_data(data, &device))
+        };
+        let Some(top) = inputs.pop().map(Tensor::require_grad) else { return Ok(sum) };
+        let loss = loss(decoder.finish(top.clone()));
+        sum.loss = value(&loss);
+        let mut gradients = loss.backward();
+        let mut above = taken(&top, &mut gradients);
+        sum.take(leaves, gradients);
+        for (i, input) in inputs.into_iter().enumerate().rev() {
+            let (layer, input) = (first + i, input.require_grad());
+            let out = decoder.run_layers(input.clone(), layer..layer + 1, &batch.packed, Some(lora), None, None);
+            let mut gradients = (out * above).sum().backward();
+            above = taken(&input, &mut gradients);
+            sum.take(leaves, gradients);
+        }
+        if self.cache.is_none() && !leaves.weights.is_empty() {
+            sum.take(leaves, (decoder.embed(&batch.packed)? * above).sum().backward());
+        }
         Ok(sum)
     }
 }

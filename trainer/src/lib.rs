@@ -1,6 +1,7 @@
-//! LoRA fine-tuning: what a row becomes in a batch, the loop, the optimizer, and checkpoints that a killed run goes on
-//! from to the same bits. It reads a frozen dataset and writes an adapter; where the data came from it does not know.
+//! Fine-tuning, of an adapter or of all weights: what a row becomes in a batch, the loop, the optimizer, and checkpoints that a killed run goes on
+//! from to the same bits. It reads a frozen dataset and writes an adapter or weights; where the data came from it does not know.
 
+mod base;
 pub mod batch;
 pub mod checkpoint;
 mod diverged;
@@ -17,6 +18,7 @@ pub mod turbo;
 mod validate;
 pub mod watch;
 
+pub use base::{Base, OpenBase};
 pub use diverged::Diverged;
 pub use dry_run::{DryRun, dry_run};
 pub use plan::{TrainError, TrainPlan, TrainReport, TrainSettings};

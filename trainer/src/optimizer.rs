@@ -18,7 +18,7 @@ impl Default for AdamWSettings {
 }
 
 /// How one parameter is updated, beside what all have in common. Source: PEFT `optimizers/loraplus.py`, where `lora_B`
-/// and vectors learn at the ratio's multiple, and biases and norms do not decay; we train matrices only.
+/// and vectors (DoRA's magnitudes) learn at the ratio's multiple, and biases and norms do not decay.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Group {
     pub learning_rate: f64,
@@ -26,10 +26,13 @@ pub struct Group {
 }
 
 impl Group {
-    /// The group of the parameter `name`, at the rate of this step.
+    /// The group of the parameter `name`, at the rate of this step. Of a full fine-tuning biases and norms do not decay, as
+    /// in transformers `Trainer.get_decay_parameter_names`.
     pub fn of(name: &str, rate: f64, loraplus_lr_ratio: f64, weight_decay: f64) -> Group {
-        let ratio = if name.ends_with("lora_B") { loraplus_lr_ratio } else { 1.0 };
-        Group { learning_rate: rate * ratio, weight_decay }
+        let faster = name.ends_with("lora_B") || name.ends_with("lora_magnitude_vector");
+        let ratio = if faster { loraplus_lr_ratio } else { 1.0 };
+        let decays = !(name.ends_with(".bias") || name.ends_with("norm.weight"));
+        Group { learning_rate: rate * ratio, weight_decay: if decays { weight_decay } else { 0.0 } }
     }
 }
 
@@ -65,13 +68,34 @@ pub fn adamw(
     let size = (rate / correction1) as f32;
     let keep = (1.0 - rate * weight_decay) as f32;
     let (correction2, epsilon) = (correction2 as f32, settings.epsilon as f32);
-    for (((value, grad), m), v) in values.iter_mut().zip(grads).zip(&mut moments.first).zip(&mut moments.second) {
-        let grad = grad * scale;
-        *m = b1 * *m + rest1 * grad;
-        *v = b2 * *v + rest2 * grad * grad;
-        *value = *value * keep - size * *m / (v.sqrt() / correction2 + epsilon);
-    }
+    let update = |values: &mut [f32], grads: &[f32], first: &mut [f32], second: &mut [f32]| {
+        for (((value, grad), m), v) in values.iter_mut().zip(grads).zip(first).zip(second) {
+            let grad = grad * scale;
+            *m = b1 * *m + rest1 * grad;
+            *v = b2 * *v + rest2 * grad * grad;
+            *value = *value * keep - size * *m / (v.sqrt() / correction2 + epsilon);
+        }
+    };
+    // Element by element: how a large one is cut changes no bit of it.
+    let threads = match values.len() < LARGE {
+        true => 1,
+        false => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    let piece = values.len().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let pieces = values.chunks_mut(piece).zip(grads.chunks(piece));
+        let moments = moments.first.chunks_mut(piece).zip(moments.second.chunks_mut(piece));
+        for ((values, grads), (first, second)) in pieces.zip(moments) {
+            match threads {
+                1 => update(values, grads, first, second),
+                _ => drop(scope.spawn(|| update(values, grads, first, second))),
+            }
+        }
+    });
 }
+
+/// From so many values on a parameter is worth threads: a full fine-tuning's matrices.
+const LARGE: usize = 1 << 19;
 
 /// Norm over all gradients together.
 pub fn global_norm<'a>(grads: impl Iterator<Item = &'a [f32]>) -> f64 {

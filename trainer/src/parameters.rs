@@ -1,18 +1,24 @@
-//! The trainable factors of an adapter: their start as PEFT initialises them, their life as tensors of a step, and the
+//! What is trained, an adapter's parts or all weights: their start (an adapter's as PEFT initialises it), their life as tensors of a step, and the
 //! way back to an [`Adapter`]. Masters are f32 vectors whatever the device computes in.
 
 use crate::optimizer::Moments;
 use crate::random::Random;
 use burn::tensor::{Tensor, TensorData};
-use limbeck_model::adapter::{Adapter, AdapterConfig, LoraPair};
-use limbeck_model::decoder::{Decoder, LoraSet, module_path};
+use limbeck_model::ModelError;
+use limbeck_model::adapter::{Adapter, AdapterConfig, AdapterError, LoraPair};
+use limbeck_model::decoder::{Decoder, LoraSet, TensorSet, module_path};
 use limbeck_model::layout::Packed;
+use limbeck_model::ops::dora::Dora;
 use limbeck_model::ops::dropout::{Dropout, module_key, token_keys};
 use limbeck_model::ops::{Lora, Ops};
+use limbeck_model::safetensor;
+use limbeck_model::weights::Weights;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
-/// One factor: `lora_A` or `lora_B` of a module.
+/// One part of a module's adapter (`lora_A`, `lora_B`, DoRA's `lora_magnitude_vector`), or one weight. A vector is a row,
+/// `[1, n]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
     pub values: Vec<f32>,
@@ -20,19 +26,54 @@ pub struct Parameter {
     pub moments: Moments,
 }
 
-/// All factors by name (`model.layers.0.self_attn.q_proj.lora_A`), in the order of their names.
+/// What a training trains.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tuning {
+    Adapter(AdapterConfig),
+    /// Every weight of the base.
+    Full,
+}
+
+/// All parts by name (`model.layers.0.self_attn.q_proj.lora_A`, or a weight's own name), in the order of their names.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
-    pub config: AdapterConfig,
+    pub tuning: Tuning,
     pub all: BTreeMap<String, Parameter>,
 }
 
-/// The factors as leaves of one step's graph.
+/// The parts as leaves of one step's graph: an adapter's, or the weights.
+#[derive(Default)]
 pub struct Leaves {
     pub set: LoraSet,
+    pub weights: TensorSet,
 }
 
 impl Leaves {
+    /// Every leaf by its parameter's name.
+    pub fn tensors(&self) -> impl Iterator<Item = (String, &Tensor<2>)> {
+        let parts = self.set.iter().flat_map(|(path, lora)| {
+            let magnitude = lora.dora.as_ref().map(|dora| ("lora_magnitude_vector", &dora.magnitude));
+            let parts = [("lora_A", &lora.a), ("lora_B", &lora.b)].into_iter().chain(magnitude);
+            parts.map(move |(part, tensor)| (format!("{path}.{part}"), tensor))
+        });
+        parts.chain(self.weights.iter().map(|(name, tensor)| (name.clone(), tensor)))
+    }
+
+    /// The same values without gradients, for a pass that builds no graph.
+    pub fn without_gradient(&self) -> Leaves {
+        let still = |tensor: &Tensor<2>| tensor.clone().set_require_grad(false);
+        let lora = |lora: &Lora| Lora {
+            a: still(&lora.a),
+            b: still(&lora.b),
+            dora: lora.dora.as_ref().map(Dora::without_gradient),
+            ..lora.clone()
+        };
+        Leaves {
+            set: self.set.iter().map(|(path, l)| (path.clone(), lora(l))).collect(),
+            weights: self.weights.iter().map(|(name, tensor)| (name.clone(), still(tensor))).collect(),
+        }
+    }
+
     /// The factors for one micro-batch of a step; with `p` above 0, their inputs are dropped.
     pub fn with_dropout(&self, p: f32, batch: &Packed, seed: u64, step: u64) -> LoraSet {
         if p == 0.0 {
@@ -45,8 +86,8 @@ impl Leaves {
 }
 
 impl Parameters {
-    /// A ~ U(±1/√n_in) (kaiming_uniform with a = √5), B = 0: the adapter starts as the identity. Source: PEFT
-    /// `lora/layer.py::reset_lora_parameters`.
+    /// A ~ U(±1/√n_in) (kaiming_uniform with a = √5), B = 0, and DoRA's magnitudes the row norms of the base: the adapter
+    /// starts as the identity. Source: PEFT `lora/layer.py::reset_lora_parameters`, `lora/dora.py::update_layer`.
     pub fn init(config: AdapterConfig, decoder: &Decoder, seed: u64) -> Self {
         let mut all = BTreeMap::new();
         for layer in 0..decoder.config.num_hidden_layers {
@@ -69,9 +110,42 @@ impl Parameters {
                 };
                 all.insert(format!("{path}.lora_A"), parameter(a, [config.r, n_in]));
                 all.insert(format!("{path}.lora_B"), parameter(vec![0.0; n_out * config.r], [n_out, config.r]));
+                if config.use_dora {
+                    let magnitude = parameter(decoder.row_norms(&path), [1, n_out]);
+                    all.insert(format!("{path}.lora_magnitude_vector"), magnitude);
+                }
             }
         }
-        Parameters { config, all }
+        Parameters { tuning: Tuning::Adapter(config), all }
+    }
+
+    /// Every weight of the model, as it is there.
+    ///
+    /// # Errors
+    /// When one can't be read.
+    pub fn full(weights: &Weights) -> Result<Self, ModelError> {
+        let parameter = |name: String| {
+            let dense = weights.load(&name)?;
+            let shape = match dense.shape[..] {
+                [rows, cols] => [rows, cols],
+                _ => [1, dense.data.len()],
+            };
+            let moments = Moments::zeros(dense.data.len());
+            Ok((name, Parameter { values: dense.data, shape, moments }))
+        };
+        let all = weights.names().into_iter().map(parameter).collect::<Result<_, ModelError>>()?;
+        Ok(Parameters { tuning: Tuning::Full, all })
+    }
+
+    /// What a training holds beside activations and a frozen base: masters, two moments, the gradient, and the step's own
+    /// copy; the gradient twice where a step has several micro-batches.
+    pub fn state_bytes(&self, micro_batches: usize) -> u64 {
+        self.count() as u64 * 4 * if micro_batches > 1 { 6 } else { 5 }
+    }
+
+    /// Of a checkpoint's tensors: masters and two moments.
+    pub fn checkpoint_bytes(&self) -> u64 {
+        self.count() as u64 * 12
     }
 
     pub fn count(&self) -> usize {
@@ -80,20 +154,28 @@ impl Parameters {
 
     pub fn leaves(&self, ops: &dyn Ops) -> Leaves {
         let device = ops.device();
-        let scaling = self.config.scaling();
         let tensor = |p: &Parameter| -> Tensor<2> {
             Tensor::from_data(TensorData::new(p.values.clone(), p.shape), &device).require_grad()
         };
+        let Tuning::Adapter(config) = &self.tuning else {
+            let weights = self.all.iter().map(|(name, p)| (name.clone(), tensor(p))).collect();
+            return Leaves { weights, ..Leaves::default() };
+        };
+        let scaling = config.scaling();
         let mut set = LoraSet::new();
         for (name, a) in &self.all {
             let Some(path) = name.strip_suffix(".lora_A") else { continue };
             let Some(b) = self.all.get(&format!("{path}.lora_B")) else { continue };
-            set.insert(path.to_string(), Lora { a: tensor(a), b: tensor(b), scaling, dropout: None });
+            let magnitude = self.all.get(&format!("{path}.lora_magnitude_vector"));
+            let dora = magnitude.map(|m| Dora::new(tensor(m)));
+            set.insert(path.to_string(), Lora { a: tensor(a), b: tensor(b), scaling, dora, dropout: None });
         }
-        Leaves { set }
+        Leaves { set, ..Leaves::default() }
     }
 
-    pub fn adapter(&self) -> Adapter {
+    /// The adapter; none of a full fine-tuning.
+    pub fn adapter(&self) -> Option<Adapter> {
+        let Tuning::Adapter(config) = &self.tuning else { return None };
         let mut pairs = BTreeMap::new();
         for (name, a) in &self.all {
             let Some(path) = name.strip_suffix(".lora_A") else { continue };
@@ -101,12 +183,28 @@ impl Parameters {
             let pair = LoraPair {
                 a: a.values.clone(),
                 b: b.values.clone(),
-                r: self.config.r,
+                magnitude: self.all.get(&format!("{path}.lora_magnitude_vector")).map(|m| m.values.clone()),
+                r: config.r,
                 n_in: a.shape[1],
                 n_out: b.shape[0],
             };
             pairs.insert(path.to_string(), pair);
         }
-        Adapter { config: self.config.clone(), pairs }
+        Some(Adapter { config: config.clone(), pairs })
+    }
+
+    /// Writes what the training is for into `out`: `adapter/` as PEFT has it, or `model/model.safetensors`, all weights in
+    /// float32 under Hugging Face's names and in its shapes.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn save(&self, out: &Path) -> Result<(), AdapterError> {
+        if let Some(adapter) = self.adapter() {
+            return adapter.save(&out.join("adapter"));
+        }
+        let path = out.join("model/model.safetensors");
+        let shape = |p: &Parameter| if p.shape[0] == 1 { vec![p.shape[1]] } else { p.shape.to_vec() };
+        let tensors: Vec<_> = self.all.iter().map(|(name, p)| (name.clone(), shape(p), p.values.as_slice())).collect();
+        safetensor::write(&path, &tensors).map_err(|source| AdapterError::Write { path, source })
     }
 }

@@ -8,6 +8,7 @@ use crate::optimizer::AdamWSettings;
 use crate::schedule::{Decay, Schedule, Scheduler};
 use crate::turbo::CacheDtype;
 use crate::watch::Metric;
+use limbeck_model::ModelError;
 use limbeck_model::adapter::{AdapterConfig, AdapterError};
 use limbeck_model::decoder::DecoderError;
 use limbeck_model::ops::codes::QuantizeBase;
@@ -20,9 +21,12 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainSettings {
     pub seed: u64,
+    /// Of the adapter, as everything down to `turbo_cache_dtype`: a full fine-tuning has none.
     pub r: usize,
     pub lora_alpha: f32,
     pub use_rslora: bool,
+    /// Train the lengths of the adapted rows apart from their directions (DoRA).
+    pub use_dora: bool,
     /// Chance that an element of an adapter's input is dropped in a training step.
     pub lora_dropout: f32,
     /// Rate of `lora_B` over that of `lora_A` (LoRA+); 1 is plain LoRA.
@@ -92,7 +96,7 @@ impl TrainSettings {
         let config = AdapterConfig::lora(base, self.r, self.lora_alpha, targets, self.use_rslora);
         let turbo = self.first_layer(layers) > 0;
         let layers_to_transform = turbo.then(|| (self.first_layer(layers)..layers).collect());
-        AdapterConfig { lora_dropout: self.lora_dropout, layers_to_transform, ..config }
+        AdapterConfig { lora_dropout: self.lora_dropout, use_dora: self.use_dora, layers_to_transform, ..config }
     }
 
     /// The lowest layer that is adapted.
@@ -111,7 +115,7 @@ pub struct TrainPlan {
     pub settings: TrainSettings,
     /// Identifies plan, data and base; a checkpoint of another key is not gone on from.
     pub key: String,
-    /// Receives `adapter/`, `checkpoints/`, `loss.jsonl`, `valid.jsonl`.
+    /// Receives `adapter/` (or `model/`, of a full fine-tuning), `checkpoints/`, `loss.jsonl`, `valid.jsonl`.
     pub out: PathBuf,
     /// Recorded in `adapter_config.json`.
     pub base_name: String,
@@ -163,6 +167,10 @@ pub enum TrainError {
     #[error("turbo_layers is {asked}, but the base has {layers} layers; adapt fewer, or 0 for all without a cache")]
     TooManyLayers { asked: usize, layers: usize },
     #[error(
+        "turbo_layers adapts the top layers only, and this training trains all weights; set train.turbo_layers = 0"
+    )]
+    TurboOfAll,
+    #[error(
         "{what} goes by the valid split, which {why}. Raise data.split.valid, or train without it: \
          --set train.early_stopping_patience=0 --set train.load_best_model_at_end=false"
     )]
@@ -177,6 +185,8 @@ pub enum TrainError {
     Decoder(#[from] DecoderError),
     #[error(transparent)]
     Score(#[from] ScoreError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
     #[error(transparent)]
     Adapter(#[from] AdapterError),
     #[error(transparent)]

@@ -1,6 +1,7 @@
 //! The training loop: look, forward, loss, backward, clip, step, measure, save. Everything that it depends on is in its
 //! plan, the decoder and the dataset; killed anywhere, it goes on from the newest checkpoint to the same bytes.
 
+use crate::base::Base;
 use crate::batch::{TrainRow, epoch_order};
 use crate::checkpoint::{Checkpoints, Progress, StepLog};
 use crate::diverged::diagnose;
@@ -15,34 +16,34 @@ use crate::watch::{Metric, ValidLog, best, should_stop};
 use limbeck_artifact::dataset::{Dataset, Split};
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_artifact::files::write_atomic;
-use limbeck_model::adapter::Adapter;
-use limbeck_model::decoder::Decoder;
+use limbeck_model::ops::codes::QuantizeBase;
 use limbeck_model::tokenizer::ChatTokenizer;
 use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Fine-tunes an adapter on the train split and writes it to `plan.out/adapter`.
+/// Fine-tunes on the train split: an adapter of a frozen base, into `plan.out/adapter`, or all weights of an open one, into
+/// `plan.out/model`.
 ///
 /// # Errors
 /// A row that can't be trained on, settings that the data can't serve, numbers that are not finite, and the disk.
-pub fn train(
+pub fn train<'a>(
     plan: &TrainPlan,
-    decoder: &Arc<Decoder>,
+    base: impl Into<Base<'a>>,
     tokenizer: &Arc<ChatTokenizer>,
     dataset: &Dataset,
     emit: &dyn Emit,
 ) -> Result<TrainReport, TrainError> {
-    let s = &plan.settings;
+    let (s, base) = (&plan.settings, base.into());
     let rows = encode(tokenizer, dataset, Split::Train, s)?;
     let valid = encode(tokenizer, dataset, Split::Valid, s)?;
-    let validator = Validator { decoder, tokenizer, dataset, rows: valid, normalization: s.loss_normalization };
-    check(s, decoder, &rows, &validator)?;
+    let validator = Validator { base, tokenizer, dataset, rows: valid, normalization: s.loss_normalization };
+    check(s, base, &rows, &validator)?;
     let total = s.total_steps(rows.len());
     let stop = plan.stop_at_step.map_or(total, |step| step.min(total));
     let schedule = s.schedule(total);
-    let mut parameters = start(plan, decoder)?;
+    let mut parameters = start(plan, base)?;
     let checkpoints = Checkpoints {
         dir: plan.out.join("checkpoints"),
         key: plan.key.clone(),
@@ -55,17 +56,17 @@ pub fn train(
     }
     let mut saved = resumed.as_ref().map(|p| p.step);
     let Progress { mut step, mut log, mut looks } = resumed.unwrap_or_default();
-    let note = describe(s, decoder, &parameters, rows.len(), total);
+    let note = describe(s, base, &parameters, rows.len(), total);
     emit.emit(EventKind::Note { text: note });
-    let cache = fill_cache(s, decoder, &rows, emit)?;
-    let learner = Learner { decoder, settings: s, rows: &rows, cache: cache.as_ref() };
+    let cache = fill_cache(s, base, &rows, emit)?;
+    let learner = Learner { base, settings: s, rows: &rows, cache: cache.as_ref() };
 
     let started = Instant::now();
     let first_step = step;
     let mut seen_tokens = 0usize;
     let stopped_early = loop {
         if is_due(step, total, s.eval_steps) && looks.last().is_none_or(|look| look.step < step) {
-            looks.extend(look(&validator, &parameters.adapter(), step, emit)?);
+            looks.extend(look(&validator, &parameters, step, emit)?);
             if checkpoints.best_by.and_then(|m| best(&looks, m)).is_some_and(|best| best.step == step) {
                 save(&checkpoints, step, &log, &looks, &parameters, emit)?;
                 saved = Some(step);
@@ -125,7 +126,7 @@ pub fn train(
     }
     let mut given = looks.last().filter(|look| look.step == step).copied();
     if !finished {
-        given = validator.look(&parameters.adapter(), step)?;
+        given = validator.look(&parameters, step)?;
     }
     let mut best_step = None;
     if let Some(best) = best(&looks, s.metric_for_best_model).filter(|b| s.load_best_model_at_end && b.step != step) {
@@ -138,11 +139,14 @@ pub fn train(
     if finished {
         write_lines(&plan.out.join("loss.jsonl"), &log)?;
         write_lines(&plan.out.join("valid.jsonl"), &looks)?;
-        parameters.adapter().save(&plan.out.join("adapter"))?;
+        parameters.save(&plan.out)?;
     }
     let tail = &log[log.len().saturating_sub(20)..];
     Ok(TrainReport {
-        quantize_base: decoder.quantized(),
+        quantize_base: match base {
+            Base::Frozen(decoder) => decoder.quantized(),
+            Base::Open(_) => QuantizeBase::None,
+        },
         steps: step,
         rows: rows.len() as u64,
         trained_parameters: parameters.count() as u64,
@@ -156,16 +160,14 @@ pub fn train(
 }
 
 /// What the settings ask of the data and the base.
-pub(crate) fn check(
-    s: &TrainSettings,
-    decoder: &Decoder,
-    rows: &[TrainRow],
-    validator: &Validator,
-) -> Result<(), TrainError> {
+pub(crate) fn check(s: &TrainSettings, base: Base, rows: &[TrainRow], validator: &Validator) -> Result<(), TrainError> {
     if rows.is_empty() {
         return Err(TrainError::NoRows);
     }
-    let layers = decoder.config.num_hidden_layers;
+    if let (Base::Open(_), true) = (base, s.turbo_layers > 0) {
+        return Err(TrainError::TurboOfAll);
+    }
+    let layers = base.config().num_hidden_layers;
     if s.turbo_layers > layers {
         return Err(TrainError::TooManyLayers { asked: s.turbo_layers, layers });
     }
@@ -181,9 +183,13 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// The adapter before its first step.
-pub(crate) fn start(plan: &TrainPlan, decoder: &Decoder) -> Result<Parameters, TrainError> {
+/// What is trained, before its first step.
+pub(crate) fn start(plan: &TrainPlan, base: Base) -> Result<Parameters, TrainError> {
     let s = &plan.settings;
+    let decoder = match base {
+        Base::Frozen(decoder) => decoder,
+        Base::Open(open) => return Ok(Parameters::full(&open.weights)?),
+    };
     let targets = decoder
         .config
         .resolve_targets(&s.target_modules)
@@ -196,22 +202,32 @@ pub(crate) fn start(plan: &TrainPlan, decoder: &Decoder) -> Result<Parameters, T
     }
 }
 
-fn describe(s: &TrainSettings, decoder: &Decoder, parameters: &Parameters, rows: usize, total: u64) -> String {
+pub(crate) fn describe(s: &TrainSettings, base: Base, parameters: &Parameters, rows: usize, total: u64) -> String {
+    if let Base::Open(_) = base {
+        let gigabytes = parameters.state_bytes(s.gradient_accumulation_steps) as f64 / 1e9;
+        return format!(
+            "{rows} rows, {total} steps of {}, all {:.1} M weights are trained: {gigabytes:.2} GB for masters, moments, \
+             gradients and a step's copy, beside activations",
+            s.rows_per_step(),
+            parameters.count() as f64 / 1e6,
+        );
+    }
     format!(
         "{rows} rows, {total} steps of {}, {:.2} M trained parameters beside {:.1} M frozen",
         s.rows_per_step(),
         parameters.count() as f64 / 1e6,
-        decoder.parameters() as f64 / 1e6
+        base.frozen_parameters() as f64 / 1e6
     )
 }
 
 /// The hidden states below the adapted layers, where there are such layers.
 pub(crate) fn fill_cache(
     s: &TrainSettings,
-    decoder: &Decoder,
+    base: Base,
     rows: &[TrainRow],
     emit: &dyn Emit,
 ) -> Result<Option<HiddenCache>, TrainError> {
+    let Base::Frozen(decoder) = base else { return Ok(None) };
     let first_layer = s.first_layer(decoder.config.num_hidden_layers);
     if first_layer == 0 {
         return Ok(None);
@@ -244,8 +260,13 @@ pub(crate) fn is_due(step: u64, total: u64, eval_steps: u64) -> bool {
     step == total || (eval_steps > 0 && step > 0 && step.is_multiple_of(eval_steps))
 }
 
-fn look(validator: &Validator, adapter: &Adapter, step: u64, emit: &dyn Emit) -> Result<Option<ValidLog>, TrainError> {
-    let look = validator.look(adapter, step)?;
+fn look(
+    validator: &Validator,
+    parameters: &Parameters,
+    step: u64,
+    emit: &dyn Emit,
+) -> Result<Option<ValidLog>, TrainError> {
+    let look = validator.look(parameters, step)?;
     if let Some(ValidLog { loss, accuracy: Some(accuracy), .. }) = look {
         emit.emit(EventKind::Validated { step, loss, accuracy });
     }

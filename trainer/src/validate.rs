@@ -1,13 +1,13 @@
 //! A look at the valid split: mean loss as the training weighs it, and the share of rows whose most probable label is the
 //! right one. It changes nothing of the training.
 
+use crate::base::Base;
 use crate::batch::{LossNormalization, MIN_PREFIX, TrainRow, loss_weight, pack};
 use crate::learner::value;
+use crate::parameters::Parameters;
 use crate::plan::TrainError;
 use crate::watch::ValidLog;
 use limbeck_artifact::dataset::{Dataset, Split};
-use limbeck_model::adapter::Adapter;
-use limbeck_model::decoder::Decoder;
 use limbeck_model::score::LabelScorer;
 use limbeck_model::tokenizer::ChatTokenizer;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const ROWS: usize = 16;
 
 /// The valid split, encoded once.
 pub struct Validator<'a> {
-    pub decoder: &'a Arc<Decoder>,
+    pub base: Base<'a>,
     pub tokenizer: &'a Arc<ChatTokenizer>,
     pub dataset: &'a Dataset,
     pub rows: Vec<TrainRow>,
@@ -30,25 +30,25 @@ impl Validator<'_> {
         self.dataset.card.labels.len() >= 2
     }
 
-    /// Loss and accuracy of the adapter after `step` steps; none where the split is empty.
-    pub fn look(&self, adapter: &Adapter, step: u64) -> Result<Option<ValidLog>, TrainError> {
+    /// Loss and accuracy of the model after `step` steps; none where the split is empty.
+    pub fn look(&self, parameters: &Parameters, step: u64) -> Result<Option<ValidLog>, TrainError> {
         if self.rows.is_empty() {
             return Ok(None);
         }
-        let set = adapter.constants(self.decoder.ops().as_ref());
+        let (decoder, set) = self.base.answering(parameters)?;
         let weight = loss_weight(self.rows.iter(), self.normalization);
         let mut loss = 0f64;
         for rows in self.rows.chunks(ROWS) {
             let batch = pack(&rows.iter().collect::<Vec<_>>(), MIN_PREFIX, self.normalization);
-            let hidden = self.decoder.forward(&batch.packed, Some(&set), None, None)?;
-            let ops = self.decoder.ops();
-            loss += value(&ops.linear_cross_entropy(hidden, self.decoder.head(), &batch.targets, weight as f32));
+            let hidden = decoder.forward(&batch.packed, Some(&set), None, None)?;
+            let ops = decoder.ops();
+            loss += value(&ops.linear_cross_entropy(hidden, decoder.head(), &batch.targets, weight as f32));
         }
         let labels = &self.dataset.card.labels;
         if !self.has_labels() {
             return Ok(Some(ValidLog { step, loss, accuracy: None }));
         }
-        let scorer = LabelScorer::new(self.decoder.clone(), self.tokenizer.clone(), labels)?.with_lora(set);
+        let scorer = LabelScorer::new(decoder, self.tokenizer.clone(), labels)?.with_lora(set);
         let mut right = 0usize;
         for example in self.dataset.rows(Split::Valid) {
             let posterior = scorer.score(&example.messages)?;

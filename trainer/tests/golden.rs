@@ -42,7 +42,7 @@ fn loraplus_groups_and_steps_are_those_of_peft() {
     let golden = &golden()["loraplus"];
     let of = |key: &str| golden[key].as_f64().unwrap();
     let settings = AdamWSettings { weight_decay: of("weight_decay"), ..AdamWSettings::default() };
-    for factor in ["lora_A", "lora_B"] {
+    for factor in ["lora_A", "lora_B", "lora_magnitude_vector"] {
         let case = &golden["factors"][factor];
         let name = format!("model.layers.0.self_attn.q_proj.{factor}");
         let group = Group::of(&name, of("learning_rate"), of("loraplus_lr_ratio"), settings.weight_decay);

@@ -7,11 +7,11 @@ use common::{Bench, settings};
 use limbeck_artifact::dataset::Split;
 use limbeck_model::adapter::AdapterConfig;
 use limbeck_model::prompt::{TrainOn, encode_example};
-use limbeck_trainer::TrainSettings;
 use limbeck_trainer::batch::{LossNormalization, TrainRow};
 use limbeck_trainer::learner::{Gradients, Learner};
 use limbeck_trainer::parameters::Parameters;
 use limbeck_trainer::turbo::{CacheDtype, HiddenCache};
+use limbeck_trainer::{Base, TrainSettings};
 
 const ROWS: [usize; 8] = [0, 3, 5, 7, 8, 11, 14, 18];
 
@@ -26,7 +26,8 @@ fn rows(bench: &Bench) -> Vec<TrainRow> {
 /// Factors after some training: with B at zero, A would have no gradient.
 fn parameters(bench: &Bench, s: &TrainSettings, first_layer: usize) -> Parameters {
     let config = AdapterConfig::lora("tiny", s.r, s.lora_alpha, &s.target_modules, s.use_rslora);
-    let config = AdapterConfig { layers_to_transform: Some((first_layer..3).collect()), ..config };
+    let layers_to_transform = Some((first_layer..3).collect());
+    let config = AdapterConfig { layers_to_transform, use_dora: s.use_dora, ..config };
     let mut parameters = Parameters::init(config, &bench.decoder, 7);
     let mut z = 1u64;
     for p in parameters.all.values_mut() {
@@ -55,18 +56,19 @@ fn eight_rows_at_once_are_two_times_four_are_eight_times_one() {
     assert!(lengths.iter().max() > lengths.iter().min(), "unequal lengths: {lengths:?}");
     assert!(ROWS.iter().any(|&i| rows[i].weight != 1.0), "unequal weights");
     for loss_normalization in [LossNormalization::Token, LossNormalization::Example] {
-        for lora_dropout in [0.0, 0.3] {
-            let s = TrainSettings { loss_normalization, lora_dropout, ..settings() };
+        for (lora_dropout, use_dora) in [(0.0, false), (0.3, false), (0.0, true), (0.3, true)] {
+            let s = TrainSettings { loss_normalization, lora_dropout, use_dora, ..settings() };
             let parameters = parameters(&bench, &s, 0);
             let step = |batch_size: usize| {
                 let settings = TrainSettings { batch_size, gradient_accumulation_steps: 8 / batch_size, ..s.clone() };
-                let learner = Learner { decoder: &bench.decoder, settings: &settings, rows: &rows, cache: None };
+                let learner =
+                    Learner { base: Base::Frozen(&bench.decoder), settings: &settings, rows: &rows, cache: None };
                 learner.gradients(&parameters, &ROWS, 3).unwrap()
             };
             let whole = step(8);
             for cut in [step(4), step(1)] {
                 let gap = distance(&cut, &whole);
-                assert!(gap < 1e-5, "{loss_normalization:?}, dropout {lora_dropout}: {gap}");
+                assert!(gap < 1e-5, "{loss_normalization:?}, dropout {lora_dropout}, DoRA {use_dora}: {gap}");
                 assert!((cut.loss - whole.loss).abs() < 1e-5 * whole.loss.abs());
             }
         }
@@ -78,7 +80,7 @@ fn dropout_and_normalization_change_the_gradient() {
     let bench = Bench::new();
     let rows = rows(&bench);
     let of = |s: &TrainSettings, step| {
-        let learner = Learner { decoder: &bench.decoder, settings: s, rows: &rows, cache: None };
+        let learner = Learner { base: Base::Frozen(&bench.decoder), settings: s, rows: &rows, cache: None };
         learner.gradients(&parameters(&bench, s, 0), &ROWS, step).unwrap()
     };
     let plain = of(&settings(), 3);
@@ -99,7 +101,7 @@ fn a_weight_of_two_is_the_row_twice() {
     let s = settings();
     let parameters = parameters(&bench, &s, 0);
     let of = |rows: &[TrainRow], which: &[usize]| {
-        let learner = Learner { decoder: &bench.decoder, settings: &s, rows, cache: None };
+        let learner = Learner { base: Base::Frozen(&bench.decoder), settings: &s, rows, cache: None };
         learner.gradients(&parameters, which, 0).unwrap()
     };
     let twice = of(&rows, &[1, 2, 2]);
@@ -116,7 +118,7 @@ fn kept_hidden_states_give_the_gradient_of_computed_ones() {
     let s = TrainSettings { turbo_layers: 2, lora_dropout: 0.1, ..settings() };
     let parameters = parameters(&bench, &s, 1);
     let of = |cache: Option<&HiddenCache>, which: &[usize]| {
-        let learner = Learner { decoder: &bench.decoder, settings: &s, rows: &rows, cache };
+        let learner = Learner { base: Base::Frozen(&bench.decoder), settings: &s, rows: &rows, cache };
         learner.gradients(&parameters, which, 1).unwrap()
     };
     let exact = HiddenCache::fill(&bench.decoder, &rows, 1, CacheDtype::F32).unwrap();

@@ -15,6 +15,7 @@ use limbeck_model::decoder::Decoder;
 use limbeck_model::device::{DeviceName, ops};
 use limbeck_model::prompt::EncodedExample;
 use limbeck_model::weights::Weights;
+use limbeck_trainer::Base;
 use limbeck_trainer::TrainSettings;
 use limbeck_trainer::batch::TrainRow;
 use limbeck_trainer::learner::Learner;
@@ -24,6 +25,7 @@ use limbeck_trainer::schedule::Scheduler;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -74,6 +76,7 @@ struct Curve {
 /// Trains as `trainer::train` does, on the golden's batches; `change` may spoil the settings.
 fn curve(base: &Path, golden: &Golden, start: &Adapter, change: impl FnOnce(&mut TrainSettings)) -> Curve {
     let decoder = Decoder::from_weights(&Weights::open(base).unwrap(), ops(DeviceName::Cpu).unwrap(), true).unwrap();
+    let decoder = Arc::new(decoder);
     let mut s = TrainSettings {
         r: start.config.r,
         lora_alpha: start.config.lora_alpha,
@@ -105,7 +108,7 @@ fn curve(base: &Path, golden: &Golden, start: &Adapter, change: impl FnOnce(&mut
         parameters.all.get_mut(&format!("{path}.lora_B")).unwrap().values.clone_from(&pair.b);
     }
     assert_eq!(parameters.all.len(), 2 * start.pairs.len());
-    let learner = Learner { decoder: &decoder, settings: &s, rows: &rows, cache: None };
+    let learner = Learner { base: Base::Frozen(&decoder), settings: &s, rows: &rows, cache: None };
     let schedule = s.schedule(golden.steps);
     let (mut losses, mut worst, mut yardstick) = (Vec::new(), (0.0, 0), 0f64);
     for (step, batch) in golden.batches.iter().enumerate() {

@@ -25,6 +25,7 @@ fn run(bench: &Bench, name: &str, settings: &TrainSettings) -> Result<TrainRepor
 fn everything() -> TrainSettings {
     TrainSettings {
         lora_dropout: 0.2,
+        use_dora: true,
         loraplus_lr_ratio: 4.0,
         lr_scheduler: Scheduler::WarmupStableDecay,
         gradient_accumulation_steps: 2,
@@ -126,7 +127,7 @@ fn the_best_model_comes_back_and_outlives_newer_checkpoints() {
     let config = factors(&bench, "best").config;
     let mut parameters = Parameters::init(config, &bench.decoder, 99);
     assert!(checkpoints.load(best, &mut parameters));
-    assert_eq!(parameters.adapter().pairs, factors(&bench, "best").pairs);
+    assert_eq!(parameters.adapter().unwrap().pairs, factors(&bench, "best").pairs);
 
     // Without it, the last model is given back.
     let last = run(&bench, "last", &TrainSettings { load_best_model_at_end: false, ..s }).unwrap();
@@ -236,6 +237,30 @@ fn turbo_adapts_the_top_layers_only_and_says_so_to_peft() {
     run(&bench, "all", &settings()).unwrap();
     let text = std::fs::read_to_string(bench.folder.path().join("all/adapter/adapter_config.json")).unwrap();
     assert!(!text.contains("layers_to_transform"), "{text}");
+}
+
+#[test]
+fn dora_learns_its_magnitudes_and_leaves_them_to_peft() {
+    let bench = Bench::new();
+    let s = TrainSettings { use_dora: true, ..settings() };
+    let report = run(&bench, "dora", &s).unwrap();
+    let plain = run(&bench, "lora", &settings()).unwrap();
+    let adapter = factors(&bench, "dora");
+    assert!(adapter.config.use_dora);
+    let rows: usize = adapter.pairs.values().map(|p| p.n_out).sum();
+    assert_eq!(report.trained_parameters, plain.trained_parameters + rows as u64);
+    for (path, pair) in &adapter.pairs {
+        let (start, end) = (bench.decoder.row_norms(path), pair.magnitude.as_ref().unwrap());
+        assert!(start.len() == pair.n_out && end.len() == pair.n_out);
+        assert!(start.iter().zip(end).all(|(a, b)| a != b && (a - b).abs() < 0.5 * a), "{path}: {start:?}, {end:?}");
+    }
+    // The first step has the same loss and the same gradient of B, whose product was nothing yet; later ones do not.
+    let log = |name: &str| -> Vec<f64> {
+        let text = std::fs::read_to_string(bench.folder.path().join(name).join("loss.jsonl")).unwrap();
+        text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["loss"].as_f64().unwrap()).collect()
+    };
+    let (dora, lora) = (log("dora"), log("lora"));
+    assert!((dora[0] - lora[0]).abs() < 1e-5 && dora.last() < dora.first() && dora[5] != lora[5], "{dora:?} {lora:?}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ use limbeck_trainer::parameters::Parameters;
 use limbeck_trainer::random::Random;
 use limbeck_trainer::schedule::{Decay, Scheduler};
 use limbeck_trainer::watch::Metric;
-use limbeck_trainer::{TrainPlan, TrainSettings, train, turbo};
+use limbeck_trainer::{Base, TrainPlan, TrainSettings, train, turbo};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -44,6 +44,7 @@ fn settings() -> TrainSettings {
         r: RANK,
         lora_alpha: 2.0 * RANK as f32,
         use_rslora: false,
+        use_dora: false,
         lora_dropout: 0.0,
         loraplus_lr_ratio: 1.0,
         target_modules: Vec::new(),
@@ -83,7 +84,7 @@ fn all_linear(decoder: &Decoder) -> Vec<String> {
 /// # Errors
 /// When the model can't be read or the loss is not finite.
 pub fn step(args: &OursStep, device: Option<&str>) -> Result<StepFigures> {
-    let decoder = open(&args.model, device)?;
+    let decoder = Arc::new(open(&args.model, device)?);
     let s = TrainSettings { batch_size: args.bs, target_modules: all_linear(&decoder), ..settings() };
     let vocabulary = decoder.config.vocab_size.min(49_000);
     let mut random = Random::new(s.seed, "bench tokens");
@@ -96,7 +97,7 @@ pub fn step(args: &OursStep, device: Option<&str>) -> Result<StepFigures> {
         .collect();
     let config = AdapterConfig::lora("base", s.r, s.lora_alpha, &s.target_modules, s.use_rslora);
     let mut parameters = Parameters::init(config, &decoder, s.seed);
-    let learner = Learner { decoder: &decoder, settings: &s, rows: &rows, cache: None };
+    let learner = Learner { base: Base::Frozen(&decoder), settings: &s, rows: &rows, cache: None };
     let chosen: Vec<usize> = (0..rows.len()).collect();
     let (mut wall, mut busy, mut loss) = (Vec::new(), Vec::new(), f64::NAN);
     for step in 0..args.warmup + args.steps {

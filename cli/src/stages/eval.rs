@@ -1,6 +1,7 @@
 //! Eval: all arms on the same reviewed test rows, the report and the gates' verdict, in `eval/`.
 
 use super::quantize::QuantizedFiles;
+use super::train::outcome;
 use super::{Finished, PROGRAM_VERSION, Run, Work, cannot};
 use crate::exit::{Exit, Failure, Result};
 use crate::settings::recipe_arg;
@@ -17,7 +18,7 @@ use limbeck_model::device::{self, DeviceName};
 use limbeck_model::score::LabelScorer;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
-use limbeck_recipes::GateRule;
+use limbeck_recipes::{GateRule, Method};
 use limbeck_trainer::TrainReport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -52,19 +53,25 @@ impl Answerer for ModelArm {
     }
 }
 
-/// Opens a model, with an adapter that is not merged where one is given.
+/// Opens a model; with what a training left, an adapter that is not merged or all weights, where that is given.
 ///
 /// # Errors
 /// When the files can't be read or don't fit together.
 pub fn open_scorer(
     model: &Path,
-    adapter: Option<&Path>,
+    tuned: Option<&Path>,
     device: DeviceName,
     labels: &[String],
 ) -> std::result::Result<LabelScorer, AnswerError> {
     let ops = device::ops(device)?;
-    let decoder = Arc::new(Decoder::from_weights(&Weights::open(model)?, ops.clone(), false)?);
-    let adapter = adapter.map(Adapter::load).transpose()?;
+    let mut weights = Weights::open(model)?;
+    let mut adapter = None;
+    match tuned {
+        None => (),
+        Some(folder) if Weights::is_tuned(folder) => weights = weights.with_tuned(folder)?,
+        Some(folder) => adapter = Some(Adapter::load(folder)?),
+    }
+    let decoder = Arc::new(Decoder::from_weights(&weights, ops.clone(), false)?);
     if let Some(adapter) = &adapter {
         adapter.check(&decoder.config)?;
     }
@@ -101,12 +108,11 @@ pub fn run(
         }
         let dataset = Dataset::load(&run.dataset_dir())?;
         let labels = dataset.card.labels.clone();
-        let adapter = run.folder(Stage::Train).join("adapter");
-        let model = |name: &str, title: &str, digest: &str, file: PathBuf, adapter: Option<PathBuf>| {
+        let model = |name: &str, title: &str, digest: &str, file: PathBuf, tuned: Option<PathBuf>| {
             let key = sha256_hex(format!("{digest} {device} {PROGRAM_VERSION}").as_bytes());
             let labels = labels.clone();
             Arm::model(name, title, &key, move || {
-                Ok(Box::new(ModelArm(open_scorer(&file, adapter.as_deref(), device, &labels)?)) as Box<dyn Answerer>)
+                Ok(Box::new(ModelArm(open_scorer(&file, tuned.as_deref(), device, &labels)?)) as Box<dyn Answerer>)
             })
         };
         let mut arms = vec![
@@ -115,10 +121,13 @@ pub fn run(
             model(BASE, "the base model, untuned", &base.digest, base.path.clone(), None),
             model(
                 TUNED,
-                "the base under its adapter",
+                match recipe.train.method {
+                    Method::Lora => "the base under its adapter",
+                    Method::Full => "the base with all its weights trained",
+                },
                 &format!("{} {}", base.digest, trained.digest()),
                 base.path.clone(),
-                Some(adapter),
+                Some(outcome(run)),
             ),
         ];
         for format in &recipe.quantize.formats {

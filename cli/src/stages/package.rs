@@ -15,6 +15,7 @@ use limbeck_artifact::{keys, oms};
 use limbeck_eval::{CardPlan, Report, model_card};
 use limbeck_model::ops::codes::QuantizeBase;
 use limbeck_model::tokenizer::ChatTokenizer;
+use limbeck_recipes::Method;
 use limbeck_trainer::TrainReport;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -69,7 +70,9 @@ pub fn run(
             .get(&recipe.quantize.ship)
             .map_or_else(|| format!("quantize/{model}"), |q| q.file.clone());
         parts.copy(&shipped, &model, "model")?;
-        for file in ADAPTER {
+        // All weights, trained, are in the file that is served; in float32 they would be many times its size.
+        let adapter = recipe.train.method == Method::Lora;
+        for file in ADAPTER.into_iter().filter(|_| adapter) {
             parts.copy(&format!("train/adapter/{file}"), &format!("adapter/{file}"), "adapter")?;
         }
         ChatTokenizer::open(&base.path)?.save(&making.join("tokenizer"))?;

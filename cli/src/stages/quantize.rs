@@ -1,5 +1,6 @@
-//! Quantize: the adapter merged into the base, one GGUF file a format, in `quantize/`.
+//! Quantize: the adapter merged into the base, or the weights that were all trained, one GGUF file a format, in `quantize/`.
 
+use super::train::outcome;
 use super::{Finished, Run, Work};
 use crate::exit::Result;
 use limbeck_artifact::dataset::DatasetCard;
@@ -39,7 +40,7 @@ pub fn run(
             let format: Format = name.parse()?;
             let plan = QuantizePlan {
                 base: base.path.clone(),
-                adapter: Some(run.folder(Stage::Train).join("adapter")),
+                adapter: Some(outcome(run)),
                 format,
                 out: run.dir.join(&file),
                 name: recipe.name.clone(),

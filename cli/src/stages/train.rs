@@ -1,4 +1,4 @@
-//! Train: a LoRA adapter on the frozen dataset, in `train/`. An interrupted training goes on from its newest checkpoint.
+//! Train: an adapter, or all weights, on the frozen dataset, in `train/`. An interrupted training goes on from its newest checkpoint.
 
 use super::{Finished, Run, Work};
 use crate::exit::Result;
@@ -10,12 +10,13 @@ use limbeck_model::ops::codes::QuantizeBase;
 use limbeck_model::prompt::TrainOn;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
-use limbeck_recipes::{self as recipe, Recipe};
+use limbeck_recipes::{self as recipe, Method, Recipe};
 use limbeck_trainer::optimizer::AdamWSettings;
 use limbeck_trainer::schedule::{Decay, Scheduler};
 use limbeck_trainer::watch::Metric;
-use limbeck_trainer::{TrainError, TrainPlan, TrainReport, TrainSettings, batch, train, turbo};
+use limbeck_trainer::{Base, OpenBase, TrainError, TrainPlan, TrainReport, TrainSettings, batch, train, turbo};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,11 +24,37 @@ const MIB: f64 = (1u64 << 20) as f64;
 
 /// What a training works on, opened.
 pub struct Opened {
-    pub decoder: Arc<Decoder>,
+    pub model: Model,
     pub tokenizer: Arc<ChatTokenizer>,
     pub dataset: Dataset,
     pub plan: TrainPlan,
 }
+
+/// The base as the training's method takes it.
+pub enum Model {
+    Frozen(Arc<Decoder>),
+    Open(Box<OpenBase>),
+}
+
+impl Opened {
+    pub fn base(&self) -> Base<'_> {
+        match &self.model {
+            Model::Frozen(decoder) => decoder.into(),
+            Model::Open(open) => open.as_ref().into(),
+        }
+    }
+}
+
+/// Where a training leaves what the stages after it take: the adapter's folder, or that of all weights.
+pub fn outcome(run: &Run<'_>) -> PathBuf {
+    run.folder(Stage::Train).join(match run.recipe().train.method {
+        Method::Lora => "adapter",
+        Method::Full => "model",
+    })
+}
+
+/// Above this a full fine-tuning soon forgets what the base knows; adapters begin about here.
+const ADAPTERS_RATE: f64 = 3e-4;
 
 /// Opens base, tokenizer and dataset and plans the training.
 ///
@@ -44,13 +71,31 @@ pub fn open(run: &Run<'_>, key: &str, stop_at_step: Option<u64>, emit: &dyn Emit
     let ops = device::training_ops(device, dtype)?;
     let compute = ops.compute();
     let kept = quantize_base(run.recipe());
-    let decoder = Decoder::from_weights_quantized(&Weights::open(&base.path)?, ops, true, kept)?;
-    let decoder = Arc::new(decoder.with_checkpointing(run.recipe().train.gradient_checkpointing));
+    let (weights, checkpoint) = (Weights::open(&base.path)?, run.recipe().train.gradient_checkpointing);
+    let model = match run.recipe().train.method {
+        Method::Lora => {
+            let decoder = Decoder::from_weights_quantized(&weights, ops, true, kept)?;
+            Model::Frozen(Arc::new(decoder.with_checkpointing(checkpoint)))
+        }
+        Method::Full => {
+            let rate = run.recipe().train.learning_rate;
+            if rate > ADAPTERS_RATE {
+                let text = format!(
+                    "train.learning_rate is {rate:e}, which suits an adapter; full fine-tuning wants some ten times less \
+                     (its default is 5e-5)"
+                );
+                emit.emit(EventKind::Warning { text });
+            }
+            Model::Open(Box::new(OpenBase { weights, ops, checkpoint }))
+        }
+    };
     let tokenizer = Arc::new(ChatTokenizer::open(&base.path)?);
     let dataset = Dataset::load(&run.dataset_dir())?;
-    let codes = match kept {
-        QuantizeBase::None => String::new(),
-        kept => format!(", its linear layers in {:.1} MiB of {kept} codes", decoder.base_bytes()[0] as f64 / MIB),
+    let codes = match &model {
+        Model::Frozen(decoder) if kept != QuantizeBase::None => {
+            format!(", its linear layers in {:.1} MiB of {kept} codes", decoder.base_bytes()[0] as f64 / MIB)
+        }
+        _ => String::new(),
     };
     emit.emit(EventKind::Note { text: format!("base {} on {device}, products in {compute}{codes}", base.name) });
     let plan = TrainPlan {
@@ -61,11 +106,11 @@ pub fn open(run: &Run<'_>, key: &str, stop_at_step: Option<u64>, emit: &dyn Emit
         base_name: base.name.clone(),
         stop_at_step,
     };
-    Ok(Opened { decoder, tokenizer, dataset, plan })
+    Ok(Opened { model, tokenizer, dataset, plan })
 }
 
 pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Finished<TrainReport>> {
-    run.stage(Stage::Train, inputs(run, dataset)?, |emit, key| Ok(work(fit(run, emit, key, None)??)))
+    run.stage(Stage::Train, inputs(run, dataset)?, |emit, key| Ok(work(run, fit(run, emit, key, None)??)))
 }
 
 /// How far a training came that may end before its last step.
@@ -94,7 +139,7 @@ pub fn upto(run: &Run<'_>, dataset: &Finished<DatasetCard>, step: u64, total: u6
     }
     let mut diverged = false;
     let finished = run.stage(Stage::Train, inputs, |emit, key| match fit(run, emit, key, None)? {
-        Ok(report) => Ok(work(report)),
+        Ok(report) => Ok(work(run, report)),
         Err(e) => {
             diverged = matches!(e, TrainError::NotFinite { .. });
             Err(e.into())
@@ -126,24 +171,21 @@ fn fit(
     key: &str,
     stop_at_step: Option<u64>,
 ) -> Result<std::result::Result<TrainReport, TrainError>> {
-    let Opened { decoder, tokenizer, dataset, plan } = open(run, key, stop_at_step, emit)?;
-    Ok(train(&plan, &decoder, &tokenizer, &dataset, emit))
+    let opened = open(run, key, stop_at_step, emit)?;
+    Ok(train(&opened.plan, opened.base(), &opened.tokenizer, &opened.dataset, emit))
 }
 
-fn work(report: TrainReport) -> Work<TrainReport> {
+fn work(run: &Run<'_>, report: TrainReport) -> Work<TrainReport> {
     let accuracy =
         report.valid_accuracy.map_or(String::new(), |a| format!(", {:.1} % of the valid rows right", a * 100.0));
     let best = report.best_step.map_or(String::new(), |step| format!(", the best after step {step}"));
+    let made: &[&str] = match run.recipe().train.method {
+        Method::Lora => &["train/adapter/adapter_config.json", "train/adapter/adapter_model.safetensors"],
+        Method::Full => &["train/model/model.safetensors"],
+    };
     Work {
         line: format!("{} steps, loss {:.3}{best}{accuracy}", report.steps, report.final_loss),
-        outputs: [
-            "train/adapter/adapter_config.json",
-            "train/adapter/adapter_model.safetensors",
-            "train/loss.jsonl",
-            "train/valid.jsonl",
-        ]
-        .map(String::from)
-        .to_vec(),
+        outputs: made.iter().chain(&["train/loss.jsonl", "train/valid.jsonl"]).map(|path| path.to_string()).collect(),
         summary: report,
     }
 }
@@ -155,6 +197,7 @@ pub fn settings(recipe: &Recipe) -> TrainSettings {
         r: t.r,
         lora_alpha: t.lora_alpha as f32,
         use_rslora: t.use_rslora,
+        use_dora: t.use_dora,
         lora_dropout: t.lora_dropout as f32,
         loraplus_lr_ratio: t.loraplus_lr_ratio,
         target_modules: t.target_modules.clone(),

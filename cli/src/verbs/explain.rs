@@ -30,6 +30,7 @@ pub fn explain(settings: &Settings, args: &Explain) -> Result<Exit> {
 fn entry_json(entry: &Entry) -> Value {
     let origin = match &entry.origin {
         Origin::Default => json!({"from": "default"}),
+        Origin::DefaultUnder { setting } => json!({"from": "default", "under": setting}),
         Origin::File { file, line, column } => json!({"from": "file", "file": file, "line": line, "column": column}),
         Origin::Set { argument } => json!({"from": "--set", "argument": argument}),
     };

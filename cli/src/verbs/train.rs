@@ -7,7 +7,7 @@ use crate::memory::peak_rss_bytes;
 use crate::output::{self, Terminal, bold};
 use crate::scratch::Scratch;
 use crate::settings::Settings;
-use crate::stages::train::{Opened, open};
+use crate::stages::train::open;
 use crate::stages::{self, Run, cannot};
 use limbeck_artifact::event::Stage;
 use limbeck_model::ops::codes::QuantizeBase;
@@ -35,8 +35,8 @@ fn rehearse(settings: &Settings, args: &Train) -> Result<Exit> {
     let run = Run::open(&aside, resolved)?;
     stages::upto(&run, Stage::Review)?;
     let emit = run.sink.stage(Stage::Train);
-    let Opened { decoder, tokenizer, dataset, plan } = open(&run, "dry run", None, &emit)?;
-    let found = dry_run(&plan, &decoder, &tokenizer, &dataset, &emit)?;
+    let opened = open(&run, "dry run", None, &emit)?;
+    let found = dry_run(&opened.plan, opened.base(), &opened.tokenizer, &opened.dataset, &emit)?;
     run.sink.clear();
     let memory = peak_rss_bytes();
     let cost = args.price_per_hour.map(|price| price * found.total_s / 3600.0);
@@ -100,7 +100,11 @@ fn text(found: &DryRun, memory: Option<u64>, cost: Option<f64>, terminal: &Termi
         parts.push(format!("{} {looks} at {} valid rows, {} each", found.looks, found.valid_rows, time(found.valid_s)));
     }
     line("whole run", format!("{}: {}", time(found.total_s), parts.join(", ")));
+    let state = bytes(found.state_bytes);
+    line("state", format!("{state} for what is trained: masters, moments, gradients, a step's copy"));
     line("memory", memory.map_or("not known on this system".to_owned(), |n| format!("{} at the peak", bytes(n))));
+    let disk = (found.checkpoint_bytes, found.checkpoint_bytes * found.checkpoints_kept);
+    line("disk", format!("{} a checkpoint, at most {} at a time", bytes(disk.0), bytes(disk.1)));
     if let Some(cost) = cost {
         // Of a short run on a cheap machine two digits would say nothing.
         let digits = if cost < 1.0 { 4 } else { 2 };
@@ -141,6 +145,9 @@ mod tests {
             quantize_base: QuantizeBase::None,
             layers_bytes: 60_000_000,
             embedding_bytes: 44_400_000,
+            state_bytes: 20_680_000,
+            checkpoint_bytes: 12_408_000,
+            checkpoints_kept: 2,
             rows: 507,
             valid_rows: 83,
             steps: 192,

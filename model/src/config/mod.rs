@@ -218,6 +218,11 @@ impl DecoderConfig {
         shapes
     }
 
+    /// How many weights it has; a tied head counts once.
+    pub fn parameters(&self) -> u64 {
+        self.tensor_shapes().iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
+    }
+
     fn checked(self, path: &Path) -> Result<Self> {
         let wrong = |why: String| Err(ModelError::config(path, why));
         let (heads, kv) = (self.num_attention_heads, self.num_key_value_heads);

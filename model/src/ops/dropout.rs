@@ -20,6 +20,12 @@ pub struct Dropout {
 }
 
 impl Dropout {
+    /// `x` with its mask.
+    pub(super) fn apply(&self, ops: &dyn Ops, x: Tensor<2>) -> Tensor<2> {
+        let [n, width] = x.dims();
+        x * Tensor::from_data(TensorData::new(self.mask(width), [n, width]), &ops.device())
+    }
+
     /// `[tokens, width]`: 0 where an element is dropped, 1/(1-p) elsewhere.
     pub fn mask(&self, width: usize) -> Vec<f32> {
         let kept = 1.0 / (1.0 - self.p);
@@ -79,10 +85,8 @@ pub fn token_keys(batch: &Packed, seed: u64, step: u64) -> Vec<u64> {
 
 /// [`Ops::linear`] with a dropout on the adapter's input, in plain burn over the op set's own frozen product.
 pub(super) fn linear(ops: &dyn Ops, x: Tensor<2>, weight: &Frozen, lora: &Lora, dropout: &Dropout) -> Tensor<2> {
-    let [n, width] = x.dims();
-    let mask = Tensor::from_data(TensorData::new(dropout.mask(width), [n, width]), &ops.device());
     let y = ops.linear(x.clone(), weight, None);
-    let down = (x * mask).matmul(lora.a.clone().transpose());
+    let down = dropout.apply(ops, x).matmul(lora.a.clone().transpose());
     ops.add(y, down.matmul(lora.b.clone().transpose()) * lora.scaling)
 }
 

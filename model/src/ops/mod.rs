@@ -2,6 +2,7 @@
 //! burn and runs on every device; [`flex`] are our own kernels for the CPU, tested against it.
 
 pub mod codes;
+pub mod dora;
 pub mod dropout;
 pub mod flex;
 mod soft;
@@ -12,11 +13,12 @@ pub use soft::{SoftTarget, SoftTargetError};
 
 use crate::config::Rope;
 use crate::layout::{Packed, Segment};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use codes::Codes;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-/// A frozen linear map: a matrix, `[out, in]` as Hugging Face stores it, in the form its op set wants, and what follows it.
+/// A linear map of the base: a matrix, `[out, in]` as Hugging Face stores it, in the form its op set wants, and what follows
+/// it. It is frozen, unless a full fine-tuning trains it ([`Frozen::trained`]).
 #[derive(Clone, Debug)]
 pub struct Frozen {
     pub n_out: usize,
@@ -25,12 +27,20 @@ pub struct Frozen {
     pub bias: Option<Arc<Vec<f32>>>,
     /// Of a head: its logits are `c · tanh(z / c)`, wherever an op computes them.
     pub softcap: Option<f32>,
+    /// Squared norms of its rows, worked out when they are first asked for.
+    pub(crate) row_squares: Arc<OnceLock<Vec<f64>>>,
     pub(crate) form: FrozenForm,
 }
 
 impl Frozen {
     pub(crate) fn new(n_out: usize, n_in: usize, form: FrozenForm) -> Self {
-        Frozen { n_out, n_in, bias: None, softcap: None, form }
+        Frozen { n_out, n_in, bias: None, softcap: None, row_squares: Arc::default(), form }
+    }
+
+    /// A map whose weight `[out, in]`, and bias `[1, out]` if there is one, take gradients; on every op set.
+    pub fn trained(weight: Tensor<2>, bias: Option<Tensor<2>>) -> Self {
+        let [n_out, n_in] = weight.dims();
+        Frozen::new(n_out, n_in, FrozenForm::Trained { weight: Box::new(weight), bias: bias.map(Box::new) })
     }
 
     pub fn with_bias(self, bias: Option<Arc<Vec<f32>>>) -> Self {
@@ -41,7 +51,7 @@ impl Frozen {
     pub fn bytes(&self) -> usize {
         match &self.form {
             FrozenForm::Flex(matrix) => matrix.bytes(),
-            FrozenForm::Stock(_) => 4 * self.n_out * self.n_in,
+            FrozenForm::Stock(_) | FrozenForm::Trained { .. } => 4 * self.n_out * self.n_in,
         }
     }
 
@@ -54,6 +64,7 @@ impl Frozen {
 pub(crate) enum FrozenForm {
     Flex(Arc<flex::FlexMatrix>),
     Stock(Box<Tensor<2>>),
+    Trained { weight: Box<Tensor<2>>, bias: Option<Box<Tensor<2>>> },
 }
 
 /// The two factors of a LoRA adapter as they take part in a step: `a` is `[r, in]`, `b` is `[out, r]`, as in PEFT.
@@ -62,6 +73,8 @@ pub struct Lora {
     pub a: Tensor<2>,
     pub b: Tensor<2>,
     pub scaling: f32,
+    /// The trained lengths of the rows, where it is a DoRA adapter.
+    pub dora: Option<dora::Dora>,
     /// In training only, and only where the recipe asks for it.
     pub dropout: Option<dropout::Dropout>,
 }
@@ -168,8 +181,30 @@ pub trait Ops: Send + Sync {
     /// `x / sqrt(mean(x²) + eps) · weight`, `weight` frozen, `[width]`.
     fn rms_norm(&self, x: Tensor<2>, weight: &Arc<Vec<f32>>, eps: f32) -> Tensor<2>;
 
-    /// `x Wᵀ + scaling · (drop(x) Aᵀ) Bᵀ`, plus the bias if there is one; the product `B A` is never formed.
+    /// The same with a weight that takes a gradient, `[1, width]`.
+    fn rms_norm_trained(&self, x: Tensor<2>, weight: Tensor<2>, eps: f32) -> Tensor<2> {
+        let scale = (x.clone().powi_scalar(2).mean_dim(1) + eps).sqrt();
+        x / scale * weight
+    }
+
+    /// `x Wᵀ + scaling · (drop(x) Aᵀ) Bᵀ`, plus the bias if there is one; the product `B A` is never formed. Under DoRA, what
+    /// the two terms give is scaled column by column.
     fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2>;
+
+    /// `y ⊙ scale + bias`; `scale` is `[1, width]` and takes a gradient, the bias is frozen.
+    fn scale_columns(&self, y: Tensor<2>, scale: Tensor<2>, bias: Option<&Arc<Vec<f32>>>) -> Tensor<2> {
+        let width = y.dims()[1];
+        let y = y * scale;
+        match bias {
+            None => y,
+            Some(bias) => y + Tensor::from_data(TensorData::new(bias.to_vec(), [1, width]), &self.device()),
+        }
+    }
+
+    /// Row norms of `W₀ + s·B·A`. No gradient.
+    fn dora_norms(&self, weight: &Frozen, lora: &Lora) -> Vec<f32> {
+        dora::norms(self, weight, lora)
+    }
 
     /// A whole layer as one op, where the op set has one for such a plan; the decoder composes it from the others otherwise.
     fn layer(&self, x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Option<Tensor<2>> {

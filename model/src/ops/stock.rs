@@ -47,7 +47,7 @@ impl StockOps {
 
 pub(super) fn tensor_of(frozen: &Frozen) -> Tensor<2> {
     match &frozen.form {
-        FrozenForm::Stock(tensor) => tensor.as_ref().clone(),
+        FrozenForm::Stock(tensor) | FrozenForm::Trained { weight: tensor, .. } => tensor.as_ref().clone(),
         FrozenForm::Flex(_) => unreachable!("a matrix frozen by the flex ops was given to the stock ops"),
     }
 }
@@ -76,18 +76,28 @@ impl Ops for StockOps {
     }
 
     fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2> {
+        if let Some(lora @ Lora { dora: Some(dora), .. }) = lora {
+            return super::dora::linear(self, x, weight, lora, dora);
+        }
         if let Some(lora @ Lora { dropout: Some(drop), .. }) = lora {
             return super::dropout::linear(self, x, weight, lora, drop);
         }
         let y = x.clone().matmul(tensor_of(weight).transpose());
-        let y = match &weight.bias {
-            None => y,
-            Some(bias) => y + self.constant(bias.to_vec(), [1, weight.n_out]),
+        let y = match (&weight.bias, &weight.form) {
+            (_, FrozenForm::Trained { bias: Some(bias), .. }) => y + bias.as_ref().clone(),
+            (None, _) => y,
+            (Some(bias), _) => y + self.constant(bias.to_vec(), [1, weight.n_out]),
         };
         match lora {
             None => y,
             Some(lora) => y + x.matmul(lora.a.clone().transpose()).matmul(lora.b.clone().transpose()) * lora.scaling,
         }
+    }
+
+    fn dora_norms(&self, weight: &Frozen, lora: &Lora) -> Vec<f32> {
+        let values = |factor: &Tensor<2>| Tensor::<2>::from_data(factor.to_data(), &self.device);
+        let update = values(&lora.b).matmul(values(&lora.a)) * lora.scaling;
+        to_vec(&(tensor_of(weight) + update).powi_scalar(2).sum_dim(1).sqrt())
     }
 
     fn attention(

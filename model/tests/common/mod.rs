@@ -83,7 +83,7 @@ pub fn adapter(decoder: &Decoder, r: usize) -> Adapter {
             let (n_out, n_in) = decoder.linear_shape(layer, which);
             let path = module_path(layer, linear);
             let (a, b) = (values(r * n_in, seed(&path), 0.3), values(n_out * r, seed(&path) + 1, 0.3));
-            pairs.insert(path, LoraPair { a, b, r, n_in, n_out });
+            pairs.insert(path, LoraPair { a, b, magnitude: None, r, n_in, n_out });
         }
     }
     Adapter { config: AdapterConfig::lora("tiny", r, 2.0 * r as f32, &names, false), pairs }
@@ -110,7 +110,7 @@ pub fn step_of(decoder: &Decoder, batch: &limbeck_model::layout::Packed, targets
     let set: LoraSet = adapter(decoder, 3)
         .constants(ops.as_ref())
         .into_iter()
-        .map(|(k, l)| (k, Lora { a: l.a.require_grad(), b: l.b.require_grad(), scaling: l.scaling, dropout: None }))
+        .map(|(k, l)| (k, Lora { a: l.a.require_grad(), b: l.b.require_grad(), ..l }))
         .collect();
     let hidden = decoder.forward(&Arc::new(batch.clone()), Some(&set), None, None).unwrap();
     let denominator = targets.iter().map(|t| t.weight).sum();

@@ -99,6 +99,7 @@ pub fn settings() -> TrainSettings {
         r: 4,
         lora_alpha: 8.0,
         use_rslora: false,
+        use_dora: false,
         lora_dropout: 0.0,
         loraplus_lr_ratio: 1.0,
         target_modules: ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"].map(String::from).to_vec(),

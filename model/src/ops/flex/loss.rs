@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Label positions a block: bounded by their logits, or by a part of the logits' gradient.
-const POSITIONS: usize = 256;
+pub(super) const POSITIONS: usize = 256;
 const POSITIONS_WITHOUT_LOGITS: usize = 1024;
 
 /// `[m, vocab]` of `x`, `[m, width]`.
@@ -54,7 +54,7 @@ impl Backward<Flex, 1> for LossBackward {
     }
 }
 
-fn gather(rows: impl Iterator<Item = usize>, data: &[f32], width: usize) -> Vec<f32> {
+pub(super) fn gather(rows: impl Iterator<Item = usize>, data: &[f32], width: usize) -> Vec<f32> {
     let mut out = Vec::new();
     for row in rows {
         out.extend_from_slice(&data[row * width..][..width]);
@@ -75,6 +75,22 @@ vectorised! {
         }
         (max, sum)
     }
+}
+
+/// Turns a block's logits into the loss's gradient by them, and gives the block's loss.
+pub(super) fn softmax_gradient(logits: &mut [f32], vocab: usize, block: &[Target], denominator: f32) -> f64 {
+    let losses: Vec<f64> = logits
+        .par_chunks_mut(vocab)
+        .zip(block.par_iter())
+        .map(|(row, target)| {
+            let wanted = row[target.token as usize];
+            let weight = target.weight / denominator;
+            let (max, sum) = gradient_row(row, weight);
+            row[target.token as usize] -= weight;
+            weight as f64 * ((sum as f64).ln() + max as f64 - wanted as f64)
+        })
+        .collect();
+    losses.iter().sum()
 }
 
 /// What a rectangle of the logits tells of its rows: `max`, `Σ e^(x - max)`, and the target's logit if it lies there.
@@ -188,22 +204,28 @@ fn without_logits(
 }
 
 /// A loss that is a sum over positions, the hidden states at `rows`: `of_block` gets the first position of a block of
-/// `size` and their hidden states.
+/// `size`, their hidden states, and whether their gradient is wanted.
 fn over_blocks(
     hidden: Tensor<2>,
     rows: &[usize],
     size: usize,
-    of_block: impl Fn(usize, &[f32]) -> LossAndGradient,
+    of_block: impl Fn(usize, &[f32], bool) -> LossAndGradient,
 ) -> Tensor<1> {
     let hidden = primitive(hidden);
     let input = hidden.primitive().to_contiguous();
     let [n, width] = dims(&input);
     let xs = slice(&input);
-    let mut d_hidden = vec![0f32; n * width];
+    let prepared = LossBackward.prepare::<NoCheckpointing>([hidden.node()]).compute_bound().stateful();
+    // A look at the loss needs no gradient, and a head that is frozen for inference could not give one.
+    let tracked = matches!(prepared, OpsKind::Tracked(_));
+    let mut d_hidden = vec![0f32; if tracked { n * width } else { 0 }];
     let mut loss = 0f64;
     for (number, block) in rows.chunks(size).enumerate() {
-        let (of_block, dx) = of_block(number * size, &gather(block.iter().copied(), xs, width));
+        let (of_block, dx) = of_block(number * size, &gather(block.iter().copied(), xs, width), tracked);
         loss += of_block;
+        if !tracked {
+            continue;
+        }
         for (row, dx) in block.iter().zip(dx.chunks_exact(width)) {
             for (a, x) in d_hidden[row * width..][..width].iter_mut().zip(dx) {
                 *a += x;
@@ -212,7 +234,7 @@ fn over_blocks(
     }
     let bytes = burn::tensor::Bytes::from_elems(vec![loss as f32]);
     let out = FlexTensor::new(bytes, Layout::contiguous(Shape::from(vec![1])), DType::F32);
-    let out = match LossBackward.prepare::<NoCheckpointing>([hidden.node()]).compute_bound().stateful() {
+    let out = match prepared {
         OpsKind::Tracked(p) => p.finish(flex(d_hidden, [n, width]), out),
         OpsKind::UnTracked(p) => p.finish(out),
     };
@@ -229,12 +251,13 @@ pub(super) fn over_rows(
     of_row: impl Fn(usize, &mut [f32]) -> f64 + Sync,
 ) -> Tensor<1> {
     let [_, width] = hidden.dims();
-    over_blocks(hidden, rows, POSITIONS, |first, x| {
+    over_blocks(hidden, rows, POSITIONS, |first, x, tracked| {
         let m = x.len() / width;
         let mut logits = logits_of_rows(x, m, width, vocab, head);
         let losses: Vec<f64> =
             logits.par_chunks_mut(vocab).enumerate().map(|(i, row)| of_row(first + i, row)).collect();
-        (losses.iter().sum(), hidden_gradient(&logits, m, width, vocab, head))
+        let dx = if tracked { hidden_gradient(&logits, m, width, vocab, head) } else { Vec::new() };
+        (losses.iter().sum(), dx)
     })
 }
 
@@ -249,7 +272,7 @@ pub(super) fn linear_cross_entropy(
     if let FlexMatrix::Bf16 { engine, forward, backward: Some(backward) } = &**head {
         let [_, width] = hidden.dims();
         let head = (*engine, forward, backward);
-        return over_blocks(hidden, &rows, POSITIONS_WITHOUT_LOGITS, |first, x| {
+        return over_blocks(hidden, &rows, POSITIONS_WITHOUT_LOGITS, |first, x, _| {
             let targets = &targets[first..][..x.len() / width];
             without_logits(x, [width, vocab], head, targets, denominator)
         });

@@ -7,6 +7,7 @@ mod bias;
 pub mod buffer;
 mod codes;
 mod compute;
+mod dense;
 mod geglu;
 mod kernels;
 mod kl;
@@ -14,6 +15,7 @@ mod layer;
 mod linear;
 mod loss;
 mod pointwise;
+mod scale;
 mod simd;
 
 pub use compute::Compute;
@@ -23,7 +25,7 @@ use super::{AttentionPlan, Block, Frozen, FrozenForm, LayerKv, Lora, Ops, SoftTa
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
-use burn::tensor::{Bytes, DType, Device, Shape, Tensor, TensorData};
+use burn::tensor::{Bytes, DType, Device, Int, Shape, Tensor, TensorData};
 use burn_flex::{FlexTensor, Layout};
 use std::sync::Arc;
 
@@ -139,6 +141,7 @@ fn matrix(frozen: &Frozen) -> &Arc<FlexMatrix> {
     match &frozen.form {
         FrozenForm::Flex(matrix) => matrix,
         FrozenForm::Stock(_) => unreachable!("a matrix frozen by the stock ops was given to the flex ops"),
+        FrozenForm::Trained { .. } => unreachable!("a matrix that is trained was taken for a frozen one"),
     }
 }
 
@@ -166,6 +169,9 @@ impl Ops for FlexOps {
     }
 
     fn embed(&self, table: &Frozen, tokens: &[u32]) -> Tensor<2> {
+        if let FrozenForm::Trained { weight, .. } = &table.form {
+            return dense::embed(weight.as_ref().clone(), tokens);
+        }
         let width = table.n_in;
         let mut out = Vec::with_capacity(tokens.len() * width);
         for &token in tokens {
@@ -178,9 +184,22 @@ impl Ops for FlexOps {
         pointwise::rms_norm(x, weight, eps)
     }
 
+    fn rms_norm_trained(&self, x: Tensor<2>, weight: Tensor<2>, eps: f32) -> Tensor<2> {
+        dense::rms_norm(x, weight, eps)
+    }
+
     fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2> {
+        if let FrozenForm::Trained { weight, bias } = &weight.form {
+            debug_assert!(lora.is_none(), "an adapter beside weights that are trained themselves");
+            let y = dense::linear(self.compute, x, weight.as_ref().clone());
+            return match bias {
+                None => y,
+                Some(bias) => y + bias.as_ref().clone(),
+            };
+        }
         let y = match lora {
             None => linear::frozen(&self.inputs, x, weight.n_out, weight.n_in, matrix(weight)),
+            Some(lora @ Lora { dora: Some(dora), .. }) => return super::dora::linear(self, x, weight, lora, dora),
             Some(lora @ Lora { dropout: Some(drop), .. }) => {
                 return super::dropout::linear(self, x, weight, lora, drop);
             }
@@ -192,9 +211,13 @@ impl Ops for FlexOps {
         }
     }
 
+    fn scale_columns(&self, y: Tensor<2>, scale: Tensor<2>, bias: Option<&Arc<Vec<f32>>>) -> Tensor<2> {
+        scale::scale_columns(y, scale, bias)
+    }
+
     fn layer(&self, x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Option<Tensor<2>> {
-        let dropped = |lora: &Option<Lora>| lora.as_ref().is_some_and(|l| l.dropout.is_some());
-        (!block.lora.iter().any(dropped)).then(|| layer::layer(x, block, plan))
+        let beyond = |lora: &Option<Lora>| lora.as_ref().is_some_and(|l| l.dropout.is_some() || l.dora.is_some());
+        (!block.lora.iter().any(beyond)).then(|| layer::layer(x, block, plan))
     }
 
     fn attention(
@@ -234,6 +257,9 @@ impl Ops for FlexOps {
         if head.softcap.is_some() {
             return softcap::cross_entropy(self, hidden, head, targets, denominator);
         }
+        if let FrozenForm::Trained { weight, .. } = &head.form {
+            return dense::linear_cross_entropy(self.compute, hidden, weight.as_ref().clone(), targets, denominator);
+        }
         loss::linear_cross_entropy(hidden, head.n_out, matrix(head), targets, denominator)
     }
 
@@ -245,12 +271,27 @@ impl Ops for FlexOps {
     }
 
     fn logits(&self, hidden: &Tensor<2>, head: &Frozen, rows: &[usize]) -> Vec<f32> {
-        let mut logits = loss::logits(hidden, head.n_out, head.n_in, matrix(head), rows);
+        let mut logits = match &head.form {
+            FrozenForm::Trained { weight, .. } => {
+                let indices: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+                let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [rows.len()]), &self.device);
+                let rows = hidden.clone().select(0, indices);
+                super::stock::to_vec(&dense::linear(self.compute, rows, weight.as_ref().clone()))
+            }
+            _ => loss::logits(hidden, head.n_out, head.n_in, matrix(head), rows),
+        };
         softcap::cap_values(&mut logits, head.softcap);
         logits
     }
 
     fn logits_of(&self, hidden: &Tensor<2>, head: &Frozen, queries: &[(usize, Vec<u32>)]) -> Vec<Vec<f32>> {
+        if let FrozenForm::Trained { .. } = &head.form {
+            let of = |(row, tokens): &(usize, Vec<u32>)| {
+                let logits = self.logits(hidden, head, &[*row]);
+                tokens.iter().map(|&token| logits[token as usize]).collect()
+            };
+            return queries.iter().map(of).collect();
+        }
         let mut logits = loss::logits_of(hidden, head.n_in, matrix(head), queries);
         logits.iter_mut().for_each(|row| softcap::cap_values(row, head.softcap));
         logits

@@ -1,0 +1,95 @@
+//! Ways to train beside plain LoRA, the whole way: trained, merged or taken over, quantized, measured and packaged.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod mini;
+
+use limbeck_model::weights::Weights;
+use mini::Mini;
+use serde_json::Value;
+use std::path::Path;
+
+fn report(mini: &Mini) -> Value {
+    serde_json::from_slice(&std::fs::read(mini.run_dir().join("eval/report.json")).unwrap()).unwrap()
+}
+
+fn accuracy(report: &Value, arm: &str) -> f64 {
+    let arms = report["arms"].as_array().unwrap();
+    arms.iter().find(|a| a["name"] == arm).unwrap()["scores"]["accuracy"].as_f64().unwrap()
+}
+
+#[test]
+fn dora_goes_the_whole_way() {
+    let mini = Mini::new(0.0001, true);
+    mini.expect(0, &["run", "mini", "--offline", "--set", "train.use_dora=true"]);
+    let adapter = mini.run_dir().join("package/adapter");
+    let config = std::fs::read_to_string(adapter.join("adapter_config.json")).unwrap();
+    assert!(config.contains("\"use_dora\": true"), "{config}");
+    // The merged file answers as base and adapter do side by side; Q8_0 rounds little.
+    let report = report(&mini);
+    let (tuned, shipped) = (accuracy(&report, "tuned"), accuracy(&report, "Q8_0"));
+    assert!((tuned - shipped).abs() < 0.05, "{tuned} and {shipped}");
+    let told = mini.expect(0, &["explain", "mini", "--set", "train.use_dora=true"]);
+    let line = told.lines().find(|line| line.starts_with("use_dora")).unwrap();
+    assert!(line.contains("true") && line.contains("--set"), "{line}");
+}
+
+#[test]
+fn full_fine_tuning_goes_the_whole_way() {
+    let mini = Mini::new(0.0001, true);
+    // The mini recipe's rate is an adapter's.
+    let sets = ["--set", "train.method=full", "--set", "train.learning_rate=2e-3"];
+    let with = |args: &[&str]| -> Vec<String> { args.iter().chain(&sets).map(|s| s.to_string()).collect() };
+    let run = |code: i32, args: &[&str]| {
+        let args = with(args);
+        mini.expect(code, &args.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+
+    let told = run(0, &["train", "mini", "--offline", "--dry-run"]);
+    assert!(told.contains("0.00 M frozen") && told.contains("for what is trained: masters, moments"), "{told}");
+    assert!(told.contains("a checkpoint, at most"), "{told}");
+    assert!(!mini.run_dir().join("train").exists());
+
+    run(0, &["run", "mini", "--offline"]);
+    let made = mini.run_dir().join("train");
+    assert!(made.join("model/model.safetensors").is_file() && !made.join("adapter").exists());
+    let open = |path: &Path| Weights::open(path).unwrap();
+    let base = open(&mini.path().join("mini/base.gguf"));
+    let tuned = open(&mini.path().join("mini/base.gguf")).with_tuned(&made.join("model")).unwrap();
+    let file = open(&mini.run_dir().join("quantize/mini-Q8_0.gguf"));
+    for name in base.names() {
+        let (from, to, written) =
+            (base.load(&name).unwrap().data, tuned.load(&name).unwrap().data, file.load(&name).unwrap().data);
+        assert_ne!(from, to, "{name} was trained");
+        // Q8_0 has 127 steps to a block's largest value.
+        let size = to.iter().fold(0f32, |m, x| m.max(x.abs()));
+        let gap = to.iter().zip(&written).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(gap <= size / 127.0, "{name}: {gap} of {size}");
+    }
+    let report = report(&mini);
+    assert!((accuracy(&report, "tuned") - accuracy(&report, "Q8_0")).abs() < 0.05);
+    assert!(report.to_string().contains("the base with all its weights trained"));
+    // One thread or all: the same bytes.
+    let alone = Mini::new(0.0001, true);
+    let args = with(&["train", "mini", "--offline"]);
+    let mut command = alone.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let out = command.env("RAYON_NUM_THREADS", "1").output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && said.contains("learning_rate is 2e-3, which suits an adapter"), "{said}");
+    for path in ["train/model/model.safetensors", "train/loss.jsonl", "train/valid.jsonl"] {
+        let bytes = |mini: &Mini| std::fs::read(mini.run_dir().join(path)).unwrap();
+        assert!(bytes(&alone) == bytes(&mini), "{path}");
+    }
+    // The package serves the file and has no adapter.
+    assert!(!mini.run_dir().join("package/adapter").exists());
+    assert!(mini.run_dir().join("package/mini-Q8_0.gguf").is_file());
+    let package = mini.run_dir().join("package").display().to_string();
+    let answer = mini.expect(0, &["score", &package, "my card was stolen", "--no-verify", "--json"]);
+    assert!(answer.contains("confidence"), "{answer}");
+
+    let told = run(0, &["explain", "mini"]);
+    let line = told.lines().find(|line| line.starts_with("weight_decay")).unwrap();
+    assert!(line.contains("0.01") && line.contains("default under train.method = full"), "{line}");
+    let out = mini.limbeck(&["train", "mini", "--set", "train.method=full", "--set", "train.use_dora=true"]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && said.contains("`train.use_dora` is for adapters"), "{said}");
+}

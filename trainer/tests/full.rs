@@ -1,0 +1,219 @@
+//! Full fine-tuning: which weights decay (as transformers' Trainer says), resuming to the same bits, layers that are run
+//! again, and what is left behind.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::{Bench, files, settings};
+use limbeck_artifact::dataset::Split;
+use limbeck_artifact::event::{EventKind, Silent};
+use limbeck_model::device::{DeviceName, Dtype, ops, training_ops};
+use limbeck_model::prompt::{TrainOn, encode_example};
+use limbeck_model::safetensor::SafetensorsFile;
+use limbeck_model::weights::Weights;
+use limbeck_trainer::batch::TrainRow;
+use limbeck_trainer::learner::{Gradients, Learner};
+use limbeck_trainer::optimizer::{AdamWSettings, Group};
+use limbeck_trainer::parameters::Parameters;
+use limbeck_trainer::watch::Metric;
+use limbeck_trainer::{Base, OpenBase, TrainError, TrainReport, TrainSettings, dry_run, train};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+fn open(bench: &Bench, checkpoint: bool) -> OpenBase {
+    let weights = Weights::open(&bench.folder.path().join("base.gguf")).unwrap();
+    OpenBase { weights, ops: ops(DeviceName::Cpu).unwrap(), checkpoint }
+}
+
+fn full() -> TrainSettings {
+    let adamw = AdamWSettings { weight_decay: 0.01, ..AdamWSettings::default() };
+    TrainSettings { learning_rate: 1e-3, adamw, num_epochs: 2, ..settings() }
+}
+
+fn run(bench: &Bench, name: &str, settings: &TrainSettings, base: &OpenBase) -> Result<TrainReport, TrainError> {
+    train(&bench.plan(name, settings), base, &bench.tokenizer, &bench.dataset, &Silent)
+}
+
+#[test]
+fn what_decays_is_what_transformers_lets_decay() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("model/tests/golden");
+    for name in ["llama", "smollm2", "qwen2", "phi3", "qwen3", "gemma2", "gemma3"] {
+        let text = std::fs::read(golden.join("full").join(name).join("golden.json")).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let mut want: Vec<String> = serde_json::from_value(json["decay"].clone()).unwrap();
+        let all = Weights::open(&golden.join("families").join(name)).unwrap().names();
+        // A head that is tied to the embedding is named there and is no weight of its own.
+        want.retain(|name| all.contains(name));
+        let decays = |name: &&String| Group::of(name, 1.0, 1.0, 0.1).weight_decay == 0.1;
+        let got: Vec<String> = all.iter().filter(decays).cloned().collect();
+        assert_eq!(got, want, "{name}");
+        assert!(got.len() < all.len() && all.iter().all(|name| Group::of(name, 0.5, 9.0, 0.1).learning_rate == 0.5));
+    }
+}
+
+fn rows(bench: &Bench) -> Vec<TrainRow> {
+    let encode = |e: &limbeck_artifact::dataset::Example| {
+        encode_example(&bench.tokenizer, &e.messages, &e.answer(), TrainOn::Last, 256).unwrap()
+    };
+    let row = |e| TrainRow { id: String::new(), encoded: encode(e), weight: e.weight };
+    bench.dataset.rows(Split::Train).iter().map(row).collect()
+}
+
+fn gradients(base: Base, s: &TrainSettings, rows: &[TrainRow], parameters: &Parameters) -> Gradients {
+    let learner = Learner { base, settings: s, rows, cache: None };
+    learner.gradients(parameters, &[0, 3, 5, 7, 8, 11, 14, 18], 3).unwrap()
+}
+
+#[track_caller]
+fn same(got: &Gradients, want: &Gradients, what: &str) {
+    assert!(got.of.keys().eq(want.of.keys()), "{what}");
+    let differ = got.of.iter().filter(|(name, grad)| want.of[*name] != **grad).map(|(name, _)| name);
+    assert_eq!(differ.collect::<Vec<_>>(), Vec::<&String>::new(), "{what}");
+    assert_eq!((got.loss, got.norm), (want.loss, want.norm), "{what}");
+}
+
+#[test]
+fn layers_that_are_run_again_give_the_same_bits() {
+    let bench = Bench::new();
+    let rows = rows(&bench);
+    let (kept, again) = (open(&bench, false), open(&bench, true));
+    let parameters = Parameters::full(&kept.weights).unwrap();
+    assert_eq!(parameters.count() as u64, kept.weights.config().parameters());
+    for (batch_size, gradient_accumulation_steps) in [(8, 1), (3, 3)] {
+        let s = TrainSettings { batch_size, gradient_accumulation_steps, ..full() };
+        let whole = gradients(Base::Open(&kept), &s, &rows, &parameters);
+        assert!(whole.of.len() == parameters.all.len() && whole.norm > 0.0);
+        same(&gradients(Base::Open(&again), &s, &rows, &parameters), &whole, &format!("{batch_size} rows at once"));
+    }
+    // The same for adapters on layers that are composed: DoRA's, dropout's.
+    let weights = Weights::open(&bench.folder.path().join("base.gguf")).unwrap();
+    let decoder = |checkpoint| {
+        let ops = ops(DeviceName::Cpu).unwrap();
+        let decoder = limbeck_model::decoder::Decoder::from_weights(&weights, ops, true).unwrap();
+        std::sync::Arc::new(decoder.with_checkpointing(checkpoint))
+    };
+    let (kept, again) = (decoder(false), decoder(true));
+    for (use_dora, lora_dropout) in [(true, 0.0), (false, 0.2), (true, 0.2)] {
+        let s = TrainSettings { use_dora, lora_dropout, ..settings() };
+        let config = limbeck_model::adapter::AdapterConfig {
+            use_dora,
+            ..limbeck_model::adapter::AdapterConfig::lora("tiny", s.r, s.lora_alpha, &s.target_modules, false)
+        };
+        let mut parameters = Parameters::init(config, &kept, 7);
+        parameters
+            .all
+            .values_mut()
+            .flat_map(|p| &mut p.values)
+            .enumerate()
+            .for_each(|(i, x)| *x += (i % 7) as f32 * 0.01);
+        let whole = gradients(Base::Frozen(&kept), &s, &rows, &parameters);
+        let what = format!("DoRA {use_dora}, dropout {lora_dropout}");
+        same(&gradients(Base::Frozen(&again), &s, &rows, &parameters), &whole, &what);
+    }
+}
+
+#[test]
+fn eight_rows_at_once_are_eight_times_one() {
+    let bench = Bench::new();
+    let (rows, base) = (rows(&bench), open(&bench, false));
+    let parameters = Parameters::full(&base.weights).unwrap();
+    let of = |batch_size: usize| {
+        let s = TrainSettings { batch_size, gradient_accumulation_steps: 8 / batch_size, ..full() };
+        gradients(Base::Open(&base), &s, &rows, &parameters)
+    };
+    let (whole, single) = (of(8), of(1));
+    for (name, grad) in &whole.of {
+        let size = grad.iter().fold(1e-6f32, |m, x| m.max(x.abs()));
+        let gap = grad.iter().zip(&single.of[name]).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(gap < 2e-5 * size, "{name}: {gap} of {size}");
+    }
+}
+
+/// A sink that dies at its n-th event.
+fn die_at(n: usize) -> impl Fn(EventKind) + Sync {
+    let seen = AtomicUsize::new(0);
+    move |_| assert!(seen.fetch_add(1, Ordering::Relaxed) + 1 != n, "killed")
+}
+
+#[test]
+fn killed_at_any_event_it_goes_on_to_the_same_bytes() {
+    std::panic::set_hook(Box::new(|_| ()));
+    let bench = Bench::new();
+    let s = TrainSettings {
+        gradient_accumulation_steps: 2,
+        batch_size: 2,
+        eval_steps: 3,
+        save_steps: 2,
+        save_total_limit: 1,
+        metric_for_best_model: Metric::Accuracy,
+        load_best_model_at_end: true,
+        ..full()
+    };
+    // In bfloat16, as training goes where a processor has it.
+    for dtype in [Dtype::Fp32, Dtype::Bf16] {
+        let base = OpenBase { ops: training_ops(DeviceName::Cpu, dtype).unwrap(), ..open(&bench, false) };
+        let report = run(&bench, &format!("unbroken-{dtype:?}"), &s, &base).unwrap();
+        let want = files(&bench.folder.path().join(format!("unbroken-{dtype:?}")));
+        assert!(want.contains_key(Path::new("model/model.safetensors")));
+        assert!(!want.keys().any(|path| path.starts_with("adapter")));
+        let events = AtomicUsize::new(0);
+        let count = |_: EventKind| {
+            events.fetch_add(1, Ordering::Relaxed);
+        };
+        let plan = bench.plan(&format!("counted-{dtype:?}"), &s);
+        train(&plan, &base, &bench.tokenizer, &bench.dataset, &count).unwrap();
+        let events = events.into_inner();
+        assert!(events > 15, "{events}");
+        for n in (1..=events).step_by(5) {
+            let plan = bench.plan(&format!("killed-{dtype:?}-{n}"), &s);
+            let again =
+                || catch_unwind(AssertUnwindSafe(|| train(&plan, &base, &bench.tokenizer, &bench.dataset, &die_at(n))));
+            assert!(again().is_err(), "killed at event {n}");
+            let _ = again();
+            let resumed = train(&plan, &base, &bench.tokenizer, &bench.dataset, &Silent).unwrap();
+            assert_eq!(resumed, report, "after event {n}");
+            assert_eq!(files(&plan.out), want, "after event {n}");
+        }
+    }
+    let _ = std::panic::take_hook();
+}
+
+#[test]
+fn it_learns_every_weight_and_leaves_a_model() {
+    let bench = Bench::new();
+    let base = open(&bench, false);
+    let s = TrainSettings { num_epochs: 6, ..full() };
+    let report = run(&bench, "full", &s, &base).unwrap();
+    assert_eq!(report.trained_parameters, base.weights.config().parameters());
+    let log = std::fs::read_to_string(bench.folder.path().join("full/loss.jsonl")).unwrap();
+    let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap();
+    let (first, last) = (loss(log.lines().next().unwrap()), loss(log.lines().last().unwrap()));
+    assert!(last < 0.5 * first, "{first} to {last}");
+    let folder = bench.folder.path().join("full/model");
+    let file = SafetensorsFile::open(&folder.join("model.safetensors")).unwrap();
+    let tuned = Weights::open(&bench.folder.path().join("base.gguf")).unwrap().with_tuned(&folder).unwrap();
+    for name in base.weights.names() {
+        assert_eq!(file.shapes()[&name], base.weights.shape(&name).unwrap());
+        assert_ne!(tuned.load(&name).unwrap().data, base.weights.load(&name).unwrap().data, "{name}");
+    }
+}
+
+#[test]
+fn a_dry_run_counts_what_it_will_hold() {
+    let bench = Bench::new();
+    let base = open(&bench, true);
+    let plan = bench.plan("rehearsed", &full());
+    let found = dry_run(&plan, &base, &bench.tokenizer, &bench.dataset, &Silent).unwrap();
+    let n = base.weights.config().parameters();
+    assert_eq!((found.trained_parameters, found.frozen_parameters), (n, 0));
+    assert_eq!((found.state_bytes, found.checkpoint_bytes, found.checkpoints_kept), (20 * n, 12 * n, 2));
+    assert!(!plan.out.exists() && found.loss.is_finite());
+    let report = run(&bench, "real", &TrainSettings { save_steps: 4, ..full() }, &base).unwrap();
+    let saved = files(&bench.folder.path().join("real/checkpoints"));
+    let newest = saved.keys().rfind(|path| path.extension().is_some_and(|e| e == "safetensors")).unwrap();
+    let gap = saved[newest].len() as u64 - found.checkpoint_bytes;
+    assert!(report.steps == found.steps && gap < 16 * 1024, "{gap} bytes of names");
+    let error = run(&bench, "turbo", &TrainSettings { turbo_layers: 1, ..full() }, &base).unwrap_err().to_string();
+    assert!(error.contains("trains all weights") && error.contains("train.turbo_layers = 0"), "{error}");
+}
