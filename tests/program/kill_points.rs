@@ -45,7 +45,7 @@ fn begun(mini: &Mini) -> usize {
 
 /// Waits until the process trains; false if it ended before.
 fn until_it_trains(mini: &Mini, child: &mut Child, before: usize) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(600);
     while begun(mini) == before {
         assert!(Instant::now() < deadline, "it never began to train");
         if child.try_wait().unwrap().is_some() {

