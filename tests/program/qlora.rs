@@ -27,7 +27,7 @@ fn an_artifact_says_what_its_adapter_was_trained_over() {
     assert_ne!(adapter(&plain), adapter(&codes));
     let digest = |mini: &Mini| json(mini, "package/manifest.json")["base"]["digest"].clone();
     assert_eq!(digest(&plain), digest(&codes));
-    codes.expect(0, &["verify", "runs/mini/package"]);
+    codes.expect(0, &["verify", "runs/mini/package", "--key", ".limbeck/keys/signing.pub.pem"]);
 }
 
 #[test]
