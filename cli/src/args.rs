@@ -75,14 +75,14 @@ Example:
     /// Read traces: accepted.parquet, and rejected.jsonl with a reason for each bad record
     #[command(after_help = "\
 Example:
-  limbeck import recipes/quickstart                       the traces of a recipe
+  limbeck import recipes/quickstart                        the traces of a recipe
   limbeck import spans.json calls.jsonl.gz --out imported  files by hand
   limbeck import tickets.csv --map input=text,output=label
-  limbeck import --watch logs --out imported              keep up with a folder of logs that grow
+  limbeck import --watch logs --out imported               keep up with a folder of logs that grow
 
-Formats: openai (chat completions, stored completions, conversations, Responses), otel (OTLP JSON, GenAI spans),
-openinference (Phoenix), langfuse, langsmith, tensorzero, openpipe, sharegpt, alpaca, columns (any table or JSON).
-Files: JSON lines, JSON documents, CSV, TSV, Parquet; plain, .gz or .zst. What a file is, is seen from its beginning.
+Formats: openai (chat completions, stored ones, conversations, Responses), otel (OTLP JSON, GenAI spans and
+events), openinference (Phoenix), langfuse, langsmith, tensorzero, openpipe, sharegpt, alpaca, and columns
+(any table or JSON). Files: JSON lines, JSON documents, CSV, TSV, Parquet; plain, .gz or .zst.
 A watched folder's files are read in numbered steps; a recipe takes them with data.traces = [\"imported\"].")]
     Import(Import),
     /// Find call sites in traces and say which of them deserve a small model, with costs, a score and its parts
@@ -92,8 +92,8 @@ Example:
   limbeck audit logs/*.jsonl.gz --prices prices.toml --html audit.html
   limbeck audit traces.jsonl --prices prices.toml --write-recipe recipes/router
 
-Assumptions (share of calls that the small model answers, a reviewer's wage and the like) are printed; an [audit] table
-in the price file changes them.")]
+What nobody can read from traces (the share of calls that the small model answers, a reviewer's wage) is
+assumed and told; an [audit] table in the price file changes it.")]
     Audit(Audit),
     /// Remove duplicates and leaks, deal rows into train, valid, calibration and test
     #[command(after_help = "Example:\n  limbeck curate recipes/quickstart --set data.near_dup_threshold=0.9")]
@@ -256,7 +256,9 @@ pub struct ReadingArgs {
 }
 
 fn formats() -> Vec<&'static str> {
-    limbeck_data_curation::trace::Format::ALL.iter().map(|f| f.name()).collect()
+    let mut names: Vec<&str> = limbeck_data_curation::trace::Format::ALL.iter().map(|f| f.name()).collect();
+    names.sort_unstable();
+    names
 }
 
 #[derive(Args, Debug)]

@@ -2,7 +2,7 @@
 //! without colours, on a printer and to a colour-blind person.
 
 use crate::text::{fit, one_line};
-use limbeck_data_curation::audit::{Report, SiteReport, facts, lead, money, thousands};
+use limbeck_data_curation::audit::{Report, SiteReport, assumed, facts, lead, money, thousands};
 use unicode_width::UnicodeWidthStr;
 
 /// Narrower terminals get this many columns and wrap.
@@ -43,6 +43,10 @@ pub fn heat_map(report: &Report, width: usize, colour: bool) -> String {
         if !answers.is_empty() {
             out.push_str(&wrapped(&format!("{:<18} {}", "commonest answers", answers.join(" · ")), 2, width));
         }
+    }
+    if report.currency.is_some() {
+        out.push('\n');
+        out.push_str(&wrapped(&assumed(report), 0, width));
     }
     if !report.unpriced.is_empty() {
         let names: Vec<String> = report.unpriced.iter().map(|m| fit(m, 60)).collect();

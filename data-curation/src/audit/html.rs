@@ -164,6 +164,15 @@ pub fn facts(site: &SiteReport, report: &Report) -> Vec<(&'static str, String)> 
 }
 
 fn assumptions(out: &mut String, report: &Report) {
+    let _ = writeln!(out, "<p class=\"fine\">{}</p>", escaped(&assumed(report)));
+    if !report.unpriced.is_empty() {
+        let names = report.unpriced.join(", ");
+        let _ = writeln!(out, "<p class=\"fine\">No price is known for {}.</p>", escaped(&names));
+    }
+}
+
+/// What the costs rest on that no trace tells.
+pub fn assumed(report: &Report) -> String {
     let a = &report.assumptions;
     let host = match report.host {
         Some(host) => format!(
@@ -173,10 +182,10 @@ fn assumptions(out: &mut String, report: &Report) {
         ),
         None => "No price of a machine is known ([self_hosted] in the price table), so no saving is told.".to_string(),
     };
-    let text = format!(
+    format!(
         "Assumed, not measured: the small model answers {:.0} % of the calls and passes the rest on; a call takes it {} ms; \
          {} examples are reviewed, {} an hour at {}; training costs {}, putting it to use {}, watching it {} a month. {host} \
-         Change any of it under [audit] in the price table.",
+         [audit] in the price table changes any of it.",
         a.coverage * 100.0,
         figure(a.latency_ms),
         figure(a.reviews),
@@ -185,12 +194,7 @@ fn assumptions(out: &mut String, report: &Report) {
         money(a.training, report),
         money(a.engineering, report),
         money(a.monitoring_per_month, report),
-    );
-    let _ = writeln!(out, "<p class=\"fine\">{}</p>", escaped(&text));
-    if !report.unpriced.is_empty() {
-        let names = report.unpriced.join(", ");
-        let _ = writeln!(out, "<p class=\"fine\">No price is known for {}.</p>", escaped(&names));
-    }
+    )
 }
 
 fn class(verdict: Verdict) -> &'static str {
