@@ -1,5 +1,6 @@
 //! What can be typed. The doc comment of a verb is its help text.
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -71,9 +72,29 @@ Example:
   limbeck run recipes/quickstart --set train.num_epochs=1 --json
   limbeck run recipes/quickstart --tensorboard boards    then: tensorboard --logdir boards")]
     Run(RunArgs),
-    /// Read traces: accepted.parquet, and rejected.jsonl with a reason for each bad line
-    #[command(after_help = "Example:\n  limbeck import recipes/quickstart")]
-    Import(RecipeArg),
+    /// Read traces: accepted.parquet, and rejected.jsonl with a reason for each bad record
+    #[command(after_help = "\
+Example:
+  limbeck import recipes/quickstart                        the traces of a recipe
+  limbeck import spans.json calls.jsonl.gz --out imported  files by hand
+  limbeck import tickets.csv --map input=text,output=label
+  limbeck import --watch logs --out imported               keep up with a folder of logs that grow
+
+Formats: openai (chat completions, stored ones, conversations, Responses), otel (OTLP JSON, GenAI spans and
+events), openinference (Phoenix), langfuse, langsmith, tensorzero, openpipe, sharegpt, alpaca, and columns
+(any table or JSON). Files: JSON lines, JSON documents, CSV, TSV, Parquet; plain, .gz or .zst.
+A watched folder's files are read in numbered steps; a recipe takes them with data.traces = [\"imported\"].")]
+    Import(Import),
+    /// Find call sites in traces and say which of them deserve a small model, with costs, a score and its parts
+    #[command(after_help = "\
+Example:
+  limbeck audit traces.jsonl --prices prices.toml
+  limbeck audit logs/*.jsonl.gz --prices prices.toml --html audit.html
+  limbeck audit traces.jsonl --prices prices.toml --write-recipe recipes/router
+
+What nobody can read from traces (the share of calls that the small model answers, a reviewer's wage) is
+assumed and told; an [audit] table in the price file changes it.")]
+    Audit(Audit),
     /// Remove duplicates and leaks, deal rows into train, valid, calibration and test
     #[command(after_help = "Example:\n  limbeck curate recipes/quickstart --set data.near_dup_threshold=0.9")]
     Curate(RecipeArg),
@@ -221,6 +242,72 @@ pub struct Watch {
     /// Write them as JSON lines
     #[arg(long, value_name = "FILE.jsonl", conflicts_with = "follow")]
     pub export_metrics: Option<PathBuf>,
+}
+
+/// How files are to be understood.
+#[derive(Args, Debug, Clone, Default)]
+pub struct ReadingArgs {
+    /// What wrote the files; seen from their first records when left out
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(formats()))]
+    pub format: Option<String>,
+    /// Which column, or dotted path in JSON, holds which field (input, output, messages, system, id, customer, time, ...)
+    #[arg(long, value_delimiter = ',', value_name = "FIELD=COLUMN,...", value_parser = key_value)]
+    pub map: Vec<(String, String)>,
+}
+
+fn formats() -> Vec<&'static str> {
+    let mut names: Vec<&str> = limbeck_data_curation::trace::Format::ALL.iter().map(|f| f.name()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[derive(Args, Debug)]
+pub struct Import {
+    /// A recipe, or trace files and folders of them
+    #[arg(required_unless_present = "watch", value_name = "RECIPE|FILE")]
+    pub what: Vec<PathBuf>,
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+    /// Where the result goes when no recipe says it
+    #[arg(long, value_name = "DIR", default_value = "imported")]
+    pub out: PathBuf,
+    /// Leave personal data in: only for files that are known to hold none
+    #[arg(long)]
+    pub no_redact: bool,
+    /// Read what is appended to the logs of a folder, every 2 seconds, until stopped; nothing is read twice
+    #[arg(long, value_name = "DIR", conflicts_with = "what")]
+    pub watch: Option<PathBuf>,
+    /// Look once and stop
+    #[arg(long, requires = "watch")]
+    pub once: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Audit {
+    /// Trace files, or folders of them
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+    /// Price table (TOML): [models.NAME] input_per_1m, output_per_1m; [self_hosted] per_hour; [audit] assumptions
+    #[arg(long, value_name = "TOML")]
+    pub prices: Option<PathBuf>,
+    /// Days that the traces cover, where they tell no time or not all of it
+    #[arg(long, value_name = "N", value_parser = days)]
+    pub days: Option<f64>,
+    /// Also write the report as one self-contained page
+    #[arg(long, value_name = "FILE.html")]
+    pub html: Option<PathBuf>,
+    /// Write a starter recipe for the best call site: recipe.toml and its calls, redacted
+    #[arg(long, value_name = "DIR")]
+    pub write_recipe: Option<PathBuf>,
+    /// For this call site instead
+    #[arg(long, value_name = "N", requires = "write_recipe")]
+    pub site: Option<usize>,
+}
+
+fn days(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x: &f64| x.is_finite() && *x > 0.0).ok_or_else(|| "expected a number above 0".to_owned())
 }
 
 #[derive(Args, Debug)]
@@ -396,7 +483,7 @@ mod tests {
     fn help_reads_well() {
         let mut command = Cli::command().term_width(110);
         insta::assert_snapshot!("help", command.render_help().to_string());
-        for verb in ["run", "score", "carve", "review", "train", "sweep", "watch"] {
+        for verb in ["run", "score", "carve", "review", "train", "sweep", "watch", "import", "audit"] {
             let verb = command.find_subcommand_mut(verb).unwrap();
             insta::assert_snapshot!(format!("help-{}", verb.get_name()), verb.render_help().to_string());
         }

@@ -8,6 +8,7 @@ mod exit;
 mod keys;
 mod memory;
 mod output;
+mod prices;
 mod progress;
 mod scratch;
 mod settings;
@@ -47,7 +48,8 @@ fn dispatch(settings: &Settings, verb: Verb) -> Result<Exit> {
     match verb {
         Verb::Init(args) => verbs::init::init(settings, &args),
         Verb::Run(args) => verbs::run::run(settings, &args.recipe.recipe, Stage::Promote, &args.scalars),
-        Verb::Import(args) => verbs::run::run(settings, &args.recipe, Stage::Import, &none),
+        Verb::Import(args) => verbs::import::import(settings, &args),
+        Verb::Audit(args) => verbs::audit::audit(settings, &args),
         Verb::Curate(args) => verbs::run::run(settings, &args.recipe, Stage::Curate, &none),
         Verb::Review(args) => verbs::review::review(settings, &args),
         Verb::Train(args) => verbs::train::train(settings, &args),

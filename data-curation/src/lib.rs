@@ -1,6 +1,8 @@
 //! Traces in, a frozen reviewed dataset out: import and redact, dedup and split, the review queue, the freeze. Every
 //! step writes what it left out and why, and its numbers add up.
 
+pub mod audit;
+pub mod csv;
 pub mod curate;
 mod error;
 pub mod import;
@@ -14,4 +16,4 @@ pub mod trace;
 
 pub use curate::{CuratePlan, CurateSummary, Fractions, curate};
 pub use error::Error;
-pub use import::{ImportPlan, ImportSummary, NamedFile, import};
+pub use import::{ImportPlan, ImportSummary, NamedFile, Reading, import, import_as};

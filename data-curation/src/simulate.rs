@@ -262,7 +262,7 @@ pub fn read_banking77(dir: &Path) -> Result<Vec<Labelled>, Error> {
     for name in ["train.csv", "test.csv"] {
         let path = dir.join(name);
         let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-        let records = csv(&text);
+        let records = crate::csv::parse(&text);
         if records.first().is_none_or(|head| *head != ["text", "category"]) {
             return Err(Error::Source { why: format!("{} does not begin with `text,category`", path.display()) });
         }
@@ -277,45 +277,4 @@ pub fn read_banking77(dir: &Path) -> Result<Vec<Labelled>, Error> {
         }
     }
     Ok(out)
-}
-
-/// RFC 4180: quoted fields may hold commas, line feeds and doubled quotes.
-fn csv(text: &str) -> Vec<Vec<String>> {
-    let (mut records, mut record, mut field) = (Vec::new(), Vec::new(), String::new());
-    let mut quoted = false;
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '"' if quoted && chars.peek() == Some(&'"') => {
-                chars.next();
-                field.push('"');
-            }
-            '"' => quoted = !quoted,
-            ',' if !quoted => record.push(std::mem::take(&mut field)),
-            '\r' if !quoted && chars.peek() == Some(&'\n') => {}
-            '\n' if !quoted => {
-                record.push(std::mem::take(&mut field));
-                records.push(std::mem::take(&mut record));
-            }
-            c => field.push(c),
-        }
-    }
-    if !field.is_empty() || !record.is_empty() {
-        record.push(field);
-        records.push(record);
-    }
-    records
-}
-
-#[cfg(test)]
-mod tests {
-    use super::csv;
-
-    #[test]
-    fn csv_fields_may_be_quoted() {
-        assert_eq!(
-            csv("text,category\r\n\"a, \"\"b\"\"\nc\",x\ny,z"),
-            [vec!["text", "category"], vec!["a, \"b\"\nc", "x"], vec!["y", "z"],]
-        );
-    }
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 /// Key prefixes a stage's result depends on.
 fn prefixes(stage: Stage) -> &'static [&'static str] {
     match stage {
-        Stage::Import => &["data.redact"],
+        Stage::Import => &["data.redact", "data.format", "data.map."],
         Stage::Curate => {
             &["seed", "task.labels", "data.min_chars", "data.max_chars", "data.near_dup_threshold", "data.split."]
         }

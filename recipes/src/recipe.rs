@@ -2,6 +2,7 @@
 //! thresholds are from 0 to 1.
 
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -60,6 +61,11 @@ impl From<String> for BaseModel {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Data {
     pub traces: Vec<PathBuf>,
+    /// The name of a reader, or `auto`.
+    pub format: String,
+    /// From a field of a trace to its column.
+    #[serde(default)]
+    pub map: BTreeMap<String, String>,
     pub notes: Vec<String>,
     pub redact: bool,
     pub near_dup_threshold: f64,

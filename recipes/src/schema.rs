@@ -72,6 +72,20 @@ const OPEN: Kind = Positive { max: 0.9999 };
 pub(crate) const MODULES: &[&str] = &["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 const DEVICES: &[&str] = &["cpu", "cpu-reference", "wgpu", "cuda"];
 const FORMATS: &[&str] = &["Q8_0", "Q4_0", "F16", "F32"];
+/// The readers of traces; the data-curation room has them under these names.
+const TRACE_FORMATS: &[&str] = &[
+    "auto",
+    "openai",
+    "otel",
+    "openinference",
+    "langfuse",
+    "langsmith",
+    "tensorzero",
+    "openpipe",
+    "sharegpt",
+    "alpaca",
+    "columns",
+];
 const METRICS: &[&str] = &["accuracy", "macro_f1"];
 
 #[rustfmt::skip]
@@ -91,12 +105,26 @@ pub(crate) const FIELDS: &[Field] = &[
     field("model.max_seq_length", Int { min: 8, max: 131_072 }, Default("512"), "longest row in tokens; longer ones are refused, never cut"),
     field("model.device", Device, Default("\"cpu\""), "where training and scoring run: cpu, wgpu, cuda or cuda:N"),
 
-    field("data.traces", Paths { min: 1 }, Required, "chat-completion traces, JSONL, one recorded call a line"),
+    field("data.traces", Paths { min: 1 }, Required, "recorded calls: files of any format that `limbeck import --help` names, or folders of them"),
+    field("data.format", Choice(TRACE_FORMATS), Default("\"auto\""), "what wrote the traces; auto tells it from each file's first records"),
     field("data.notes", Texts { min: 0 }, Default("[]"), "what a reader of the report must know before believing a number"),
     field("data.redact", Bool, Default("true"), "replaces e-mail addresses, phone and card numbers and the like with placeholders"),
     field("data.near_dup_threshold", Positive { max: 1.0 }, Default("0.8"), "similarity from which two messages are near-duplicates (1: identical shingles)"),
     field("data.min_chars", Int { min: 0, max: 10_000_000 }, Default("1"), "shorter messages are left out"),
     field("data.max_chars", Int { min: 1, max: 10_000_000 }, Default("8000"), "longer messages are left out"),
+    field("data.map.input", Text, Optional, "column of the user's message, or of a prompt as JSON; naming any column reads the traces as columns"),
+    field("data.map.output", Text, Optional, "column of the answer"),
+    field("data.map.messages", Text, Optional, "column of a conversation as JSON, instead of input; without output its last turn is the answer"),
+    field("data.map.system", Text, Optional, "column of the system prompt"),
+    field("data.map.id", Text, Optional, "column of the call's id"),
+    field("data.map.customer", Text, Optional, "column of what groups a customer's calls"),
+    field("data.map.time", Text, Optional, "column of the time: RFC 3339, or a number since 1970"),
+    field("data.map.model", Text, Optional, "column of the model's name"),
+    field("data.map.finish_reason", Text, Optional, "column of why the answer ended"),
+    field("data.map.latency_ms", Text, Optional, "column of the milliseconds a call took"),
+    field("data.map.prompt_tokens", Text, Optional, "column of the prompt's tokens"),
+    field("data.map.completion_tokens", Text, Optional, "column of the answer's tokens"),
+    field("data.map.feedback", Text, Optional, "column of what the user thought of it"),
     field("data.split.valid", Float { min: 0.0, max: 0.9 }, Default("0.1"), "share of rows that watch the training"),
     field("data.split.calibration", Float { min: 0.0, max: 0.9 }, Default("0.15"), "share of rows kept for calibrating confidence"),
     field("data.split.test", Positive { max: 0.9 }, Default("0.3"), "share of rows that decide the gates; the rest is train"),

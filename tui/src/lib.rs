@@ -1,6 +1,7 @@
 //! What a terminal shows: the review screen, a run's progress and its dashboard, all legible without colour. Strings that come from
 //! traces pass through [`text`] before they are drawn, and review decisions are the only thing this room has written.
 
+pub mod audit;
 mod paint;
 pub mod progress;
 pub mod review;

@@ -76,7 +76,7 @@ fn read(path: &Path) -> Result<Vec<Row>> {
         cannot("read", path, &e).help("--data names a folder with train.csv and test.csv, columns text,category")
     })?;
     let bad = |what: String| Failure::new(Exit::Usage, format!("{}: {what}", path.display()));
-    let mut records = parse(&text).into_iter();
+    let mut records = limbeck_data_curation::csv::parse(&text).into_iter();
     let header = records.next().unwrap_or_default();
     let column = |name: &str| {
         header.iter().position(|c| c == name).ok_or_else(|| bad(format!("there is no column `{name}` in {header:?}")))
@@ -93,41 +93,9 @@ fn read(path: &Path) -> Result<Vec<Row>> {
         .collect()
 }
 
-/// RFC 4180: fields in quotes may hold commas, line breaks and doubled quotes.
-fn parse(text: &str) -> Vec<Vec<String>> {
-    let (mut records, mut record, mut field) = (Vec::new(), Vec::new(), String::new());
-    let mut quoted = false;
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '"' if quoted && chars.peek() == Some(&'"') => field.extend(chars.next()),
-            '"' => quoted = !quoted,
-            ',' if !quoted => record.push(std::mem::take(&mut field)),
-            '\r' if chars.peek() == Some(&'\n') => {}
-            '\n' if !quoted => {
-                record.push(std::mem::take(&mut field));
-                records.push(std::mem::take(&mut record));
-            }
-            c => field.push(c),
-        }
-    }
-    if !field.is_empty() || !record.is_empty() {
-        record.push(field);
-        records.push(record);
-    }
-    records.retain(|record| record.len() > 1 || record.iter().any(|field| !field.is_empty()));
-    records
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quoted_fields_hold_commas_quotes_and_line_breaks() {
-        let records = parse("text,category\r\n\"a, \"\"b\"\"\nc\",x\n\nplain,y");
-        assert_eq!(records, [["text", "category"], ["a, \"b\"\nc", "x"], ["plain", "y"]]);
-    }
 
     #[test]
     fn a_choice_is_capped_without_duplicates_or_leaks_and_reads_back() {

@@ -3,7 +3,8 @@
 use super::quantize::QuantizedFiles;
 use super::train::outcome;
 use super::{Finished, PROGRAM_VERSION, Run, Work, cannot};
-use crate::exit::{Exit, Failure, Result};
+use crate::exit::Result;
+use crate::prices;
 use crate::settings::recipe_arg;
 use limbeck_artifact::dataset::{Dataset, DatasetCard, Message, Split};
 use limbeck_artifact::digest::{sha256_file, sha256_hex};
@@ -90,7 +91,7 @@ pub fn run(
 ) -> Result<Finished<Evaluated>> {
     let recipe = run.recipe();
     let base = run.base(&run.sink.stage(Stage::Eval))?;
-    let prices = recipe.eval.prices.as_deref().map(read_prices).transpose()?;
+    let prices = recipe.eval.prices.as_deref().map(|path| prices::read(path).map(|read| read.table)).transpose()?;
     let mut inputs = BTreeMap::from([
         ("base".to_owned(), base.digest.clone()),
         ("dataset".to_owned(), dataset.summary.digest.clone()),
@@ -216,13 +217,4 @@ fn rule(rule: &GateRule) -> Rule {
         }
         GateRule::Latency { p95_ms } => Rule::Latency { p95_ms },
     }
-}
-
-/// The price table is small and a person's; a mistake in it is a recipe's mistake.
-fn read_prices(path: &Path) -> Result<PriceTable> {
-    let text = std::fs::read_to_string(path).map_err(|e| cannot("read the price table", path, &e))?;
-    toml::from_str(&text).map_err(|e| {
-        let message = format!("the price table {} can't be used: {}", path.display(), e.to_string().trim_end());
-        Failure::new(Exit::RecipeInvalid, message).help("see recipes/quickstart/prices.toml for one that can")
-    })
 }

@@ -1,34 +1,89 @@
 //! Import: trace files into `import/`.
 
-use super::{Finished, Run, Work, digests, named};
-use crate::exit::{Failure, Result};
+use super::{Finished, Run, Work, cannot, digests, named};
+use crate::exit::{Exit, Failure, Result};
 use crate::settings::recipe_arg;
 use limbeck_artifact::event::Stage;
 use limbeck_data_curation::import::MAX_LINE_BYTES;
-use limbeck_data_curation::{ImportPlan, ImportSummary, import};
+use limbeck_data_curation::trace::{Columns, Format};
+use limbeck_data_curation::{ImportPlan, ImportSummary, Reading, import_as};
+use std::path::{Path, PathBuf};
 
 pub fn run(run: &Run<'_>) -> Result<Finished<ImportSummary>> {
     let recipe = run.recipe();
-    let traces = named(&recipe.data.traces);
-    if let Some(missing) = traces.iter().find(|f| !f.path.is_file()) {
-        let message = format!("there are no traces at {}", missing.path.display());
+    if let Some(missing) = recipe.data.traces.iter().find(|path| !path.exists()) {
+        let message = format!("there are no traces at {}", missing.display());
         let help = format!(
             "put them there, or name others: --set 'data.traces=[\"…\"]' (see `limbeck explain {}`)",
             recipe_arg(&run.resolved)
         );
-        return Err(Failure::new(crate::exit::Exit::Unexpected, message).help(help));
+        return Err(Failure::new(Exit::Unexpected, message).help(help));
     }
+    let traces = named(&files(&recipe.data.traces)?);
+    let reading = reading(Some(&recipe.data.format), recipe.data.map.iter())?;
     run.stage(Stage::Import, digests(&traces, false)?, |emit, _| {
         let out = run.folder(Stage::Import);
         let plan = ImportPlan { traces, redact: recipe.data.redact, max_line_bytes: MAX_LINE_BYTES, out };
-        let summary = import(&plan, emit)?;
-        let rejected: u64 = summary.rejected.values().sum();
+        let summary = import_as(&plan, &reading, emit)?;
         Ok(Work {
-            line: format!("{} traces accepted, {rejected} rejected", summary.accepted),
+            line: format!("{} traces accepted, {} rejected", summary.accepted, summary.rejects()),
             outputs: ["import/accepted.parquet", "import/rejected.jsonl", "import/import.json"]
                 .map(String::from)
                 .to_vec(),
             summary,
         })
     })
+}
+
+/// What a format's name and a mapping say. `auto` is no format.
+///
+/// # Errors
+/// A field that a trace has not.
+pub fn reading<'a>(format: Option<&str>, map: impl Iterator<Item = (&'a String, &'a String)>) -> Result<Reading> {
+    let mut columns = Columns::default();
+    for (field, column) in map {
+        columns.set(field, column).map_err(|why| {
+            Failure::new(Exit::Usage, format!("the mapping can't be used: {why}"))
+                .help("for example --map input=question,output=answer")
+        })?;
+    }
+    Ok(Reading { format: format.and_then(Format::named), columns })
+}
+
+/// Files as they are, and of folders the files in them: what a watcher accepted, or everything, in the order of names.
+///
+/// # Errors
+/// When a folder can't be read, or holds none.
+pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut out = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            out.push(path.clone());
+            continue;
+        }
+        let found = in_folder(path).map_err(|e| cannot("look into", path, &e))?;
+        if found.is_empty() {
+            let message = format!("the folder {} holds no traces", path.display());
+            return Err(Failure::new(Exit::Unexpected, message).help("name the files, or a folder that holds them"));
+        }
+        out.extend(found);
+    }
+    Ok(out)
+}
+
+fn in_folder(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let accepted = limbeck_data_curation::import::watch::segments(folder)?;
+    if !accepted.is_empty() {
+        return Ok(accepted);
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+        if path.is_file() && !hidden {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
 }

@@ -258,7 +258,7 @@ fn digests(files: &[NamedFile], may_lack: bool) -> Result<BTreeMap<String, Strin
 }
 
 /// Names for files that say something on another machine too: the file's own, made distinct.
-fn named(paths: &[PathBuf]) -> Vec<NamedFile> {
+pub fn named(paths: &[PathBuf]) -> Vec<NamedFile> {
     let mut out: Vec<NamedFile> = Vec::new();
     for path in paths {
         let own = path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());

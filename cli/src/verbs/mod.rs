@@ -1,10 +1,12 @@
 //! One file a verb.
 
+pub mod audit;
 pub mod bench;
 pub mod carve;
 pub mod completions;
 pub mod doctor;
 pub mod explain;
+pub mod import;
 pub mod init;
 pub mod keys;
 pub mod review;

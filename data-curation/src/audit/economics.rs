@@ -1,0 +1,136 @@
+//! What moving a call site costs and saves. Plain formulas over plain figures, each of them an assumption that the report
+//! shows and the user can change.
+
+use serde::{Deserialize, Serialize};
+
+/// Hours of a month: 365 · 24 / 12.
+pub const HOURS_A_MONTH: f64 = 730.0;
+/// Days of a month: 365 / 12.
+pub const DAYS_A_MONTH: f64 = 365.0 / 12.0;
+
+/// What nobody can read from traces. `[audit]` in the price table changes any of them.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Assumptions {
+    /// Share of the calls that the small model answers; the rest goes on to the large one (φ).
+    pub coverage: f64,
+    /// What a call takes on the small model, one after another.
+    pub latency_ms: f64,
+    /// Examples that a reviewer decides.
+    pub reviews: f64,
+    pub reviews_per_hour: f64,
+    pub reviewer_per_hour: f64,
+    /// Of one training and its evaluation.
+    pub training: f64,
+    /// Of putting it to use, once.
+    pub engineering: f64,
+    pub monitoring_per_month: f64,
+}
+
+impl Default for Assumptions {
+    fn default() -> Assumptions {
+        Assumptions {
+            coverage: 0.8,
+            latency_ms: 150.0,
+            reviews: 1500.0,
+            reviews_per_hour: 300.0,
+            reviewer_per_hour: 50.0,
+            training: 10.0,
+            engineering: 2000.0,
+            monitoring_per_month: 50.0,
+        }
+    }
+}
+
+/// A machine of one's own.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Host {
+    pub per_hour: f64,
+    /// Share of the hour in which it answers.
+    pub utilisation: f64,
+}
+
+/// Money is in the price table's currency.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Economics {
+    /// Of a call, now: C.
+    pub per_call_now: f64,
+    pub per_month_now: f64,
+    /// Escalated calls and what is fixed.
+    pub per_month_after: f64,
+    /// Machines and monitoring.
+    pub fixed_per_month: f64,
+    pub saving_per_month: f64,
+    /// Review, training, engineering.
+    pub one_off: f64,
+    /// None when nothing is saved.
+    pub payback_months: Option<f64>,
+    /// Calls a month from which it saves anything; none when a call costs nothing.
+    pub break_even_calls: Option<f64>,
+}
+
+/// A site with `calls` a month at `per_call` each.
+///
+/// - machines = ⌈calls · φ' · latency / (3600 s · 730 h · utilisation)⌉, at least one; every call goes through the small
+///   model first, escalated or not, so φ' = 1
+/// - fixed = machines · price an hour · 730 + monitoring
+/// - after = fixed + (1 − φ) · C · calls
+/// - saving = now − after; payback = one-off / saving
+/// - break-even: φ · C · calls = fixed of one machine
+pub fn economics(calls: f64, per_call: f64, host: Host, a: &Assumptions) -> Economics {
+    let seconds = HOURS_A_MONTH * 3600.0 * host.utilisation;
+    let machines = (calls * a.latency_ms / 1000.0 / seconds).ceil().max(1.0);
+    let one_machine = host.per_hour * HOURS_A_MONTH + a.monitoring_per_month;
+    let fixed = machines * host.per_hour * HOURS_A_MONTH + a.monitoring_per_month;
+    let now = calls * per_call;
+    let after = fixed + (1.0 - a.coverage) * now;
+    let one_off = a.reviews / a.reviews_per_hour * a.reviewer_per_hour + a.training + a.engineering;
+    let saving = now - after;
+    Economics {
+        per_call_now: per_call,
+        per_month_now: now,
+        per_month_after: after,
+        fixed_per_month: fixed,
+        saving_per_month: saving,
+        one_off,
+        payback_months: (saving > 0.0).then(|| one_off / saving),
+        break_even_calls: (per_call > 0.0 && a.coverage > 0.0).then(|| one_machine / (a.coverage * per_call)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figures_of_a_site_by_hand() {
+        let host = Host { per_hour: 0.1, utilisation: 0.5 };
+        let a = Assumptions {
+            coverage: 0.75,
+            latency_ms: 200.0,
+            reviews: 1200.0,
+            reviews_per_hour: 300.0,
+            reviewer_per_hour: 50.0,
+            training: 10.0,
+            engineering: 1000.0,
+            monitoring_per_month: 27.0,
+        };
+        let e = economics(1_000_000.0, 0.002, host, &a);
+        // 200,000 s of work in 1,314,000 s: one machine, 73 a month.
+        assert_eq!(e.fixed_per_month, 100.0);
+        assert_eq!(e.per_month_now, 2000.0);
+        assert_eq!(e.per_month_after, 600.0);
+        assert_eq!(e.saving_per_month, 1400.0);
+        assert_eq!(e.one_off, 1210.0);
+        assert!((e.payback_months.unwrap() - 1210.0 / 1400.0).abs() < 1e-12);
+        assert!((e.break_even_calls.unwrap() - 100.0 / 0.0015).abs() < 1e-6);
+        // At that volume nothing is won and nothing lost.
+        let at = economics(e.break_even_calls.unwrap(), 0.002, host, &a);
+        assert!(at.saving_per_month.abs() < 1e-9);
+        // Ten times the calls take two machines.
+        assert_eq!(economics(10_000_000.0, 0.002, host, &a).fixed_per_month, 2.0 * 73.0 + 27.0);
+        let dear = economics(1000.0, 0.002, host, &a);
+        assert_eq!(dear.payback_months, None);
+        assert_eq!(economics(1000.0, 0.0, host, &a).break_even_calls, None);
+    }
+}
