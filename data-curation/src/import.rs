@@ -2,12 +2,13 @@
 //! the reason for every other line. Memory holds one line and one row group, however long the log.
 
 use crate::Error;
-use crate::redact::{Kind, Redactor};
+use crate::redact::{Kind, RedactOptions, Redactor};
 use crate::table::{self, Row};
 use crate::trace::{self, Reject, RejectReason, Trace};
 use limbeck_artifact::digest::hex;
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_artifact::files::{AtomicFile, write_atomic};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ pub struct ImportPlan {
     pub traces: Vec<NamedFile>,
     /// Off only for data that is known to hold nothing personal.
     pub redact: bool,
+    pub redaction: RedactOptions,
     /// Longest line that is read, in bytes; see [`MAX_LINE_BYTES`].
     pub max_line_bytes: usize,
     /// Folder for `accepted.parquet`, `rejected.jsonl` and `import.json`.
@@ -82,7 +84,12 @@ pub struct Rejected {
 /// Reads all files of the plan. A file that cannot be read is an error; a line that cannot is a [`Rejected`].
 pub fn import(plan: &ImportPlan, emit: &dyn Emit) -> Result<ImportSummary, Error> {
     let (accepted_path, rejected_path) = (plan.out.join("accepted.parquet"), plan.out.join("rejected.jsonl"));
-    let redactor = if plan.redact { Some(Redactor::new()?) } else { None };
+    let redactor = match plan.redact {
+        true => {
+            Some(Redactor::with(&plan.redaction).map_err(|why| Error::Plan(format!("data.redact_patterns: {why}")))?)
+        }
+        false => None,
+    };
     let mut accepted = AtomicFile::create(&accepted_path).map_err(|e| Error::io("write", &accepted_path, e))?;
     let rejected = AtomicFile::create(&rejected_path).map_err(|e| Error::io("write", &rejected_path, e))?;
     let table = |e| Error::table("write", &accepted_path, e);
@@ -104,21 +111,44 @@ pub fn import(plan: &ImportPlan, emit: &dyn Emit) -> Result<ImportSummary, Error
         let file = File::open(&named.path).map_err(|e| Error::io("open the traces", &named.path, e))?;
         let mut lines = Lines::new(BufReader::with_capacity(1 << 16, file), plan.max_line_bytes);
         let mut number = 0;
-        while let Some(line) = lines.next().map_err(|e| Error::io("read the traces", &named.path, e))? {
-            number += 1;
-            match line {
-                Line::Whole(bytes) if bytes.trim_ascii().is_empty() => {}
-                Line::Whole(bytes) => match trace::parse(bytes) {
-                    Ok(trace) => sink.accept(trace, named, number, redactor.as_ref())?,
-                    Err(reject) => sink.reject(reject, named, number)?,
-                },
-                Line::TooLong(bytes) => {
-                    let detail = format!("{bytes} bytes, at most {} are read", plan.max_line_bytes);
-                    sink.reject(Reject { reason: RejectReason::LineTooLong, detail }, named, number)?;
-                }
+        let (mut batch, mut batch_bytes) = (Vec::new(), 0);
+        loop {
+            let line = lines.next().map_err(|e| Error::io("read the traces", &named.path, e))?;
+            let ended = line.is_none();
+            if let Some(line) = line {
+                number += 1;
+                let line = match line {
+                    Line::Whole(bytes) if bytes.trim_ascii().is_empty() => continue,
+                    Line::Whole(bytes) => Ok(bytes.to_vec()),
+                    Line::TooLong(bytes) => {
+                        let detail = format!("{bytes} bytes, at most {} are read", plan.max_line_bytes);
+                        Err(Reject { reason: RejectReason::LineTooLong, detail })
+                    }
+                };
+                batch_bytes += line.as_ref().map_or(0, Vec::len);
+                batch.push((number, line));
             }
-            if number % 5000 == 0 {
+            if ended || batch.len() >= GROUP_ROWS || batch_bytes >= GROUP_BYTES {
+                let read = |(number, line): (u64, Result<Vec<u8>, Reject>)| {
+                    let mut trace = line.and_then(|bytes| trace::parse(&bytes));
+                    let counts = match (&mut trace, &redactor) {
+                        (Ok(trace), Some(redactor)) => trace.redact(redactor),
+                        _ => BTreeMap::new(),
+                    };
+                    (number, trace, counts)
+                };
+                let read: Vec<_> = std::mem::take(&mut batch).into_par_iter().map(read).collect();
+                batch_bytes = 0;
+                for (number, trace, counts) in read {
+                    match trace {
+                        Ok(trace) => sink.accept(trace, named, number, counts)?,
+                        Err(reject) => sink.reject(reject, named, number)?,
+                    }
+                }
                 emit.emit(EventKind::Progress { done: done + lines.bytes, total, unit: "bytes".to_string() });
+            }
+            if ended {
+                break;
             }
         }
         done += lines.bytes;
@@ -162,15 +192,13 @@ struct Sink<'p> {
 impl Sink<'_> {
     fn accept(
         &mut self,
-        mut trace: Trace,
+        trace: Trace,
         from: &NamedFile,
         line: u64,
-        redactor: Option<&Redactor>,
+        redacted: BTreeMap<Kind, u64>,
     ) -> Result<(), Error> {
-        if let Some(redactor) = redactor {
-            for (kind, n) in trace.redact(redactor) {
-                *self.summary.redactions.entry(Kind::name(kind).to_string()).or_default() += n;
-            }
+        for (kind, n) in redacted {
+            *self.summary.redactions.entry(Kind::name(kind).to_string()).or_default() += n;
         }
         self.summary.traces_in += 1;
         self.summary.accepted += 1;

@@ -244,6 +244,7 @@ fn freeze(rows: &Rows, labels: &[String], dir: &Path) -> Result<Dataset> {
         left_out: BTreeMap::new(),
         sources: BTreeMap::new(),
         redactions: BTreeMap::new(),
+        curation: Default::default(),
     };
     let dir = dir.join("dataset");
     std::fs::create_dir_all(&dir).map_err(|e| crate::stages::cannot("create", &dir, &e))?;

@@ -1,8 +1,10 @@
 //! One file a verb.
 
 pub mod bench;
+pub mod bench_curate;
 pub mod carve;
 pub mod completions;
+pub mod data;
 pub mod doctor;
 pub mod explain;
 pub mod init;
