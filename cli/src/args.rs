@@ -137,7 +137,7 @@ Example:
   limbeck explain recipes/quickstart
   limbeck explain recipes/quickstart --masks      which tokens of sample rows carry loss")]
     Explain(Explain),
-    /// Look into frozen datasets: what is in one, what changed between two, where a row came from; and hand them on
+    /// Show a frozen dataset, compare two, trace a row back, export rows for other trainers
     #[command(after_help = "\
 Example:
   limbeck data show recipes/quickstart

@@ -149,7 +149,7 @@ impl<'f> Writer<'f> {
 }
 
 /// Rows that are in memory at a time where a table is read in pieces.
-pub const SLICE: usize = 1 << 16;
+pub const SLICE: usize = 1 << 15;
 
 /// A table in pieces of at most [`SLICE`] rows, in order; all columns, or those named.
 pub struct Slices {

@@ -247,8 +247,9 @@ mod tests {
             let short = normal_form(&text);
             let bare = short.chars().any(char::is_alphanumeric);
             assert_eq!(long.strip_suffix("ω").unwrap().trim_end(), if bare { short.as_str() } else { "" }, "{text:?}");
-            let wide = normal_form(&format!("{text} ωωωωω"));
-            assert!(shingles(&short).iter().filter(|_| short.len() > SHINGLE).all(|s| shingles(&wide).contains(s)));
+            // Windows of bytes are windows of characters here; the long way finds them in the longer text.
+            let wide = shingles(&format!("{short} ωωωωω"));
+            assert!(short.len() <= SHINGLE || shingles(&short).iter().all(|s| wide.contains(s)), "{text:?}");
         }
     }
 

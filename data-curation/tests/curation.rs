@@ -262,9 +262,9 @@ fn the_number_of_threads_changes_no_byte() {
 /// More rows than are in memory at a time.
 #[test]
 fn a_log_of_many_pieces_is_curated_and_frozen_like_a_short_one() {
-    let run = Run::new(70_000, "");
+    let run = Run::new(40_000, "");
     let (summary, rows) = run.curate(CurateOptions::default());
-    assert_eq!(summary.rows_in, 70_000);
+    assert_eq!(summary.rows_in, 40_000);
     let mut home: BTreeMap<&str, Split> = BTreeMap::new();
     for row in &rows {
         let customer = row.row.trace.customer.as_deref().unwrap();
@@ -274,10 +274,10 @@ fn a_log_of_many_pieces_is_curated_and_frozen_like_a_short_one() {
     assert!(order.is_sorted());
     let dataset = run.freeze();
     let card = &dataset.card;
-    assert_eq!(card.traces_in, 70_000);
+    assert_eq!(card.traces_in, 40_000);
     let by = &card.curation.labels_by;
     let human = by[&LabelSource::Human];
-    assert_eq!((human.weight, human.rows > 2000), (human.rows as f64, true));
+    assert_eq!((human.weight, human.rows > 1000), (human.rows as f64, true));
     assert_eq!(by[&LabelSource::Teacher].weight, 0.25 * by[&LabelSource::Teacher].rows as f64);
     let rows: u64 = card.splits.values().map(|s| s.rows).sum();
     assert_eq!(card.curation.slices["model"].values().sum::<u64>(), rows);

@@ -49,6 +49,8 @@ impl CurateStage {
 pub struct StageFigures {
     pub stage: CurateStage,
     pub seconds: f64,
+    /// Processor time of all threads: what another user of the machine changes least.
+    pub cpu_seconds: Option<f64>,
     pub peak_rss_mib: Option<u64>,
     /// What it left behind, in a few words.
     pub made: String,
@@ -69,6 +71,7 @@ pub struct PeerFigures {
     pub seconds: BTreeMap<String, f64>,
     pub pairs: u64,
     pub found: u64,
+    pub cpu_seconds: f64,
     pub peak_rss_mib: u64,
 }
 
@@ -130,7 +133,9 @@ pub fn stage(stage: CurateStage, dir: &Path, count: u64, seed: u64) -> Result<St
         CurateStage::Export => export(dir)?,
     };
     let seconds = begun.elapsed().as_secs_f64();
-    Ok(StageFigures { stage, seconds, peak_rss_mib: peak_rss_bytes().map(|b| b >> 20), made })
+    // The process did nothing else.
+    let cpu_seconds = super::ours::cpu_seconds();
+    Ok(StageFigures { stage, seconds, cpu_seconds, peak_rss_mib: peak_rss_bytes().map(|b| b >> 20), made })
 }
 
 fn generate(dir: &Path, count: u64, seed: u64) -> Result<String> {

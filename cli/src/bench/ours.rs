@@ -283,7 +283,7 @@ pub fn median(values: &[f64]) -> f64 {
 }
 
 /// Time on processors so far, user and system, to a hundredth of a second; none where the system does not tell.
-fn cpu_seconds() -> Option<f64> {
+pub(super) fn cpu_seconds() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The name before may hold blanks and brackets.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();

@@ -35,6 +35,11 @@ impl Length {
         self.stages.iter().filter(made).map(|s| s.seconds).sum()
     }
 
+    fn cpu_seconds(&self) -> f64 {
+        let made = |s: &&StageFigures| !matches!(s.stage, CurateStage::Generate | CurateStage::Export);
+        self.stages.iter().filter(made).filter_map(|s| s.cpu_seconds).sum()
+    }
+
     fn peak_mib(&self) -> u64 {
         let made = |s: &&StageFigures| !matches!(s.stage, CurateStage::Generate | CurateStage::Export);
         self.stages.iter().filter(made).filter_map(|s| s.peak_rss_mib).max().unwrap_or(0)
@@ -118,7 +123,7 @@ fn datatrove(python: &Path, dir: &Path) -> Result<PeerFigures> {
     std::fs::write(&script, SCRIPT).map_err(|e| cannot("write", &script, &e))?;
     let mut command = Command::new(python);
     command.arg(&script).arg("--dir").arg(dir).arg("--work").arg(dir.join("datatrove"));
-    answer(command, "datatrove").map_err(|f| f.help("it needs a Python with: pip install datatrove spacy xxhash"))
+    answer(command, "datatrove").map_err(|f| f.help("it needs a Python with: pip install datatrove spacy 'xxhash<4'"))
 }
 
 fn answer<T: serde::de::DeserializeOwned>(mut command: Command, what: &str) -> Result<T> {
@@ -136,19 +141,26 @@ fn answer<T: serde::de::DeserializeOwned>(mut command: Command, what: &str) -> R
 fn table(args: &BenchCurate, lengths: &[Length], peer: Option<&PeerFigures>) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let mut text = format!("limbeck {version} on {}, {} threads\n\n", processor(), args.threads);
-    text.push_str(&format!("{:>10}  {:<9} {:>8} {:>10}  made\n", "traces", "stage", "seconds", "peak MiB"));
+    let header = ["traces", "stage", "seconds", "CPU-s", "peak MiB"];
+    text.push_str(&format!(
+        "{:>10}  {:<9} {:>8} {:>8} {:>10}  made\n",
+        header[0], header[1], header[2], header[3], header[4]
+    ));
     for length in lengths {
         for (i, s) in length.stages.iter().enumerate() {
             let traces = if i == 0 { count(length.traces) } else { String::new() };
             let peak = s.peak_rss_mib.map_or("-".to_owned(), |p| p.to_string());
-            text.push_str(&format!("{traces:>10}  {:<9} {:>8.1} {peak:>10}  {}\n", s.stage.name(), s.seconds, s.made));
+            let (name, seconds, cpu) = (s.stage.name(), s.seconds, s.cpu_seconds.unwrap_or(f64::NAN));
+            text.push_str(&format!("{traces:>10}  {name:<9} {seconds:>8.1} {cpu:>8.1} {peak:>10}  {}\n", s.made));
         }
         let (seconds, peak) = (length.seconds(), length.peak_mib());
         let wanted = SECONDS_PER_MILLION * length.traces as f64 / 1e6;
         let per = seconds * 1e6 / length.traces as f64;
         text.push_str(&format!(
-            "{:>10}  {:<9} {seconds:>8.1} {peak:>10}  import to freeze, {per:.1} s a million; bar {wanted:.0} s {}, {PEAK_MIB} MiB {}\n",
-            "", "all",
+            "{:>10}  {:<9} {seconds:>8.1} {:>8.1} {peak:>10}  import to freeze, {per:.1} s a million; bar {wanted:.0} s {}, {PEAK_MIB} MiB {}\n",
+            "",
+            "all",
+            length.cpu_seconds(),
             met(seconds <= wanted),
             met(peak <= PEAK_MIB),
         ));
@@ -175,19 +187,22 @@ fn met(is: bool) -> &'static str {
 fn beside(peer: &PeerFigures, ours: &Length) -> String {
     let seconds: f64 = peer.seconds.values().sum();
     let parts: Vec<String> = peer.seconds.iter().map(|(name, s)| format!("{name} {s:.1}")).collect();
-    let curate = ours.stages.iter().find(|s| s.stage == CurateStage::Curate).map_or(0.0, |s| s.seconds);
+    let curate = ours.stages.iter().find(|s| s.stage == CurateStage::Curate);
+    let (wall, cpu) = curate.map_or((0.0, 0.0), |s| (s.seconds, s.cpu_seconds.unwrap_or(f64::NAN)));
     format!(
         "\nBeside datatrove {} (word 5-grams, 14 buckets of 8) on the {} messages of the shortest log, two workers:\n  \
-         datatrove   {seconds:.1} s ({}), peak {} MiB a process, {} of {} pairs found, {:.2} %\n  \
-         ours        {curate:.1} s for the whole stage curate, with exact duplicates, verification, splits and leaks\n  \
-         ratio       {:.1} times as fast\n",
+         datatrove   {seconds:.1} s ({}), {:.1} CPU-s, peak {} MiB a process, {} of {} pairs found, {:.2} %\n  \
+         ours        {wall:.1} s, {cpu:.1} CPU-s for the whole stage curate, with exact duplicates, verification, splits and leaks\n  \
+         ratio       {:.1} times as fast, {:.1} by processor time\n",
         peer.version,
         count(peer.rows),
         parts.join(", "),
+        peer.cpu_seconds,
         peer.peak_rss_mib,
         peer.found,
         peer.pairs,
         peer.found as f64 * 100.0 / peer.pairs.max(1) as f64,
-        seconds / curate.max(1e-9),
+        seconds / wall.max(1e-9),
+        peer.cpu_seconds / cpu.max(1e-9),
     )
 }
