@@ -4,12 +4,18 @@
 //! Layout of a dataset folder: `dataset.json` (a [`DatasetCard`]), and `train.jsonl`, `valid.jsonl`,
 //! `calibration.jsonl`, `test.jsonl`, each one [`Example`] a line.
 
-use crate::digest::{canonical_json, sha256_hex};
-use crate::files::write_atomic;
+mod curation;
+mod writer;
+
+pub use curation::{Curation, Provenance};
+pub use writer::{DatasetWriter, Line};
+
+use crate::digest::{canonical_json, sha256_file, sha256_hex};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -164,6 +170,47 @@ pub struct DatasetCard {
     /// Digests of the inputs: trace files, decision files.
     pub sources: BTreeMap<String, String>,
     pub redactions: BTreeMap<String, u64>,
+    /// How the rows came about; empty in cards of earlier versions.
+    #[serde(default, skip_serializing_if = "Curation::is_empty")]
+    pub curation: Curation,
+}
+
+impl DatasetCard {
+    /// Reads a dataset folder's card. Errors where it is missing or was changed; the rows are not looked at.
+    pub fn load(dir: &Path) -> Result<DatasetCard> {
+        let path = dir.join("dataset.json");
+        let bytes = std::fs::read(&path).map_err(Error::io("read the dataset card", &path))?;
+        let card: DatasetCard = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::invalid(&path, format!("it is not a dataset card: {e}"), FREEZE_AGAIN))?;
+        if card.digest != card_digest(&path, &card)? {
+            return Err(Error::invalid(&path, "the card was changed after it was frozen", FREEZE_AGAIN));
+        }
+        Ok(card)
+    }
+
+    /// Errors with the first file of the folder that has not the digest that the card says.
+    pub fn check_files(&self, dir: &Path) -> Result<()> {
+        let splits = self.splits.iter().map(|(split, card)| (format!("{}.jsonl", split.name()), &card.sha256));
+        for (name, sha256) in splits.chain(self.curation.tables.iter().map(|(name, sha256)| (name.clone(), sha256))) {
+            let path = dir.join(&name);
+            if sha256_file(&path).map_err(Error::io("read the dataset", &path))? != *sha256 {
+                return Err(Error::invalid(&path, "it was changed after it was frozen", FREEZE_AGAIN));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rows of a split one by one, in the order in which they were frozen: for what need not hold them all. What they
+/// are is not checked again; see [`DatasetCard::check_files`].
+pub fn each_row(dir: &Path, split: Split) -> Result<impl Iterator<Item = Result<Example>>> {
+    let path = dir.join(format!("{}.jsonl", split.name()));
+    let file = std::fs::File::open(&path).map_err(Error::io("read the split", &path))?;
+    Ok(BufReader::new(file).lines().enumerate().map(move |(i, line)| {
+        let line = line.map_err(Error::io("read the split", &path))?;
+        serde_json::from_str(&line)
+            .map_err(|e| Error::invalid(&path, format!("line {} is not a row: {e}", i + 1), FREEZE_AGAIN))
+    }))
 }
 
 /// The name of a row: SHA-256 over the canonical JSON of its prompt and its target.
@@ -200,12 +247,7 @@ impl Dataset {
     /// promise of the format (see [`Dataset::write`]).
     pub fn load(dir: &Path) -> Result<Dataset> {
         let path = dir.join("dataset.json");
-        let bytes = std::fs::read(&path).map_err(Error::io("read the dataset card", &path))?;
-        let card: DatasetCard = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::invalid(&path, format!("it is not a dataset card: {e}"), FREEZE_AGAIN))?;
-        if card.digest != card_digest(&path, &card)? {
-            return Err(Error::invalid(&path, "the card was changed after it was frozen", FREEZE_AGAIN));
-        }
+        let card = DatasetCard::load(dir)?;
         let mut splits = BTreeMap::new();
         for split in Split::ALL {
             splits.insert(split, load_split(dir, split, card.splits.get(&split))?);
@@ -224,26 +266,14 @@ impl Dataset {
     /// occurs once, each target is one of the labels (where there are any), no group is in two splits, and
     /// `traces_in` equals the rows plus what was left out. The card is written last.
     pub fn write(dir: &Path, card: DatasetCard, splits: BTreeMap<Split, Vec<Example>>) -> Result<DatasetCard> {
-        let path = dir.join("dataset.json");
-        let mut card = DatasetCard { digest: String::new(), splits: BTreeMap::new(), ..card };
-        card.labels.sort();
-        card.labels.dedup();
-        let mut files = Vec::new();
+        let DatasetCard { left_out, traces_in, curation, .. } = card.clone();
+        let mut writer = DatasetWriter::create(dir, card)?;
         for split in Split::ALL {
-            let rows = splits.get(&split).map_or(&[][..], Vec::as_slice);
-            let file = dir.join(format!("{}.jsonl", split.name()));
-            let text = jsonl(&file, rows)?;
-            card.splits.insert(split, split_card(rows, &text));
-            files.push((file, text));
+            for row in splits.get(&split).map_or(&[][..], Vec::as_slice) {
+                writer.push(split, row, Line::of(row)?)?;
+            }
         }
-        check(&path, &card, &splits)?;
-        card.digest = card_digest(&path, &card)?;
-        for (file, text) in &files {
-            write_atomic(file, text.as_bytes()).map_err(Error::io("write the split", file))?;
-        }
-        let text = serde_json::to_string_pretty(&card).map_err(illegible(&path))? + "\n";
-        write_atomic(&path, text.as_bytes()).map_err(Error::io("write the dataset card", &path))?;
-        Ok(card)
+        writer.finish(traces_in, left_out, curation)
     }
 }
 
@@ -252,15 +282,6 @@ const FREEZE_AGAIN: &str = "freeze the dataset again";
 fn illegible(path: &Path) -> impl FnOnce(serde_json::Error) -> Error {
     let path = path.to_path_buf();
     move |e| Error::invalid(&path, format!("it cannot be written as JSON: {e}"), "look for numbers that are not finite")
-}
-
-fn jsonl(path: &Path, rows: &[Example]) -> Result<String> {
-    let mut text = String::new();
-    for row in rows {
-        text.push_str(&serde_json::to_string(row).map_err(illegible(path))?);
-        text.push('\n');
-    }
-    Ok(text)
 }
 
 fn split_card(rows: &[Example], text: &str) -> SplitCard {
@@ -362,6 +383,7 @@ mod tests {
             left_out: BTreeMap::from([("exact duplicate".to_owned(), left_out)]),
             sources: BTreeMap::new(),
             redactions: BTreeMap::new(),
+            curation: Curation::default(),
         }
     }
 

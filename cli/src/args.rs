@@ -158,6 +158,12 @@ Example:
   limbeck explain recipes/quickstart
   limbeck explain recipes/quickstart --masks      which tokens of sample rows carry loss")]
     Explain(Explain),
+    /// Show a frozen dataset, compare two, trace a row back, export rows for other trainers
+    #[command(after_help = "\
+Example:
+  limbeck data show recipes/quickstart
+  limbeck data lineage recipes/quickstart 1c551ab4")]
+    Data(crate::verbs::data::args::Data),
     /// Say what this machine and this build can do, and what is in the way
     #[command(after_help = "Example:\n  limbeck doctor --json")]
     Doctor,

@@ -62,6 +62,7 @@ fn dispatch(settings: &Settings, verb: Verb) -> Result<Exit> {
         Verb::Verify(args) => verbs::verify::verify(settings, &args),
         Verb::Score(args) => verbs::score::score(settings, &args),
         Verb::Explain(args) => verbs::explain::explain(settings, &args),
+        Verb::Data(args) => verbs::data::data(settings, &args.verb),
         Verb::Doctor => verbs::doctor::doctor(settings),
         Verb::Bench(args) => verbs::bench::bench(settings, &args.verb),
         Verb::BenchOurs(args) => verbs::bench::ours(settings, &args),

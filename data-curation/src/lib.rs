@@ -5,6 +5,7 @@ pub mod audit;
 pub mod csv;
 pub mod curate;
 mod error;
+pub mod frozen;
 pub mod import;
 pub mod redact;
 pub mod review;
@@ -14,6 +15,6 @@ pub mod taxonomy;
 pub mod text;
 pub mod trace;
 
-pub use curate::{CuratePlan, CurateSummary, Fractions, curate};
+pub use curate::{Balance, CurateOptions, CuratePlan, CurateSummary, Fractions, Quality, curate};
 pub use error::Error;
 pub use import::{ImportPlan, ImportSummary, NamedFile, Reading, import, import_as};

@@ -2,6 +2,7 @@
 //! published: a simulated frontier model answers, simulated customers write and react. Seeded, and only basic
 //! arithmetic, so that the same seed gives the same bytes on every machine.
 
+pub mod bulk;
 mod disturb;
 mod frontier;
 

@@ -4,12 +4,13 @@
 use limbeck_artifact::dataset::{Dataset, DatasetCard, Example, LabelSource, Split};
 use limbeck_artifact::digest::sha256_hex;
 use limbeck_artifact::event::{EventKind, Silent};
+use limbeck_data_curation::redact::RedactOptions;
 use limbeck_data_curation::review::{Decision, Decisions, FreezePlan, Frozen, Verdict, freeze, queue};
 use limbeck_data_curation::simulate::{SimulatePlan, Simulated, read_banking77, simulate};
 use limbeck_data_curation::text::{jaccard, normal_form, shingles};
 use limbeck_data_curation::trace::visible_message;
 use limbeck_data_curation::{
-    CuratePlan, CurateSummary, Fractions, ImportPlan, ImportSummary, NamedFile, curate, import,
+    CurateOptions, CuratePlan, CurateSummary, Fractions, ImportPlan, ImportSummary, NamedFile, curate, import,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -53,8 +54,17 @@ impl Run {
 
     fn import(&self) -> ImportSummary {
         let traces = self.named("traces.jsonl");
-        import(&ImportPlan { traces, redact: true, max_line_bytes: 100_000, out: self.path("import") }, &Silent)
-            .unwrap()
+        import(
+            &ImportPlan {
+                traces,
+                redact: true,
+                redaction: RedactOptions::default(),
+                max_line_bytes: 100_000,
+                out: self.path("import"),
+            },
+            &Silent,
+        )
+        .unwrap()
     }
 
     fn curate(&self) -> CurateSummary {
@@ -70,6 +80,7 @@ impl Run {
             near_dup_threshold: 0.8,
             split: Fractions { valid: 0.1, calibration: 0.15, test: 0.3 },
             seed: 17,
+            options: CurateOptions::default(),
             out: self.path("curate"),
         }
     }
@@ -82,6 +93,7 @@ impl Run {
             system: None,
             min_reviewed: Split::ALL.into_iter().map(|s| (s, 1.0)).collect(),
             unreviewed_weight: 0.0,
+            redacted: true,
             out: self.path("dataset"),
             left_out: self.path("review/left_out.jsonl"),
         }
@@ -227,7 +239,13 @@ fn hostile_lines_are_rejected_with_line_and_reason_and_the_rest_is_kept() {
     fs::write(&path, log).unwrap();
     let out = dir.path().join("import");
     let traces = vec![NamedFile { name: "log.jsonl".to_string(), path }];
-    let plan = ImportPlan { traces, redact: true, max_line_bytes: 1_000_000, out: out.clone() };
+    let plan = ImportPlan {
+        traces,
+        redact: true,
+        redaction: RedactOptions::default(),
+        max_line_bytes: 1_000_000,
+        out: out.clone(),
+    };
     let counted = Mutex::new(BTreeMap::new());
     let emit = |kind: EventKind| {
         if let EventKind::Counted { what, n, reason } = kind {
@@ -256,7 +274,17 @@ fn a_log_without_a_usable_line_is_an_error_that_says_where_to_look() {
     fs::write(&path, "nothing\nhere\n").unwrap();
     let traces = vec![NamedFile { name: "log.jsonl".to_string(), path }];
     let out = dir.path().join("import");
-    let e = import(&ImportPlan { traces, redact: true, max_line_bytes: 1000, out: out.clone() }, &Silent).unwrap_err();
+    let e = import(
+        &ImportPlan {
+            traces,
+            redact: true,
+            redaction: RedactOptions::default(),
+            max_line_bytes: 1000,
+            out: out.clone(),
+        },
+        &Silent,
+    )
+    .unwrap_err();
     assert!(e.to_string().contains("rejected.jsonl"), "{e}");
     assert_eq!(fs::read_to_string(out.join("rejected.jsonl")).unwrap().lines().count(), 2);
     assert!(!out.join("import.json").exists());

@@ -14,9 +14,9 @@ mod template;
 pub use error::{RecipeError, RecipeErrors};
 pub use plan::settings;
 pub use recipe::{
-    BaseModel, CacheDtype, Data, DecayType, Distill, Dtype, Eval, Gate, GateRule, LossNormalization, LrScheduler,
-    Method, Metric, MinReviewed, Model, Promote, Quantize, QuantizeBase, Recipe, Review, Sign, SplitRatios, Task,
-    Train, TrainOn, ValidMetric,
+    Balance, BaseModel, CacheDtype, Data, DecayType, Distill, Dtype, Eval, Gate, GateRule, LossNormalization,
+    LrScheduler, Method, Metric, MinReviewed, Model, Promote, Quantize, QuantizeBase, Recipe, Review, Sign,
+    SplitRatios, Task, Train, TrainOn, ValidMetric,
 };
 pub use resolve::{Entry, Origin, Resolved, load, load_text, locate};
 pub use source::{Place, Source};

@@ -9,10 +9,17 @@ use serde_json::{Map, Value};
 /// Key prefixes a stage's result depends on.
 fn prefixes(stage: Stage) -> &'static [&'static str] {
     match stage {
-        Stage::Import => &["data.redact", "data.format", "data.map."],
-        Stage::Curate => {
-            &["seed", "task.labels", "data.min_chars", "data.max_chars", "data.near_dup_threshold", "data.split."]
-        }
+        Stage::Import => &["data.redact", "data.redact_patterns", "data.format", "data.map."],
+        Stage::Curate => &[
+            "seed",
+            "task.labels",
+            "data.min_chars",
+            "data.max_chars",
+            "data.near_dup_threshold",
+            "data.drop",
+            "data.balance",
+            "data.split.",
+        ],
         Stage::Review => &["task.system", "review.", "distill."],
         Stage::Train => &["seed", "model.max_seq_length", "model.device", "train."],
         Stage::Quantize => &["name", "version", "quantize.formats"],

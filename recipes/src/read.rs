@@ -271,7 +271,7 @@ fn check(at: &At, key: &str, field: &Field, value: &Spanned<DeValue<'_>>) -> Res
         return Ok(Given { value, place, from_set: at.from_set });
     }
     // A list with one bad item is marked at the item.
-    if let (DeValue::Array(list), Kind::Choices(_) | Kind::Texts { .. } | Kind::Paths { .. }) =
+    if let (DeValue::Array(list), Kind::Choices(_) | Kind::Subset(_) | Kind::Texts { .. } | Kind::Paths { .. }) =
         (value.get_ref(), field.kind)
     {
         let one = match field.kind {

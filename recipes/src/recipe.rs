@@ -68,10 +68,23 @@ pub struct Data {
     pub map: BTreeMap<String, String>,
     pub notes: Vec<String>,
     pub redact: bool,
+    pub redact_patterns: Vec<String>,
+    pub redact_key: Option<PathBuf>,
+    pub drop: Vec<String>,
+    pub decontaminate_against: Vec<PathBuf>,
+    pub balance: Balance,
     pub near_dup_threshold: f64,
     pub min_chars: usize,
     pub max_chars: usize,
     pub split: SplitRatios,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Balance {
+    None,
+    Sqrt,
+    Equal,
 }
 
 /// The rest is train.
@@ -80,6 +93,7 @@ pub struct SplitRatios {
     pub valid: f64,
     pub calibration: f64,
     pub test: f64,
+    pub by_time: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -287,6 +301,7 @@ impl Recipe {
         }
         self.model.cache_dir.iter_mut().for_each(join);
         self.data.traces.iter_mut().for_each(join);
+        self.data.decontaminate_against.iter_mut().for_each(join);
         self.review.decisions.iter_mut().for_each(join);
         self.eval.prices.iter_mut().for_each(join);
     }

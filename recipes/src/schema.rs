@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     Choice(&'static [&'static str]),
     /// A non-empty list of distinct choices.
     Choices(&'static [&'static str]),
+    /// As `Choices`, or none of them.
+    Subset(&'static [&'static str]),
     /// A list of distinct, non-empty texts, at least `min` of them.
     Texts {
         min: usize,
@@ -86,6 +88,9 @@ const TRACE_FORMATS: &[&str] = &[
     "alpaca",
     "columns",
 ];
+/// Signs of a bad example; `limbeck-data-curation` knows each by this name.
+const SIGNS: &[&str] =
+    &["refusal", "truncated", "outside_taxonomy", "repeated_ngrams", "template_leakage", "cut_by_collector"];
 const METRICS: &[&str] = &["accuracy", "macro_f1"];
 
 #[rustfmt::skip]
@@ -109,6 +114,11 @@ pub(crate) const FIELDS: &[Field] = &[
     field("data.format", Choice(TRACE_FORMATS), Default("\"auto\""), "what wrote the traces; auto tells it from each file's first records"),
     field("data.notes", Texts { min: 0 }, Default("[]"), "what a reader of the report must know before believing a number"),
     field("data.redact", Bool, Default("true"), "replaces e-mail addresses, phone and card numbers and the like with placeholders"),
+    field("data.redact_patterns", Texts { min: 0 }, Default("[]"), "what else to replace, as NAME=REGEX: \"order=ORD-[0-9]{8}\" leaves <ORDER_1>"),
+    field("data.redact_key", Path, Optional, "secret key file, relative to the current directory: a value then has one placeholder in all traces (keyed HMAC) instead of a number within its trace"),
+    field("data.drop", Subset(SIGNS), Default("[]"), "signs of a bad example whose rows are left out; all are counted, with samples in curate/quality.jsonl"),
+    field("data.decontaminate_against", Paths { min: 0 }, Default("[]"), "files of texts that no row may repeat (lines, JSONL or CSV): evaluation sets, benchmarks"),
+    field("data.balance", Choice(&["none", "sqrt", "equal"]), Default("\"none\""), "evens out the classes of train by leaving rows of large ones out: to sqrt(n x smallest), or to the smallest; never test"),
     field("data.near_dup_threshold", Positive { max: 1.0 }, Default("0.8"), "similarity from which two messages are near-duplicates (1: identical shingles)"),
     field("data.min_chars", Int { min: 0, max: 10_000_000 }, Default("1"), "shorter messages are left out"),
     field("data.max_chars", Int { min: 1, max: 10_000_000 }, Default("8000"), "longer messages are left out"),
@@ -128,6 +138,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("data.split.valid", Float { min: 0.0, max: 0.9 }, Default("0.1"), "share of rows that watch the training"),
     field("data.split.calibration", Float { min: 0.0, max: 0.9 }, Default("0.15"), "share of rows kept for calibrating confidence"),
     field("data.split.test", Positive { max: 0.9 }, Default("0.3"), "share of rows that decide the gates; the rest is train"),
+    field("data.split.by_time", Bool, Default("false"), "test is the newest share of the rows instead of a random one; older rows of its customers are left out"),
 
     field("review.decisions", Paths { min: 0 }, Default("[]"), "review decisions made elsewhere, JSONL; `limbeck review` adds its own in the run folder"),
     field("review.min_reviewed.train", UNIT, Default("1.0"), "share of train rows a reviewer must have decided"),
@@ -315,6 +326,7 @@ impl Kind {
             Positive { max } => format!("a number above 0, at most {max}"),
             Choice(of) => format!("one of {}", quoted(of)),
             Choices(of) => format!("a list of distinct values out of {}", quoted(of)),
+            Subset(of) => format!("a list of distinct values out of {}, or []", quoted(of)),
             Texts { min } => format!("a list of at least {min} distinct texts"),
             Path => "a path".into(),
             Paths { min: 0 } => "a list of paths".into(),
@@ -347,6 +359,9 @@ impl Kind {
             (Choices(of), Value::Array(list)) => {
                 !list.is_empty() && distinct(list) && list.iter().all(|v| v.as_str().is_some_and(|s| of.contains(&s)))
             }
+            (Subset(of), Value::Array(list)) => {
+                distinct(list) && list.iter().all(|v| v.as_str().is_some_and(|s| of.contains(&s)))
+            }
             (Texts { min }, Value::Array(list)) => {
                 list.len() >= min
                     && distinct(list)
@@ -375,7 +390,7 @@ impl Kind {
     /// The choices a wrong text may have been meant as.
     pub(crate) fn choices(self) -> &'static [&'static str] {
         match self {
-            Choice(of) | Choices(of) => of,
+            Choice(of) | Choices(of) | Subset(of) => of,
             Device => DEVICES,
             _ => &[],
         }

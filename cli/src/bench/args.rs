@@ -23,6 +23,34 @@ Example:
 The peer's folder holds peer_step.py and peer_finetune.py, each of which ends with its figures as a line of JSON.
 LoRA r=16 on all linear layers, two threads and a process of its own for each side.")]
     Train(BenchTrain),
+    /// Measure curation on made-up logs: time and peak memory a stage, and how many planted near-duplicates are found
+    #[command(after_help = "\
+Example:
+  limbeck bench curate
+  limbeck bench curate --count 100000,300000,1000000 --datatrove .venv/bin/python
+
+A log is some 1 GB a million traces, and is gone when the command ends. The peer, datatrove's MinHash with its defaults,
+runs on the messages of the shortest log: pip install datatrove spacy 'xxhash<4'")]
+    Curate(BenchCurate),
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct BenchCurate {
+    /// Traces in a log; several make a table of growth
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "100000", value_parser = clap::value_parser!(u64).range(1000..=10_000_000))]
+    pub count: Vec<u64>,
+    /// A Python with datatrove, to run it beside
+    #[arg(long, value_name = "PYTHON")]
+    pub datatrove: Option<PathBuf>,
+    /// What the logs are made from
+    #[arg(long, value_name = "N", default_value_t = 17)]
+    pub seed: u64,
+    /// Threads of our side
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = positive)]
+    pub threads: usize,
+    /// Where logs and results lie while it runs; the system's folder for temporary files when left out
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
 }
 
 #[derive(Args, Debug, Clone)]
@@ -150,6 +178,20 @@ pub enum OursVerb {
     Step(OursStep),
     /// A whole fine-tuning on all rows of a folder, and its accuracy
     Finetune(OursFinetune),
+    /// One stage of curation on a made-up log
+    Curate(OursCurate),
+}
+
+#[derive(Args, Debug)]
+pub struct OursCurate {
+    #[arg(long, value_enum)]
+    pub stage: crate::bench::curate::CurateStage,
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    #[arg(long, default_value_t = 1000)]
+    pub count: u64,
+    #[arg(long, default_value_t = 17)]
+    pub seed: u64,
 }
 
 #[derive(Args, Debug)]

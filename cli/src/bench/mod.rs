@@ -3,6 +3,7 @@
 
 pub mod args;
 pub mod banking;
+pub mod curate;
 pub mod ours;
 pub mod report;
 pub mod sides;

@@ -250,6 +250,7 @@ fn freeze(rows: &Rows, labels: &[String], dir: &Path) -> Result<Dataset> {
         left_out: BTreeMap::new(),
         sources: BTreeMap::new(),
         redactions: BTreeMap::new(),
+        curation: Default::default(),
     };
     let dir = dir.join("dataset");
     std::fs::create_dir_all(&dir).map_err(|e| crate::stages::cannot("create", &dir, &e))?;
@@ -288,7 +289,7 @@ pub fn median(values: &[f64]) -> f64 {
 }
 
 /// Time on processors so far, user and system, to a hundredth of a second; none where the system does not tell.
-fn cpu_seconds() -> Option<f64> {
+pub(super) fn cpu_seconds() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The name before may hold blanks and brackets.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();

@@ -1,14 +1,17 @@
 //! Curate: distinct rows in four splits, in `curate/`.
 
-use super::{Finished, Run, Work};
+use super::{Finished, Run, Work, digests, named};
 use crate::exit::Result;
 use limbeck_artifact::event::Stage;
-use limbeck_data_curation::{CuratePlan, CurateSummary, Fractions, ImportSummary, curate};
-use std::collections::BTreeMap;
+use limbeck_data_curation::{
+    Balance, CurateOptions, CuratePlan, CurateSummary, Fractions, ImportSummary, Quality, curate,
+};
 
 pub fn run(run: &Run<'_>, imported: &Finished<ImportSummary>) -> Result<Finished<CurateSummary>> {
     let recipe = run.recipe();
-    let inputs = BTreeMap::from([("import".to_owned(), imported.digest())]);
+    let against = named(&recipe.data.decontaminate_against);
+    let mut inputs = digests(&against, false)?;
+    inputs.insert("import".to_owned(), imported.digest());
     run.stage(Stage::Curate, inputs, |emit, _| {
         let mut labels = recipe.task.labels.clone();
         labels.sort();
@@ -22,6 +25,16 @@ pub fn run(run: &Run<'_>, imported: &Finished<ImportSummary>) -> Result<Finished
             near_dup_threshold: recipe.data.near_dup_threshold,
             split: Fractions { valid: split.valid, calibration: split.calibration, test: split.test },
             seed: recipe.seed,
+            options: CurateOptions {
+                by_time: split.by_time,
+                drop: recipe.data.drop.iter().filter_map(|name| Quality::named(name)).collect(),
+                decontaminate_against: against,
+                balance: match recipe.data.balance {
+                    limbeck_recipes::Balance::None => Balance::None,
+                    limbeck_recipes::Balance::Sqrt => Balance::Sqrt,
+                    limbeck_recipes::Balance::Equal => Balance::Equal,
+                },
+            },
             out: run.folder(Stage::Curate),
         };
         let summary = curate(&plan, emit)?;
@@ -29,8 +42,8 @@ pub fn run(run: &Run<'_>, imported: &Finished<ImportSummary>) -> Result<Finished
         let left_out: u64 = summary.left_out.values().sum();
         Ok(Work {
             line: format!("{}; {left_out} left out", kept.join(", ")),
-            outputs: ["curate/curated.parquet", "curate/left_out.jsonl", "curate/curate.json"]
-                .map(String::from)
+            outputs: ["curated.parquet", "left_out.jsonl", "quality.jsonl", "curate.json"]
+                .map(|name| format!("curate/{name}"))
                 .to_vec(),
             summary,
         })

@@ -2,9 +2,12 @@
 
 use super::{Finished, Run, Work, cannot, digests, named};
 use crate::exit::{Exit, Failure, Result};
-use crate::settings::recipe_arg;
-use limbeck_artifact::event::Stage;
+use crate::settings::{recipe_arg, shell};
+use limbeck_artifact::digest::sha256_hex;
+use limbeck_artifact::event::{EventKind, Stage};
 use limbeck_data_curation::import::MAX_LINE_BYTES;
+use limbeck_data_curation::redact::measure::measure;
+use limbeck_data_curation::redact::{RedactOptions, Redactor};
 use limbeck_data_curation::trace::{Columns, Format};
 use limbeck_data_curation::{ImportPlan, ImportSummary, Reading, import_as};
 use std::path::{Path, PathBuf};
@@ -21,10 +24,21 @@ pub fn run(run: &Run<'_>) -> Result<Finished<ImportSummary>> {
     }
     let traces = named(&files(&recipe.data.traces)?);
     let reading = reading(Some(&recipe.data.format), recipe.data.map.iter())?;
-    run.stage(Stage::Import, digests(&traces, false)?, |emit, _| {
+    let mut inputs = digests(&traces, false)?;
+    let key = recipe.data.redact_key.as_deref().map(redact_key).transpose()?;
+    if let Some(key) = &key {
+        inputs.insert("data.redact_key".to_owned(), sha256_hex(key));
+    }
+    run.stage(Stage::Import, inputs, |emit, _| {
         let out = run.folder(Stage::Import);
-        let plan = ImportPlan { traces, redact: recipe.data.redact, max_line_bytes: MAX_LINE_BYTES, out };
+        let redaction = RedactOptions { patterns: recipe.data.redact_patterns.clone(), key };
+        let (redact, max_line_bytes) = (recipe.data.redact, MAX_LINE_BYTES);
+        let plan = ImportPlan { traces, redact, redaction, max_line_bytes, out };
         let summary = import_as(&plan, &reading, emit)?;
+        if redact {
+            let text = measure(&Redactor::new().map_err(limbeck_data_curation::Error::from)?, 299, 1).sentence();
+            emit.emit(EventKind::Note { text });
+        }
         Ok(Work {
             line: format!("{} traces accepted, {} rejected", summary.accepted, summary.rejects()),
             outputs: ["import/accepted.parquet", "import/rejected.jsonl", "import/import.json"]
@@ -86,4 +100,20 @@ fn in_folder(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// A shorter one could be guessed, and with it every telephone number.
+const KEY_MIN_BYTES: usize = 16;
+
+fn redact_key(path: &Path) -> Result<Vec<u8>> {
+    let make = format!("make one with: openssl rand -hex 32 > {0} && chmod 600 {0}", shell(path));
+    let key = std::fs::read(path).map_err(|e| {
+        Failure::new(Exit::Unexpected, format!("data.redact_key: {}: {e}", path.display())).help(make.clone())
+    })?;
+    let key = key.trim_ascii();
+    if key.len() < KEY_MIN_BYTES {
+        let message = format!("data.redact_key: {} holds {} bytes, fewer than 16", path.display(), key.len());
+        return Err(Failure::new(Exit::Unexpected, message).help(make));
+    }
+    Ok(key.to_vec())
 }

@@ -65,6 +65,7 @@ pub fn run(run: &Run<'_>, curated: &Finished<CurateSummary>) -> Result<Finished<
             system: recipe.task.system.clone(),
             min_reviewed: min_reviewed(&recipe.review.min_reviewed),
             unreviewed_weight: recipe.distill.unreviewed_weight as f32,
+            redacted: recipe.data.redact,
             out: run.dataset_dir(),
             left_out: run.folder(Stage::Review).join("left_out.jsonl"),
         };
@@ -75,6 +76,7 @@ pub fn run(run: &Run<'_>, curated: &Finished<CurateSummary>) -> Result<Finished<
         let rows: u64 = card.splits.values().map(|s| s.rows).sum();
         let reviewed: u64 = card.splits.values().map(|s| s.reviewed).sum();
         let mut outputs = vec!["dataset/dataset.json".to_owned(), "review/left_out.jsonl".to_owned()];
+        outputs.push(format!("dataset/{}", limbeck_data_curation::frozen::TABLE));
         outputs.extend(Split::ALL.iter().map(|split| format!("dataset/{}.jsonl", split.name())));
         Ok(Work { line: format!("{rows} examples frozen, {reviewed} of them reviewed"), outputs, summary: card })
     })

@@ -5,7 +5,7 @@ use crate::bench::banking::Rows;
 use crate::bench::report::{self, Figure, Growth};
 use crate::bench::sides::Sides;
 use crate::bench::text::{Heading, table};
-use crate::bench::{FinetuneFigures, StepFigures, THREADS, ours};
+use crate::bench::{FinetuneFigures, StepFigures, THREADS, curate, ours};
 use crate::exit::{Exit, Failure, Result};
 use crate::output;
 use crate::scratch::Scratch;
@@ -18,7 +18,10 @@ const BATCHES: [(usize, usize); 4] = [(4, 128), (8, 128), (16, 128), (32, 128)];
 const LENGTHS: [(usize, usize); 4] = [(8, 128), (2, 512), (1, 2048), (1, 8192)];
 
 pub fn bench(settings: &Settings, verb: &BenchVerb) -> Result<Exit> {
-    let BenchVerb::Train(args) = verb;
+    let args = match verb {
+        BenchVerb::Train(args) => args,
+        BenchVerb::Curate(args) => return super::bench_curate::bench(settings, args),
+    };
     let measured = measure(args, settings.device.as_deref())?;
     let figures = measured.figures(&args.work);
     let growth: Vec<Vec<Growth>> = measured.growth.iter().map(|series| report::growth(series)).collect();
@@ -42,6 +45,7 @@ pub fn ours(settings: &Settings, args: &BenchOurs) -> Result<Exit> {
     let device = settings.device.as_deref();
     let line = match &args.verb {
         OursVerb::Step(args) => serde_json::to_string(&ours::step(args, device)?)?,
+        OursVerb::Curate(args) => serde_json::to_string(&curate::stage(args.stage, &args.dir, args.count, args.seed)?)?,
         OursVerb::Finetune(args) => serde_json::to_string(&ours::finetune(args, device)?)?,
     };
     output::stdout(&format!("{line}\n"))?;
@@ -139,7 +143,7 @@ impl Measured {
 }
 
 /// Its name where the system tells it, and what the kernels can use of it.
-fn processor() -> String {
+pub(super) fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     let name = name.map_or(std::env::consts::ARCH, |(_, name)| name.trim());

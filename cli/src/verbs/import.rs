@@ -11,6 +11,7 @@ use crate::verbs::run;
 use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_data_curation::import::MAX_LINE_BYTES;
 use limbeck_data_curation::import::watch::{INTERVAL, Watch, WatchPlan};
+use limbeck_data_curation::redact::RedactOptions;
 use limbeck_data_curation::{ImportPlan, ImportSummary, NamedFile, Reading, import_as};
 use limbeck_tui::progress::{bytes, count};
 use serde_json::json;
@@ -67,7 +68,8 @@ fn by_hand(settings: &Settings, args: &Import) -> Result<Exit> {
     sink.be_brief();
     let size: u64 = traces.iter().filter_map(|f| std::fs::metadata(&f.path).ok()).map(|m| m.len()).sum();
     let begun = Instant::now();
-    let plan = ImportPlan { traces, redact: !args.no_redact, max_line_bytes: MAX_LINE_BYTES, out: args.out.clone() };
+    let (redact, redaction) = (!args.no_redact, RedactOptions::default());
+    let plan = ImportPlan { traces, redact, redaction, max_line_bytes: MAX_LINE_BYTES, out: args.out.clone() };
     let summary = import_as(&plan, &reading, &sink);
     sink.clear();
     let (summary, seconds) = (summary?, begun.elapsed().as_secs_f64());

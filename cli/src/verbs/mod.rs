@@ -2,8 +2,10 @@
 
 pub mod audit;
 pub mod bench;
+pub mod bench_curate;
 pub mod carve;
 pub mod completions;
+pub mod data;
 pub mod doctor;
 pub mod explain;
 pub mod import;

@@ -4,23 +4,29 @@
 //! Near-duplicates are removed before the groups are formed. Were they kept, each would tie its customers together,
 //! and in a log of short messages all customers would soon be one group that no split can divide.
 
+mod against;
+mod gather;
+mod leaks;
 mod near;
+mod quality;
 pub mod split;
+mod write;
 
+pub use gather::each_message;
+pub use quality::Quality;
 pub use split::Fractions;
+pub use write::{Sample, load, pieces};
 
 use crate::Error;
-use crate::import::{load_json, save_json};
-use crate::table::{self, Row};
-use crate::text::{normal_form, shingles};
-use crate::trace::visible_message;
+use crate::import::{NamedFile, load_json};
+use crate::table::Row;
+use crate::text::{Picked, hash, key, mix};
+use against::Protected;
+use gather::{Light, NONE};
 use limbeck_artifact::dataset::{Split, TraceRef};
 use limbeck_artifact::event::{Emit, EventKind};
-use limbeck_artifact::files::write_atomic;
-use polars::prelude::*;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -36,13 +42,52 @@ pub struct CuratePlan {
     pub near_dup_threshold: f64,
     pub split: Fractions,
     pub seed: u64,
-    /// Folder for `curated.parquet`, `left_out.jsonl` and `curate.json`.
+    pub options: CurateOptions,
+    /// Folder for `curated.parquet`, `left_out.jsonl`, `quality.jsonl` and `curate.json`.
     pub out: PathBuf,
 }
 
+/// What is off unless a recipe asks for it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CurateOptions {
+    /// Test is the newest rows instead of a random draw; older rows of its customers are left out.
+    pub by_time: bool,
+    /// Signs whose rows are left out; all are counted.
+    pub drop: Vec<Quality>,
+    /// No kept row may repeat a text of these.
+    pub decontaminate_against: Vec<NamedFile>,
+    pub balance: Balance,
+}
+
+/// How classes of train are evened out, by leaving rows of the larger ones out. Other splits keep what came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    #[default]
+    None,
+    /// A class of n rows keeps √(n·m), m being the smallest class.
+    Sqrt,
+    /// Every class keeps as many as the smallest has.
+    Equal,
+}
+
 /// Why a row was left out. A row has one reason: the first that applies, in this order.
-pub const REASONS: [&str; 6] =
-    ["too_short", "too_long", "duplicate_id", "exact_duplicate", "near_duplicate", "leaks_into_test"];
+pub const REASONS: [&str; 15] = [
+    "too_short",
+    "too_long",
+    "refusal",
+    "truncated",
+    "outside_taxonomy",
+    "repeated_ngrams",
+    "template_leakage",
+    "cut_by_collector",
+    "duplicate_id",
+    "exact_duplicate",
+    "near_duplicate",
+    "customer_in_test",
+    "leaks_into_test",
+    "in_protected_file",
+    "balanced_away",
+];
 
 /// What came of it; kept as `curate.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +96,9 @@ pub struct CurateSummary {
     pub rows_in: u64,
     pub kept: BTreeMap<Split, u64>,
     pub left_out: BTreeMap<String, u64>,
+    /// Kept rows that show a sign of [`Quality`]; `quality.jsonl` has samples.
+    #[serde(default)]
+    pub signs: BTreeMap<String, u64>,
     /// Kept rows whose recorded answer is none of the labels.
     pub outside_taxonomy: u64,
     /// Kept rows of which some copy was answered otherwise.
@@ -62,6 +110,13 @@ pub struct CurateSummary {
 impl CurateSummary {
     pub fn load(dir: &Path) -> Result<CurateSummary, Error> {
         load_json(&dir.join("curate.json"))
+    }
+
+    /// "1,115 = 1,021 kept + 22 exact_duplicate + …".
+    pub fn account(&self) -> String {
+        let kept: u64 = self.kept.values().sum();
+        let reasons = REASONS.iter().filter_map(|r| Some(format!(" + {} {r}", self.left_out.get(*r)?)));
+        format!("{} in = {kept} kept{}", self.rows_in, reasons.collect::<String>())
     }
 }
 
@@ -91,40 +146,93 @@ pub struct Curated {
     pub rivals: Vec<String>,
 }
 
+/// What becomes of each row.
+struct Fate {
+    /// Index into [`REASONS`], or [`KEPT`].
+    reason: Vec<u8>,
+    /// The row that it repeats or leaks into, or [`NONE`].
+    like: Vec<u32>,
+    split: Vec<Option<Split>>,
+    /// The first row of its group.
+    group: Vec<u32>,
+    notes: BTreeMap<u32, String>,
+}
+
+const KEPT: u8 = u8::MAX;
+
+impl Fate {
+    fn new(rows: usize) -> Fate {
+        let notes = BTreeMap::new();
+        Fate {
+            reason: vec![KEPT; rows],
+            like: vec![NONE; rows],
+            split: vec![None; rows],
+            group: vec![NONE; rows],
+            notes,
+        }
+    }
+
+    fn reason(&self, row: usize) -> Option<&'static str> {
+        REASONS.get(usize::from(self.reason[row])).copied()
+    }
+
+    fn like(&self, row: usize) -> Option<usize> {
+        Some(self.like[row]).filter(|l| *l != NONE).map(|l| l as usize)
+    }
+
+    /// The first reason stays.
+    fn leave_out(&mut self, row: usize, reason: &str, like: Option<usize>) {
+        if self.reason[row] == KEPT {
+            self.reason[row] = REASONS.iter().position(|r| *r == reason).unwrap_or(0) as u8;
+            self.like[row] = like.map_or(NONE, |l| l as u32);
+        }
+    }
+
+    fn live(&self) -> Vec<u32> {
+        (0..self.reason.len() as u32).filter(|row| self.reason[*row as usize] == KEPT).collect()
+    }
+
+    /// Of the rows still kept that share a key, leaves out all but the first.
+    fn all_but_first(&mut self, reason: &str, key: impl Fn(usize) -> u128) {
+        let mut first: HashMap<u128, u32> = HashMap::new();
+        for row in self.live() {
+            let before = *first.entry(key(row as usize)).or_insert(row);
+            if before != row {
+                self.leave_out(row as usize, reason, Some(before as usize));
+            }
+        }
+    }
+}
+
 /// See the module. A distinct message of a customer ends in exactly one split.
 pub fn curate(plan: &CuratePlan, emit: &dyn Emit) -> Result<CurateSummary, Error> {
     check(plan)?;
-    let path = plan.imported.join("accepted.parquet");
-    let accepted = table::read(&path)?;
-    let failed = |e| Error::table("curate", &path, e);
-    let rows = table::rows(&accepted).map_err(failed)?;
-    let read = texts(&rows, &plan.labels);
+    let protected = Protected::read(&plan.options.decontaminate_against)?;
+    let light = Light::read(&plan.imported.join("accepted.parquet"), &plan.labels, emit)?;
+    let mut fate = Fate::new(light.len());
+    filter(plan, &light, &mut fate);
+    fate.all_but_first("duplicate_id", |row| key(light.ids.get(row)));
+    fate.all_but_first("exact_duplicate", |row| key(light.normal.get(row)));
 
-    let frame = with_texts(&accepted, &read).map_err(failed)?;
-    let frame = distinct(frame.lazy(), plan).and_then(LazyFrame::collect).map_err(failed)?;
-    let live = live_rows(&frame).map_err(failed)?;
+    let live = fate.live();
     emit.emit(EventKind::Note { text: format!("{} distinct messages, looking for near-duplicates", live.len()) });
-    let sets: Vec<Vec<u64>> = live.par_iter().map(|i| shingles(&read[*i].normal)).collect();
-    let near = near::clusters(&sets, plan.near_dup_threshold);
-    let cluster = clusters_of_all(&frame, &live, &near).map_err(failed)?;
-    let frame = with_clusters(frame, &cluster).and_then(LazyFrame::collect).map_err(failed)?;
+    let near = near::clusters(Picked { texts: &light.normal, rows: &live }, plan.near_dup_threshold);
+    let cluster = clusters_of_all(&fate, &live, &near);
+    fate.all_but_first("near_duplicate", |row| u128::from(cluster[row]));
 
-    let live = live_rows(&frame).map_err(failed)?;
-    let dealt = deal(&rows, &read, &live, plan)?;
-    let frame = with_splits(frame, &dealt, rows.len()).map_err(failed)?;
-    let sets: BTreeMap<usize, Vec<u64>> = live.par_iter().map(|i| (*i, shingles(&read[*i].normal))).collect();
-    let frame = without_leaks(frame, &dealt, &sets, plan.near_dup_threshold).map_err(failed)?;
+    deal(plan, &light, &mut fate)?;
+    without_leaks(plan, &light, &protected, &mut fate);
+    balance(plan, &light, &mut fate);
 
-    let rivals = rivals(&rows, &read, &cluster);
-    let mut summary = summarize(&frame).map_err(failed)?;
-    summary.labels = plan.labels.clone();
-    summary.groups = dealt.values().map(|d| d.group).collect::<BTreeSet<_>>().len() as u64;
+    let rivals = rivals(plan, &light, &cluster);
+    let mut summary = summarize(plan, &light, &fate);
+    summary.disagreements = rivals.keys().filter(|row| fate.reason(**row as usize).is_none()).count() as u64;
     let accounted = summary.kept.values().sum::<u64>() + summary.left_out.values().sum::<u64>();
-    if accounted != rows.len() as u64 {
-        return Err(Error::Unaccounted { stage: "curate", into: rows.len() as u64, out: accounted });
+    if accounted != light.len() as u64 {
+        return Err(Error::Unaccounted { stage: "curate", into: light.len() as u64, out: accounted });
     }
     enough(plan, &summary)?;
-    write(plan, frame, &rows, &read, &rivals, &mut summary)?;
+    write::write(plan, &light, &fate, &rivals, &mut summary, emit)?;
     report(&summary, emit);
     Ok(summary)
 }
@@ -140,178 +248,169 @@ fn check(plan: &CuratePlan) -> Result<(), Error> {
     plan.split.check().map_err(Error::Plan)
 }
 
-/// What this room reads of a row's text.
-struct Read {
-    message: String,
-    normal: String,
-    label: Option<String>,
-}
-
-fn texts(rows: &[Row], labels: &[String]) -> Vec<Read> {
-    rows.par_iter()
-        .map(|row| {
-            let message = visible_message(&row.trace.messages);
-            let label = row.trace.label(labels).map(str::to_string);
-            Read { normal: normal_form(&message), message, label }
-        })
-        .collect()
-}
-
-fn with_texts(accepted: &DataFrame, read: &[Read]) -> PolarsResult<DataFrame> {
-    let number: Vec<u64> = (0..read.len() as u64).collect();
-    accepted.hstack(&[
-        Column::new("row".into(), number),
-        Column::new("message".into(), read.iter().map(|r| r.message.as_str()).collect::<Vec<_>>()),
-        Column::new("chars".into(), read.iter().map(|r| r.message.chars().count() as u32).collect::<Vec<_>>()),
-        Column::new("normal".into(), read.iter().map(|r| r.normal.as_str()).collect::<Vec<_>>()),
-        Column::new("label".into(), read.iter().map(|r| r.label.as_deref()).collect::<Vec<_>>()),
-    ])
-}
-
-/// Adds `reason` (null while a row is kept) and `like` (the number of the row that it repeats).
-fn distinct(frame: LazyFrame, plan: &CuratePlan) -> PolarsResult<LazyFrame> {
-    let length = when(col("chars").lt(lit(plan.min_chars)))
-        .then(lit("too_short"))
-        .when(col("chars").gt(lit(plan.max_chars)))
-        .then(lit("too_long"))
-        .otherwise(lit(NULL).cast(DataType::String));
-    let frame = frame
-        .with_columns([length.alias("reason"), lit(NULL).cast(DataType::UInt64).alias("like")])
-        .select([all().exclude_cols(["chars"]).as_expr()]);
-    let frame = all_but_first(frame, "id", "duplicate_id")?;
-    all_but_first(frame, "normal", "exact_duplicate")
-}
-
-/// Of the rows still kept that share a key, leaves out all but the first.
-fn all_but_first(frame: LazyFrame, key: &str, reason: &str) -> PolarsResult<LazyFrame> {
-    let live = || col("reason").is_null();
-    let first = when(live()).then(col("row")).otherwise(lit(NULL)).min().over([col(key)])?;
-    Ok(frame
-        .with_column(first.alias("first"))
-        .with_column(live().and(col("row").neq(col("first"))).alias("again"))
-        .with_columns([
-            when(col("again")).then(lit(reason)).otherwise(col("reason")).alias("reason"),
-            when(col("again")).then(col("first")).otherwise(col("like")).alias("like"),
-        ])
-        .select([all().exclude_cols(["first", "again"]).as_expr()]))
-}
-
-fn live_rows(frame: &DataFrame) -> PolarsResult<Vec<usize>> {
-    let reason = frame.column("reason")?.str()?;
-    Ok(reason.iter().enumerate().filter(|(_, r)| r.is_none()).map(|(i, _)| i).collect())
+fn filter(plan: &CuratePlan, light: &Light, fate: &mut Fate) {
+    for row in 0..light.len() {
+        let sign = plan.options.drop.iter().filter(|s| light.signs[row] & s.bit() != 0).min();
+        match light.chars[row] {
+            chars if chars < plan.min_chars => fate.leave_out(row, "too_short", None),
+            chars if chars > plan.max_chars => fate.leave_out(row, "too_long", None),
+            _ => sign.into_iter().for_each(|s| fate.leave_out(row, s.name(), None)),
+        }
+    }
 }
 
 /// The first row of each row's cluster, also for exact duplicates; for other rows themselves.
-fn clusters_of_all(frame: &DataFrame, live: &[usize], near: &[usize]) -> PolarsResult<Vec<usize>> {
-    let mut cluster: Vec<usize> = (0..frame.height()).collect();
-    live.iter().zip(near).for_each(|(row, first)| cluster[*row] = live[*first]);
-    let (reason, like) = (frame.column("reason")?.str()?, frame.column("like")?.u64()?);
-    for (row, (reason, like)) in reason.iter().zip(like.iter()).enumerate() {
-        if let (Some("exact_duplicate"), Some(like)) = (reason, like) {
-            cluster[row] = cluster[like as usize];
+fn clusters_of_all(fate: &Fate, live: &[u32], near: &[usize]) -> Vec<u32> {
+    let mut cluster: Vec<u32> = (0..fate.reason.len() as u32).collect();
+    live.iter().zip(near).for_each(|(row, first)| cluster[*row as usize] = live[*first]);
+    for row in (0..cluster.len()).filter(|row| fate.reason(*row) == Some("exact_duplicate")) {
+        if let Some(like) = fate.like(row) {
+            cluster[row] = cluster[like];
         }
     }
-    Ok(cluster)
-}
-
-fn with_clusters(mut frame: DataFrame, cluster: &[usize]) -> PolarsResult<LazyFrame> {
-    frame.with_column(Column::new("cluster".into(), cluster.iter().map(|c| *c as u64).collect::<Vec<_>>()))?;
-    all_but_first(frame.lazy(), "cluster", "near_duplicate")
-}
-
-struct Dealt {
-    split: Split,
-    group: usize,
+    cluster
 }
 
 /// Groups are customers; a row without one is a group of its own. Clusters need no joining here: one row of each is
 /// left.
-fn deal(rows: &[Row], read: &[Read], live: &[usize], plan: &CuratePlan) -> Result<BTreeMap<usize, Dealt>, Error> {
-    let mut first_of: BTreeMap<&str, usize> = BTreeMap::new();
-    let group: Vec<usize> = live
-        .iter()
-        .map(|i| match rows[*i].trace.customer.as_deref() {
-            Some(customer) => *first_of.entry(customer).or_insert(*i),
-            None => *i,
-        })
-        .collect();
+fn deal(plan: &CuratePlan, light: &Light, fate: &mut Fate) -> Result<(), Error> {
+    let mut fractions = plan.split;
+    if plan.options.by_time {
+        newest_are_test(plan, light, fate)?;
+        let rest = 1.0 - fractions.test;
+        fractions = Fractions { valid: fractions.valid / rest, calibration: fractions.calibration / rest, test: 0.0 };
+    }
+    let live: Vec<u32> = fate.live();
+    let mut first_of: HashMap<u32, u32> = HashMap::new();
+    for row in &live {
+        let customer = light.customer[*row as usize];
+        let group = if customer == NONE { *row } else { *first_of.entry(customer).or_insert(*row) };
+        fate.group[*row as usize] = group;
+    }
+    let dealt: Vec<u32> = live.into_iter().filter(|row| fate.split[*row as usize].is_none()).collect();
+    let group: Vec<usize> = dealt.iter().map(|row| fate.group[*row as usize] as usize).collect();
     // The recorded answer stands in for the label that review has yet to give; the last number is "none of them".
-    let label: Vec<usize> = live
-        .iter()
-        .map(|i| plan.labels.iter().position(|l| Some(l) == read[*i].label.as_ref()).unwrap_or(plan.labels.len()))
-        .collect();
-    let splits = split::assign(&group, &label, &plan.split, plan.seed);
-    Ok(live.iter().zip(group.into_iter().zip(splits)).map(|(i, (group, split))| (*i, Dealt { split, group })).collect())
+    let label: Vec<usize> =
+        dealt.iter().map(|row| (light.label[*row as usize] as usize).min(plan.labels.len())).collect();
+    let splits = split::assign(&group, &label, &fractions, plan.seed);
+    dealt.iter().zip(splits).for_each(|(row, split)| fate.split[*row as usize] = Some(split));
+    Ok(())
 }
 
-fn with_splits(mut frame: DataFrame, dealt: &BTreeMap<usize, Dealt>, n: usize) -> PolarsResult<DataFrame> {
-    let split: Vec<Option<&str>> = (0..n).map(|i| dealt.get(&i).map(|d| d.split.name())).collect();
-    let group: Vec<Option<String>> = (0..n).map(|i| dealt.get(&i).map(|d| format!("g{:06}", d.group))).collect();
-    frame.with_column(Column::new("split".into(), split))?;
-    frame.with_column(Column::new("group".into(), group))?;
-    Ok(frame)
+/// Of the rows still kept, the newest become test, and older rows of its customers are left out.
+fn newest_are_test(plan: &CuratePlan, light: &Light, fate: &mut Fate) -> Result<(), Error> {
+    let live = fate.live();
+    let mut timed: Vec<(i64, u32)> = live.iter().filter_map(|row| Some((light.at[*row as usize]?, *row))).collect();
+    let wanted = (plan.split.test * live.len() as f64).round() as usize;
+    if timed.len() < wanted || wanted == 0 {
+        return Err(Error::Plan(format!(
+            "data.split.by_time wants the newest {wanted} of {} rows, and {} say when they were made",
+            live.len(),
+            timed.len()
+        )));
+    }
+    timed.sort_unstable_by(|a, b| b.cmp(a));
+    let mut customers: BTreeSet<u32> = BTreeSet::new();
+    for (_, row) in &timed[..wanted] {
+        fate.split[*row as usize] = Some(Split::Test);
+        customers.insert(light.customer[*row as usize]);
+    }
+    customers.remove(&NONE);
+    for row in live {
+        if fate.split[row as usize].is_none() && customers.contains(&light.customer[row as usize]) {
+            fate.leave_out(row as usize, "customer_in_test", None);
+        }
+    }
+    Ok(())
 }
 
-fn without_leaks(
-    mut frame: DataFrame,
-    dealt: &BTreeMap<usize, Dealt>,
-    sets: &BTreeMap<usize, Vec<u64>>,
-    threshold: f64,
-) -> PolarsResult<DataFrame> {
-    let (test, others): (Vec<usize>, Vec<usize>) = dealt.keys().partition(|i| dealt[i].split == Split::Test);
-    let of = |rows: &[usize]| rows.iter().map(|i| sets[i].clone()).collect::<Vec<_>>();
-    let found = near::leaks(&of(&others), &of(&test), threshold);
-    let mut leak: Vec<Option<u64>> = vec![None; frame.height()];
-    others.iter().zip(&found).for_each(|(row, hit)| leak[*row] = hit.map(|t| test[t] as u64));
-    frame.with_column(Column::new("leak".into(), leak))?;
-    let leaks = || col("leak").is_not_null();
-    frame
-        .lazy()
-        .with_columns([
-            when(leaks()).then(lit("leaks_into_test")).otherwise(col("reason")).alias("reason"),
-            when(leaks()).then(col("leak")).otherwise(col("like")).alias("like"),
-        ])
-        .collect()
+fn without_leaks(plan: &CuratePlan, light: &Light, protected: &Protected, fate: &mut Fate) {
+    let (test, others): (Vec<u32>, Vec<u32>) =
+        fate.live().into_iter().partition(|row| fate.split[*row as usize] == Some(Split::Test));
+    let of = |rows| Picked { texts: &light.normal, rows };
+    let found = leaks::leaks(of(&others), of(&test), plan.near_dup_threshold);
+    for (row, hit) in others.iter().zip(found) {
+        if let Some(hit) = hit {
+            fate.leave_out(*row as usize, "leaks_into_test", Some(test[hit] as usize));
+        }
+    }
+    if protected.normal.is_empty() {
+        return;
+    }
+    let (live, all) = (fate.live(), (0..protected.normal.len() as u32).collect::<Vec<u32>>());
+    let texts = Picked { texts: &protected.normal, rows: &all };
+    for (row, hit) in live.iter().zip(leaks::leaks(of(&live), texts, plan.near_dup_threshold)) {
+        if let Some(hit) = hit {
+            fate.leave_out(*row as usize, "in_protected_file", None);
+            fate.notes.insert(*row, protected.from[hit].clone());
+        }
+    }
+}
+
+fn balance(plan: &CuratePlan, light: &Light, fate: &mut Fate) {
+    if plan.options.balance == Balance::None {
+        return;
+    }
+    let mut classes: BTreeMap<u32, Vec<(u64, u32)>> = BTreeMap::new();
+    for row in fate.live().into_iter().filter(|row| fate.split[*row as usize] == Some(Split::Train)) {
+        let drawn = mix(plan.seed ^ hash(light.ids.get(row as usize).as_bytes()));
+        classes.entry(light.label[row as usize]).or_default().push((drawn, row));
+    }
+    // Answers outside the taxonomy are no class; review finds theirs.
+    classes.remove(&NONE);
+    let smallest = classes.values().map(Vec::len).min().unwrap_or(0);
+    for mut rows in classes.into_values() {
+        rows.sort_unstable();
+        let keep = match plan.options.balance {
+            Balance::None => rows.len(),
+            Balance::Sqrt => ((rows.len() * smallest) as f64).sqrt().round() as usize,
+            Balance::Equal => smallest,
+        };
+        rows.iter().skip(keep).for_each(|(_, row)| fate.leave_out(*row as usize, "balanced_away", None));
+    }
 }
 
 /// For the first row of each cluster, the answers of the others that are not its own.
-fn rivals(rows: &[Row], read: &[Read], cluster: &[usize]) -> BTreeMap<usize, Vec<String>> {
-    let answer = |i: usize| read[i].label.clone().unwrap_or_else(|| rows[i].trace.answer.clone());
-    let mut answers: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
-    cluster.iter().enumerate().for_each(|(i, first)| {
-        answers.entry(*first).or_default().insert(answer(i));
-    });
-    answers
-        .into_iter()
-        .filter(|(_, all)| all.len() > 1)
-        .map(|(first, mut all)| {
-            all.remove(&answer(first));
-            (first, all.into_iter().collect())
-        })
-        .collect()
+fn rivals(plan: &CuratePlan, light: &Light, cluster: &[u32]) -> BTreeMap<u32, BTreeSet<String>> {
+    let mut rivals: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+    for (row, first) in cluster.iter().enumerate().filter(|(row, first)| *row != **first as usize) {
+        let (own, other) = (light.answer(*first as usize, &plan.labels), light.answer(row, &plan.labels));
+        if own != other {
+            rivals.entry(*first).or_default().insert(other.to_string());
+        }
+    }
+    rivals
 }
 
-fn summarize(frame: &DataFrame) -> PolarsResult<CurateSummary> {
-    let counts = |frame: LazyFrame, by: &str| -> PolarsResult<Vec<(String, u64)>> {
-        let counted = frame
-            .group_by([col(by)])
-            .agg([len().cast(DataType::UInt64).alias("n")])
-            .sort([by], SortMultipleOptions::default())
-            .collect()?;
-        let names = table::optional_texts(&counted, by)?;
-        let n = counted.column("n")?.u64()?.iter().map(Option::unwrap_or_default).collect::<Vec<_>>();
-        Ok(names.into_iter().map(Option::unwrap_or_default).zip(n).collect())
-    };
-    let kept = frame.clone().lazy().filter(col("reason").is_null());
-    let by_split: BTreeMap<String, u64> = counts(kept.clone(), "split")?.into_iter().collect();
-    let outside = kept.filter(col("label").is_null()).collect()?.height() as u64;
-    Ok(CurateSummary {
-        rows_in: frame.height() as u64,
-        kept: Split::ALL.into_iter().map(|s| (s, by_split.get(s.name()).copied().unwrap_or(0))).collect(),
-        left_out: counts(frame.clone().lazy().filter(col("reason").is_not_null()), "reason")?.into_iter().collect(),
-        outside_taxonomy: outside,
+fn summarize(plan: &CuratePlan, light: &Light, fate: &Fate) -> CurateSummary {
+    let mut summary = CurateSummary {
+        rows_in: light.len() as u64,
+        kept: Split::ALL.into_iter().map(|s| (s, 0)).collect(),
+        labels: plan.labels.clone(),
         ..CurateSummary::default()
-    })
+    };
+    let mut groups = BTreeSet::new();
+    for row in 0..light.len() {
+        match (fate.reason(row), fate.split[row]) {
+            (Some(reason), _) => *summary.left_out.entry(reason.to_string()).or_default() += 1,
+            (None, Some(split)) => {
+                *summary.kept.entry(split).or_default() += 1;
+                summary.outside_taxonomy += u64::from(light.label[row] == NONE);
+                for sign in Quality::ALL.into_iter().filter(|s| light.signs[row] & s.bit() != 0) {
+                    *summary.signs.entry(sign.name().to_string()).or_default() += 1;
+                }
+            }
+            (None, None) => {}
+        }
+        if fate.split[row].is_some() {
+            groups.insert(fate.group[row]);
+        }
+    }
+    summary.groups = groups.len() as u64;
+    for sign in &plan.options.drop {
+        summary.signs.entry(sign.name().to_string()).or_insert(0);
+    }
+    summary
 }
 
 /// A split that should have rows and has none would only fail later, and less clearly.
@@ -333,80 +432,6 @@ fn enough(plan: &CuratePlan, summary: &CurateSummary) -> Result<(), Error> {
     }
 }
 
-fn write(
-    plan: &CuratePlan,
-    frame: DataFrame,
-    rows: &[Row],
-    read: &[Read],
-    rivals: &BTreeMap<usize, Vec<String>>,
-    summary: &mut CurateSummary,
-) -> Result<(), Error> {
-    let path = plan.out.join("curated.parquet");
-    let failed = |e| Error::table("write", &path, e);
-    let (reason, like) =
-        (table::optional_texts(&frame, "reason").map_err(failed)?, frame.column("like").map_err(failed)?);
-    let like: Vec<Option<u64>> = like.u64().map_err(failed)?.iter().collect();
-    let mut left_out = String::new();
-    for (i, reason) in reason.iter().enumerate() {
-        let Some(reason) = reason else { continue };
-        let twin = like[i].map(|l| l as usize);
-        let answer = |i: usize| read[i].label.as_deref().unwrap_or(&rows[i].trace.answer);
-        let note = twin
-            .filter(|t| answer(*t) != answer(i))
-            .map(|t| format!("answered {:?}, the kept one {:?}", answer(i), answer(t)));
-        let like = twin.map(|t| rows[t].trace.id.clone());
-        let line = LeftOut { trace: rows[i].trace_ref(), reason: reason.clone(), like, note };
-        left_out.push_str(&serde_json::json!(line).to_string());
-        left_out.push('\n');
-    }
-    let disputed: Vec<Option<String>> =
-        (0..rows.len()).map(|i| rivals.get(&i).map(|r| serde_json::json!(r).to_string())).collect();
-    let columns = [Column::new("rivals".into(), disputed)];
-    let mut kept = frame
-        .hstack(&columns)
-        .and_then(|f| {
-            f.lazy()
-                .filter(col("reason").is_null())
-                .sort(["row"], SortMultipleOptions::default())
-                .select([all()
-                    .exclude_cols(["row", "message", "normal", "cluster", "reason", "like", "leak"])
-                    .as_expr()])
-                .collect()
-        })
-        .map_err(failed)?;
-    summary.disagreements = (kept.height() - kept.column("rivals").map_err(failed)?.null_count()) as u64;
-    table::write(&path, &mut kept)?;
-    let log = plan.out.join("left_out.jsonl");
-    write_atomic(&log, left_out.as_bytes()).map_err(|e| Error::io("write", &log, e))?;
-    save_json(&plan.out.join("curate.json"), summary)
-}
-
-/// The kept rows, in the order of the traces.
-pub fn load(dir: &Path) -> Result<Vec<Curated>, Error> {
-    let path = dir.join("curated.parquet");
-    let frame = table::read(&path)?;
-    let failed = |e| Error::table("read", &path, e);
-    let bad = |why: &str| Error::BadStage { path: path.clone(), why: why.to_string() };
-    let rows = table::rows(&frame).map_err(failed)?;
-    let column = |name: &str| table::optional_texts(&frame, name).map_err(failed);
-    let (label, split, group, rivals) = (column("label")?, column("split")?, column("group")?, column("rivals")?);
-    let rest = label.into_iter().zip(split).zip(group).zip(rivals);
-    rows.into_iter()
-        .zip(rest)
-        .map(|(row, (((label, split), group), rivals))| {
-            let split = Split::ALL.into_iter().find(|s| Some(s.name()) == split.as_deref());
-            let rivals = rivals.map_or(Ok(Vec::new()), |r| serde_json::from_str(&r));
-            Ok(Curated {
-                row,
-                label,
-                split: split.ok_or_else(|| bad("a row has no split"))?,
-                group: group.ok_or_else(|| bad("a row has no group"))?,
-                rivals: rivals.map_err(|_| bad("a row's rivals are no list"))?,
-            })
-        })
-        .collect()
-}
-
 fn report(summary: &CurateSummary, emit: &dyn Emit) {
     let counted =
         |what: String, n: u64, reason: &str| emit.emit(EventKind::Counted { what, n, reason: reason.to_string() });
@@ -418,10 +443,14 @@ fn report(summary: &CurateSummary, emit: &dyn Emit) {
             counted("rows left out".to_string(), *n, reason);
         }
     }
+    for (sign, n) in summary.signs.iter().filter(|(sign, n)| **n > 0 && *sign != "outside_taxonomy") {
+        counted("rows to look at".to_string(), *n, sign);
+    }
     if summary.outside_taxonomy > 0 {
         counted("rows for review".to_string(), summary.outside_taxonomy, "answer_outside_taxonomy");
     }
     if summary.disagreements > 0 {
         counted("rows for review".to_string(), summary.disagreements, "copies_answered_differently");
     }
+    emit.emit(EventKind::Note { text: summary.account() });
 }

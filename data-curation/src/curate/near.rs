@@ -1,9 +1,9 @@
-//! Which texts are nearly the same. MinHash proposes, the exact Jaccard similarity decides, union-find joins; a second,
-//! exhaustive search finds what reaches from one split into another.
+//! Which texts are nearly the same. MinHash proposes, the exact Jaccard similarity decides, union-find joins. Memory
+//! holds a signature a text; shingles are made again where two texts are compared.
 
-use crate::text::{hash, jaccard, mix, shared};
+use crate::text::{Picked, jaccard, mix, shingles};
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{HashMap, VecDeque};
 
 /// Hash functions a signature; bands times rows is at most this.
 const HASHES: usize = 120;
@@ -13,61 +13,128 @@ const RECALL: f64 = 0.995;
 const BUCKET: usize = 256;
 
 /// Disjoint sets; the root of each is its smallest member.
-pub struct UnionFind(Vec<usize>);
+pub struct UnionFind(Vec<u32>);
 
 impl UnionFind {
     pub fn new(n: usize) -> UnionFind {
-        UnionFind((0..n).collect())
+        UnionFind((0..n as u32).collect())
     }
 
-    pub fn root(&mut self, mut i: usize) -> usize {
-        while self.0[i] != i {
-            self.0[i] = self.0[self.0[i]];
-            i = self.0[i];
+    pub fn root(&mut self, i: usize) -> usize {
+        let mut i = i as u32;
+        while self.0[i as usize] != i {
+            self.0[i as usize] = self.0[self.0[i as usize] as usize];
+            i = self.0[i as usize];
+        }
+        i as usize
+    }
+
+    /// As [`UnionFind::root`], leaving the paths as they are, for many readers at once.
+    fn peek(&self, i: u32) -> u32 {
+        let mut i = i;
+        while self.0[i as usize] != i {
+            i = self.0[i as usize];
         }
         i
     }
 
     pub fn join(&mut self, a: usize, b: usize) {
         let (a, b) = (self.root(a), self.root(b));
-        self.0[a.max(b)] = a.min(b);
+        self.0[a.max(b)] = a.min(b) as u32;
     }
 }
 
 /// For each text the index of the first text of its cluster: texts joined by a chain of pairs whose Jaccard similarity
-/// is at least `threshold`. `shingles` are sorted sets, see [`crate::text::shingles`].
-pub fn clusters(shingles: &[Vec<u64>], threshold: f64) -> Vec<usize> {
+/// is at least `threshold`. `normal` are normal forms; at most 2³² of them.
+pub fn clusters(normal: Picked<'_>, threshold: f64) -> Vec<usize> {
     let rows = band_rows(threshold);
     let bands = HASHES / rows;
-    let seeds: Vec<u64> = (0..(bands * rows) as u64).map(|k| mix(k.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1)).collect();
-    let signatures: Vec<Vec<u64>> = shingles
-        .par_iter()
-        .map(|set| {
-            let minimum = |seed: &u64| set.iter().map(|s| mix(s ^ seed)).min().unwrap_or(*seed);
-            let minima: Vec<u64> = seeds.iter().map(minimum).collect();
-            minima
-                .chunks(rows)
-                .map(|band| hash(&band.iter().flat_map(|m| m.to_le_bytes()).collect::<Vec<u8>>()))
-                .collect()
-        })
-        .collect();
-    let mut joined = UnionFind::new(shingles.len());
+    let signatures = signatures(normal, bands, rows);
+    let mut joined = UnionFind::new(normal.len());
     for band in 0..bands {
-        let mut buckets: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
-        for (i, signature) in signatures.iter().enumerate() {
-            buckets.entry(signature[band]).or_default().push(i);
+        let mut keys: Vec<(u64, u32)> =
+            (0..normal.len()).into_par_iter().map(|i| (signatures[i * bands + band], i as u32)).collect();
+        keys.par_sort_unstable();
+        let buckets: Vec<&[(u64, u32)]> = keys.chunk_by(|a, b| a.0 == b.0).filter(|bucket| bucket.len() > 1).collect();
+        // Which pairs are compared depends on what earlier bands joined, what is joined in the end does not: a pair is
+        // passed over only where its texts are joined already.
+        let pairs: Vec<(u32, u32)> =
+            buckets.par_iter().flat_map_iter(|bucket| alike(bucket, normal, threshold, &joined)).collect();
+        pairs.into_iter().for_each(|(a, b)| joined.join(a as usize, b as usize));
+    }
+    (0..normal.len()).map(|i| joined.root(i)).collect()
+}
+
+/// `bands` numbers a text; two texts agree in one where `rows` of their minima do.
+fn signatures(normal: Picked<'_>, bands: usize, rows: usize) -> Vec<u64> {
+    let mut out = vec![0; normal.len() * bands];
+    out.par_chunks_mut(bands).enumerate().for_each(|(i, signature)| {
+        let minima = minima(&shingles(normal.get(i)));
+        for (band, minima) in signature.iter_mut().zip(minima.chunks(rows)) {
+            *band = minima.iter().fold(0, |h, minimum| mix(h ^ minimum));
         }
-        for bucket in buckets.into_values().filter(|b| b.len() > 1) {
-            for (n, i) in bucket.iter().enumerate() {
-                for j in &bucket[n.saturating_sub(BUCKET)..n] {
-                    if joined.root(*i) != joined.root(*j) && jaccard(&shingles[*i], &shingles[*j]) >= threshold {
-                        joined.join(*i, *j);
-                    }
-                }
+    });
+    out
+}
+
+/// Permutations, and the bins that each one's values fall into: a minimum a bin costs a fifteenth of a permutation each.
+const PERMUTATIONS: usize = 8;
+const BINS: usize = HASHES / PERMUTATIONS;
+
+/// [`HASHES`] numbers that two sets share with the chance of their Jaccard similarity: one-permutation hashing (Li et al.
+/// 2012), an empty bin taking the value of the next one that is not (Shrivastava and Li 2014). Neighbours are of different
+/// permutations, so that the minima of a band are independent.
+fn minima(set: &[u64]) -> [u64; HASHES] {
+    let mut out = [0; HASHES];
+    for permutation in 0..PERMUTATIONS {
+        let seed = mix((permutation as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1);
+        let mut bins = [u64::MAX; BINS];
+        for shingle in set {
+            let value = mix(shingle ^ seed);
+            let bin = &mut bins[(((value >> 32) * BINS as u64) >> 32) as usize];
+            if value < *bin {
+                *bin = value;
             }
         }
+        for (at, value) in bins.iter().enumerate() {
+            let taken = (0..BINS).find(|far| bins[(at + far) % BINS] != u64::MAX).unwrap_or(0);
+            let value = if taken == 0 { *value } else { mix(bins[(at + taken) % BINS] ^ taken as u64) };
+            out[at * PERMUTATIONS + permutation] = value;
+        }
     }
-    (0..shingles.len()).map(|i| joined.root(i)).collect()
+    out
+}
+
+/// The pairs of a bucket that are alike and not joined yet.
+fn alike(bucket: &[(u64, u32)], normal: Picked<'_>, threshold: f64, joined: &UnionFind) -> Vec<(u32, u32)> {
+    let mut local = UnionFind::new(bucket.len());
+    let mut first: HashMap<u32, usize> = HashMap::new();
+    for (at, (_, i)) in bucket.iter().enumerate() {
+        let before = *first.entry(joined.peek(*i)).or_insert(at);
+        local.join(before, at);
+    }
+    let mut pairs = Vec::new();
+    if first.len() == 1 {
+        return pairs;
+    }
+    let mut window: VecDeque<Vec<u64>> = VecDeque::new();
+    for (at, (_, i)) in bucket.iter().enumerate() {
+        let set = shingles(normal.get(*i as usize));
+        let from = at - window.len();
+        for (k, other) in window.iter().enumerate() {
+            let (small, large) = (set.len().min(other.len()), set.len().max(other.len()));
+            let can = small as f64 >= threshold * large as f64;
+            if can && local.root(from + k) != local.root(at) && jaccard(&set, other) >= threshold {
+                local.join(from + k, at);
+                pairs.push((bucket[from + k].1, *i));
+            }
+        }
+        window.push_back(set);
+        if window.len() > BUCKET {
+            window.pop_front();
+        }
+    }
+    pairs
 }
 
 /// The most rows a band (fewest false candidates) that still find a pair at the threshold with [`RECALL`].
@@ -76,62 +143,50 @@ fn band_rows(threshold: f64) -> usize {
     (1..=12).rev().find(|rows| recall(*rows) >= RECALL).unwrap_or(1)
 }
 
-/// How much of a protected text must recur in another for the other to contain it.
-pub const CONTAINED: f64 = 0.9;
-/// A text below this many shingles is too short to be told apart from a phrase.
-const CONTAINED_MIN: usize = 20;
-
-/// For each candidate the first protected text that leaks into it: Jaccard similarity at least `threshold`, or
-/// [`CONTAINED`] of the protected text's shingles in it ("Hello, I am new here. " put before a test message).
-/// Exhaustive through an inverted index: no pair is missed, unlike with MinHash.
-pub fn leaks(candidates: &[Vec<u64>], protected: &[Vec<u64>], threshold: f64) -> Vec<Option<usize>> {
-    let mut index: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
-    for (i, set) in protected.iter().enumerate() {
-        for shingle in set {
-            index.entry(*shingle).or_default().push(i as u32);
-        }
-    }
-    candidates
-        .par_iter()
-        .map_init(
-            || vec![0u32; protected.len()],
-            |counts, set| {
-                counts.fill(0);
-                for i in set.iter().filter_map(|s| index.get(s)).flatten() {
-                    counts[*i as usize] += 1;
-                }
-                counts.iter().enumerate().find_map(|(i, n)| {
-                    let (n, own, other) = (*n as usize, set.len(), protected[i].len());
-                    let alike = n as f64 >= threshold * (own + other - n).max(1) as f64;
-                    let contains = other >= CONTAINED_MIN && n as f64 >= CONTAINED * other as f64;
-                    debug_assert_eq!(n, shared(set, &protected[i]));
-                    (n > 0 && (alike || contains)).then_some(i)
-                })
-            },
-        )
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::{Rng, normal_form, shingles};
+    use crate::text::{Rng, Texts, normal_form};
 
-    fn sets(texts: &[&str]) -> Vec<Vec<u64>> {
-        texts.iter().map(|t| shingles(&normal_form(t))).collect()
+    fn of_all(texts: &Texts, threshold: f64) -> Vec<usize> {
+        let rows: Vec<u32> = (0..texts.len() as u32).collect();
+        clusters(Picked { texts, rows: &rows }, threshold)
+    }
+
+    /// The share of equal minima is an estimate of the similarity, for short sets too.
+    #[test]
+    fn minima_agree_as_often_as_sets_are_alike() {
+        let mut rng = Rng::new(6);
+        for (size, similarity) in [(400usize, 0.8), (100, 0.5), (40, 0.8), (12, 0.5)] {
+            let mut agree = 0;
+            for _ in 0..400 {
+                let both = (2.0 * size as f64 * similarity / (1.0 + similarity)).round() as usize;
+                let shared: Vec<u64> = (0..both).map(|_| rng.next_u64()).collect();
+                let mut own = || [shared.clone(), (both..size).map(|_| rng.next_u64()).collect()].concat();
+                let (a, b) = (minima(&own()), minima(&own()));
+                agree += a.iter().zip(&b).filter(|(a, b)| a == b).count();
+            }
+            let found = agree as f64 / (400 * HASHES) as f64;
+            let both = (2.0 * size as f64 * similarity / (1.0 + similarity)).round();
+            let want = both / (2.0 * size as f64 - both);
+            assert!((found - want).abs() < 0.02, "{found} for {want} with {size}");
+        }
     }
 
     #[test]
     fn clusters_are_chains_of_similar_texts() {
-        let texts = sets(&[
+        let texts: Texts = [
             "Where can I find an ATM that takes this card?",
             "how do I activate my new card",
             "Hi, where can I find an ATM that takes this card?",
             "Hi, where can I find an ATM that takes this card, thx",
             "how do I cancel my transfer",
-        ]);
-        assert_eq!(clusters(&texts, 0.8), [0, 1, 0, 0, 4]);
-        assert_eq!(clusters(&[], 0.8), [0usize; 0]);
+        ]
+        .map(normal_form)
+        .into_iter()
+        .collect();
+        assert_eq!(of_all(&texts, 0.8), [0, 1, 0, 0, 4]);
+        assert_eq!(of_all(&Texts::default(), 0.8), [0usize; 0]);
     }
 
     /// Against the quadratic search, on random texts with random edits.
@@ -150,6 +205,7 @@ mod tests {
             texts.push(edited.join(" "));
         }
         let sets: Vec<Vec<u64>> = texts.iter().map(|t| shingles(t)).collect();
+        let texts: Texts = texts.iter().collect();
         for threshold in [0.6, 0.7, 0.8, 0.9] {
             let mut want = UnionFind::new(sets.len());
             for i in 0..sets.len() {
@@ -160,23 +216,12 @@ mod tests {
                 }
             }
             let want: Vec<usize> = (0..sets.len()).map(|i| want.root(i)).collect();
-            let found = clusters(&sets, threshold);
+            let found = of_all(&texts, threshold);
             let missed = want.iter().zip(&found).filter(|(a, b)| a != b).count();
             assert!(missed <= 2, "{missed} of {} at {threshold}", sets.len());
             assert!(want.iter().enumerate().any(|(i, r)| i != *r));
+            let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+            assert_eq!(one.install(|| of_all(&texts, threshold)), found);
         }
-    }
-
-    #[test]
-    fn a_leak_is_alike_or_contains() {
-        let test = sets(&["why was my refund not shown in the app", "card"]);
-        let train = sets(&[
-            "Why was my refund not shown in the app?!",
-            "Good morning to you all there, I hope that you are well. Why was my refund not shown in the app? Many thanks.",
-            "my card is gone",
-            "why was my transfer refused",
-        ]);
-        assert_eq!(leaks(&train, &test, 0.8), [Some(0), Some(0), None, None]);
-        assert_eq!(leaks(&train, &[], 0.8), [None, None, None, None]);
     }
 }

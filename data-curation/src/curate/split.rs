@@ -42,7 +42,7 @@ pub fn assign(group: &[usize], label: &[usize], fractions: &Fractions, seed: u64
         members.entry(*g).or_default().push(row);
     }
     let mut order: Vec<&Vec<usize>> = members.values().collect();
-    order.sort_by_key(|rows| (std::cmp::Reverse(rows.len()), mix(seed ^ hash(&rows[0].to_le_bytes())), rows[0]));
+    order.sort_by_cached_key(|rows| (std::cmp::Reverse(rows.len()), mix(seed ^ hash(&rows[0].to_le_bytes())), rows[0]));
     let mut of_label = vec![0.0; n_labels];
     label.iter().for_each(|l| of_label[*l] += 1.0);
     let mut bins: Vec<Bin> = Split::ALL

@@ -11,7 +11,7 @@ pub mod walk;
 pub mod watch;
 
 use crate::Error;
-use crate::redact::{Kind, Redactor};
+use crate::redact::{Kind, RedactOptions, Redactor};
 use crate::table::{self, Row};
 use crate::trace::{self, Columns, Format, Reject, RejectReason, Trace};
 use join::{Join, Joined};
@@ -37,6 +37,7 @@ pub struct ImportPlan {
     pub traces: Vec<NamedFile>,
     /// Off only for data that is known to hold nothing personal.
     pub redact: bool,
+    pub redaction: RedactOptions,
     /// Longest record that is read, in bytes; see [`MAX_LINE_BYTES`].
     pub max_line_bytes: usize,
     /// Folder for `accepted.parquet`, `rejected.jsonl` and `import.json`.
@@ -120,7 +121,12 @@ pub fn import(plan: &ImportPlan, emit: &dyn Emit) -> Result<ImportSummary, Error
 /// As [`import`], with files to be understood as `reading` says.
 pub fn import_as(plan: &ImportPlan, reading: &Reading, emit: &dyn Emit) -> Result<ImportSummary, Error> {
     let (accepted_path, rejected_path) = (plan.out.join("accepted.parquet"), plan.out.join("rejected.jsonl"));
-    let redactor = if plan.redact { Some(Redactor::new()?) } else { None };
+    let redactor = match plan.redact {
+        true => {
+            Some(Redactor::with(&plan.redaction).map_err(|why| Error::Plan(format!("data.redact_patterns: {why}")))?)
+        }
+        false => None,
+    };
     let mut accepted = AtomicFile::create(&accepted_path).map_err(|e| Error::io("write", &accepted_path, e))?;
     let mut sink = Sink::new(&mut accepted, &accepted_path, &rejected_path)?;
     let total = plan.traces.iter().filter_map(|f| std::fs::metadata(&f.path).ok()).map(|m| m.len()).sum();

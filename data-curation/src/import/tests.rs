@@ -4,6 +4,7 @@
 use super::source::Compression;
 use super::watch::{Look, Watch, WatchPlan};
 use super::*;
+use crate::table::Slices;
 use limbeck_artifact::event::Silent;
 use polars::prelude::*;
 use std::fs;
@@ -154,6 +155,7 @@ fn what_was_imported_can_be_imported_again() {
     let plan = |traces, out: &str| ImportPlan {
         traces,
         redact: false,
+        redaction: RedactOptions::default(),
         max_line_bytes: MAX_LINE_BYTES,
         out: dir.path().join(out),
     };
@@ -164,10 +166,13 @@ fn what_was_imported_can_be_imported_again() {
     assert_eq!((second.accepted, second.rejects()), (summary.accepted, 0));
     assert_eq!(second.formats["accepted.parquet"], "columns");
     let traces = |out: &str| {
-        let rows = table::rows(&table::read(&dir.path().join(out).join("accepted.parquet")).unwrap()).unwrap();
-        rows.into_iter().map(|row| row.trace).collect::<Vec<_>>()
+        rows_of(&dir.path().join(out).join("accepted.parquet")).into_iter().map(|row| row.trace).collect::<Vec<_>>()
     };
     assert_eq!(traces("a"), traces("b"));
+}
+
+fn rows_of(path: &Path) -> Vec<Row> {
+    Slices::open(path, None).unwrap().flat_map(|slice| table::rows(&slice.unwrap()).unwrap()).collect()
 }
 
 fn call(n: usize) -> String {
@@ -327,7 +332,7 @@ impl Folder {
     fn accepted(&self) -> Vec<usize> {
         let mut numbers = Vec::new();
         for path in watch::segments(&self.dir.path().join("out")).unwrap() {
-            for row in table::rows(&table::read(&path).unwrap()).unwrap() {
+            for row in rows_of(&path) {
                 numbers.push(row.trace.id[1..].parse().unwrap());
             }
         }

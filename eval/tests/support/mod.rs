@@ -66,6 +66,7 @@ impl Data {
                 ("decisions.jsonl".into(), "c4".repeat(32)),
             ]),
             redactions: BTreeMap::from([("card".into(), 3), ("email".into(), 12), ("phone".into(), 7)]),
+            curation: Default::default(),
         };
         Data { card, train, calibration, test }
     }

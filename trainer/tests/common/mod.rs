@@ -72,6 +72,7 @@ impl Bench {
             left_out: BTreeMap::new(),
             sources: BTreeMap::new(),
             redactions: BTreeMap::new(),
+            curation: Default::default(),
         };
         let dir = folder.path().join("dataset");
         Dataset::write(&dir, card, BTreeMap::from([(Split::Train, train), (Split::Valid, valid)])).unwrap();
