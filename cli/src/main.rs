@@ -9,6 +9,7 @@ mod keys;
 mod memory;
 mod output;
 mod progress;
+mod queue;
 mod scratch;
 mod settings;
 mod sinks;

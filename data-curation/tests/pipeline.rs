@@ -80,6 +80,7 @@ impl Run {
             curated: self.path("curate"),
             decisions: self.named("decisions.jsonl"),
             system: None,
+            reviewers_per_item: 1,
             min_reviewed: Split::ALL.into_iter().map(|s| (s, 1.0)).collect(),
             unreviewed_weight: 0.0,
             out: self.path("dataset"),

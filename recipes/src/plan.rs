@@ -13,7 +13,7 @@ fn prefixes(stage: Stage) -> &'static [&'static str] {
         Stage::Curate => {
             &["seed", "task.labels", "data.min_chars", "data.max_chars", "data.near_dup_threshold", "data.split."]
         }
-        Stage::Review => &["task.system", "review.", "distill."],
+        Stage::Review => &["task.system", "review.min_reviewed.", "review.reviewers_per_item", "distill."],
         Stage::Train => &["seed", "model.max_seq_length", "model.device", "train."],
         Stage::Quantize => &["name", "version", "quantize.formats"],
         Stage::Eval => {

@@ -5,6 +5,7 @@ pub mod args;
 pub mod banking;
 pub mod ours;
 pub mod report;
+pub mod review;
 pub mod sides;
 pub mod text;
 

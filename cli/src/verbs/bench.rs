@@ -5,7 +5,7 @@ use crate::bench::banking::Rows;
 use crate::bench::report::{self, Figure, Growth};
 use crate::bench::sides::Sides;
 use crate::bench::text::{Heading, table};
-use crate::bench::{FinetuneFigures, StepFigures, THREADS, ours};
+use crate::bench::{FinetuneFigures, StepFigures, THREADS, ours, review};
 use crate::exit::{Exit, Failure, Result};
 use crate::output;
 use crate::scratch::Scratch;
@@ -18,7 +18,11 @@ const BATCHES: [(usize, usize); 4] = [(4, 128), (8, 128), (16, 128), (32, 128)];
 const LENGTHS: [(usize, usize); 4] = [(8, 128), (2, 512), (1, 2048), (1, 8192)];
 
 pub fn bench(settings: &Settings, verb: &BenchVerb) -> Result<Exit> {
-    let BenchVerb::Train(args) = verb;
+    let args = match verb {
+        BenchVerb::Train(args) => args,
+        BenchVerb::Review(args) => return review::desk(settings, args),
+        BenchVerb::Suspects(args) => return review::suspects(settings, args),
+    };
     let measured = measure(args, settings.device.as_deref())?;
     let figures = measured.figures(&args.work);
     let growth: Vec<Vec<Growth>> = measured.growth.iter().map(|series| report::growth(series)).collect();

@@ -22,6 +22,8 @@ pub struct FreezePlan {
     pub decisions: Vec<NamedFile>,
     /// Put in place of the recorded system prompt; none leaves the recorded one.
     pub system: Option<String>,
+    /// How many people must judge a row.
+    pub reviewers_per_item: u32,
     /// Share of a split's rows that must be reviewed, 0 to 1.
     pub min_reviewed: BTreeMap<Split, f64>,
     /// Loss weight of the recorded model's answers that nobody looked at; 0 leaves them out. Test and calibration
@@ -58,7 +60,8 @@ pub fn freeze(plan: &FreezePlan, emit: &dyn Emit) -> Result<Frozen, Error> {
             format!("line {line} of {} ends in the middle and counts for nothing: decide it again", path.display());
         emit.emit(EventKind::Warning { text });
     }
-    let queue = of_rows(&rows, summary.labels.clone(), 0);
+    let mut queue = of_rows(&rows, summary.labels.clone(), 0);
+    queue.reviewers = plan.reviewers_per_item;
     let status = queue.status(&decisions);
     let missing = status.missing(&plan.min_reviewed);
     for (why, n) in &status.void {
@@ -68,7 +71,6 @@ pub fn freeze(plan: &FreezePlan, emit: &dyn Emit) -> Result<Frozen, Error> {
         return Ok(Frozen::Incomplete { status, missing });
     }
 
-    let folded = decisions.fold();
     let items: BTreeMap<&str, &super::Item> = queue.items.iter().map(|i| (i.id.as_str(), i)).collect();
     let mut splits: BTreeMap<Split, Vec<Example>> = BTreeMap::new();
     let mut left_out = imported.rejected.clone();
@@ -76,19 +78,21 @@ pub fn freeze(plan: &FreezePlan, emit: &dyn Emit) -> Result<Frozen, Error> {
     let mut log = String::new();
     for row in &rows {
         let id = row.row.trace.id.as_str();
-        let decision = folded.get(id).copied();
-        let standing = items.get(id).map_or(Standing::Open, |i| i.standing(decision, &queue.labels));
+        let decision = decisions.of(id).standing();
+        let standing = items.get(id).map_or(Standing::Open, |i| queue.settled(i, &decisions));
         let made = match standing {
             Standing::Labelled(label) => {
                 Ok(example(row, plan, label, LabelSource::Human, 1.0, decision.map(|d| d.id.clone())))
             }
             Standing::Rejected(why) => Err(("rejected_in_review", Some(why))),
-            Standing::Open | Standing::Skipped | Standing::Void(_) => match &row.label {
-                Some(label) if plan.unreviewed_weight > 0.0 && matches!(row.split, Split::Train | Split::Valid) => {
-                    Ok(example(row, plan, label.clone(), LabelSource::Teacher, plan.unreviewed_weight, None))
+            Standing::Open | Standing::Skipped | Standing::Void(_) | Standing::Awaiting | Standing::Disputed => {
+                match &row.label {
+                    Some(label) if plan.unreviewed_weight > 0.0 && matches!(row.split, Split::Train | Split::Valid) => {
+                        Ok(example(row, plan, label.clone(), LabelSource::Teacher, plan.unreviewed_weight, None))
+                    }
+                    _ => Err(("unreviewed", None)),
                 }
-                _ => Err(("unreviewed", None)),
-            },
+            }
         };
         match made {
             Ok(example) => splits.entry(row.split).or_default().push(example),
