@@ -360,15 +360,20 @@ fn clusters(messages: &[&str], seed: u64) -> Vec<usize> {
     sketches.par_iter().map(|s| nearest(s, &centres)).collect()
 }
 
-/// The random share as far as it is reviewed, in the order of the draw: whether each row's recorded label was wrong.
-/// `standing` gives what stands for an item. It ends at the first row that nobody judged; one that was skipped or is
-/// disputed counts as wrong, so that no doubt makes the labels look better.
-pub fn drawn_outcomes(queue: &Queue, standing: impl Fn(usize) -> Standing) -> Vec<bool> {
+/// The items of the draw, in its order.
+pub fn drawn(queue: &Queue) -> Vec<usize> {
     let mut drawn: Vec<(u32, usize)> =
         queue.items.iter().enumerate().filter_map(|(i, item)| Some((item.draw?, i))).collect();
     drawn.sort_unstable();
+    drawn.into_iter().map(|(_, i)| i).collect()
+}
+
+/// The random share as far as it is reviewed, in the order of the draw (see [`drawn`]): whether each row's recorded label
+/// was wrong. `standing` gives what stands for an item. It ends at the first row that nobody judged; one that was skipped or is
+/// disputed counts as wrong, so that no doubt makes the labels look better.
+pub fn drawn_outcomes<'s>(queue: &Queue, drawn: &[usize], standing: impl Fn(usize) -> &'s Standing) -> Vec<bool> {
     let mut outcomes = Vec::new();
-    for (_, i) in drawn {
+    for &i in drawn {
         outcomes.push(match standing(i) {
             Standing::Open | Standing::Void(_) | Standing::Awaiting => break,
             Standing::Labelled(label) => queue.items[i].label.as_deref() != Some(label.as_str()),
@@ -515,16 +520,15 @@ mod tests {
     #[test]
     fn the_sample_ends_where_nobody_looked_and_doubt_counts_against_the_labels() {
         let (queue, _) = ranked(40, 0.2);
-        let mut drawn: Vec<(u32, usize)> =
-            queue.items.iter().enumerate().filter_map(|(i, item)| Some((item.draw?, i))).collect();
-        drawn.sort_unstable();
-        let at = |n: usize| drawn[n].1;
+        let drawn = drawn(&queue);
+        let at = |n: usize| drawn[n];
         let standing = |i: usize| match i {
             i if i == at(1) => Standing::Skipped,
             i if i == at(2) => Standing::Labelled("elsewhere".into()),
             i if i == at(4) => Standing::Open,
             i => Standing::Labelled(queue.items[i].label.clone().unwrap()),
         };
-        assert_eq!(drawn_outcomes(&queue, standing), [false, true, true, false]);
+        let standings: Vec<Standing> = (0..40).map(standing).collect();
+        assert_eq!(drawn_outcomes(&queue, &drawn, |i| &standings[i]), [false, true, true, false]);
     }
 }

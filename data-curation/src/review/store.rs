@@ -9,10 +9,11 @@ use super::Decision;
 use super::decision;
 use crate::Error;
 use limbeck_artifact::files::{create_dirs, sync_dir};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use time::OffsetDateTime;
 
 /// Sessions of one reviewer that may begin within one millisecond.
@@ -169,12 +170,26 @@ pub(super) fn read_on(path: &Path, place: &mut Place, at_rest: bool) -> Result<P
     Ok(part)
 }
 
+/// A stream that told nothing for so many looks is a session long over: it is looked at once in [`SELDOM`] only, or a store of
+/// a year's sessions on a network would cost a round trip for each, at every look.
+const SILENT: u32 = 600;
+const SELDOM: u32 = 60;
+/// Of a stream that was last written so long ago, the same is assumed from the start.
+const OLD: Duration = Duration::from_secs(3600);
+
 /// Follows the streams of a folder, all but one's own.
 pub struct Tail {
     dir: PathBuf,
-    places: BTreeMap<PathBuf, Place>,
+    followed: BTreeMap<PathBuf, Followed>,
     /// Streams that could not be read; told once.
-    given_up: BTreeMap<PathBuf, String>,
+    given_up: BTreeSet<PathBuf>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Followed {
+    place: Place,
+    /// Looks without news.
+    silent: u32,
 }
 
 /// What others did since the last look.
@@ -188,7 +203,15 @@ pub struct News {
 impl Tail {
     /// `places` are those of the files that were loaded.
     pub(super) fn new(dir: &Path, places: Vec<(PathBuf, Place)>) -> Tail {
-        Tail { dir: dir.to_path_buf(), places: places.into_iter().collect(), given_up: BTreeMap::new() }
+        let is_old = |path: &PathBuf| {
+            let written = std::fs::metadata(path).and_then(|m| m.modified());
+            written.ok().and_then(|at| at.elapsed().ok()).is_some_and(|ago| ago > OLD)
+        };
+        let follow = |(path, place): (PathBuf, Place)| {
+            let silent = if is_old(&path) { SILENT } else { 0 };
+            (path, Followed { place, silent })
+        };
+        Tail { dir: dir.to_path_buf(), followed: places.into_iter().map(follow).collect(), given_up: BTreeSet::new() }
     }
 
     /// Reads on in every stream but `own`. A bad stream is told and not read again; the others go on.
@@ -199,22 +222,28 @@ impl Tail {
             // A network folder may be away for a while; the next look tries again.
             Err(_) => return news,
         };
-        let followed: Vec<PathBuf> = self.places.keys().cloned().collect();
-        for path in listed.into_iter().chain(followed.into_iter().filter(|p| !p.starts_with(&self.dir))) {
-            if Some(path.as_path()) == own || self.given_up.contains_key(&path) {
+        let elsewhere: Vec<PathBuf> = self.followed.keys().filter(|p| !p.starts_with(&self.dir)).cloned().collect();
+        for path in listed.into_iter().chain(elsewhere) {
+            if Some(path.as_path()) == own || self.given_up.contains(&path) {
                 continue;
             }
-            let mut place = self.places.get(&path).copied().unwrap_or_default();
-            match read_on(&path, &mut place, false) {
+            let stream = self.followed.entry(path.clone()).or_default();
+            stream.silent = stream.silent.saturating_add(1);
+            if stream.silent > SILENT && stream.silent % SELDOM != 0 {
+                continue;
+            }
+            match read_on(&path, &mut stream.place, false) {
                 Ok(part) => {
+                    if !part.decisions.is_empty() {
+                        stream.silent = 0;
+                    }
                     news.decisions.extend(part.decisions.into_iter().map(|(_, decision)| decision));
-                    self.places.insert(path, place);
                 }
                 Err(Error::Io { .. }) => {}
                 Err(error) => {
                     let why = error.to_string();
                     news.trouble.push(why.lines().next().unwrap_or_default().to_string());
-                    self.given_up.insert(path, why);
+                    self.given_up.insert(path);
                 }
             }
         }
@@ -229,12 +258,9 @@ impl Tail {
 /// When a file can't be read, or a whole line of it is no decision.
 pub fn open(dir: &Path, files: &[PathBuf]) -> Result<(super::Decisions, Tail), Error> {
     let real = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-    let mut paths: Vec<PathBuf> = Vec::new();
-    for path in files.iter().cloned().chain(streams(dir)?) {
-        if !paths.iter().any(|known| real(known) == real(&path)) {
-            paths.push(path);
-        }
-    }
+    let mut known = BTreeSet::new();
+    let mut paths: Vec<PathBuf> = files.iter().cloned().chain(streams(dir)?).collect();
+    paths.retain(|path| known.insert(real(path)));
     let (decisions, places) = super::Decisions::load_to(&paths)?;
     Ok((decisions, Tail::new(dir, places)))
 }
@@ -336,6 +362,20 @@ mod tests {
         assert_eq!((news.decisions.len(), news.trouble.len()), (1, 1));
         assert!(news.trouble[0].contains("decisions-bad.jsonl"), "{:?}", news.trouble);
         assert_eq!(tail.poll(None).trouble.len(), 0);
+    }
+
+    #[test]
+    fn a_stream_long_silent_is_heard_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ben = Stream::new(dir.path(), "ben", "2026-01-01T00:00:00Z");
+        ben.append(&decision(1, "ben")).unwrap();
+        let (_, mut tail) = open(dir.path(), &[]).unwrap();
+        (0..=SILENT).for_each(|_| assert_eq!(tail.poll(None).decisions, []));
+        ben.append(&decision(2, "ben")).unwrap();
+        let heard: usize = (0..SELDOM).map(|_| tail.poll(None).decisions.len()).sum();
+        assert_eq!(heard, 1);
+        ben.append(&decision(3, "ben")).unwrap();
+        assert_eq!(tail.poll(None).decisions.len(), 1, "and at once from then on");
     }
 
     #[test]

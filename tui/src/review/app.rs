@@ -93,6 +93,9 @@ pub struct App {
     pub(super) keys: KeyMap,
     pub(super) judgements: Vec<Option<Judgement>>,
     closed: Vec<bool>,
+    /// Of the judgements; kept, since every picture asks and a queue is long.
+    reviewed: usize,
+    skipped: usize,
     pub(super) marks: BTreeMap<usize, Marks>,
     /// The item on the screen; none when there is no item left to judge.
     pub(super) at: Option<usize>,
@@ -127,6 +130,8 @@ impl App {
             keys,
             judgements: vec![None; items.len()],
             closed: vec![false; items.len()],
+            reviewed: 0,
+            skipped: 0,
             marks: BTreeMap::new(),
             at: None,
             mode: Mode::Read,
@@ -175,11 +180,11 @@ impl App {
 
     /// Accepted, corrected or rejected items; a skipped one is still to be reviewed.
     pub fn reviewed(&self) -> usize {
-        self.judgements.iter().flatten().filter(|judgement| judgement.verdict != Verdict::Skip).count()
+        self.reviewed
     }
 
     pub fn skipped(&self) -> usize {
-        self.judgements.iter().flatten().filter(|judgement| judgement.verdict == Verdict::Skip).count()
+        self.skipped
     }
 
     /// Items reviewed since the screen was opened.
@@ -365,6 +370,13 @@ impl App {
     }
 
     fn know(&mut self, item: usize, state: State) {
+        let skip = |j: &Judgement| j.verdict == Verdict::Skip;
+        if let Some(old) = &self.judgements[item] {
+            *(if skip(old) { &mut self.skipped } else { &mut self.reviewed }) -= 1;
+        }
+        if let Some(new) = &state.judgement {
+            *(if skip(new) { &mut self.skipped } else { &mut self.reviewed }) += 1;
+        }
         self.judgements[item] = state.judgement;
         self.closed[item] = state.closed;
         match state.marks.is_empty() {

@@ -77,6 +77,7 @@ pub struct QueueDesk {
     settled: Vec<Standing>,
     /// Judged by two or more.
     shared: BTreeSet<usize>,
+    drawn: Vec<usize>,
     inspections: Vec<Inspection>,
     similar: Arc<OnceLock<Similar>>,
     gauge: Option<Gauge>,
@@ -108,13 +109,14 @@ impl QueueDesk {
         let similar = Arc::new(OnceLock::new());
         let (slot, messages) = (similar.clone(), items.clone());
         std::thread::spawn(move || slot.set(Similar::new(messages.iter().map(|item| item.message.as_str()))));
-        let drawn = queue.items.iter().filter(|item| item.draw.is_some()).count() as u64;
+        let drawn = rank::drawn(&queue);
         Ok(QueueDesk {
             name,
             place: queue.items.iter().enumerate().map(|(i, item)| (item.id.clone(), i)).collect(),
             labels: queue.labels.clone().into(),
             stream: Stream::new(&store, &reviewer, &now()),
-            inspections: certify::inspections(max_label_error, certify::ALPHA, drawn),
+            inspections: certify::inspections(max_label_error, certify::ALPHA, drawn.len() as u64),
+            drawn,
             rate: max_label_error,
             gauge: None,
             handed: handover::load(&store)?,
@@ -149,7 +151,7 @@ impl QueueDesk {
     }
 
     pub fn certificate(&self) -> Certificate {
-        let outcomes = rank::drawn_outcomes(&self.queue, |i| self.settled[i].clone());
+        let outcomes = rank::drawn_outcomes(&self.queue, &self.drawn, |i| &self.settled[i]);
         Certificate::of(&outcomes, self.rate, &self.inspections)
     }
 

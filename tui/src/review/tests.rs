@@ -519,6 +519,8 @@ proptest! {
             }
             let states: Vec<_> = (0..5).map(|i| s.desk.state(i).judgement).collect();
             prop_assert_eq!(&s.app.judgements, &states);
+            let skips = states.iter().flatten().filter(|j| j.verdict == Verdict::Skip).count();
+            prop_assert_eq!((s.app.skipped(), s.app.reviewed()), (skips, states.iter().flatten().count() - skips));
             if i % 3 == 0 {
                 s.screen();
             }
