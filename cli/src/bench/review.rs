@@ -222,7 +222,7 @@ pub fn suspects(settings: &Settings, args: &BenchSuspects) -> Result<Exit> {
         Top { rows, planted, share, times_random: share / all }
     };
     let sizes: Vec<usize> =
-        [100, 500, 1_000, planted.len()].into_iter().filter(|n| (1..=queue.items.len()).contains(n)).collect();
+        [100, 500, 1_000, planted.len()].into_iter().filter(|n| (1..=planted.len()).contains(n)).collect();
     let tops: Vec<Top> = sizes.iter().map(|n| top(*n, &mut queue.items.iter())).collect();
     let by_value = |n: usize| top(n, &mut queue.items.iter().filter(|item| item.source != Source::Random));
     let values: Vec<Top> = sizes.iter().map(|n| by_value(*n)).collect();
@@ -252,7 +252,7 @@ pub fn suspects(settings: &Settings, args: &BenchSuspects) -> Result<Exit> {
             text.push_str(&format!("{:>8}  {:>26}  {:>26}\n", queue.rows, cell(queue), cell(value)));
         }
         let word = if met { "met" } else { "MISSED" };
-        text.push_str(&format!("\nbar: {ENRICHMENT} x random at every depth of the queue: {word}\n"));
+        text.push_str(&format!("\nbar: {ENRICHMENT} x random down to as many rows as were planted: {word}\n"));
         output::stdout(&text)?;
     }
     Ok(Exit::Ok)

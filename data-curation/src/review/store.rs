@@ -229,7 +229,7 @@ impl Tail {
             }
             let stream = self.followed.entry(path.clone()).or_default();
             stream.silent = stream.silent.saturating_add(1);
-            if stream.silent > SILENT && stream.silent % SELDOM != 0 {
+            if stream.silent > SILENT && !stream.silent.is_multiple_of(SELDOM) {
                 continue;
             }
             match read_on(&path, &mut stream.place, false) {
