@@ -102,7 +102,17 @@ assumed and told; an [audit] table in the price file changes it.")]
     #[command(after_help = "\
 Example:
   limbeck review recipes/quickstart
-  limbeck review recipes/quickstart --status      how far it got, without opening the screen")]
+  limbeck review recipes/quickstart --status      how far it got, without opening the screen
+  limbeck review recipes/quickstart --plan        how many reviews certify the labels
+  limbeck review recipes/quickstart --reviewer ben --blind          a second pass without sight of the first
+  limbeck review recipes/quickstart --reviewer cat --adjudicate     settles what two disagree on
+  limbeck review recipes/quickstart --reviewer ann --hand-over ben  half of what is ann's is ben's now
+  limbeck review recipes/quickstart --export tasks.json --format label-studio
+  limbeck review recipes/quickstart --import project-1.json
+
+Several people may review at once, also on other machines: review.store in the recipe names a shared folder.
+Keys can be moved in a file of lines such as accept = [\"y\", \"enter\"]: --keys FILE, or limbeck/keys.toml in
+$XDG_CONFIG_HOME or ~/.config. The screen's help (?) lists them; `--keys` with a mistake lists the actions.")]
     Review(Review),
     /// Fine-tune the base model on the reviewed rows (LoRA); an interrupted training goes on where it stopped
     #[command(after_help = "\
@@ -335,6 +345,58 @@ pub struct Review {
     /// Only say how far the review got
     #[arg(long)]
     pub status: bool,
+    /// Only say how many reviews of the random share certify review.max_label_error
+    #[arg(long, conflicts_with = "status")]
+    pub plan: bool,
+    /// Only show the tally: certificate, agreement between reviewers, what each did
+    #[arg(long, conflicts_with_all = ["status", "plan"])]
+    pub tally: bool,
+    /// Judge without sight of what others decided (always so where review.reviewers_per_item is above 1)
+    #[arg(long)]
+    pub blind: bool,
+    /// Settle items that were judged differently or flagged; not those that you judged yourself
+    #[arg(long, conflicts_with = "blind")]
+    pub adjudicate: bool,
+    /// Hand half of what is yours in the queue to somebody, or another share: NAME=0.3
+    #[arg(long, value_name = "NAME[=SHARE]", value_parser = part)]
+    pub hand_over: Option<Part>,
+    /// Write what is still open as JSON for another tool: tasks and a labelling configuration, or records
+    #[arg(long, value_name = "FILE", requires = "format")]
+    pub export: Option<PathBuf>,
+    /// The other tool
+    #[arg(long, value_enum, requires = "export")]
+    pub format: Option<Tool>,
+    /// Take what people answered in Label Studio (exported as JSON) or Argilla (records.to_json) as blind judgements
+    #[arg(long, value_name = "FILE")]
+    pub import: Option<PathBuf>,
+    /// Keys of the screen, a TOML file
+    #[arg(long, value_name = "FILE")]
+    pub keys: Option<PathBuf>,
+    /// Let the wheel scroll; selecting text then needs the terminal's shift key
+    #[arg(long)]
+    pub mouse: bool,
+}
+
+/// Who gets what part of a queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    pub to: String,
+    pub share: f64,
+}
+
+fn part(text: &str) -> Result<Part, String> {
+    let (to, of) = text.split_once('=').map_or((text, None), |(to, of)| (to, Some(of)));
+    let share = of.map_or(Ok(0.5), share)?;
+    match to.trim() {
+        "" => Err("expected a reviewer's name, for example ben or ben=0.3".to_owned()),
+        to => Ok(Part { to: to.to_owned(), share }),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Tool {
+    LabelStudio,
+    Argilla,
 }
 
 #[derive(Args, Debug)]

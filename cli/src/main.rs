@@ -10,6 +10,7 @@ mod memory;
 mod output;
 mod prices;
 mod progress;
+mod queue;
 mod scratch;
 mod settings;
 mod sinks;

@@ -13,7 +13,15 @@ impl Scratch {
     /// # Errors
     /// When it can't be made.
     pub fn new(purpose: &str) -> Result<Scratch> {
-        let dir = std::env::temp_dir().join(format!("limbeck-{purpose}-{}", std::process::id()));
+        Scratch::within(&std::env::temp_dir(), purpose)
+    }
+
+    /// In a folder of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Scratch::new`].
+    pub fn within(place: &Path, purpose: &str) -> Result<Scratch> {
+        let dir = place.join(format!("limbeck-{purpose}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).map_err(|e| cannot("create", &dir, &e))?;
         Ok(Scratch(dir))
     }

@@ -69,6 +69,13 @@ pub fn shell(path: &Path) -> String {
     limbeck_tui::text::shell_word(&path.display().to_string())
 }
 
+/// Where a person keeps the review screen's keys, if a home is known.
+pub fn keys_file() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let config = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")))?;
+    Some(config.join("limbeck/keys.toml"))
+}
+
 /// The hub's token.
 pub fn hub_token() -> Option<String> {
     std::env::var("HF_TOKEN").ok().filter(|t| !t.is_empty())

@@ -84,6 +84,7 @@ impl Run {
             curated: self.path("curate"),
             decisions: self.named("decisions.jsonl"),
             system: None,
+            reviewers_per_item: 1,
             min_reviewed: BTreeMap::new(),
             unreviewed_weight: 0.25,
             redacted: true,

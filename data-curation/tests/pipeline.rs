@@ -91,6 +91,7 @@ impl Run {
             curated: self.path("curate"),
             decisions: self.named("decisions.jsonl"),
             system: None,
+            reviewers_per_item: 1,
             min_reviewed: Split::ALL.into_iter().map(|s| (s, 1.0)).collect(),
             unreviewed_weight: 0.0,
             redacted: true,

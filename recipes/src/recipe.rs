@@ -28,6 +28,7 @@ pub struct Task {
     /// As written; a dataset sorts them.
     pub labels: Vec<String>,
     pub system: Option<String>,
+    pub guidelines: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -99,6 +100,10 @@ pub struct SplitRatios {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Review {
     pub decisions: Vec<PathBuf>,
+    pub store: Option<PathBuf>,
+    pub random_share: f64,
+    pub reviewers_per_item: u32,
+    pub max_label_error: f64,
     pub min_reviewed: MinReviewed,
 }
 
@@ -302,7 +307,9 @@ impl Recipe {
         self.model.cache_dir.iter_mut().for_each(join);
         self.data.traces.iter_mut().for_each(join);
         self.data.decontaminate_against.iter_mut().for_each(join);
+        self.task.guidelines.iter_mut().for_each(join);
         self.review.decisions.iter_mut().for_each(join);
+        self.review.store.iter_mut().for_each(join);
         self.eval.prices.iter_mut().for_each(join);
     }
 }

@@ -102,6 +102,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("task.kind", Choice(&["classify"]), Default("\"classify\""), "what the artifact does: pick one label for a message"),
     field("task.labels", Texts { min: 2 }, Required, "the taxonomy; the tuned model answers with exactly one of these"),
     field("task.system", Text, Optional, "replaces the system prompt that the traces recorded"),
+    field("task.guidelines", Path, Optional, "a text file that tells reviewers how to give the labels; a key of the review screen shows it"),
 
     field("model.base", BaseModel, Required, "the base model: a .gguf, a folder of safetensors, hf:OWNER/NAME or hf:OWNER/NAME/FILE.gguf"),
     field("model.revision", Text, Optional, "commit of a hub model; required for hf: so that a run can be repeated"),
@@ -141,6 +142,10 @@ pub(crate) const FIELDS: &[Field] = &[
     field("data.split.by_time", Bool, Default("false"), "test is the newest share of the rows instead of a random one; older rows of its customers are left out"),
 
     field("review.decisions", Paths { min: 0 }, Default("[]"), "review decisions made elsewhere, JSONL; `limbeck review` adds its own in the run folder"),
+    field("review.store", Path, Optional, "folder of the reviewers' decision streams, also on a network file system; the run's own folder when left out"),
+    field("review.random_share", UNIT, Default("0.2"), "share of the review queue drawn at random, which alone estimates are made from"),
+    field("review.reviewers_per_item", Int { min: 1, max: 9 }, Default("1"), "how many people must judge an item, each without sight of the others where it is more than one"),
+    field("review.max_label_error", OPEN, Default("0.05"), "share of wrong recorded labels that the review is to certify not to be exceeded"),
     field("review.min_reviewed.train", UNIT, Default("1.0"), "share of train rows a reviewer must have decided"),
     field("review.min_reviewed.valid", UNIT, Default("1.0"), "the same for valid"),
     field("review.min_reviewed.calibration", UNIT, Default("1.0"), "the same for calibration"),

@@ -2,7 +2,7 @@
 //! review-demo -- decisions.txt [items]`. Judgements are appended to the named file, one line each.
 
 use limbeck_artifact::files::append_line;
-use limbeck_tui::review::{Desk, DeskError, Item, Judgement, Options, run};
+use limbeck_tui::review::{Desk, DeskError, Item, Judgement, KeyMap, Options, Seen, State, run};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,15 +33,17 @@ impl Desk for Demo {
         self.labels.clone()
     }
 
-    fn judgement(&self, item: usize) -> Option<Judgement> {
-        self.made.iter().rev().find(|(of, _)| *of == item).map(|(_, judgement)| judgement.clone())
+    fn state(&self, item: usize) -> State {
+        let judged = |(of, j): &&(usize, Judgement)| *of == item && j.verdict.judges();
+        let judgement = self.made.iter().rfind(judged).map(|(_, judgement)| judgement.clone());
+        State { closed: judgement.is_some(), judgement, ..State::default() }
     }
 
     fn history(&self) -> Vec<usize> {
         self.made.iter().map(|(item, _)| *item).collect()
     }
 
-    fn decide(&mut self, item: usize, judgement: &Judgement) -> Result<(), DeskError> {
+    fn decide(&mut self, item: usize, judgement: &Judgement, _: &Seen) -> Result<(), DeskError> {
         self.append(format!("{item} {judgement:?}"))?;
         self.made.push((item, judgement.clone()));
         Ok(())
@@ -110,8 +112,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             answer: answer.into(),
             answered_by: "frontier-1".into(),
             why: vec!["random sample".into()],
+            instead: vec![("exchange_rate".into(), "21%".into())],
             feedback: Some(feedback.to_string()),
             about: vec![format!("customer c-{:03}", i * 7 % 100), "2026-03-04 10:11".into(), "train".into()],
+            tags: vec!["train"],
         }
     });
     let labels = "activate_my_card,atm_support,balance_not_updated_after_bank_transfer,card_about_to_expire,card_arrival,\
@@ -120,7 +124,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut desk =
         Demo { items: items.collect(), labels: labels.split(',').map(str::to_string).collect(), log, made: Vec::new() };
     let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let outcome = run(&mut desk, &Options { colour })?;
+    let outcome = run(&mut desk, &Options { colour, mouse: true, keys: KeyMap::default() })?;
     writeln!(std::io::stdout(), "{outcome:?}")?;
     Ok(())
 }

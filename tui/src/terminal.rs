@@ -2,7 +2,9 @@
 //! being told to end.
 
 use crate::Error;
-use ratatui::crossterm::event::{self, DisableBracketedPaste, EnableBracketedPaste, Event};
+use ratatui::crossterm::event::{
+    self, DisableBracketedPaste, DisableMouseCapture, EnableBracketedPaste, EnableMouseCapture, Event,
+};
 use ratatui::crossterm::execute;
 use ratatui::layout::{Position, Rect};
 use ratatui::{DefaultTerminal, Frame};
@@ -17,11 +19,17 @@ fn failed(attempt: &'static str) -> impl Fn(std::io::Error) -> Error {
 pub struct Screen {
     /// None once it is restored.
     terminal: Option<DefaultTerminal>,
+    mouse: bool,
 }
 
 impl Screen {
     /// Also hooks panics, so that their message is not painted into the alternate screen.
     pub fn open() -> Result<Screen, Error> {
+        Screen::open_with(false)
+    }
+
+    /// `mouse` asks the terminal to tell of the wheel.
+    pub fn open_with(mouse: bool) -> Result<Screen, Error> {
         let terminal = match ratatui::try_init() {
             Ok(terminal) => terminal,
             Err(source) => {
@@ -29,9 +37,12 @@ impl Screen {
                 return Err(Error::Terminal { attempt: "take over", source });
             }
         };
-        let screen = Screen { terminal: Some(terminal) };
+        let screen = Screen { terminal: Some(terminal), mouse };
         // Pasted text must not act as keys.
         execute!(stdout(), EnableBracketedPaste).map_err(failed("take over"))?;
+        if mouse {
+            execute!(stdout(), EnableMouseCapture).map_err(failed("take over"))?;
+        }
         Ok(screen)
     }
 
@@ -54,13 +65,17 @@ impl Screen {
 
     /// Gives the terminal to the shell, stops the process, and takes the terminal again when it is continued.
     pub fn suspend(self, signals: &Signals) -> Result<Screen, Error> {
+        let mouse = self.mouse;
         self.close()?;
         signals.stop().map_err(failed("suspend"))?;
-        Screen::open()
+        Screen::open_with(mouse)
     }
 
     fn restore(&mut self) -> std::io::Result<()> {
         let Some(mut terminal) = self.terminal.take() else { return Ok(()) };
+        if self.mouse {
+            let _ = execute!(stdout(), DisableMouseCapture);
+        }
         let paste = execute!(stdout(), DisableBracketedPaste);
         let cursor = terminal.show_cursor();
         if cursor.is_err() {
@@ -77,6 +92,9 @@ impl Drop for Screen {
         if std::thread::panicking() {
             // The hook has restored the rest; once more would move the cursor back over its message.
             let _ = execute!(stdout(), DisableBracketedPaste);
+            if self.mouse {
+                let _ = execute!(stdout(), DisableMouseCapture);
+            }
         } else {
             let _ = self.restore();
         }

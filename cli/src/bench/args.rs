@@ -32,6 +32,12 @@ Example:
 A log is some 1 GB a million traces, and is gone when the command ends. The peer, datatrove's MinHash with its defaults,
 runs on the messages of the shortest log: pip install datatrove spacy 'xxhash<4'")]
     Curate(BenchCurate),
+    /// Measure the review desk at a full queue: its start, and the way from a key to the next item, disk included
+    #[command(after_help = "Example:\n  limbeck bench review --items 100000")]
+    Review(BenchReview),
+    /// Plant wrong labels in an intent data set and see how many of them come first in the review queue
+    #[command(after_help = "Example:\n  limbeck bench suspects --data banking77 --noise 0.15")]
+    Suspects(BenchSuspects),
 }
 
 #[derive(Args, Debug, Clone)]
@@ -51,6 +57,36 @@ pub struct BenchCurate {
     /// Where logs and results lie while it runs; the system's folder for temporary files when left out
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct BenchReview {
+    /// Items in the queue; the traces are made up
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = positive)]
+    pub items: usize,
+    /// Decisions to make
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = positive)]
+    pub decisions: usize,
+    /// Columns and rows of the screen
+    #[arg(long, value_name = "N", default_value_t = 80)]
+    pub width: u16,
+    #[arg(long, value_name = "N", default_value_t = 24)]
+    pub height: u16,
+    /// Where the run is made and thrown away; the system's folder for temporary files when left out
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct BenchSuspects {
+    /// A folder with train.csv and test.csv, columns text,category
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Share of labels that are replaced by another, any other alike
+    #[arg(long, value_name = "0..1", default_value_t = 0.15)]
+    pub noise: f64,
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
 }
 
 #[derive(Args, Debug, Clone)]

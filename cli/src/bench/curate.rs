@@ -116,6 +116,7 @@ pub fn stage(stage: CurateStage, dir: &Path, count: u64, seed: u64) -> Result<St
                 curated: dir.join("curate"),
                 decisions: named("decisions.jsonl"),
                 system: None,
+                reviewers_per_item: 1,
                 min_reviewed: BTreeMap::new(),
                 unreviewed_weight: 0.25,
                 redacted: true,

@@ -6,6 +6,7 @@ pub mod banking;
 pub mod curate;
 pub mod ours;
 pub mod report;
+pub mod review;
 pub mod sides;
 pub mod text;
 

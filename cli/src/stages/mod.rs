@@ -40,9 +40,20 @@ pub struct Run<'a> {
     /// When the run began, the first time; resuming does not change it.
     pub created: String,
     base: OnceCell<Base>,
+    /// Nothing is written, and no stage is run that is not done.
+    looking: bool,
 }
 
 impl<'a> Run<'a> {
+    /// The run as it lies there, without its journal's lock: others may be at work in it. A stage that is not done as the
+    /// recipe asks for it now is an error.
+    pub fn look(settings: &'a Settings, resolved: Resolved) -> Run<'a> {
+        let dir = settings.run_dir(&resolved.recipe.name);
+        let sink = Sink::new(None, &Terminal::of_stderr());
+        sink.be_brief();
+        Run { settings, resolved, dir, sink, created: String::new(), base: OnceCell::new(), looking: true }
+    }
+
     /// Makes or reopens the run's folder and writes the lock.
     ///
     /// # Errors
@@ -60,7 +71,7 @@ impl<'a> Run<'a> {
             write_atomic(&lock, text.as_bytes()).map_err(|e| cannot("write", &lock, &e))?;
         }
         let sink = Sink::new(Some(journal), &Terminal::of_stderr());
-        Ok(Run { settings, resolved, dir, sink, created, base: OnceCell::new() })
+        Ok(Run { settings, resolved, dir, sink, created, base: OnceCell::new(), looking: false })
     }
 
     pub fn recipe(&self) -> &Recipe {
@@ -116,6 +127,10 @@ impl<'a> Run<'a> {
         {
             sink.emit(EventKind::StageCached { key });
             return Ok(Finished { record, summary, cached: true });
+        }
+        if self.looking {
+            let message = format!("{} is not done for this recipe", stage.name());
+            return Err(Failure::new(crate::exit::Exit::Unexpected, message));
         }
         sink.emit(EventKind::StageStarted {});
         let begun = Instant::now();

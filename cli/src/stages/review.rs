@@ -6,15 +6,15 @@ use crate::exit::{Exit, Failure, Result};
 use crate::settings::recipe_arg;
 use limbeck_artifact::dataset::{DatasetCard, Split};
 use limbeck_artifact::event::{Emit, EventKind, Stage};
-use limbeck_data_curation::review::{FreezePlan, Frozen, Missing, ReviewStatus, freeze};
+use limbeck_data_curation::review::{FreezePlan, Frozen, Missing, ReviewStatus, freeze, store};
 use limbeck_data_curation::{CurateSummary, NamedFile};
 use limbeck_recipes::MinReviewed;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Where `limbeck review` of this run keeps a reviewer's decisions.
+/// Where `limbeck review` of this run keeps reviewers' streams of decisions.
 pub fn decisions_dir(run: &Run<'_>) -> PathBuf {
-    run.folder(Stage::Review)
+    run.recipe().review.store.clone().unwrap_or_else(|| run.folder(Stage::Review))
 }
 
 /// The recipe's decision files, then those made in this run, each under a name of its own.
@@ -23,19 +23,7 @@ pub fn decisions_dir(run: &Run<'_>) -> PathBuf {
 /// When the run's review folder can't be listed.
 pub fn decision_files(run: &Run<'_>) -> Result<Vec<NamedFile>> {
     let mut paths = run.recipe().review.decisions.clone();
-    let dir = decisions_dir(run);
-    let mut own: Vec<PathBuf> = match std::fs::read_dir(&dir) {
-        Ok(entries) => entries.filter_map(|e| e.ok().map(|e| e.path())).collect(),
-        Err(_) => Vec::new(),
-    };
-    own.retain(|p| {
-        p.file_name().is_some_and(|n| {
-            let name = n.to_string_lossy();
-            name.starts_with("decisions") && name.ends_with(".jsonl")
-        })
-    });
-    own.sort();
-    paths.extend(own);
+    paths.extend(store::streams(&decisions_dir(run))?);
     Ok(named(&paths))
 }
 
@@ -63,6 +51,7 @@ pub fn run(run: &Run<'_>, curated: &Finished<CurateSummary>) -> Result<Finished<
             curated: run.folder(Stage::Curate),
             decisions: decisions.clone(),
             system: recipe.task.system.clone(),
+            reviewers_per_item: recipe.review.reviewers_per_item,
             min_reviewed: min_reviewed(&recipe.review.min_reviewed),
             unreviewed_weight: recipe.distill.unreviewed_weight as f32,
             redacted: recipe.data.redact,

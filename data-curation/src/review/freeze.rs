@@ -28,6 +28,8 @@ pub struct FreezePlan {
     pub decisions: Vec<NamedFile>,
     /// Put in place of the recorded system prompt; none leaves the recorded one.
     pub system: Option<String>,
+    /// How many people must judge a row.
+    pub reviewers_per_item: u32,
     /// Share of a split's rows that must be reviewed, 0 to 1.
     pub min_reviewed: BTreeMap<Split, f64>,
     /// Loss weight of the recorded model's answers that nobody looked at; 0 leaves them out. Test and calibration
@@ -75,27 +77,31 @@ pub fn freeze(plan: &FreezePlan, emit: &dyn Emit) -> Result<Frozen, Error> {
     for rows in curate::pieces(&plan.curated)? {
         let rows = rows?;
         let mut queue = of_rows(&[], summary.labels.clone(), 0);
+        queue.reviewers = plan.reviewers_per_item;
         // Digests of what was shown are most of the work here.
         queue.items =
             rows.par_chunks(1024).flat_map_iter(|some| of_rows(some, summary.labels.clone(), 0).items).collect();
         add(&mut status, queue.status(&decisions));
-        let folded = decisions.fold();
         let items: BTreeMap<&str, &super::Item> = queue.items.iter().map(|i| (i.id.as_str(), i)).collect();
         let made = rows.par_iter().map(|row| {
             let id = row.row.trace.id.as_str();
-            let decision = folded.get(id).copied();
-            let standing = items.get(id).map_or(Standing::Open, |i| i.standing(decision, &queue.labels));
+            let decision = decisions.of(id).standing();
+            let standing = items.get(id).map_or(Standing::Open, |i| queue.settled(i, &decisions));
             let example = match standing {
                 Standing::Labelled(label) => {
                     Ok(example(row, plan, label, LabelSource::Human, 1.0, decision.map(|d| d.id.clone())))
                 }
                 Standing::Rejected(why) => Err(("rejected_in_review", Some(why))),
-                Standing::Open | Standing::Skipped | Standing::Void(_) => match &row.label {
-                    Some(label) if plan.unreviewed_weight > 0.0 && matches!(row.split, Split::Train | Split::Valid) => {
-                        Ok(example(row, plan, label.clone(), LabelSource::Teacher, plan.unreviewed_weight, None))
+                Standing::Open | Standing::Skipped | Standing::Void(_) | Standing::Awaiting | Standing::Disputed => {
+                    match &row.label {
+                        Some(label)
+                            if plan.unreviewed_weight > 0.0 && matches!(row.split, Split::Train | Split::Valid) =>
+                        {
+                            Ok(example(row, plan, label.clone(), LabelSource::Teacher, plan.unreviewed_weight, None))
+                        }
+                        _ => Err(("unreviewed", None)),
                     }
-                    _ => Err(("unreviewed", None)),
-                },
+                }
             };
             let line = example.as_ref().ok().map(Line::of);
             (example, line)
@@ -130,6 +136,8 @@ fn add(status: &mut ReviewStatus, piece: ReviewStatus) {
         all.reviewed += n.reviewed;
         all.rejected += n.rejected;
         all.skipped += n.skipped;
+        all.awaiting += n.awaiting;
+        all.disputed += n.disputed;
     }
     piece.void.into_iter().for_each(|(why, n)| *status.void.entry(why).or_default() += n);
 }

@@ -1,10 +1,22 @@
-//! Where a person's judgement enters: what is to be looked at and why ([`queue()`]), what was decided ([`Decisions`]),
-//! how far it got ([`ReviewStatus`]), and the dataset that comes of it ([`freeze`]).
+//! Where a person's judgement enters: what is to be looked at and why ([`queue()`], [`rank`]), what was decided
+//! ([`Decisions`], [`store`]), what it comes to ([`ReviewStatus`], [`certify`], [`agree`]), and the dataset that comes of it
+//! ([`freeze`]).
 
+pub mod agree;
+pub mod certify;
 mod decision;
+pub mod exchange;
 mod freeze;
+pub mod handover;
+pub mod noise;
 mod queue;
+pub mod rank;
+mod similar;
+pub mod store;
 
-pub use decision::{Decision, Decisions, Verdict};
+pub use agree::{Agreement, Reviewer};
+pub use certify::{Certificate, Inspection};
+pub use decision::{Decision, Decisions, Pass, Said, Verdict};
 pub use freeze::{FreezePlan, Frozen, freeze};
-pub use queue::{Item, Missing, Queue, QueueReason, ReviewStatus, SplitStatus, Standing, queue};
+pub use queue::{Hint, Item, Missing, Queue, QueueReason, ReviewStatus, Source, SplitStatus, Standing, queue};
+pub use similar::Similar;

@@ -1,8 +1,8 @@
-//! The queue: every kept row, ordered so that a reviewer's minutes do the most good, and how much of it is decided.
-//! The order of test and calibration is random on purpose: were doubtful rows reviewed first, a half-reviewed test
-//! split would hold the hard ones only, and its accuracy would be nobody's.
+//! The queue: every kept row, and how much of it is decided. Its order is [`super::rank`]'s: by value for train and valid,
+//! random for test and calibration on purpose: were doubtful rows reviewed first, a half-reviewed test split would hold
+//! the hard ones only, and its accuracy would be nobody's.
 
-use super::{Decision, Decisions, Verdict};
+use super::{Decision, Decisions, Pass, Said, Verdict};
 use crate::curate::{self, CurateSummary, Curated};
 use crate::text::{hash, mix};
 use crate::trace::visible_message;
@@ -36,8 +36,48 @@ impl QueueReason {
     }
 }
 
+/// Where an item of the queue comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Production handed the call on, to a larger model or a person.
+    Escalated,
+    /// Two of teacher, student, copies and feedback contradict each other.
+    Disagreement,
+    /// The student is unsure of the teacher's label, the least sure first.
+    LowConfidence,
+    /// Drawn at random, whatever its worth: what estimates are made from.
+    Random,
+}
+
+impl Source {
+    pub const ALL: [Source; 4] = [Source::Escalated, Source::Disagreement, Source::LowConfidence, Source::Random];
+
+    /// As a reviewer reads it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Escalated => "escalated",
+            Source::Disagreement => "disagreement",
+            Source::LowConfidence => "low confidence",
+            Source::Random => "random",
+        }
+    }
+}
+
+/// What a student that never saw the row's label thinks of it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hint {
+    /// The student's own label, as its number, and how sure it is.
+    pub guess: usize,
+    pub confidence: f32,
+    /// How much it believes in the recorded one.
+    pub self_confidence: f32,
+    /// Confident learning counts the recorded label as wrong.
+    pub suspect: bool,
+}
+
 /// What a reviewer is shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Item {
     /// The trace's id; decisions name it.
     pub id: String,
@@ -54,13 +94,22 @@ pub struct Item {
     pub feedback: Option<String>,
     pub at: Option<String>,
     pub shown_sha256: String,
+    pub source: Source,
+    /// None until the queue was ranked, and for rows that must be judged without it (test, calibration).
+    pub hint: Option<Hint>,
+    /// Its number in the random draw over train and valid, from 0.
+    pub draw: Option<u32>,
+    /// Other traces that it stands for, left out as its duplicates.
+    pub copies: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Queue {
-    /// Test first, then calibration, valid, train.
+    /// Test first, then calibration, valid, train; or as ranked.
     pub items: Vec<Item>,
     pub labels: Vec<String>,
+    /// How many people must judge an item.
+    pub reviewers: u32,
 }
 
 /// Reads what [`crate::curate()`] wrote. The seed orders what nothing else orders.
@@ -75,20 +124,30 @@ pub(super) fn of_rows(rows: &[Curated], labels: Vec<String>, seed: u64) -> Queue
         let urgency = if matches!(i.split, Split::Train | Split::Valid) { i.reason } else { QueueReason::Random };
         (std::cmp::Reverse(i.split), urgency, mix(seed ^ hash(i.id.as_bytes())), i.id.clone())
     });
-    Queue { items, labels }
+    Queue { items, labels, reviewers: 1 }
+}
+
+/// Feedback in words of which production logs have no fixed set.
+fn says(feedback: Option<&str>, words: &[&str]) -> bool {
+    feedback.is_some_and(|f| words.iter().any(|w| f.to_lowercase().contains(w)))
 }
 
 fn item(row: &Curated) -> Item {
     let trace = &row.row.trace;
-    let disliked = |f: &str| ["down", "negative", "bad", "dislike"].iter().any(|w| f.to_lowercase().contains(w));
+    let feedback = trace.feedback.as_deref();
     let reason = if row.label.is_none() {
         QueueReason::OutsideTaxonomy
     } else if !row.rivals.is_empty() {
         QueueReason::Disagreement
-    } else if trace.feedback.as_deref().is_some_and(disliked) {
+    } else if says(feedback, &["down", "negative", "bad", "dislike"]) {
         QueueReason::NegativeFeedback
     } else {
         QueueReason::Random
+    };
+    let source = match reason {
+        _ if says(feedback, &["escalat", "handoff", "hand-off", "handed_over", "re-ask", "reask"]) => Source::Escalated,
+        QueueReason::Random => Source::Random,
+        _ => Source::Disagreement,
     };
     Item {
         id: trace.id.clone(),
@@ -101,6 +160,10 @@ fn item(row: &Curated) -> Item {
         feedback: trace.feedback.clone(),
         at: trace.at.clone(),
         shown_sha256: trace.shown_sha256(),
+        source,
+        hint: None,
+        draw: None,
+        copies: 0,
     }
 }
 
@@ -115,6 +178,10 @@ pub enum Standing {
     Rejected(String),
     /// There is a decision, but it cannot count; why.
     Void(&'static str),
+    /// Judged, but not by as many as must.
+    Awaiting,
+    /// Judged independently, and not alike: an adjudication is due.
+    Disputed,
 }
 
 impl Standing {
@@ -138,9 +205,35 @@ impl Item {
                 return Standing::Rejected(decision.note.clone().unwrap_or_else(|| "no reason given".to_string()));
             }
             Verdict::Correct => decision.label.as_deref().and_then(|l| taxonomy::label_of(labels, l)),
-            Verdict::Accept | Verdict::Skip | Verdict::Undo => self.label.as_deref(),
+            _ => self.label.as_deref(),
         };
         label.map_or(Standing::Void("its label is none of the taxonomy"), |l| Standing::Labelled(l.to_string()))
+    }
+
+    /// What all that was said of the item comes to, where `reviewers` must judge it. With one reviewer the latest decision
+    /// stands, unless somebody judged blind: independent judgements that differ are a dispute, never a matter of who was
+    /// last.
+    pub fn settled(&self, said: &Said<'_>, labels: &[String], reviewers: u32) -> Standing {
+        let latest = self.standing(said.standing(), labels);
+        if said.adjudication().is_some() {
+            return latest;
+        }
+        let blind = said.votes.iter().any(|d| d.pass == Some(Pass::Blind));
+        if reviewers <= 1 && !blind {
+            return latest;
+        }
+        let judged: Vec<Standing> =
+            said.votes.iter().map(|d| self.standing(Some(d), labels)).filter(Standing::is_reviewed).collect();
+        let alike = |a: &Standing, b: &Standing| match (a, b) {
+            (Standing::Rejected(_), Standing::Rejected(_)) => true,
+            (a, b) => a == b,
+        };
+        match judged.as_slice() {
+            [] => latest,
+            [first, rest @ ..] if rest.iter().any(|other| !alike(first, other)) => Standing::Disputed,
+            some if some.len() < reviewers as usize => Standing::Awaiting,
+            [first, ..] => first.clone(),
+        }
     }
 }
 
@@ -152,6 +245,11 @@ pub struct SplitStatus {
     /// Of these, rejected.
     pub rejected: u64,
     pub skipped: u64,
+    /// Judged by fewer than must, and judged differently: both still to do.
+    #[serde(default)]
+    pub awaiting: u64,
+    #[serde(default)]
+    pub disputed: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,14 +270,19 @@ pub struct Missing {
 }
 
 impl Queue {
+    pub fn settled(&self, item: &Item, decisions: &Decisions) -> Standing {
+        item.settled(&decisions.of(&item.id), &self.labels, self.reviewers)
+    }
+
     pub fn status(&self, decisions: &Decisions) -> ReviewStatus {
-        let folded = decisions.fold();
         let mut status = ReviewStatus { queued: self.items.len() as u64, ..ReviewStatus::default() };
         for item in &self.items {
             let split = status.per_split.entry(item.split).or_default();
             split.rows += 1;
-            match item.standing(folded.get(item.id.as_str()).copied(), &self.labels) {
+            match self.settled(item, decisions) {
                 Standing::Open => {}
+                Standing::Awaiting => split.awaiting += 1,
+                Standing::Disputed => split.disputed += 1,
                 Standing::Skipped => split.skipped += 1,
                 Standing::Labelled(_) => split.reviewed += 1,
                 Standing::Rejected(_) => {
@@ -195,8 +298,7 @@ impl Queue {
 
     /// What is still to be decided, in order; skipped items come last.
     pub fn open<'q>(&'q self, decisions: &Decisions) -> Vec<&'q Item> {
-        let folded = decisions.fold();
-        let standing = |i: &Item| i.standing(folded.get(i.id.as_str()).copied(), &self.labels);
+        let standing = |i: &Item| self.settled(i, decisions);
         let open: Vec<&Item> = self.items.iter().filter(|i| !standing(i).is_reviewed()).collect();
         let (skipped, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|i| standing(i) == Standing::Skipped);
         open.into_iter().chain(skipped).collect()

@@ -1,9 +1,10 @@
 //! Paints the review screen from the state machine's state. Sixteen colours at most, and nothing that only a colour
 //! tells; every string that could come from a stranger goes through [`crate::text`].
 
-use super::app::{App, Mode};
+use super::app::{App, Mode, Page};
 use super::edit::LineEdit;
 use super::facts::{self, CAPTION, Tone};
+use super::keymap::Action;
 use super::layout::{self, Panes};
 use super::pick::Picker;
 use crate::paint::{Paint, nth, put, put_right, rule};
@@ -14,21 +15,6 @@ use ratatui::layout::{Position, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr;
-
-const HELP: [(&str, &str); 12] = [
-    ("enter, a", "accept the model's answer"),
-    ("c, /", "correct: type some of the label, enter takes it"),
-    ("s", "skip: it stays in the queue"),
-    ("x", "reject: unfit to train or test on; asks why"),
-    ("n", "note, saved with the decision"),
-    ("u", "take your latest decision back"),
-    ("left, right", "look at the item before, after"),
-    ("up, down", "scroll; space, page up, page down, g, G"),
-    ("esc", "leave a list or a note as it was"),
-    ("ctrl-z", "suspend; fg comes back"),
-    ("q, ctrl-c", "quit: every decision is on disk already"),
-    ("", "\\u{..} in reverse: a character not to be shown"),
-];
 
 /// Paints `app`, which must have been fitted to the frame's size.
 pub fn draw(app: &App, colour: bool, frame: &mut Frame<'_>) {
@@ -53,13 +39,21 @@ pub fn draw(app: &App, colour: bool, frame: &mut Frame<'_>) {
         }
     }
     let whole = Rect { height: panes.notice.y - 3, y: 3, ..panes.top_rule };
-    if app.mode == Mode::Help {
-        rule(paint, panes.top_rule, "keys", "any key goes back", frame);
-        return help(paint, whole, frame);
+    if let Mode::Page(page) = &app.mode {
+        rule(paint, panes.top_rule, page.title, "any other key goes back", frame);
+        return read(page, paint, whole, frame);
     }
     if app.at.is_none() {
         rule(paint, panes.top_rule, "done", "", frame);
-        return finished(app, whole, frame);
+        finished(app, whole, frame);
+        // One may still filter, search and jump.
+        let below = Rect { y: whole.y + 6.min(whole.height), height: whole.height.saturating_sub(6), ..whole };
+        return match &app.mode {
+            Mode::Filter(picker) => picks(app, picker, "view", paint, below, frame),
+            Mode::Search(edit) => input("search", edit, paint, nth(below, 0), frame),
+            Mode::Jump(edit) => input("jump to", edit, paint, nth(below, 0), frame),
+            _ => {}
+        };
     }
     message(app, paint, &panes, frame);
     for (i, row) in facts::rows(app, panes.facts.width).iter().take(panes.facts.height.into()).enumerate() {
@@ -67,6 +61,7 @@ pub fn draw(app: &App, colour: bool, frame: &mut Frame<'_>) {
             Tone::Plain => Style::new(),
             Tone::Answer => paint.with(Color::Green, Modifier::BOLD),
             Tone::Alarm => paint.alarm(),
+            Tone::Quiet => paint.quiet(),
         };
         let mut spans = vec![Span::styled(format!(" {:<1$}", row.caption, CAPTION - 1), paint.quiet())];
         spans.extend(runs(&row.value, style, paint));
@@ -76,8 +71,14 @@ pub fn draw(app: &App, colour: bool, frame: &mut Frame<'_>) {
     match &app.mode {
         Mode::Correct(picker) => picks(app, picker, "correct to", paint, place, frame),
         Mode::Reject(picker) => picks(app, picker, "reject as", paint, place, frame),
-        Mode::Note(edit) => {
-            input("note", edit, paint, panes.panel, frame);
+        Mode::Filter(picker) => picks(app, picker, "view", paint, place, frame),
+        Mode::Note(edit) | Mode::Search(edit) | Mode::Jump(edit) => {
+            let caption = match app.mode {
+                Mode::Note(_) => "note",
+                Mode::Search(_) => "search",
+                _ => "jump to",
+            };
+            input(caption, edit, paint, panes.panel, frame);
             side_labels(app, paint, panes.side, frame);
         }
         _ => side_labels(app, paint, panes.side, frame),
@@ -124,7 +125,16 @@ fn progress(app: &App, paint: Paint, area: Rect, frame: &mut Frame<'_>) {
 fn message(app: &App, paint: Paint, panes: &Panes, frame: &mut Frame<'_>) {
     let (Some(at), Some(item)) = (app.at, app.item()) else { return };
     let about = item.about.iter().map(|part| text::one_line(part)).collect::<Vec<_>>().join(", ");
-    let caption = format!("item {} of {}", count(at as u64 + 1), count(app.total() as u64));
+    let mut caption = format!("item {} of {}", count(at as u64 + 1), count(app.total() as u64));
+    if let Some(view) = &app.view {
+        let place = view.items.partition_point(|item| *item < at) as u64 + 1;
+        caption = format!(
+            "{caption}  {} of {} in view {}",
+            count(place),
+            count(view.items.len() as u64),
+            text::fit(&view.name, 24)
+        );
+    }
     rule(paint, panes.top_rule, &caption, &about, frame);
 
     let page = usize::from(panes.message.height);
@@ -144,9 +154,9 @@ fn message(app: &App, paint: Paint, panes: &Panes, frame: &mut Frame<'_>) {
                 (false, true) => "↓ more",
                 _ => "↑ more, end",
             };
-            rule(paint, panes.low_rule, &format!("lines {first}-{last} of {rows}  {more}"), "", frame);
+            rule(paint, panes.low_rule, &format!("lines {first}-{last} of {rows}  {more}"), &app.gauge.short, frame);
         }
-        false => rule(paint, panes.low_rule, "", "", frame),
+        false => rule(paint, panes.low_rule, "", &app.gauge.short, frame),
     }
 }
 
@@ -227,11 +237,19 @@ fn input(caption: &str, edit: &LineEdit, paint: Paint, area: Rect, frame: &mut F
     frame.set_cursor_position(Position { x: x.min(area.right().saturating_sub(1)), y: area.y });
 }
 
-fn help(paint: Paint, area: Rect, frame: &mut Frame<'_>) {
-    for (i, (key, what)) in HELP.iter().take(area.height.into()).enumerate() {
-        let what = text::fit(what, usize::from(area.width).saturating_sub(15));
-        let spans = vec![Span::styled(format!(" {key:<13}"), paint.key()), Span::raw(what)];
+/// Text in place of the item.
+fn read(page: &Page, paint: Paint, area: Rect, frame: &mut Frame<'_>) {
+    let rows = text::wrap(&page.text, usize::from(area.width).saturating_sub(2));
+    let from = page.scroll.min(rows.len().saturating_sub(1));
+    for (i, row) in rows.iter().skip(from).take(area.height.into()).enumerate() {
+        let mut spans = vec![Span::raw(" ")];
+        spans.extend(runs(row, Style::new(), paint));
         put(frame, nth(area, i), Line::from(spans));
+    }
+    let hidden = rows.len().saturating_sub(from + usize::from(area.height));
+    if hidden > 0 && area.height > 0 {
+        let last = nth(area, usize::from(area.height) - 1);
+        put_right(frame, last, Line::styled(format!(" ↓ {hidden} more lines "), paint.chosen()));
     }
 }
 
@@ -242,13 +260,17 @@ fn finished(app: &App, area: Rect, frame: &mut Frame<'_>) {
         (_, 0) => vec![format!("All {reviewed} items are reviewed, and every decision is on disk.")],
         (_, n) => vec![
             format!("{reviewed} items are reviewed, {} skipped; every decision is on disk.", count(n as u64)),
-            "r goes through the skipped ones again.".to_string(),
+            format!("{} goes through the skipped ones again.", app.keys.shown(Action::Again)),
         ],
     };
     if app.total() > 0 {
-        lines.push("u takes the latest decision back, left looks at the last item.".to_string());
+        lines.push(format!(
+            "{} takes the latest decision back, {} looks at the last item.",
+            app.keys.shown(Action::Undo),
+            app.keys.shown(Action::Previous)
+        ));
     }
-    lines.push("q quits.".to_string());
+    lines.push(format!("{} quits.", app.keys.shown(Action::Quit)));
     for (i, line) in lines.iter().take(usize::from(area.height).saturating_sub(1)).enumerate() {
         put(
             frame,
@@ -259,36 +281,65 @@ fn finished(app: &App, area: Rect, frame: &mut Frame<'_>) {
 }
 
 fn keys(app: &App, paint: Paint, area: Rect, frame: &mut Frame<'_>) {
-    let keys: &[(&str, &str)] = match &app.mode {
-        Mode::Help => &[("any key", "back")],
-        Mode::Correct(_) => &[("enter", "take"), ("↑↓", "choose"), ("esc", "back"), ("type", "to narrow")],
-        Mode::Reject(_) => &[("enter", "reject"), ("↑↓", "choose"), ("esc", "back"), ("type", "another reason")],
-        Mode::Note(_) => &[("enter", "keep the note"), ("esc", "back")],
-        Mode::Read if app.at.is_none() && app.skipped() > 0 => {
-            &[("r", "skipped ones"), ("u", "undo"), ("←", "look back"), ("?", "help"), ("q", "quit")]
+    let fixed = |keys: &[(&str, &'static str)]| keys.iter().map(|(key, what)| ((*key).to_string(), *what)).collect();
+    let of = |actions: &[Action]| -> Vec<(String, &'static str)> {
+        actions.iter().map(|a| app.keys.hint(*a)).filter(|(key, _)| !key.is_empty()).collect()
+    };
+    let keys: Vec<(String, &'static str)> = match &app.mode {
+        Mode::Page(_) => {
+            let mut keys = vec![("↑↓".to_string(), "scroll")];
+            keys.push(("any other key".to_string(), "back"));
+            keys
         }
-        Mode::Read if app.at.is_none() => &[("u", "undo"), ("←", "look back"), ("?", "help"), ("q", "quit")],
-        Mode::Read => &[
-            ("enter", "accept"),
-            ("c", "correct"),
-            ("s", "skip"),
-            ("x", "reject"),
-            ("n", "note"),
-            ("u", "undo"),
-            ("?", "help"),
-            ("q", "quit"),
-            ("←→", "look around"),
-        ],
+        Mode::Correct(_) => fixed(&[("enter", "take"), ("↑↓", "choose"), ("esc", "back"), ("type", "to narrow")]),
+        Mode::Filter(_) => fixed(&[("enter", "view"), ("↑↓", "choose"), ("esc", "back"), ("type", "to narrow")]),
+        Mode::Reject(_) => fixed(&[("enter", "reject"), ("↑↓", "choose"), ("esc", "back"), ("type", "another reason")]),
+        Mode::Note(_) => fixed(&[("enter", "save the note"), ("esc", "back")]),
+        Mode::Search(_) => fixed(&[("enter", "search"), ("esc", "back")]),
+        Mode::Jump(_) => fixed(&[("enter", "go"), ("esc", "back"), ("type", "a number or an id")]),
+        Mode::Read if app.at.is_none() => {
+            let again = if app.skipped() > 0 { of(&[Action::Again]) } else { Vec::new() };
+            let rest = of(&[Action::Undo, Action::Filter, Action::Report, Action::Help, Action::Quit]);
+            let back = (app.keys.shown(Action::Previous), "look back");
+            again.into_iter().chain([back]).chain(rest).collect()
+        }
+        Mode::Read => {
+            let offered = app.item().map_or(0, |item| item.instead.len().min(9));
+            let digits = match offered {
+                0 => None,
+                1 => Some(("1".to_string(), "instead")),
+                n => Some((format!("1-{n}"), "instead")),
+            };
+            let (first, rest) = (
+                of(&[Action::Accept, Action::Correct]),
+                of(&[
+                    Action::Skip,
+                    Action::Reject,
+                    Action::Note,
+                    Action::Flag,
+                    Action::Undo,
+                    Action::Help,
+                    Action::Quit,
+                    Action::Search,
+                    Action::Filter,
+                    Action::Jump,
+                    Action::Guidelines,
+                    Action::Report,
+                ]),
+            );
+            let around = format!("{}{}", app.keys.shown(Action::Previous), app.keys.shown(Action::Next));
+            first.into_iter().chain(digits).chain(rest).chain([(around, "look around")]).collect()
+        }
     };
     let (mut row, mut used) = (0, 1);
     let mut spans = vec![Span::raw(" ")];
-    for (key, what) in keys {
+    for (key, what) in &keys {
         let width = key.width() + 1 + what.width() + 2;
         if used + width > usize::from(area.width) + 1 {
             put(frame, nth(area, row), Line::from(std::mem::replace(&mut spans, vec![Span::raw(" ")])));
             (row, used) = (row + 1, 1);
         }
-        spans.push(Span::styled(*key, paint.key()));
+        spans.push(Span::styled(key.clone(), paint.key()));
         spans.push(Span::raw(format!(" {what}  ")));
         used += width;
     }

@@ -15,6 +15,7 @@ pub struct LineEdit {
 }
 
 impl LineEdit {
+    #[cfg(test)]
     pub fn new(text: &str) -> Self {
         let mut edit = LineEdit::default();
         edit.insert(text);

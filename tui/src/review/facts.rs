@@ -15,6 +15,8 @@ pub enum Tone {
     Answer,
     /// Something is wrong with it.
     Alarm,
+    /// Beside the point, and there when wanted.
+    Quiet,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -31,7 +33,7 @@ pub fn rows(app: &App, width: u16) -> Vec<FactRow> {
     let width = usize::from(width).saturating_sub(CAPTION + 1).min(100);
     let mut out = Vec::new();
     let mut add = |caption, value: &str, tone, most| push(&mut out, caption, value, tone, width, most);
-    let picking = matches!(app.mode, Mode::Correct(_) | Mode::Reject(_));
+    let picking = matches!(app.mode, Mode::Correct(_) | Mode::Reject(_) | Mode::Filter(_));
 
     let by = if item.answered_by.is_empty() { String::new() } else { format!("  by {}", item.answered_by) };
     match (item.answer.trim().is_empty(), app.acceptable(item)) {
@@ -50,6 +52,11 @@ pub fn rows(app: &App, width: u16) -> Vec<FactRow> {
     if let Some(feedback) = item.feedback.as_deref().filter(|f| !f.trim().is_empty()) {
         add("feedback", feedback, Tone::Plain, if picking { 1 } else { ROWS });
     }
+    let offered: Vec<String> =
+        item.instead.iter().take(9).zip(1..).map(|((label, who), n)| format!("{n} {label} ({who})")).collect();
+    if !offered.is_empty() && !picking {
+        add("instead", &offered.join("   "), Tone::Plain, ROWS);
+    }
     if let Some(judgement) = &app.judgements[at] {
         add("decided", &describe(judgement), Tone::Plain, 1);
         // A rejection's note is its reason, told already.
@@ -57,14 +64,31 @@ pub fn rows(app: &App, width: u16) -> Vec<FactRow> {
             add("", note, Tone::Plain, 1);
         }
     }
-    if !app.note().is_empty() && !matches!(app.mode, Mode::Note(_)) {
-        add("note", app.note(), Tone::Plain, ROWS);
+    if let Some(marks) = app.marks.get(&at) {
+        if !marks.votes.is_empty() {
+            add("votes", &marks.votes.join("; "), Tone::Plain, ROWS);
+        }
+        if !marks.flags.is_empty() {
+            add("flagged", &format!("by {}", marks.flags.join(", ")), Tone::Alarm, 1);
+        }
+        for (i, note) in marks.notes.iter().enumerate().take(ROWS) {
+            add(if i == 0 { "notes" } else { "" }, note, Tone::Plain, 1);
+        }
+    }
+    if !picking {
+        for (i, alike) in app.alike.iter().enumerate() {
+            let who = if alike.decided { "" } else { " (unreviewed)" };
+            let text = format!("{}{who}: {}", alike.label, app.items[alike.item].message);
+            add(if i == 0 { "similar" } else { "" }, &text, Tone::Quiet, 1);
+        }
     }
     out
 }
 
 fn push(out: &mut Vec<FactRow>, caption: &'static str, value: &str, tone: Tone, width: usize, most: usize) {
-    let mut rows = text::wrap(&value.replace('\n', " "), width);
+    // More than is shown need not be laid out.
+    let end = value.char_indices().nth(most * (width + 1) + 200).map_or(value.len(), |(i, _)| i);
+    let mut rows = text::wrap(&value[..end].replace('\n', " "), width);
     if rows.len() > most {
         rows.truncate(most);
         if let Some(last) = rows.last_mut() {

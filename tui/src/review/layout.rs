@@ -58,16 +58,16 @@ pub fn panes(app: &App) -> Panes {
     let has_side = width >= WIDE && !app.labels.is_empty() && app.at.is_some();
     let side_width = if has_side { SIDE } else { 0 };
     let main_width = width - side_width;
-    let picking = matches!(app.mode, Mode::Correct(_) | Mode::Reject(_));
+    let picking = matches!(app.mode, Mode::Correct(_) | Mode::Reject(_) | Mode::Filter(_));
 
     // From the edges inwards: what is left is the message's.
-    let keys_rows = if main_width < 70 && height >= 20 { 2 } else { 1 };
+    let keys_rows = if main_width < 130 && height >= 20 { 2 } else { 1 };
     let top = 3;
     let notice_rows = (notice(app, main_width).len() as u16).clamp(1, NOTICE);
     let room = height - top - keys_rows - notice_rows - 1; // 1: the lower rule
     // What one types into, and a few matches, come before the facts; on a low screen before most of the message too.
     let needed = match app.mode {
-        Mode::Note(_) => 1,
+        Mode::Note(_) | Mode::Search(_) | Mode::Jump(_) => 1,
         _ if picking && !has_side => 4,
         _ => 0,
     };
@@ -77,7 +77,7 @@ pub fn panes(app: &App) -> Panes {
     let room = room - facts_rows;
     let wanted = (app.body.len().min(usize::from(u16::MAX)) as u16).max(MESSAGE).min(room);
     let panel_rows = match app.mode {
-        Mode::Note(_) => 1.max(room - wanted),
+        Mode::Note(_) | Mode::Search(_) | Mode::Jump(_) => 1.max(room - wanted),
         _ if picking && !has_side => PANEL.max(room - wanted),
         _ => 0,
     }

@@ -6,29 +6,40 @@ mod desk;
 mod draw;
 mod edit;
 mod facts;
+mod keymap;
 mod layout;
 mod pace;
 mod pick;
 mod queue_desk;
+mod rehearse;
+pub mod tally;
+mod view;
 
 pub use app::{App, Effect};
-pub use desk::{Desk, DeskError, Item, Judgement, Verdict};
+pub use desk::{Alike, Desk, DeskError, Gauge, Item, Judgement, Marks, Seen, State, Verdict};
 pub use draw::draw;
-pub use queue_desk::QueueDesk;
+pub use keymap::KeyMap;
+pub use queue_desk::{QueueDesk, Role, Setup};
+pub use rehearse::{Rehearsal, rehearse};
 
 use crate::Error;
 use crate::terminal::{Input, Screen, Signals, input};
-use ratatui::crossterm::event::{Event, KeyEventKind};
+use ratatui::crossterm::event::{Event, KeyEventKind, MouseEventKind};
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 /// Signals and the clock are looked at this often while nobody types.
 const TICK: Duration = Duration::from_millis(250);
+/// What others did is looked at this often.
+const POLL: Duration = Duration::from_secs(1);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Whether colours may be used; the caller has asked `NO_COLOR`. The screen reads well without.
     pub colour: bool,
+    /// Whether the wheel scrolls; then the terminal's own selecting of text needs its shift key.
+    pub mouse: bool,
+    pub keys: KeyMap,
 }
 
 /// What was done when the screen was left.
@@ -53,10 +64,11 @@ pub fn run(desk: &mut dyn Desk, options: &Options) -> Result<Outcome, Error> {
     if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
         return Err(Error::NotATerminal);
     }
-    let mut app = App::new(desk);
+    let mut app = App::new(desk, options.keys.clone());
     let signals = Signals::listen().map_err(|source| Error::Terminal { attempt: "listen to signals of", source })?;
-    let mut screen = Screen::open()?;
+    let mut screen = Screen::open_with(options.mouse)?;
     let opened = Instant::now();
+    let mut polled = Instant::now();
     let interrupted = loop {
         if signals.told_to_end() {
             break true;
@@ -65,6 +77,11 @@ pub fn run(desk: &mut dyn Desk, options: &Options) -> Result<Outcome, Error> {
             screen = screen.suspend(&signals)?;
         }
         app.tick(opened.elapsed());
+        if polled.elapsed() >= POLL {
+            hear(&mut app, desk);
+            polled = Instant::now();
+        }
+        attend(&mut app, desk);
         screen.draw(|frame| {
             app.fit(frame.area().as_size());
             draw(&app, options.colour, frame);
@@ -78,6 +95,14 @@ pub fn run(desk: &mut dyn Desk, options: &Options) -> Result<Outcome, Error> {
                 app.paste(&text);
                 Effect::None
             }
+            Input::Event(Event::Mouse(mouse)) => {
+                match mouse.kind {
+                    MouseEventKind::ScrollDown => app.wheel(1),
+                    MouseEventKind::ScrollUp => app.wheel(-1),
+                    _ => {}
+                }
+                Effect::None
+            }
             Input::Event(_) | Input::Nothing => Effect::None,
             Input::Gone => break true,
         };
@@ -88,6 +113,9 @@ pub fn run(desk: &mut dyn Desk, options: &Options) -> Result<Outcome, Error> {
             effect => carry_out(&mut app, desk, effect),
         }
     };
+    // A remark that was being typed is worth more than its last words.
+    let effect = if interrupted { app.half_typed() } else { Effect::None };
+    carry_out(&mut app, desk, effect);
     match screen.close() {
         // There may be no terminal left to restore.
         Err(error) if !interrupted => return Err(error),
@@ -105,15 +133,36 @@ pub fn run(desk: &mut dyn Desk, options: &Options) -> Result<Outcome, Error> {
 /// Does on disk what the state machine asked for, and tells it how that went.
 pub fn carry_out(app: &mut App, desk: &mut dyn Desk, effect: Effect) {
     match effect {
-        Effect::Decide { item, judgement } => match desk.decide(item, &judgement) {
-            Ok(()) => app.recorded(item, judgement),
+        Effect::Decide { item, judgement, seen } => match desk.decide(item, &judgement, &seen) {
+            Ok(()) => app.recorded(item, judgement, desk.state(item)),
             Err(error) => app.failed(&format!("not saved: {error}")),
         },
         Effect::Undo { item } => match desk.undo(item) {
-            Ok(()) => app.undone(desk.judgement(item)),
+            Ok(()) => app.undone(desk.state(item)),
             Err(error) => app.failed(&format!("not taken back: {error}")),
         },
+        Effect::Report => app.read_page("tally", desk.report().join("\n")),
         Effect::None | Effect::Suspend | Effect::Redraw | Effect::Quit => {}
+    }
+}
+
+/// Puts beside the item what the desk knows of it and of the whole.
+pub fn attend(app: &mut App, desk: &mut dyn Desk) {
+    if let Some(item) = app.alone()
+        && let Some(alike) = desk.similar(item)
+    {
+        app.accompany(item, alike);
+    }
+    app.set_gauge(desk.gauge());
+}
+
+fn hear(app: &mut App, desk: &mut dyn Desk) {
+    let (changed, trouble) = desk.poll();
+    for item in changed {
+        app.changed(item, desk.state(item));
+    }
+    if let Some(trouble) = trouble {
+        app.tell(&trouble);
     }
 }
 

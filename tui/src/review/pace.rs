@@ -13,11 +13,23 @@ pub struct Pace {
     since: Duration,
     active: Duration,
     decided: u32,
+    /// When the item on the screen came up.
+    shown: Duration,
 }
 
 impl Pace {
     pub fn tick(&mut self, now: Duration) {
         self.now = now;
+    }
+
+    /// Another item is on the screen.
+    pub fn appeared(&mut self) {
+        self.shown = self.now;
+    }
+
+    /// How long the item has been on the screen.
+    pub fn dwell(&self) -> Duration {
+        self.now.saturating_sub(self.shown)
     }
 
     pub fn decided(&mut self, counted: bool) {

@@ -1,69 +1,137 @@
-//! The desk of a run: its review queue, everyone's decisions, and the one file that this reviewer's are appended to.
+//! The desk of a run: its review queue, everyone's decisions, and the stream that this session appends to. What others
+//! decide meanwhile is heard through [`Desk::poll`].
 
-use super::desk::{Desk, DeskError, Item, Judgement, Verdict};
-use limbeck_data_curation::Error;
-use limbeck_data_curation::review::{self, Decision, Decisions, Queue, Standing};
-use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use super::desk::{Alike, Desk, DeskError, Gauge, Item, Judgement, Marks, Seen, State, Verdict};
+use super::tally;
+use limbeck_artifact::digest::{canonical_json, sha256_hex};
+use limbeck_data_curation::review::handover::{self, HandOver};
+use limbeck_data_curation::review::store::{self, Stream, Tail};
+use limbeck_data_curation::review::{
+    self, Agreement, Certificate, Decision, Decisions, Inspection, Pass, Queue, Said, Similar, Standing, agree,
+    certify, rank,
+};
+use limbeck_data_curation::{Error, taxonomy};
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+/// Similar items beside the message.
+const ALIKE: usize = 3;
+
+/// How a reviewer comes to the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// What nobody decided, in sight of what others did.
+    First,
+    /// Without sight of others: what too few have judged, or, where one is enough, what one has.
+    Blind,
+    /// Disputed and flagged items, of which one has judged none oneself.
+    Adjudicate,
+}
+
+impl Role {
+    fn pass(self) -> Option<Pass> {
+        match self {
+            Role::First => None,
+            Role::Blind => Some(Pass::Blind),
+            Role::Adjudicate => Some(Pass::Adjudicate),
+        }
+    }
+}
+
+/// What a desk is opened with.
+pub struct Setup {
+    /// For the title.
+    pub name: String,
+    pub queue: Queue,
+    /// The folder of the streams.
+    pub store: PathBuf,
+    /// Decisions that lie elsewhere.
+    pub files: Vec<PathBuf>,
+    pub reviewer: String,
+    pub role: Role,
+    /// Share of wrong labels that is to be certified not to be exceeded.
+    pub max_label_error: f64,
+    pub guidelines: String,
+    /// The time as RFC 3339 in UTC.
+    pub now: Box<dyn Fn() -> String>,
+}
 
 pub struct QueueDesk {
     name: String,
     queue: Queue,
     decisions: Decisions,
-    own: PathBuf,
+    tail: Tail,
+    store: PathBuf,
+    handed: Vec<HandOver>,
+    stream: Stream,
     reviewer: String,
+    role: Role,
+    rate: f64,
+    guidelines: String,
     now: Box<dyn Fn() -> String>,
     items: Arc<[Item]>,
     labels: Arc<[String]>,
-    standing: Vec<Option<Judgement>>,
+    place: HashMap<String, usize>,
+    /// What stands for each item, everyone counted.
+    settled: Vec<Standing>,
+    /// Judged by two or more.
+    shared: BTreeSet<usize>,
+    drawn: Vec<usize>,
+    inspections: Vec<Inspection>,
+    similar: Arc<OnceLock<Similar>>,
+    gauge: Option<Gauge>,
 }
 
 impl QueueDesk {
-    /// `files` are all decision files that count, `own` is the one to append to (read too, whether or not it is among
-    /// `files`). `now` tells the time as RFC 3339 in UTC.
+    /// Loads all decisions; an index of like messages is made in a second thread meanwhile.
     ///
     /// # Errors
     /// When a decision file can't be read or holds a bad line.
-    pub fn open(
-        name: &str,
-        queue: Queue,
-        files: &[PathBuf],
-        own: &Path,
-        reviewer: &str,
-        now: impl Fn() -> String + 'static,
-    ) -> Result<QueueDesk, Error> {
-        drop_torn_line(own).map_err(|source| Error::Io {
-            attempt: "mend the end of",
-            path: own.to_path_buf(),
-            source,
-        })?;
-        let mut paths = files.to_vec();
-        if !paths.iter().any(|path| same_file(path, own)) {
-            paths.push(own.to_path_buf());
-        }
-        let decisions = Decisions::load(&paths)?;
-        let folded = decisions.fold();
+    pub fn open(setup: Setup) -> Result<QueueDesk, Error> {
+        let Setup { name, mut queue, store, files, reviewer, role, max_label_error, guidelines, now } = setup;
+        let (decisions, tail) = store::open(&store, &files)?;
+        let mut settled = Vec::with_capacity(queue.items.len());
+        let mut shared = BTreeSet::new();
         let mut items = Vec::with_capacity(queue.items.len());
-        let mut standing = Vec::with_capacity(queue.items.len());
-        for item in &queue.items {
-            let decision = folded.get(item.id.as_str()).copied();
-            let stands = item.standing(decision, &queue.labels);
-            items.push(shown(item, &stands));
-            standing.push(judgement(decision, stands));
+        for i in 0..queue.items.len() {
+            let said = decisions.of(&queue.items[i].id);
+            let standing = queue.items[i].settled(&said, &queue.labels, queue.reviewers);
+            if said.votes.len() > 1 {
+                shared.insert(i);
+            }
+            // The desk's item has the message from here on: one copy of a large log is enough.
+            let message = std::mem::take(&mut queue.items[i].message);
+            items.push(shown(&queue.items[i], message, &standing, &said, role, &queue.labels));
+            settled.push(standing);
         }
-        drop(folded);
+        let items: Arc<[Item]> = items.into();
+        let similar = Arc::new(OnceLock::new());
+        let (slot, messages) = (similar.clone(), items.clone());
+        std::thread::spawn(move || slot.set(Similar::new(messages.iter().map(|item| item.message.as_str()))));
+        let drawn = rank::drawn(&queue);
         Ok(QueueDesk {
-            name: name.to_string(),
+            name,
+            place: queue.items.iter().enumerate().map(|(i, item)| (item.id.clone(), i)).collect(),
             labels: queue.labels.clone().into(),
-            items: items.into(),
-            standing,
-            queue,
+            stream: Stream::new(&store, &reviewer, &now()),
+            inspections: certify::inspections(max_label_error, certify::ALPHA, drawn.len() as u64),
+            drawn,
+            rate: max_label_error,
+            gauge: None,
+            handed: handover::load(&store)?,
+            store,
             decisions,
-            own: own.to_path_buf(),
-            reviewer: reviewer.to_string(),
-            now: Box::new(now),
+            tail,
+            reviewer,
+            role,
+            guidelines,
+            now,
+            items,
+            settled,
+            shared,
+            similar,
+            queue,
         })
     }
 
@@ -72,34 +140,86 @@ impl QueueDesk {
         &self.decisions
     }
 
+    /// The queue; the messages are in the desk's items.
     pub fn queue(&self) -> &Queue {
         &self.queue
     }
 
-    fn append(
-        &mut self,
-        item: usize,
-        verdict: review::Verdict,
-        label: Option<&str>,
-        note: Option<&str>,
-    ) -> Result<(), DeskError> {
+    /// The session's file, once there is one.
+    pub fn stream(&self) -> Option<&std::path::Path> {
+        self.stream.path()
+    }
+
+    pub fn certificate(&self) -> Certificate {
+        let outcomes = rank::drawn_outcomes(&self.queue, &self.drawn, |i| &self.settled[i]);
+        Certificate::of(&outcomes, self.rate, &self.inspections)
+    }
+
+    pub fn inspections(&self) -> &[Inspection] {
+        &self.inspections
+    }
+
+    pub fn agreement(&self) -> Agreement {
+        agree::agreement(self.shared.iter().map(|i| &self.queue.items[*i]), &self.queue.labels, &self.decisions)
+    }
+
+    fn append(&mut self, entry: Decision, item: usize) -> Result<(), DeskError> {
+        self.stream.append(&entry).map_err(|e| DeskError(e.to_string()))?;
+        self.decisions.add(entry);
+        self.settle(item);
+        Ok(())
+    }
+
+    fn entry(&self, item: usize, verdict: review::Verdict) -> Result<Decision, DeskError> {
         let known =
             self.queue.items.get(item).ok_or_else(|| DeskError(format!("there is no item {item} in the queue")))?;
-        // Decisions are read back in the order of their times: a clock that was set back must not reorder them.
-        let mut at = (self.now)();
-        if let Some(last) = self.decisions.list().iter().rev().find(|d| d.reviewer == self.reviewer)
-            && last.at.len() == at.len()
-            && last.at > at
-        {
-            at = last.at.clone();
+        let at = self.decisions.later_than_seen(&known.id, &self.reviewer, &(self.now)());
+        Ok(Decision::new(&at, &self.reviewer, &known.id, verdict, None, &known.shown_sha256, None))
+    }
+
+    fn settle(&mut self, i: usize) {
+        let item = &self.queue.items[i];
+        let said = self.decisions.of(&item.id);
+        self.settled[i] = item.settled(&said, &self.queue.labels, self.queue.reviewers);
+        match said.votes.len() > 1 {
+            true => self.shared.insert(i),
+            false => self.shared.remove(&i),
+        };
+        self.gauge = None;
+    }
+
+    /// Whether this reviewer has nothing to do with an item.
+    fn closed(&self, i: usize, said: &Said<'_>) -> bool {
+        if handover::is_anothers(&self.handed, &self.queue.items[i].id, &self.reviewer) {
+            return true;
         }
-        let decision = Decision::new(&at, &self.reviewer, &known.id, verdict, label, &known.shown_sha256, note);
-        self.decisions.append(&self.own, decision).map_err(|e| DeskError(e.to_string()))?;
-        let of_item = self.decisions.list().iter().filter(|d| d.item == known.id).cloned().collect();
-        let of_item = Decisions::from_list(of_item);
-        let stands = of_item.fold().get(known.id.as_str()).copied();
-        self.standing[item] = judgement(stands, known.standing(stands, &self.queue.labels));
-        Ok(())
+        let own = said.vote_of(&self.reviewer).is_some();
+        let settled = &self.settled[i];
+        match self.role {
+            Role::First => match settled {
+                Standing::Open | Standing::Void(_) => false,
+                Standing::Awaiting => own,
+                _ => true,
+            },
+            Role::Blind => {
+                let judged = said.votes.iter().filter(|d| d.verdict != review::Verdict::Skip).count();
+                let (least, most) = if self.queue.reviewers > 1 { (0, self.queue.reviewers as usize) } else { (1, 2) };
+                own || said.adjudication().is_some() || judged >= most || judged < least
+            }
+            Role::Adjudicate => {
+                let due = *settled == Standing::Disputed || !said.flags.is_empty();
+                own || said.adjudication().is_some() || !due
+            }
+        }
+    }
+
+    /// The vote that this reviewer may see.
+    fn visible<'s>(&self, said: &Said<'s>) -> Option<&'s Decision> {
+        match self.role {
+            Role::First => said.standing(),
+            Role::Blind => said.vote_of(&self.reviewer),
+            Role::Adjudicate => said.adjudication(),
+        }
     }
 }
 
@@ -116,191 +236,211 @@ impl Desk for QueueDesk {
         self.labels.clone()
     }
 
-    fn judgement(&self, item: usize) -> Option<Judgement> {
-        self.standing.get(item).cloned().flatten()
+    fn state(&self, i: usize) -> State {
+        let Some(item) = self.queue.items.get(i) else { return State::default() };
+        let said = self.decisions.of(&item.id);
+        let vote = self.visible(&said);
+        let judgement = vote.and_then(|vote| judgement(vote, item.standing(Some(vote), &self.queue.labels)));
+        let blind = self.role == Role::Blind;
+        let seen = |d: &&&Decision| !blind || d.reviewer == self.reviewer;
+        let by = |d: &Decision| match d.note.as_deref() {
+            Some(note) => format!("{note} ({})", d.reviewer),
+            None => d.reviewer.clone(),
+        };
+        let votes = match !blind && said.votes.len() > 1 {
+            true => said.votes.iter().map(|d| format!("{}: {}", d.reviewer, verdict_text(d))).collect(),
+            false => Vec::new(),
+        };
+        let marks = Marks {
+            flags: said.flags.iter().filter(seen).map(|d| by(d)).collect(),
+            notes: said.notes.iter().filter(seen).map(|d| by(d)).collect(),
+            votes,
+        };
+        State { judgement, closed: self.closed(i, &said), marks }
     }
 
     fn history(&self) -> Vec<usize> {
-        let place: BTreeMap<&str, usize> =
-            self.queue.items.iter().enumerate().map(|(place, item)| (item.id.as_str(), place)).collect();
-        let mut history: Vec<usize> = Vec::new();
-        for decision in self.decisions.list().iter().filter(|d| d.reviewer == self.reviewer) {
-            let Some(&item) = place.get(decision.item.as_str()) else { continue };
-            if decision.verdict != review::Verdict::Undo {
-                history.push(item);
-            } else if let Some(last) = history.iter().rposition(|of| *of == item) {
-                history.remove(last);
-            }
-        }
-        history
+        let own = self.decisions.history(&self.reviewer);
+        own.into_iter().filter_map(|d| self.place.get(&d.item).copied()).collect()
     }
 
-    fn decide(&mut self, item: usize, judgement: &Judgement) -> Result<(), DeskError> {
+    fn decide(&mut self, item: usize, judgement: &Judgement, seen: &Seen) -> Result<(), DeskError> {
         let verdict = match judgement.verdict {
             Verdict::Accept => review::Verdict::Accept,
             Verdict::Correct => review::Verdict::Correct,
             Verdict::Reject => review::Verdict::Reject,
             Verdict::Skip => review::Verdict::Skip,
+            Verdict::Flag => review::Verdict::Flag,
+            Verdict::Note => review::Verdict::Note,
         };
-        self.append(item, verdict, judgement.label.as_deref(), judgement.note.as_deref())
+        let suggested = canonical_json(&serde_json::json!(seen.suggested));
+        let entry = Decision {
+            label: judgement.label.clone(),
+            note: judgement.note.clone(),
+            pass: self.role.pass().filter(|_| verdict.judges()),
+            suggestion_sha256: Some(sha256_hex(suggested.as_bytes())),
+            dwell_ms: Some(u64::try_from(seen.dwell.as_millis()).unwrap_or(u64::MAX)),
+            ..self.entry(item, verdict)?
+        };
+        self.append(entry.sealed(), item)
     }
 
     fn undo(&mut self, item: usize) -> Result<(), DeskError> {
-        self.append(item, review::Verdict::Undo, None, None)
+        let mut entry = self.entry(item, review::Verdict::Undo)?;
+        let last = self.decisions.latest_of(&entry.item, &self.reviewer);
+        let last = last.ok_or_else(|| DeskError("nothing of yours stands for this item".to_string()))?;
+        entry.of = Some(last.id.clone());
+        self.append(entry.sealed(), item)
+    }
+
+    fn poll(&mut self) -> (Vec<usize>, Option<String>) {
+        let news = self.tail.poll(self.stream.path());
+        let mut changed = BTreeSet::new();
+        for decision in news.decisions {
+            changed.extend(self.place.get(&decision.item));
+            self.decisions.add(decision);
+        }
+        changed.iter().for_each(|i| self.settle(*i));
+        // A network folder may be away for a while.
+        if let Ok(handed) = handover::load(&self.store)
+            && handed != self.handed
+        {
+            self.handed = handed;
+            changed.extend(0..self.items.len());
+        }
+        (changed.into_iter().collect(), news.trouble.into_iter().next())
+    }
+
+    fn similar(&self, item: usize) -> Option<Vec<Alike>> {
+        let found = self.similar.get()?.to(&self.items.get(item)?.message, item, ALIKE);
+        let alike = |other: usize| {
+            let said = self.decisions.of(&self.queue.items[other].id);
+            let seen = match self.role {
+                Role::Blind => said.vote_of(&self.reviewer),
+                Role::First | Role::Adjudicate => said.standing(),
+            };
+            let standing = self.queue.items[other].standing(seen, &self.queue.labels);
+            let (label, decided) = match standing {
+                Standing::Labelled(label) => (label, true),
+                Standing::Rejected(_) => ("rejected".to_string(), true),
+                _ => (self.items[other].answer.clone(), false),
+            };
+            Alike { item: other, label, decided }
+        };
+        Some(found.into_iter().map(|(other, _)| alike(other)).collect())
+    }
+
+    fn gauge(&mut self) -> Gauge {
+        if let Some(gauge) = &self.gauge {
+            return gauge.clone();
+        }
+        let gauge = match self.role {
+            Role::First if !self.inspections.is_empty() => tally::gauge(&self.certificate()),
+            Role::Blind if !self.shared.is_empty() => tally::agreeing(&self.agreement()),
+            Role::Adjudicate => {
+                let open = self.settled.iter().filter(|s| **s == Standing::Disputed).count();
+                Gauge { short: format!("{open} disputed"), reached: open == 0 }
+            }
+            _ => Gauge::default(),
+        };
+        self.gauge = Some(gauge.clone());
+        gauge
+    }
+
+    fn guidelines(&self) -> &str {
+        &self.guidelines
+    }
+
+    fn report(&mut self) -> Vec<String> {
+        let reviewers = agree::reviewers(&self.queue, &self.decisions);
+        tally::lines(&self.certificate(), &self.inspections, &self.agreement(), &reviewers)
     }
 }
 
-fn shown(item: &review::Item, stands: &Standing) -> Item {
-    let mut why = vec![item.reason.text().to_string()];
-    if !item.rivals.is_empty() {
+fn shown(
+    item: &review::Item,
+    message: String,
+    standing: &Standing,
+    said: &Said<'_>,
+    role: Role,
+    labels: &[String],
+) -> Item {
+    let mut why = vec![match item.reason {
+        review::QueueReason::Random => item.source.name().to_string(),
+        reason => reason.text().to_string(),
+    }];
+    if item.source == review::Source::Escalated {
+        why[0] = item.source.name().to_string();
+    }
+    let mut instead: Vec<(String, String)> = Vec::new();
+    let mut offer = |label: &str, who: &str| {
+        if Some(label) != item.label.as_deref()
+            && let Some(label) = taxonomy::label_of(labels, label)
+            && !instead.iter().any(|(known, _)| known == label)
+        {
+            instead.push((label.to_string(), who.to_string()));
+        }
+    };
+    if role == Role::Adjudicate {
+        said.votes.iter().filter_map(|d| Some((d.label.as_deref()?, d))).for_each(|(l, d)| offer(l, &d.reviewer));
+    }
+    if let Some(hint) = &item.hint {
+        if hint.suspect {
+            why.insert(0, "probably wrong".to_string());
+        }
+        let percent = |p: f32| format!("{:.0}%", p * 100.0);
+        why.push(format!("a linear model gives it {}", percent(hint.self_confidence)));
+        offer(&labels[hint.guess], &percent(hint.confidence));
+    }
+    item.rivals.iter().for_each(|rival| offer(rival, "a copy's answer"));
+    if item.copies > 0 {
+        why.push(format!("stands for {} more", item.copies));
+    }
+    let told = |rival: &String| taxonomy::label_of(labels, rival).is_some();
+    if !item.rivals.iter().all(told) {
         why.push(format!("other answers: {}", item.rivals.join(", ")));
     }
-    if let Standing::Void(reason) = stands {
+    if let Standing::Void(reason) = standing {
         why.push(format!("an earlier decision does not count: {reason}"));
     }
+    let suspect = item.hint.is_some_and(|h| h.suspect).then_some("probably wrong");
     Item {
         id: item.id.clone(),
-        message: item.message.clone(),
+        message,
         answer: item.label.clone().unwrap_or_else(|| item.answer.clone()),
         answered_by: String::new(),
         why,
+        instead,
         feedback: item.feedback.clone(),
         about: [Some(item.id.clone()), Some(item.split.name().to_string()), item.at.clone()]
             .into_iter()
             .flatten()
             .collect(),
+        tags: [item.source.name(), item.split.name()].into_iter().chain(suspect).collect(),
     }
 }
 
-fn judgement(decision: Option<&Decision>, stands: Standing) -> Option<Judgement> {
-    let decision = decision?;
+fn verdict_text(decision: &Decision) -> String {
+    let label = decision.label.as_deref().unwrap_or_default();
+    match decision.verdict {
+        review::Verdict::Accept => "accepts".to_string(),
+        review::Verdict::Correct => label.to_string(),
+        review::Verdict::Reject => format!("rejects ({})", decision.note.as_deref().unwrap_or_default()),
+        _ => "skipped".to_string(),
+    }
+}
+
+fn judgement(decision: &Decision, stands: Standing) -> Option<Judgement> {
     let (verdict, label) = match stands {
-        Standing::Open | Standing::Void(_) => return None,
         Standing::Skipped => (Verdict::Skip, None),
         Standing::Rejected(_) => (Verdict::Reject, None),
         Standing::Labelled(label) if decision.verdict == review::Verdict::Correct => (Verdict::Correct, Some(label)),
         Standing::Labelled(label) => (Verdict::Accept, Some(label)),
+        _ => return None,
     };
     Some(Judgement { verdict, label, note: decision.note.clone() })
 }
 
-fn same_file(a: &Path, b: &Path) -> bool {
-    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    real(a) == real(b)
-}
-
-/// A line that was being written when the machine stopped was never acknowledged. It must go before the next is
-/// appended, or it would stand in the middle of the file as a bad one.
-fn drop_torn_line(path: &Path) -> std::io::Result<()> {
-    let text = match std::fs::read(path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e),
-    };
-    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    let torn = std::str::from_utf8(&text[whole..]).map_or(true, |line| serde_json::from_str::<Decision>(line).is_err());
-    if whole == text.len() || !torn {
-        return Ok(());
-    }
-    let file = OpenOptions::new().write(true).open(path)?;
-    file.set_len(whole as u64)?;
-    file.sync_all()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::review::{App, carry_out};
-    use limbeck_artifact::dataset::Split;
-    use limbeck_data_curation::review::QueueReason;
-    use ratatui::crossterm::event::{KeyCode, KeyEvent};
-    use ratatui::layout::Size;
-    use std::fs;
-
-    fn queue() -> Queue {
-        let item = |id: &str, answer: &str, label: Option<&str>| review::Item {
-            id: id.to_string(),
-            split: Split::Test,
-            message: format!("message of {id}"),
-            answer: answer.to_string(),
-            label: label.map(str::to_string),
-            rivals: Vec::new(),
-            reason: QueueReason::Random,
-            feedback: None,
-            at: None,
-            shown_sha256: format!("digest of {id}"),
-        };
-        let items = vec![
-            item("t1", "Card Arrival", Some("card_arrival")),
-            item("t2", "exchange_rate", Some("exchange_rate")),
-            item("t3", "sorry, what?", None),
-        ];
-        Queue { items, labels: vec!["card_arrival".into(), "exchange_rate".into()] }
-    }
-
-    fn open(dir: &Path, reviewer: &str) -> QueueDesk {
-        let others = vec![dir.join("shipped.jsonl")];
-        let now = || "2026-03-04T10:11:12.000Z".to_string();
-        QueueDesk::open("quickstart", queue(), &others, &dir.join("own.jsonl"), reviewer, now).unwrap()
-    }
-
-    fn type_in(desk: &mut QueueDesk, keys: &str) -> App {
-        let mut app = App::new(desk);
-        app.fit(Size { width: 80, height: 24 });
-        for c in keys.chars() {
-            let code = if c == '\n' { KeyCode::Enter } else { KeyCode::Char(c) };
-            let effect = app.handle(KeyEvent::from(code));
-            carry_out(&mut app, desk, effect);
-        }
-        app
-    }
-
-    #[test]
-    fn what_is_decided_is_found_again_by_the_next_session() {
-        let dir = tempfile::tempdir().unwrap();
-        let app = type_in(&mut open(dir.path(), "ada"), "\ncarr\nnsee ticket\nxunreadable\n");
-        assert_eq!((app.reviewed(), app.total()), (3, 3));
-        assert_eq!(fs::read_to_string(dir.path().join("own.jsonl")).unwrap().lines().count(), 3);
-
-        let mut again = open(dir.path(), "ada");
-        let status = again.queue().status(again.decisions());
-        assert_eq!((status.reviewed, status.void.len()), (3, 0));
-        assert_eq!(again.judgement(1).unwrap().label.as_deref(), Some("card_arrival"));
-        assert_eq!(again.judgement(2).unwrap().note.as_deref(), Some("unreadable; see ticket"));
-        let app = type_in(&mut again, "uu");
-        assert_eq!((app.reviewed(), again.history()), (1, vec![0]));
-        assert_eq!(open(dir.path(), "ada").history(), [0]);
-    }
-
-    #[test]
-    fn nobody_takes_back_what_another_decided() {
-        let dir = tempfile::tempdir().unwrap();
-        type_in(&mut open(dir.path(), "ada"), "\n\n");
-        let mut desk = open(dir.path(), "ben");
-        assert_eq!(desk.history(), Vec::<usize>::new());
-        let app = type_in(&mut desk, "u");
-        assert_eq!(app.reviewed(), 2);
-    }
-
-    #[test]
-    fn a_torn_last_line_is_dropped_and_the_log_stays_readable() {
-        let dir = tempfile::tempdir().unwrap();
-        type_in(&mut open(dir.path(), "ada"), "\n");
-        let path = dir.path().join("own.jsonl");
-        let whole = fs::read_to_string(&path).unwrap();
-        fs::write(&path, format!("{whole}{{\"id\":\"12\",\"at\":\"20")).unwrap();
-        let app = type_in(&mut open(dir.path(), "ada"), "\n");
-        assert_eq!(app.reviewed(), 2);
-        assert_eq!(open(dir.path(), "ada").decisions().list().len(), 2);
-    }
-
-    #[test]
-    fn a_decision_about_another_text_is_asked_again_and_says_why() {
-        let dir = tempfile::tempdir().unwrap();
-        let old = Decision::new("2026-01-01T00:00:00Z", "ada", "t1", review::Verdict::Accept, None, "other", None);
-        fs::write(dir.path().join("shipped.jsonl"), old.to_line() + "\n").unwrap();
-        let desk = open(dir.path(), "ada");
-        assert_eq!(desk.judgement(0), None);
-        assert!(desk.items()[0].why.iter().any(|why| why.contains("another text")));
-    }
-}
+#[path = "queue_desk_tests.rs"]
+mod tests;
