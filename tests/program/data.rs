@@ -7,7 +7,7 @@ use mini::Mini;
 use serde_json::Value;
 
 fn frozen() -> Mini {
-    let mini = Mini::new(0.0, true);
+    let mini = Mini::new(0.001, true);
     // The dry run freezes in a place of its own, so train as little as there is.
     mini.expect(0, &["train", "mini", "--set", "train.num_epochs=1"]);
     mini
