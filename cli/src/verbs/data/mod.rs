@@ -44,7 +44,10 @@ impl Place {
         }
         for run in [of.to_path_buf(), settings.runs_dir.join(of)] {
             if run.join("dataset/dataset.json").is_file() {
-                return Ok(Place { dir: run.join("dataset"), run: Some(run), decisions: Vec::new() });
+                // A run does not say where its recipe lies; the name that was given may lead there, too.
+                let recipe = limbeck_recipes::locate(of).is_file().then(|| settings.recipe(of)).transpose()?;
+                let decisions = recipe.map(|found| found.recipe.review.decisions).unwrap_or_default();
+                return Ok(Place { dir: run.join("dataset"), run: Some(run), decisions });
             }
         }
         if !limbeck_recipes::locate(of).is_file() {
