@@ -17,7 +17,7 @@ import sys
 import warnings
 
 import torch
-from families import LEARNING_RATE, OUT as FAMILIES, logits, short
+from families import LEARNING_RATE, OUT as FAMILIES, logits, one_step, plain, save_adapter, short
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -36,7 +36,6 @@ def make(name):
     lora = LoraConfig(r=2, lora_alpha=3, target_modules="all-linear", task_type="CAUSAL_LM", use_dora=True)
     adapted = get_peft_model(model, lora).eval()
     parts = {n: p for n, p in adapted.named_parameters() if "lora_" in n}
-    plain = lambda n: n.removeprefix("base_model.model.").replace(".default.weight", "")
     first = [n for n in parts if ".layers.0." in n and "magnitude" in n]
     looked_at = [first[0], first[-1]]
     start = {plain(n): parts[n].detach().tolist() for n in looked_at}
@@ -48,23 +47,10 @@ def make(name):
                 p.normal_(0.0, 0.3, generator=generator)
     folder = OUT / name
     shutil.rmtree(folder, ignore_errors=True)
-    adapted.save_pretrained(folder / "adapter")
-    (folder / "adapter/README.md").unlink(missing_ok=True)
-    for file in folder.rglob("*.safetensors"):
-        file.chmod(0o644)
+    save_adapter(adapted, folder)
     with_adapter = logits(adapted, rows, at)
 
-    loss = 0.0
-    for r, row in enumerate(rows):
-        log_probs = adapted(torch.tensor([row])).logits[0].log_softmax(-1)
-        loss = loss - sum(log_probs[p, t] for q, p, t in targets if q == r)
-    loss = loss / len(targets)
-    loss.backward()
-    grads = {plain(n): p.grad.flatten().tolist() for n, p in parts.items() if ".layers.0." in n}
-    with torch.no_grad():
-        for p in parts.values():
-            p -= LEARNING_RATE * p.grad
-    stepped = logits(adapted, rows, at)
+    loss, grads, stepped = one_step(adapted, parts, rows, at, targets)
     with torch.no_grad():
         for p in parts.values():
             p += LEARNING_RATE * p.grad
@@ -75,12 +61,12 @@ def make(name):
         module = plain(n).removesuffix(".lora_magnitude_vector")
         merged[f"{module}.weight"] = weights[f"{module}.weight"].flatten().tolist()
     golden = dict(
-        rows=rows, at=at, targets=targets, learning_rate=LEARNING_RATE, adapted=with_adapter, loss=loss.item(),
+        rows=rows, at=at, targets=targets, learning_rate=LEARNING_RATE, adapted=with_adapter, loss=loss,
         grads=grads, stepped=stepped, start=start, merged=merged,
     )
     (folder / "golden.json").write_text(json.dumps(short(golden), separators=(",", ":")) + "\n")
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-    print(f"{name}: loss {loss.item():.4f}, {size} bytes")
+    print(f"{name}: loss {loss:.4f}, {size} bytes")
 
 
 if __name__ == "__main__":

@@ -83,6 +83,38 @@ def logits(model, rows, at):
     return [all_rows[r][p].tolist() for r, p in at]
 
 
+def plain(name):
+    """A parameter's name as the adapter's file has it."""
+    return name.removeprefix("base_model.model.").replace(".default.weight", "")
+
+
+def save_adapter(adapted, folder):
+    """Under folder/adapter, without the place where the base lay, which PEFT fills in as it saves."""
+    adapted.save_pretrained(folder / "adapter")
+    config = folder / "adapter/adapter_config.json"
+    known = json.loads(config.read_text())
+    known["base_model_name_or_path"] = None
+    config.write_text(json.dumps(known, indent=2, sort_keys=True))
+    (folder / "adapter/README.md").unlink(missing_ok=True)
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)
+
+
+def one_step(adapted, parts, rows, at, targets):
+    """The loss, its gradients in the first layer, and the logits behind one step of SGD, which the parts then hold."""
+    loss = 0.0
+    for r, row in enumerate(rows):
+        log_probs = adapted(torch.tensor([row])).logits[0].log_softmax(-1)
+        loss = loss - sum(log_probs[p, t] for q, p, t in targets if q == r)
+    loss = loss / len(targets)
+    loss.backward()
+    grads = {plain(n): p.grad.flatten().tolist() for n, p in parts.items() if ".layers.0." in n}
+    with torch.no_grad():
+        for p in parts.values():
+            p -= LEARNING_RATE * p.grad
+    return loss.item(), grads, logits(adapted, rows, at)
+
+
 def make(name):
     kind, settings = FAMILIES[name]
     generator = torch.Generator().manual_seed(sum(map(ord, name)))
@@ -107,31 +139,18 @@ def make(name):
     with torch.no_grad():
         for p in factors.values():
             p.normal_(0.0, 0.3, generator=generator)
-    adapted.save_pretrained(folder / "adapter")
-    (folder / "adapter/README.md").unlink(missing_ok=True)
-    for file in folder.rglob("*.safetensors"):
-        file.chmod(0o644)
+    save_adapter(adapted, folder)
     with_adapter = logits(adapted, rows, at)
 
-    loss = 0.0
-    for r, row in enumerate(rows):
-        log_probs = adapted(torch.tensor([row])).logits[0].log_softmax(-1)
-        loss = loss - sum(log_probs[p, t] for q, p, t in targets if q == r)
-    loss = loss / len(targets)
-    loss.backward()
-    plain = lambda n: n.removeprefix("base_model.model.").replace(".default.weight", "")
-    grads = {plain(n): p.grad.flatten().tolist() for n, p in factors.items() if ".layers.0." in n}
-    with torch.no_grad():
-        for p in factors.values():
-            p -= LEARNING_RATE * p.grad
+    loss, grads, stepped = one_step(adapted, factors, rows, at, targets)
     golden = dict(
         rows=rows, at=at, targets=targets, learning_rate=LEARNING_RATE, base=base, adapted=with_adapter,
-        loss=loss.item(), grads=grads, stepped=logits(adapted, rows, at),
+        loss=loss, grads=grads, stepped=stepped,
     )
     text = json.dumps(short(golden), separators=(",", ":"))
     (folder / "golden.json").write_text(text + "\n")
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-    print(f"{name}: loss {loss.item():.4f}, {size} bytes")
+    print(f"{name}: loss {loss:.4f}, {size} bytes")
 
 
 def short(value):
