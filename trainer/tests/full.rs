@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Bench, files, settings};
+use common::{Bench, die_at, files, settings};
 use limbeck_artifact::dataset::Split;
 use limbeck_artifact::event::{EventKind, Silent};
 use limbeck_model::device::{DeviceName, Dtype, ops, training_ops};
@@ -128,12 +128,6 @@ fn eight_rows_at_once_are_eight_times_one() {
         let gap = grad.iter().zip(&single.of[name]).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
         assert!(gap < 2e-5 * size, "{name}: {gap} of {size}");
     }
-}
-
-/// A sink that dies at its n-th event.
-fn die_at(n: usize) -> impl Fn(EventKind) + Sync {
-    let seen = AtomicUsize::new(0);
-    move |_| assert!(seen.fetch_add(1, Ordering::Relaxed) + 1 != n, "killed")
 }
 
 #[test]

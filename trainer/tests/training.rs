@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Bench, files, settings};
+use common::{Bench, die_at, files, settings};
 use limbeck_artifact::dataset::{Split, example_id};
 use limbeck_artifact::event::{EventKind, Silent};
 use limbeck_model::adapter::Adapter;
@@ -38,12 +38,6 @@ fn everything() -> TrainSettings {
         turbo_layers: 2,
         ..settings()
     }
-}
-
-/// A sink that dies at its n-th event, wherever in the training that is: after a step, a look or a checkpoint.
-fn die_at(n: usize) -> impl Fn(EventKind) + Sync {
-    let seen = AtomicUsize::new(0);
-    move |_| assert!(seen.fetch_add(1, Ordering::Relaxed) + 1 != n, "killed")
 }
 
 #[test]

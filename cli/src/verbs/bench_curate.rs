@@ -29,20 +29,21 @@ struct Length {
 }
 
 impl Length {
-    /// Of what a team runs: from the log to the frozen dataset.
+    /// What a team runs: from the log to the frozen dataset.
+    fn made(&self) -> impl Iterator<Item = &StageFigures> {
+        self.stages.iter().filter(|s| !matches!(s.stage, CurateStage::Generate | CurateStage::Export))
+    }
+
     fn seconds(&self) -> f64 {
-        let made = |s: &&StageFigures| !matches!(s.stage, CurateStage::Generate | CurateStage::Export);
-        self.stages.iter().filter(made).map(|s| s.seconds).sum()
+        self.made().map(|s| s.seconds).sum()
     }
 
     fn cpu_seconds(&self) -> f64 {
-        let made = |s: &&StageFigures| !matches!(s.stage, CurateStage::Generate | CurateStage::Export);
-        self.stages.iter().filter(made).filter_map(|s| s.cpu_seconds).sum()
+        self.made().filter_map(|s| s.cpu_seconds).sum()
     }
 
     fn peak_mib(&self) -> u64 {
-        let made = |s: &&StageFigures| !matches!(s.stage, CurateStage::Generate | CurateStage::Export);
-        self.stages.iter().filter(made).filter_map(|s| s.peak_rss_mib).max().unwrap_or(0)
+        self.made().filter_map(|s| s.peak_rss_mib).max().unwrap_or(0)
     }
 }
 

@@ -7,6 +7,7 @@ mod tiny_base;
 use limbeck_artifact::dataset::{
     Dataset, DatasetCard, Example, LabelSource, Message, Recorded, Split, TraceRef, example_id,
 };
+use limbeck_artifact::event::EventKind;
 use limbeck_model::decoder::Decoder;
 use limbeck_model::device::{DeviceName, ops};
 use limbeck_model::gguf::GgmlType;
@@ -22,6 +23,7 @@ use limbeck_trainer::{TrainPlan, TrainSettings};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub const LABELS: [&str; 3] = ["and", "hello there", "the thing"];
 
@@ -144,4 +146,10 @@ pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     walk(dir, dir, &mut found);
     found
+}
+
+/// A sink that dies at its n-th event, wherever in the training that is: after a step, a look or a checkpoint.
+pub fn die_at(n: usize) -> impl Fn(EventKind) + Sync {
+    let seen = AtomicUsize::new(0);
+    move |_| assert!(seen.fetch_add(1, Ordering::Relaxed) + 1 != n, "killed")
 }

@@ -256,16 +256,7 @@ mod tests {
     use super::*;
     use crate::ops::codes::QuantizeBase;
     use crate::ops::flex::bf16::Engine;
-
-    fn values(n: usize, seed: u64) -> Vec<f32> {
-        let mut z = seed | 1;
-        (0..n)
-            .map(|_| {
-                z = z.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (z >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-            })
-            .collect()
-    }
+    use crate::ops::flex::kernels::tests::values;
 
     fn computes() -> Vec<Compute> {
         let engines = [Engine::Portable, Engine::Avx512, Engine::Amx].into_iter().filter(|e| e.available());

@@ -3,7 +3,7 @@
 
 use super::compute::{Compute, Left, Right};
 use super::kernels::{Threads, dot};
-use super::loss::{POSITIONS, gather, softmax_gradient};
+use super::loss::{POSITIONS, cross_entropy_rows, gather};
 use super::scale::column_sums;
 use super::{Ad, Flex, FlexTensor, dims, flex, primitive, slice, tensor};
 use crate::ops::Target;
@@ -191,7 +191,7 @@ pub(super) fn linear_cross_entropy(
         let m = block.len();
         let x = gather(block.iter().map(|t| t.row), slice(&input), width);
         let mut logits = product(compute, m, vocab, &compute.left_rows(&x, width, m, width), &forward);
-        loss += softmax_gradient(&mut logits, vocab, block, denominator);
+        loss += cross_entropy_rows(&mut logits, vocab, block, denominator);
         let dx = product(compute, m, width, &compute.left_rows(&logits, vocab, m, vocab), &backward);
         for (target, dx) in block.iter().zip(dx.chunks_exact(width)) {
             d_hidden[target.row * width..][..width].iter_mut().zip(dx).for_each(|(sum, x)| *sum += x);

@@ -137,6 +137,16 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + tail
 }
 
+/// The largest of 32 values and `least`.
+#[inline(always)]
+pub fn max_of(row: &[f32; 32], least: f32) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for j in 0..16 {
+        lanes[j] = if row[j] > row[j + 16] { row[j] } else { row[j + 16] };
+    }
+    lanes.iter().fold(least, |a, &b| if a > b { a } else { b })
+}
+
 /// Turns `row` into `e^(x - max)` and returns `(max, sum)`.
 #[inline(always)]
 pub fn exp_row(row: &mut [f32]) -> (f32, f32) {
@@ -155,8 +165,19 @@ pub fn exp_row(row: &mut [f32]) -> (f32, f32) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// From -1 to 1, the same for the same seed.
+    pub fn values(n: usize, seed: u64) -> Vec<f32> {
+        let mut z = seed | 1;
+        (0..n)
+            .map(|_| {
+                z = z.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (z >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
 
     #[test]
     fn exp_is_close_to_the_library() {

@@ -3,7 +3,7 @@
 
 use super::bf16::{self, DEPTH, Engine, Left, Square, product};
 use super::buffer::Buffer;
-use super::kernels::{Threads, dot, exp, exp_row};
+use super::kernels::{Threads, dot, exp, exp_row, max_of};
 use super::simd::vectorised;
 use super::{Ad, Flex, FlexMatrix, FlexTensor, dims, flex, primitive, slice};
 use crate::ops::Target;
@@ -77,19 +77,19 @@ vectorised! {
     }
 }
 
-/// Turns a block's logits into the loss's gradient by them, and gives the block's loss.
-pub(super) fn softmax_gradient(logits: &mut [f32], vocab: usize, block: &[Target], denominator: f32) -> f64 {
-    let losses: Vec<f64> = logits
-        .par_chunks_mut(vocab)
-        .zip(block.par_iter())
-        .map(|(row, target)| {
-            let wanted = row[target.token as usize];
-            let weight = target.weight / denominator;
-            let (max, sum) = gradient_row(row, weight);
-            row[target.token as usize] -= weight;
-            weight as f64 * ((sum as f64).ln() + max as f64 - wanted as f64)
-        })
-        .collect();
+/// Turns a position's logits into the loss's gradient by them; returns the loss.
+fn cross_entropy_row(row: &mut [f32], target: &Target, denominator: f32) -> f64 {
+    let wanted = row[target.token as usize];
+    let weight = target.weight / denominator;
+    let (max, sum) = gradient_row(row, weight);
+    row[target.token as usize] -= weight;
+    weight as f64 * ((sum as f64).ln() + max as f64 - wanted as f64)
+}
+
+/// The same for a block, side by side.
+pub(super) fn cross_entropy_rows(logits: &mut [f32], vocab: usize, block: &[Target], denominator: f32) -> f64 {
+    let rows = logits.par_chunks_mut(vocab).zip(block.par_iter());
+    let losses: Vec<f64> = rows.map(|(row, target)| cross_entropy_row(row, target, denominator)).collect();
     losses.iter().sum()
 }
 
@@ -106,11 +106,7 @@ vectorised! {
         for ((row, max), sum) in square.iter().zip(max).zip(sum) {
             let mut values = *row;
             values[cols..].fill(f32::NEG_INFINITY);
-            let mut lanes = [f32::NEG_INFINITY; 16];
-            for j in 0..16 {
-                lanes[j] = if values[j] > values[j + 16] { values[j] } else { values[j + 16] };
-            }
-            let largest = lanes.iter().fold(*max, |a, &b| if a > b { a } else { b });
+            let largest = max_of(&values, *max);
             let mut sums = [0f32; 16];
             for j in 0..16 {
                 sums[j] = exp(values[j] - largest) + exp(values[j + 16] - largest);
@@ -277,14 +273,7 @@ pub(super) fn linear_cross_entropy(
             without_logits(x, [width, vocab], head, targets, denominator)
         });
     }
-    over_rows(hidden, vocab, head, &rows, |i, row| {
-        let target = &targets[i];
-        let wanted = row[target.token as usize];
-        let weight = target.weight / denominator;
-        let (max, sum) = gradient_row(row, weight);
-        row[target.token as usize] -= weight;
-        weight as f64 * ((sum as f64).ln() + max as f64 - wanted as f64)
-    })
+    over_rows(hidden, vocab, head, &rows, |i, row| cross_entropy_row(row, &targets[i], denominator))
 }
 
 pub(super) fn logits(hidden: &Tensor<2>, vocab: usize, width: usize, head: &FlexMatrix, rows: &[usize]) -> Vec<f32> {

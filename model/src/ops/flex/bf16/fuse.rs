@@ -80,6 +80,10 @@ impl Rectangles {
         (row..self.size[0].min(row + self.height), col..self.size[1].min(col + self.width))
     }
 
+    fn iter(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        (0..self.len()).map(|i| self.get(i))
+    }
+
     fn map<T: Send>(&self, work: impl Fn(Range<usize>, Range<usize>) -> T + Sync) -> Vec<T> {
         let work = |i: usize| {
             let (rows, cols) = self.get(i);
@@ -118,8 +122,7 @@ pub fn visit(
     mut each: impl FnMut(usize, usize, &mut Square),
 ) {
     check(engine, size, terms);
-    let rectangles = Rectangles::of(size, 1);
-    for (rows, cols) in (0..rectangles.len()).map(|i| rectangles.get(i)) {
+    for (rows, cols) in Rectangles::of(size, 1).iter() {
         rectangle(engine, &rows, &cols, [terms], |row, col, [squares]| {
             for (i, Sums(square)) in squares.iter_mut().enumerate() {
                 each(row + i * DEPTH, col, square);
@@ -153,8 +156,7 @@ pub fn fused_here<const I: usize, const N: usize>(
     products.iter().for_each(|terms| check(engine, size, terms));
     let mut made = [(); N].map(|()| Left::room(size[0], size[1]));
     let targets = made.each_mut().map(Target::new);
-    let rectangles = Rectangles::of(size, I);
-    for (rows, cols) in (0..rectangles.len()).map(|i| rectangles.get(i)) {
+    for (rows, cols) in Rectangles::of(size, I).iter() {
         packed_rectangle(engine, &rows, &cols, products, &targets, &mut values);
     }
     made

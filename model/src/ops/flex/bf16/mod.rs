@@ -316,18 +316,9 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use super::super::kernels::tests::values;
     use super::*;
     use proptest::prelude::*;
-
-    fn values(n: usize, seed: u64) -> Vec<f32> {
-        let mut z = seed | 1;
-        (0..n)
-            .map(|_| {
-                z = z.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (z >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-            })
-            .collect()
-    }
 
     fn transposed(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
         (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect()

@@ -4,7 +4,7 @@
 use super::super::bf16::{DEPTH, Square};
 use super::super::buffer::Buffer;
 use super::super::compute::{Compute, Left, Right};
-use super::super::kernels::{Threads, dot, exp};
+use super::super::kernels::{Threads, dot, exp, max_of};
 use super::super::simd::vectorised;
 use crate::layout::Segment;
 use crate::ops::{AttentionPlan, Rotation};
@@ -240,11 +240,7 @@ vectorised! {
 vectorised! {
     fn max_square(square: &Square, max: &mut [f32]) {
         for (row, max) in square.iter().zip(max) {
-            let mut lanes = [f32::NEG_INFINITY; 16];
-            for j in 0..16 {
-                lanes[j] = if row[j] > row[j + 16] { row[j] } else { row[j + 16] };
-            }
-            *max = lanes.iter().fold(*max, |a, &b| if a > b { a } else { b });
+            *max = max_of(row, *max);
         }
     }
 }
