@@ -133,9 +133,11 @@ pub fn score(peer: &[FinetuneFigures], ours: &[FinetuneFigures]) -> Vec<Figure> 
 }
 
 /// Of shapes in a series: more rows must keep the rate within 15 %, and longer rows may slow it by what attention adds.
+/// A step takes a frozen weight's product twice, forward and for its input's gradient; attention's two products become six,
+/// for both of their sides have gradients. What is worked out again to save memory is nobody's share.
 pub fn growth(series: &[StepFigures]) -> Vec<Growth> {
     let Some(first) = series.first() else { return Vec::new() };
-    let cost = |f: &StepFigures| f.linear_flops + f.attention_flops;
+    let cost = |f: &StepFigures| 2.0 * f.linear_flops + 3.0 * f.attention_flops;
     let fastest = series.iter().map(|f| f.tokens_per_s_median).fold(0.0, f64::max);
     let longer = series.iter().any(|f| f.seq != first.seq);
     series

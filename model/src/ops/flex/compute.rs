@@ -146,38 +146,47 @@ impl Compute {
         made.map(|data| Left::Owned { data, rows: size[0], depth: size[1] })
     }
 
-    /// As [`Compute::fused`], in this thread.
+    /// As [`Compute::fused`], in this thread; squares of a column before row `first`, a multiple of 32, are zeros.
     pub(super) fn fused_here<const I: usize, const N: usize>(
         self,
         size: [usize; 2],
         products: [&[(&Left, Part)]; I],
+        first: impl Fn(usize) -> usize,
         mut values: impl FnMut(usize, usize, [&mut Square; N]),
     ) -> [Left<'static>; N] {
         if let Compute::Bf16(engine) = self {
             let products = products.map(packed);
-            return bf16::fused_here(engine, size, products.each_ref().map(Vec::as_slice), values).map(Left::Bf16);
+            return bf16::fused_here(engine, size, products.each_ref().map(Vec::as_slice), first, values)
+                .map(Left::Bf16);
         }
         let mut made = self.sums(Threads::One, size, products);
         for (y, mut band) in bands(&mut made, size[1]).into_iter().enumerate() {
-            work_band::<I, N>(y * DEPTH, &mut band, size[1], &mut values);
+            work_band::<I, N>(y * DEPTH, &mut band, size[1], |row, col, mut squares: [&mut Square; N]| {
+                if row < first(col) {
+                    squares.iter_mut().for_each(|square| square.as_flattened_mut().fill(0.0));
+                } else {
+                    values(row, col, squares);
+                }
+            });
         }
         made.map(|data| Left::Owned { data, rows: size[0], depth: size[1] })
     }
 
-    /// Squares of a product's sums, in this thread.
+    /// Squares of a product's sums, in this thread; of a column those from row `first` on, a multiple of 32.
     pub(super) fn visit(
         self,
         size: [usize; 2],
         terms: &[(&Left, Part)],
+        first: impl Fn(usize) -> usize,
         mut each: impl FnMut(usize, usize, &mut Square),
     ) {
         match self {
-            Compute::Bf16(engine) => bf16::visit(engine, size, &packed(terms), each),
+            Compute::Bf16(engine) => bf16::visit(engine, size, &packed(terms), first, each),
             Compute::F32 => {
                 let [sums] = self.sums::<1, 1>(Threads::One, size, [terms]);
                 let mut square = [[0f32; DEPTH]; DEPTH];
                 for row in (0..size[0]).step_by(DEPTH) {
-                    for col in (0..size[1]).step_by(DEPTH) {
+                    for col in (0..size[1]).step_by(DEPTH).filter(|col| row >= first(*col)) {
                         copy(&sums, size[1], row, col, &mut square);
                         each(row, col, &mut square);
                     }
@@ -335,7 +344,7 @@ fn work_band<const I: usize, const N: usize>(
         let width = DEPTH.min(cols - col);
         for (square, part) in squares.iter().zip(&mut *band) {
             for (from, to) in square.iter().zip(part.chunks_exact_mut(cols)) {
-                to[col..col + width].copy_from_slice(&from[..width]);
+                copy_values(from, &mut to[col..], width);
             }
         }
     }
@@ -345,7 +354,16 @@ fn work_band<const I: usize, const N: usize>(
 pub(super) fn copy(x: &[f32], cols: usize, row: usize, col: usize, square: &mut Square) {
     let width = DEPTH.min(cols - col);
     for (from, to) in x.chunks_exact(cols).skip(row).zip(square) {
-        to[..width].copy_from_slice(&from[col..col + width]);
+        copy_values(&from[col..], to, width);
+    }
+}
+
+/// The first `n` values, at most 32; a whole row without a call.
+#[inline(always)]
+fn copy_values(from: &[f32], to: &mut [f32], n: usize) {
+    match (from.first_chunk::<DEPTH>(), to.first_chunk_mut::<DEPTH>()) {
+        (Some(from), Some(to)) if n == DEPTH => *to = *from,
+        _ => to[..n].copy_from_slice(&from[..n]),
     }
 }
 

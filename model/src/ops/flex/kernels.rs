@@ -1,6 +1,7 @@
 //! The arithmetic under the ops: matrix products through the `gemm` crate, and a vectorisable exponential. Every function
 //! gives the same bits whatever the number of threads.
 
+use super::simd::vectorised;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
@@ -102,23 +103,22 @@ pub fn transpose(data: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     out
 }
 
-/// `e^x` within 2 ulp for `x` in [-87, 88], clamped outside; written so that the compiler vectorises it (Cephes).
+/// `e^x` within 2 ulp for `x` in [-87, 88], clamped outside (Cephes). It belongs into [`vectorised`] loops: elsewhere a fused
+/// multiply-add is a call.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.3, 88.0);
     // Adding 1.5 * 2^23 rounds to the nearest integer, and leaves it in the lowest bits. A cast to an integer would saturate,
     // which the compiler does number by number.
-    let shifted = x * std::f32::consts::LOG2_E + 12_582_912.0;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, 12_582_912.0);
     let n = shifted - 12_582_912.0;
-    let r = x - n * 0.693_359_4;
-    let r = r + n * 2.121_944_4e-4;
-    let p = 1.987_569_1e-4f32;
-    let p = p * r + 1.398_199_9e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 5e-1;
-    let y = p * (r * r) + r + 1.0;
+    let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, x));
+    let p = 1.987_569_1e-4f32.mul_add(r, 1.398_199_9e-3);
+    let p = p.mul_add(r, 8.333_452e-3);
+    let p = p.mul_add(r, 4.166_579_6e-2);
+    let p = p.mul_add(r, 1.666_666_5e-1);
+    let p = p.mul_add(r, 5e-1);
+    let y = p.mul_add(r * r, r) + 1.0;
     y * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
 }
 
@@ -147,21 +147,24 @@ pub fn max_of(row: &[f32; 32], least: f32) -> f32 {
     lanes.iter().fold(least, |a, &b| if a > b { a } else { b })
 }
 
-/// Turns `row` into `e^(x - max)` and returns `(max, sum)`.
-#[inline(always)]
-pub fn exp_row(row: &mut [f32]) -> (f32, f32) {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for x in row.iter_mut() {
-        *x = exp(*x - max);
-    }
-    let mut lanes = [0f32; 16];
-    let (chunks, rest) = row.as_chunks::<16>();
-    for chunk in chunks {
-        for j in 0..16 {
-            lanes[j] += chunk[j];
+vectorised! {
+    /// Turns `row` into `e^(x - max)` and returns `(max, sum)`.
+    pub fn exp_row(row: &mut [f32]) -> (f32, f32) {
+        let (chunks, rest) = row.as_chunks::<32>();
+        let largest = chunks.iter().fold(f32::NEG_INFINITY, |max, chunk| max_of(chunk, max));
+        let max = rest.iter().fold(largest, |a, &b| if a > b { a } else { b });
+        for x in row.iter_mut() {
+            *x = exp(*x - max);
         }
+        let mut lanes = [0f32; 16];
+        let (chunks, rest) = row.as_chunks::<16>();
+        for chunk in chunks {
+            for j in 0..16 {
+                lanes[j] += chunk[j];
+            }
+        }
+        (max, lanes.iter().sum::<f32>() + rest.iter().sum::<f32>())
     }
-    (max, lanes.iter().sum::<f32>() + rest.iter().sum::<f32>())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ pub mod buffer;
 mod codes;
 mod compute;
 mod dense;
-mod geglu;
+mod gated;
 mod kernels;
 mod kl;
 mod layer;
@@ -240,11 +240,11 @@ impl Ops for FlexOps {
     }
 
     fn swiglu(&self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
-        pointwise::swiglu(gate, up)
+        gated::gated(gated::Activation::Silu, gate, up)
     }
 
     fn geglu(&self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
-        geglu::geglu(gate, up)
+        gated::gated(gated::Activation::GeluTanh, gate, up)
     }
 
     fn linear_cross_entropy(

@@ -1,7 +1,7 @@
-//! RMSNorm, SwiGLU and the residual sum with their gradients, in parallel over rows. burn's own elementwise ops on this
+//! RMSNorm and the residual sum with their gradients, in parallel over rows. burn's own elementwise ops on this
 //! backend run on one thread, so that none is left in a step.
 
-use super::kernels::{dot, exp};
+use super::kernels::dot;
 use super::{Flex, FlexTensor, dims, flex, primitive, slice, tensor};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
 use burn::backend::autodiff::grads::Gradients;
@@ -73,61 +73,6 @@ pub(super) fn rms_norm(x: Tensor<2>, weight: &Arc<Vec<f32>>, eps: f32) -> Tensor
 
 /// Elements a task.
 const ELEMENTS: usize = 16 * 1024;
-
-#[derive(Debug)]
-struct SwigluBackward;
-
-impl Backward<Flex, 2> for SwigluBackward {
-    /// Gate and up.
-    type State = (FlexTensor, FlexTensor);
-
-    fn backward(self, ops: Prepared<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (gate, up) = ops.state;
-        let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
-        let shape = dims(&gate);
-        let (gs, us, ds) = (slice(&gate), slice(&up), slice(&grad));
-        let (mut d_gate, mut d_up) = (vec![0f32; gs.len()], vec![0f32; gs.len()]);
-        d_gate.par_chunks_mut(ELEMENTS).zip(d_up.par_chunks_mut(ELEMENTS)).enumerate().for_each(
-            |(task, (d_gate, d_up))| {
-                let (from, n) = (task * ELEMENTS, d_gate.len());
-                let (g, u, d) = (&gs[from..][..n], &us[from..][..n], &ds[from..][..n]);
-                let d_up = &mut d_up[..n];
-                for i in 0..n {
-                    let sigmoid = 1.0 / (1.0 + exp(-g[i]));
-                    let silu = g[i] * sigmoid;
-                    d_up[i] = d[i] * silu;
-                    d_gate[i] = d[i] * u[i] * (sigmoid + silu * (1.0 - sigmoid));
-                }
-            },
-        );
-        let [gate_node, up_node] = ops.parents;
-        if let Some(node) = gate_node {
-            grads.register::<Flex>(node.id, flex(d_gate, shape));
-        }
-        if let Some(node) = up_node {
-            grads.register::<Flex>(node.id, flex(d_up, shape));
-        }
-    }
-}
-
-pub(super) fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
-    let (gate, up) = (primitive(gate), primitive(up));
-    let (g, u) = (gate.primitive().to_contiguous(), up.primitive().to_contiguous());
-    let (gs, us) = (slice(&g), slice(&u));
-    let mut out = vec![0f32; gs.len()];
-    out.par_chunks_mut(ELEMENTS).enumerate().for_each(|(task, out)| {
-        let (from, n) = (task * ELEMENTS, out.len());
-        let (g, u) = (&gs[from..][..n], &us[from..][..n]);
-        for i in 0..n {
-            out[i] = g[i] * u[i] / (1.0 + exp(-g[i]));
-        }
-    });
-    let out = flex(out, dims(&g));
-    tensor(match SwigluBackward.prepare::<NoCheckpointing>([gate.node(), up.node()]).compute_bound().stateful() {
-        OpsKind::Tracked(p) => p.finish((g, u), out),
-        OpsKind::UnTracked(p) => p.finish(out),
-    })
-}
 
 #[derive(Debug)]
 struct AddBackward;

@@ -1,5 +1,5 @@
 //! Loops that the compiler vectorises, compiled for several widths and chosen at run time. A width changes no bit: each
-//! loop fixes its order of additions, and multiply-adds are never contracted.
+//! loop fixes its order of additions, and multiply-adds are fused where the code says `mul_add`, nowhere else.
 
 use std::sync::OnceLock;
 
@@ -22,7 +22,7 @@ pub fn width() -> Width {
             {
                 return Width::Avx512;
             }
-            if is_x86_feature_detected!("avx2") {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 return Width::Avx2;
             }
         }
@@ -46,7 +46,7 @@ macro_rules! vectorised {
                 fn avx512($($arg: $ty),*) $(-> $ret)? {
                     plain($($arg),*)
                 }
-                #[target_feature(enable = "avx2")]
+                #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments, reason = "as above")]
                 fn avx2($($arg: $ty),*) $(-> $ret)? {
                     plain($($arg),*)

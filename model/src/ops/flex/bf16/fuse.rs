@@ -32,28 +32,37 @@ fn strip(engine: Engine, sums: &mut [Sums], terms: &[(&Left, RightPart)], row: u
 }
 
 /// `I` products of one size over one rectangle: `each` gets a strip's first row and column and its squares of every product,
-/// one below the other, strip by strip.
+/// one below the other, strip by strip. A strip begins with the row, a multiple of 32, that `first` says for its column.
 fn rectangle<const I: usize>(
     engine: Engine,
     rows: &Range<usize>,
     cols: &Range<usize>,
     products: [&[(&Left, RightPart)]; I],
+    first: impl Fn(usize) -> usize,
     mut each: impl FnMut(usize, usize, [&mut [Sums]; I]),
 ) {
     let mut sums = Buffer::<Sums>::take(I * TASK_ROWS / DEPTH);
-    let squares = tiles(rows.len(), DEPTH);
     configured(engine, || {
         for col in cols.clone().step_by(DEPTH) {
-            let block = Block { rows: rows.len(), cols: DEPTH.min(cols.end - col) };
+            let row = first(col).clamp(rows.start, rows.end.next_multiple_of(DEPTH));
+            let block = Block { rows: rows.end.saturating_sub(row), cols: DEPTH.min(cols.end - col) };
+            let squares = tiles(block.rows, DEPTH);
             let mut parts = sums.chunks_exact_mut(TASK_ROWS / DEPTH);
             let strips = products.map(|terms| {
                 let part = parts.next().unwrap_or_default();
-                strip(engine, part, terms, rows.start, col, &block);
+                if squares > 0 {
+                    strip(engine, part, terms, row, col, &block);
+                }
                 &mut part[..squares]
             });
-            each(rows.start, col, strips);
+            each(row, col, strips);
         }
     });
+}
+
+/// Every row of a strip is wanted.
+fn all_rows(_: usize) -> usize {
+    0
 }
 
 /// The rectangles of a matrix, in the order of their columns, then rows.
@@ -109,21 +118,22 @@ pub fn strips<T: Send>(
     check(engine, size, terms);
     Rectangles::of(size, 1).map(|rows, cols| {
         let mut made = begin(&rows);
-        rectangle(engine, &rows, &cols, [terms], |row, col, [squares]| each(&mut made, row, col, squares));
+        rectangle(engine, &rows, &cols, [terms], all_rows, |row, col, [squares]| each(&mut made, row, col, squares));
         Rectangle { rows, made }
     })
 }
 
-/// Squares of a product's sums, in this thread.
+/// Squares of a product's sums, in this thread; of a column those from row `first` on, a multiple of 32.
 pub fn visit(
     engine: Engine,
     size: [usize; 2],
     terms: &[(&Left, RightPart)],
+    first: impl Fn(usize) -> usize,
     mut each: impl FnMut(usize, usize, &mut Square),
 ) {
     check(engine, size, terms);
     for (rows, cols) in Rectangles::of(size, 1).iter() {
-        rectangle(engine, &rows, &cols, [terms], |row, col, [squares]| {
+        rectangle(engine, &rows, &cols, [terms], &first, |row, col, [squares]| {
             for (i, Sums(square)) in squares.iter_mut().enumerate() {
                 each(row + i * DEPTH, col, square);
             }
@@ -142,39 +152,50 @@ pub fn fused<const I: usize, const N: usize>(
     products.iter().for_each(|terms| check(engine, size, terms));
     let mut made = [(); N].map(|()| Left::room(size[0], size[1]));
     let targets = made.each_mut().map(Target::new);
-    Rectangles::of(size, I).map(|rows, cols| packed_rectangle(engine, &rows, &cols, products, &targets, &values));
+    Rectangles::of(size, I)
+        .map(|rows, cols| packed_rectangle(engine, [&rows, &cols], products, &targets, all_rows, &values));
     made
 }
 
-/// As [`fused`], in this thread.
+/// As [`fused`], in this thread; squares of a column before row `first`, a multiple of 32, are zeros.
 pub fn fused_here<const I: usize, const N: usize>(
     engine: Engine,
     size: [usize; 2],
     products: [&[(&Left, RightPart)]; I],
+    first: impl Fn(usize) -> usize,
     mut values: impl FnMut(usize, usize, [&mut Square; N]),
 ) -> [Left; N] {
     products.iter().for_each(|terms| check(engine, size, terms));
     let mut made = [(); N].map(|()| Left::room(size[0], size[1]));
     let targets = made.each_mut().map(Target::new);
     for (rows, cols) in Rectangles::of(size, I).iter() {
-        packed_rectangle(engine, &rows, &cols, products, &targets, &mut values);
+        packed_rectangle(engine, [&rows, &cols], products, &targets, &first, &mut values);
     }
     made
 }
 
-/// One rectangle of [`fused`].
+/// One rectangle of [`fused`] or [`fused_here`].
 fn packed_rectangle<const I: usize, const N: usize>(
     engine: Engine,
-    rows: &Range<usize>,
-    cols: &Range<usize>,
+    [rows, cols]: [&Range<usize>; 2],
     products: [&[(&Left, RightPart)]; I],
     targets: &[Target; N],
+    first: impl Fn(usize) -> usize,
     mut values: impl FnMut(usize, usize, [&mut Square; N]),
 ) {
     const { assert!(I <= N) };
     let wide = avx512::available();
     let mut more = Buffer::<Sums>::take(N - I);
-    rectangle(engine, rows, cols, products, |row, col, mut sums| {
+    rectangle(engine, rows, cols, products, first, |row, col, mut sums| {
+        for above in (rows.start..row.min(rows.end)).step_by(DEPTH) {
+            for target in targets {
+                // SAFETY: as below.
+                #[expect(unsafe_code, reason = "tiles of one buffer go to different threads")]
+                unsafe {
+                    target.store_zeros(above, col);
+                }
+            }
+        }
         for row in (row..rows.end).step_by(DEPTH) {
             let mut sums = sums.iter_mut().filter_map(|strip| {
                 let (first, rest) = std::mem::take(strip).split_first_mut()?;
@@ -246,15 +267,11 @@ fn turned_columns(x: &Left, c: usize) -> Right {
     let mut right =
         Right { lines: Buffer::take(2 * depth_tiles * TILE), depth: n, cols: DEPTH.min(x.depth - c * DEPTH) };
     let (low, high) = right.lines.split_at_mut(depth_tiles * TILE);
-    for (y, (low, high)) in low.chunks_exact_mut(TILE).zip(high.chunks_exact_mut(TILE)).enumerate() {
-        let mut rows = [ZERO; DEPTH];
-        for (half, rows) in rows.chunks_exact_mut(TILE).enumerate() {
-            if let Some(tile) = x.tile(2 * y + half, c) {
-                rows.copy_from_slice(tile);
-            }
-        }
-        pack::right_tile(&rows, 0, wide, low);
-        pack::right_tile(&rows, 1, wide, high);
+    let halves = low.chunks_exact_mut(TILE / 2).zip(high.chunks_exact_mut(TILE / 2));
+    for (tile, (low, high)) in halves.enumerate() {
+        let rows = x.tile(tile, c).unwrap_or(&[ZERO; TILE]);
+        pack::half_right_tile(rows, 0, wide, low);
+        pack::half_right_tile(rows, 1, wide, high);
     }
     right
 }

@@ -100,8 +100,28 @@ impl Target {
     /// The matrix is alive, and nobody else reads or writes this square meanwhile.
     #[expect(unsafe_code, reason = "tiles of one buffer go to different threads")]
     pub unsafe fn store(&self, row: usize, col: usize, square: &mut Square, wide: bool) {
+        trim(square, self.rows.saturating_sub(row), self.cols.saturating_sub(col));
+        // SAFETY: as promised by the caller.
+        unsafe { self.tiles(row, col, |half, tile| left_tile(square, half, wide, tile)) }
+    }
+
+    /// Makes the square at (`row`, `col`) zeros.
+    ///
+    /// # Safety
+    /// As [`Target::store`].
+    #[expect(unsafe_code, reason = "tiles of one buffer go to different threads")]
+    pub unsafe fn store_zeros(&self, row: usize, col: usize) {
+        // SAFETY: as promised by the caller.
+        unsafe { self.tiles(row, col, |_, tile| tile.fill(ZERO)) }
+    }
+
+    /// The tiles of a square, each with its number in it.
+    ///
+    /// # Safety
+    /// As [`Target::store`].
+    #[expect(unsafe_code, reason = "tiles of one buffer go to different threads")]
+    unsafe fn tiles(&self, row: usize, col: usize, mut each: impl FnMut(usize, &mut [Line])) {
         assert!(row < self.rows && col < self.cols, "the square lies outside the matrix");
-        trim(square, self.rows - row, self.cols - col);
         let across = tiles(self.cols, DEPTH);
         for half in 0..2 {
             let tile = row / TILE + half;
@@ -110,7 +130,7 @@ impl Target {
                 let tile = unsafe {
                     std::slice::from_raw_parts_mut(self.lines.add((tile * across + col / DEPTH) * TILE), TILE)
                 };
-                left_tile(square, half, wide, tile);
+                each(half, tile);
             }
         }
     }
@@ -148,8 +168,8 @@ fn left_tile(square: &Square, half: usize, wide: bool, tile: &mut [Line]) {
     }
 }
 
-/// The columns from `16 * half` on of 32 rows (two left tiles) as a right tile.
-pub(super) fn right_tile(rows: &[Line; DEPTH], half: usize, wide: bool, tile: &mut [Line]) {
+/// The columns from `16 * half` on of 16 rows (a left tile) as half a right tile.
+pub(super) fn half_right_tile(rows: &[Line], half: usize, wide: bool, tile: &mut [Line]) {
     if wide {
         return avx512::interleaved_pairs(rows, half, tile);
     }

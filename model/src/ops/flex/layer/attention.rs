@@ -77,6 +77,8 @@ struct Packed<'a> {
     /// First token, and how many.
     first: usize,
     count: usize,
+    /// The largest length of a key.
+    longest: f32,
 }
 
 /// All segments' keys and values, `[segment][key head]`.
@@ -92,6 +94,7 @@ fn pack_all<'a>(plan: &AttentionPlan, compute: Compute, k: &'a [f32], v: &'a [f3
             let at = first * width + head * d;
             let (k, v) = (&k[at..], &v[at..]);
             Packed {
+                longest: longest(k, width, count, d),
                 keys: compute.right_columns(k, width, d, count),
                 values: compute.right_rows(v, width, count, d),
                 back: backward
@@ -165,15 +168,24 @@ impl<'p, 'a> Keys<'p, 'a> {
         (!range.is_empty() && !queries.plan.window.is_some_and(below)).then_some(range)
     }
 
-    /// Writes `with` where a query may not see a key, into the square of scores at (`row`, `col`) of the block; `keys` are
-    /// the columns of the block.
+    /// The row of squares, a multiple of 32, from which on queries may see the keys of a column of squares.
+    fn first_row(&self, queries: &Queries, keys: &Range<usize>, col: usize) -> usize {
+        let first = if self.own { (keys.start + col).saturating_sub(queries.range.start) } else { 0 };
+        first / DEPTH * DEPTH
+    }
+
+    /// Whether every query of the square at (`row`, `col`) of the block sees every key; `keys` are the columns of the block.
+    fn all_seen(&self, queries: &Queries, keys: &Range<usize>, [row, col]: [usize; 2]) -> bool {
+        let below_diagonal = keys.start + col + DEPTH <= queries.range.start + row + 1;
+        keys.len() - col >= DEPTH
+            && (!self.own || (below_diagonal && queries.segment.visible.is_none()))
+            && queries.plan.window.is_none()
+    }
+
+    /// Writes `with` where a query may not see a key, into the square of scores at (`row`, `col`) of the block.
     fn hide(&self, queries: &Queries, keys: &Range<usize>, [row, col]: [usize; 2], square: &mut Square, with: f32) {
         let width = (keys.len() - col).min(DEPTH);
         let (first_query, first_key) = (queries.range.start + row, keys.start + col);
-        let below_diagonal = !self.own || (first_key + width <= first_query + 1 && queries.segment.visible.is_none());
-        if width == DEPTH && below_diagonal && queries.plan.window.is_none() {
-            return;
-        }
         let positions = &queries.plan.batch.positions;
         let len = queries.segment.tokens.len();
         for (query, scores) in (first_query..queries.range.end).zip(square) {
@@ -199,6 +211,15 @@ impl<'p, 'a> Keys<'p, 'a> {
     }
 }
 
+/// Scores this small need not be shifted before their exponentials are added up: e^60 times a row of any length, and what
+/// values do to it, stays inside float32, and so does e^-60.
+const SMALL: f32 = 60.0;
+
+/// The largest length of `n` rows `[n, d]`, `stride` apart.
+fn longest(x: &[f32], stride: usize, n: usize, d: usize) -> f32 {
+    (0..n).map(|i| dot(&x[i * stride..][..d], &x[i * stride..][..d])).fold(0.0, f32::max).sqrt()
+}
+
 /// What turns products of queries and keys into scores.
 #[derive(Clone, Copy)]
 struct Scores {
@@ -211,26 +232,29 @@ impl Scores {
         Scores { scale: plan.scale, softcap: plan.softcap }
     }
 
-    fn apply(self, square: &mut Square) {
-        scale_square(square, self.scale);
-        if let Some(cap) = self.softcap {
-            cap_square(square, cap);
+    /// Caps products, where there is a cap, and says what they must be multiplied by to be scores.
+    fn cap(self, square: &mut Square) -> f32 {
+        match self.softcap {
+            Some(cap) => {
+                cap_square(square, self.scale, cap);
+                1.0
+            }
+            None => self.scale,
         }
+    }
+
+    /// No score is larger.
+    fn bound(self, queries: f32, keys: f32) -> f32 {
+        // Lengths are of float32 queries and keys, the products perhaps of rounded ones.
+        let bound = 1.02 * self.scale.abs() * queries * keys;
+        self.softcap.map_or(bound, |cap| cap.min(bound))
     }
 }
 
 vectorised! {
-    fn scale_square(square: &mut Square, scale: f32) {
-        for x in square.as_flattened_mut() {
-            *x *= scale;
-        }
-    }
-}
-
-vectorised! {
-    /// `cap · tanh(x / cap)`.
-    fn cap_square(square: &mut Square, cap: f32) {
-        let twice = 2.0 / cap;
+    /// `cap · tanh(scale · x / cap)`.
+    fn cap_square(square: &mut Square, scale: f32, cap: f32) {
+        let twice = 2.0 * scale / cap;
         for x in square.as_flattened_mut() {
             *x = cap - 2.0 * cap / (exp(*x * twice) + 1.0);
         }
@@ -238,20 +262,37 @@ vectorised! {
 }
 
 vectorised! {
-    fn max_square(square: &Square, max: &mut [f32]) {
+    /// Takes each row's largest, times `scale`, into `max`.
+    fn max_square(square: &Square, scale: f32, max: &mut [f32]) {
         for (row, max) in square.iter().zip(max) {
-            *max = max_of(row, *max);
+            let largest = max_of(row, f32::NEG_INFINITY) * scale;
+            *max = if largest > *max { largest } else { *max };
         }
     }
 }
 
 vectorised! {
-    /// `e^(x - shift)` of each row.
-    fn exp_square(square: &mut Square, shift: &[f32]) {
+    /// `e^(scale · x - shift)` of each row.
+    fn exp_square(square: &mut Square, scale: f32, shift: &[f32]) {
         for (row, shift) in square.iter_mut().zip(shift) {
             for x in row.iter_mut() {
-                *x = exp(*x - shift);
+                *x = exp(x.mul_add(scale, -shift));
             }
+        }
+    }
+}
+
+vectorised! {
+    /// As [`exp_square`], and adds each row up.
+    fn exp_sum_square(square: &mut Square, scale: f32, shift: &[f32], sum: &mut [f32]) {
+        for ((row, shift), sum) in square.iter_mut().zip(shift).zip(sum) {
+            let mut lanes = [0f32; 16];
+            for j in 0..16 {
+                row[j] = exp(row[j].mul_add(scale, -shift));
+                row[j + 16] = exp(row[j + 16].mul_add(scale, -shift));
+                lanes[j] = row[j] + row[j + 16];
+            }
+            *sum += lanes.iter().sum::<f32>();
         }
     }
 }
@@ -362,38 +403,58 @@ pub fn forward(plan: &AttentionPlan, compute: Compute, q: &[f32], k: &[f32], v: 
         let blocks = out.chunks_mut(QUERIES * d).zip(sums.chunks_mut(QUERIES));
         for (queries, (out, sums)) in Queries::of(plan, &plan.segments[at]).zip(blocks) {
             let from = queries.first() * s.heads * d + head * d;
-            let q = compute.left_rows(&q[from..], s.heads * d, queries.range.len(), d);
-            block_forward(compute, &queries, &keys, &q, out, sums);
+            let (q, stride, n) = (&q[from..], s.heads * d, queries.range.len());
+            let q = (&compute.left_rows(q, stride, n, d), longest(q, stride, n, d));
+            block_forward(compute, &queries, &keys, q, out, sums);
         }
     });
     drop(packed);
     (out, log_sums)
 }
 
-/// One pass over the keys for the largest score of each query, a second one for the weights: scores are worked out twice and
-/// never stored. `sums` become the log-sums.
-fn block_forward(compute: Compute, queries: &Queries, keys: &[Keys], q: &Left, out: &mut [f32], sums: &mut [f32]) {
+/// Scores that may be large are worked out twice and never stored: a first pass over the keys finds the largest of each
+/// query. `longest` is of the queries; `sums` become the log-sums.
+fn block_forward(
+    compute: Compute,
+    queries: &Queries,
+    keys: &[Keys],
+    (q, longest): (&Left, f32),
+    out: &mut [f32],
+    sums: &mut [f32],
+) {
     let (d, n) = (queries.plan.head_dim, queries.range.len());
     let scores = Scores::of(queries.plan);
     let seen: Vec<(&Keys, Range<usize>)> =
         keys.iter().filter_map(|keys| keys.seen_by(queries).map(|range| (keys, range))).collect();
-    let mut max = vec![f32::NEG_INFINITY; n];
-    for (keys, range) in &seen {
-        let terms = [(q, keys.packed.keys.part(0..d, range.clone()))];
-        compute.visit([n, range.len()], &terms, |row, col, square| {
-            scores.apply(square);
-            keys.hide(queries, range, [row, col], square, f32::NEG_INFINITY);
-            max_square(square, &mut max[row..]);
-        });
-    }
+    let longest_key = seen.iter().map(|(keys, _)| keys.packed.longest).fold(0.0, f32::max);
+    let shift = if scores.bound(longest, longest_key) <= SMALL {
+        vec![0.0; n]
+    } else {
+        let mut max = vec![f32::NEG_INFINITY; n];
+        for (keys, range) in &seen {
+            let terms = [(q, keys.packed.keys.part(0..d, range.clone()))];
+            let first = |col: usize| keys.first_row(queries, range, col);
+            compute.visit([n, range.len()], &terms, first, |row, col, square| {
+                let scale = scores.cap(square);
+                keys.hide(queries, range, [row, col], square, f32::NEG_INFINITY);
+                max_square(square, scale, &mut max[row..]);
+            });
+        }
+        max
+    };
     sums.fill(0.0);
     for (i, (keys, range)) in seen.iter().enumerate() {
         let terms = [(q, keys.packed.keys.part(0..d, range.clone()))];
-        let weights = compute.fused_here([n, range.len()], [&terms], |row, col, [square]: [&mut Square; 1]| {
-            scores.apply(square);
-            exp_square(square, &max[row..]);
-            keys.hide(queries, range, [row, col], square, 0.0);
-            sum_square(square, &mut sums[row..]);
+        let first = |col: usize| keys.first_row(queries, range, col);
+        let weights = compute.fused_here([n, range.len()], [&terms], first, |row, col, [square]: [&mut Square; 1]| {
+            let (scale, shift, sums) = (scores.cap(square), &shift[row..], &mut sums[row..]);
+            if keys.all_seen(queries, range, [row, col]) {
+                exp_sum_square(square, scale, shift, sums);
+            } else {
+                exp_square(square, scale, shift);
+                keys.hide(queries, range, [row, col], square, 0.0);
+                sum_square(square, sums);
+            }
         });
         let [weights] = weights;
         let values = keys.packed.values.part(range.clone(), 0..d);
@@ -401,8 +462,8 @@ fn block_forward(compute: Compute, queries: &Queries, keys: &[Keys], q: &Left, o
     }
     let inverse: Vec<f32> = sums.iter().map(|sum| 1.0 / sum).collect();
     scale_rows(out, d, &inverse);
-    for (sum, max) in sums.iter_mut().zip(&max) {
-        *sum = max + sum.ln();
+    for (sum, shift) in sums.iter_mut().zip(&shift) {
+        *sum = shift + sum.ln();
     }
 }
 
@@ -547,11 +608,14 @@ fn weights_and_gradient(
     compute.fused_here(
         [queries.range.len(), range.len()],
         [&terms[0], &terms[1]],
+        |col| keys.first_row(queries, range, col),
         |row, col, [p, ds]: [&mut Square; 2]| {
-            scores.apply(p);
+            let scale = scores.cap(p);
             let capped = scores.softcap.map(|cap| (cap, *p));
-            exp_square(p, &log_sums[row..]);
-            keys.hide(queries, range, [row, col], p, 0.0);
+            exp_square(p, scale, &log_sums[row..]);
+            if !keys.all_seen(queries, range, [row, col]) {
+                keys.hide(queries, range, [row, col], p, 0.0);
+            }
             score_gradient_square(ds, p, &sides.along[row..], scores.scale);
             if let Some((cap, scores)) = capped {
                 uncap_square(ds, &scores, cap);

@@ -10,6 +10,7 @@ mod pointwise;
 use super::bf16::{DEPTH, Square};
 use super::buffer::Buffer;
 use super::compute::{Compute, Left, Part, Right};
+use super::gated::{swiglu_square, swiglu_square_backward};
 use super::kernels::{Threads, transpose};
 use super::{Flex, FlexMatrix, FlexTensor, dims, flex, matrix, primitive, slice, tensor};
 use crate::ops::{AttentionPlan, Block};
@@ -213,7 +214,7 @@ impl Layer {
                     pointwise::add_row(square, &bias[col..f.min(col + DEPTH)]);
                 }
             }
-            pointwise::swiglu(gate, up, gated);
+            swiglu_square(gate, up, gated);
         })
     }
 
@@ -332,7 +333,7 @@ impl Layer {
         self.compute.fused(size, [&terms], |row, col, [gated, gate, up]: [&mut Square; 3]| {
             saved.gate.square(row, col, gate);
             saved.up.square(row, col, up);
-            pointwise::swiglu_backward(gated, gate, up);
+            swiglu_square_backward(gated, gate, up);
         })
     }
 }

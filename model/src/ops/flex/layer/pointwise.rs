@@ -1,9 +1,9 @@
-//! The layer's loops over elements: RMSNorm and SwiGLU with their gradients, by rows or by squares on their way into a
+//! The layer's loops over elements: RMSNorm with its gradient and sums, by rows or by squares on their way into a
 //! packed operand.
 
 use super::super::bf16::{DEPTH, Square};
 use super::super::buffer::Buffer;
-use super::super::kernels::{dot, exp};
+use super::super::kernels::dot;
 use super::super::simd::vectorised;
 use rayon::prelude::*;
 
@@ -94,35 +94,6 @@ fn row_of<'a>(x: &'a [f32], from: usize, width: usize, spare: &'a mut [f32; DEPT
         _ => {
             spare[..width].copy_from_slice(&x[from..from + width]);
             spare
-        }
-    }
-}
-
-vectorised! {
-    /// `silu(gate) · up` of squares.
-    pub fn swiglu(gate: &Square, up: &Square, out: &mut Square) {
-        for i in 0..DEPTH {
-            for j in 0..DEPTH {
-                out[i][j] = gate[i][j] * up[i][j] / (1.0 + exp(-gate[i][j]));
-            }
-        }
-    }
-}
-
-vectorised! {
-    /// From squares of gate, up and the gradient of SwiGLU's output: the output again in the gradient's place, and the
-    /// gradients of gate and up in theirs.
-    pub fn swiglu_backward(d_out: &mut Square, gate: &mut Square, up: &mut Square) {
-        for i in 0..DEPTH {
-            let (d_out, gate, up) = (&mut d_out[i], &mut gate[i], &mut up[i]);
-            for j in 0..DEPTH {
-                let (d, g, u) = (d_out[j], gate[j], up[j]);
-                let sigmoid = 1.0 / (1.0 + exp(-g));
-                let silu = g * sigmoid;
-                d_out[j] = silu * u;
-                gate[j] = d * u * (sigmoid + silu * (1.0 - sigmoid));
-                up[j] = d * silu;
-            }
         }
     }
 }
