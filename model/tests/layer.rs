@@ -6,6 +6,7 @@ mod common;
 
 use burn::tensor::{Device, Tensor};
 use common::{distance, step, step_with};
+use limbeck_model::decoder::Decoder;
 use limbeck_model::layout::{Packed, ROOT};
 use limbeck_model::ops::codes::Codes;
 use limbeck_model::ops::flex::bf16::Engine;
@@ -128,6 +129,29 @@ fn equals_the_layer_composed_of_single_ops() {
         assert!((loss - want).abs() <= 1e-5 * want.abs(), "{name}: {loss} against {want}");
         let gap = distance(&grads, &want_grads);
         assert!(gap < 1e-5, "{name}: gradients differ by {gap} of the largest");
+    }
+}
+
+/// Scores of some hundreds: their exponentials overflow unless the largest is found first.
+#[test]
+fn large_scores_equal_the_layer_composed_of_single_ops() {
+    let run = |ops: Arc<dyn Ops>, batch: &Packed, targets: &[Target]| {
+        let c = common::config();
+        let mut load = |name: &str| {
+            let (shape, mut data) = common::tensor(&c, name)?;
+            if name.contains("q_proj") {
+                data.iter_mut().for_each(|x| *x *= 100.0);
+            }
+            Ok((shape, data))
+        };
+        common::step_of(&Decoder::load(&c, ops, true, &mut load).unwrap(), batch, targets)
+    };
+    for (name, batch, targets) in batches() {
+        let (loss, grads) = run(Arc::new(FlexOps::default()), &batch, &targets);
+        let (want, want_grads) = run(Arc::new(Composed(FlexOps::default())), &batch, &targets);
+        assert!(loss.is_finite() && (loss - want).abs() <= 1e-4 * want.abs(), "{name}: {loss} against {want}");
+        let gap = distance(&grads, &want_grads);
+        assert!(gap < 2e-4, "{name}: gradients differ by {gap} of the largest");
     }
 }
 
