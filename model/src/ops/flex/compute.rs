@@ -239,13 +239,19 @@ impl Compute {
         }
     }
 
-    /// Adds `left · x` to `out`, rows `stride` apart, in this thread; `x` as in [`Compute::over_rows`].
-    pub(super) fn add_over_rows(self, left: &Left, x: &Left, out: &mut [f32], stride: usize) {
+    /// Adds `left · x` to `out`, `[strips of 32 columns, rows, 32]`, in this thread; `x` as in [`Compute::over_rows`].
+    pub(super) fn add_over_rows(self, left: &Left, x: &Left, out: &mut [f32]) {
         match (self, x) {
-            (Compute::Bf16(engine), Left::Bf16(x)) => bf16::add_over_rows(engine, left.packed(), x, out, stride),
+            (Compute::Bf16(engine), Left::Bf16(x)) => bf16::add_over_rows(engine, left.packed(), x, out),
             _ => {
                 let ((x, n, cols), (left, rows, _)) = (x.view(), left.view());
-                matmul([rows, n, cols], out, stride, true, left, x, 1.0, Threads::One);
+                let mut sums = Buffer::take(rows * cols);
+                matmul([rows, n, cols], &mut sums, cols, false, left, x, 1.0, Threads::One);
+                for (c, out) in out.chunks_mut(rows * DEPTH).enumerate().take(cols.div_ceil(DEPTH)) {
+                    for (out, sums) in out.chunks_exact_mut(DEPTH).zip(sums.chunks_exact(cols)) {
+                        out.iter_mut().zip(&sums[c * DEPTH..]).for_each(|(out, x)| *out += x);
+                    }
+                }
             }
         }
     }

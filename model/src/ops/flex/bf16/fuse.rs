@@ -242,10 +242,10 @@ pub fn over_rows(engine: Engine, lefts: &[&Left], x: &Left) -> Vec<Vec<f32>> {
     outs
 }
 
-/// Adds `left · x` to `out`, rows `stride` apart, in this thread; `x` as in [`over_rows`].
-pub fn add_over_rows(engine: Engine, left: &Left, x: &Left, out: &mut [f32], stride: usize) {
-    for c in 0..tiles(x.depth, DEPTH) {
-        product(engine, false, &mut out[c * DEPTH..], stride, true, &[(left, turned_columns(x, c).all())]);
+/// Adds `left · x` to `out`, `[strips of 32 columns, rows, 32]`, in this thread; `x` as in [`over_rows`].
+pub fn add_over_rows(engine: Engine, left: &Left, x: &Left, out: &mut [f32]) {
+    for (c, out) in out.chunks_mut(left.rows * DEPTH).enumerate().take(tiles(x.depth, DEPTH)) {
+        product(engine, false, out, DEPTH, true, &[(left, turned_columns(x, c).all())]);
     }
 }
 

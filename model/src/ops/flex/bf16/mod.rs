@@ -402,11 +402,11 @@ mod tests {
                 }
                 let by_rows = Left::from_columns(&u, r, r, m);
                 let [got] = &over_rows(engine, &[&by_rows], &left)[..] else { panic!("one left side") };
-                let mut sum = vec![0.25; r * (k + 3)];
-                add_over_rows(engine, &by_rows, &left, &mut sum, k + 3);
+                let mut sum = vec![0.25; r * k.next_multiple_of(DEPTH)];
+                add_over_rows(engine, &by_rows, &left, &mut sum);
                 for i in 0..r {
                     for j in 0..k {
-                        prop_assert!((sum[i * (k + 3) + j] - 0.25 - got[i * k + j]).abs() < 1e-5 * (1.0 + m as f32).sqrt());
+                        prop_assert!((sum[j / DEPTH * r * DEPTH + i * DEPTH + j % DEPTH] - 0.25 - got[i * k + j]).abs() < 1e-5 * (1.0 + m as f32).sqrt());
                         let want: f64 = (0..m).map(|t| rounded(u[t * r + i]) * rounded(a[t * k + j])).sum();
                         prop_assert!((got[i * k + j] as f64 - want).abs() < 2e-5 * (1.0 + m as f64).sqrt());
                     }

@@ -134,7 +134,7 @@ struct Keys<'p, 'a> {
     own: bool,
     /// Inside the prefix or the segment.
     range: Range<usize>,
-    /// Where its gradient begins in a [`Share`].
+    /// Where its gradient begins in a [`Share`], a multiple of 32.
     column: usize,
 }
 
@@ -149,7 +149,7 @@ impl<'p, 'a> Keys<'p, 'a> {
             for from in (0..packed.count).step_by(KEYS) {
                 out.push(Keys { packed, own, range: from..packed.count.min(from + KEYS), column: column + from });
             }
-            column += packed.count;
+            column += packed.count.next_multiple_of(DEPTH);
         }
         out
     }
@@ -483,12 +483,11 @@ pub struct Grads {
     pub v: Buffer,
 }
 
-/// The share of one query head and segment in the gradients of the keys and values that it sees, `[d, total]` each: over the
-/// tokens, as the products give it.
+/// The share of one query head and segment in the gradients of the keys and values that it sees, `[strips of 32 keys, d, 32]`
+/// each, as the products give it: prefix and own keys begin a strip.
 struct Share {
     k: Buffer,
     v: Buffer,
-    total: usize,
 }
 
 pub fn backward(plan: &AttentionPlan, compute: Compute, saved: &Saved, dy: &[f32]) -> Grads {
@@ -512,10 +511,11 @@ pub fn backward(plan: &AttentionPlan, compute: Compute, saved: &Saved, dy: &[f32
         for (at, segment) in plan.segments.iter().enumerate() {
             let prefix = if segment.sees_prefix { plan.batch.prefix } else { 0 };
             for head in kv_head * s.group..(kv_head + 1) * s.group {
-                let Share { k, v, total } = &shares[head * segments + at];
+                let Share { k, v } = &shares[head * segments + at];
                 for (share, out) in [(k, &mut *dk), (v, &mut *dv)] {
-                    add_transposed(share, *total, 0..prefix, &mut out[..prefix * d]);
-                    add_transposed(share, *total, prefix..*total, &mut out[segment.tokens.start * d..]);
+                    let (of_prefix, own) = share.split_at(prefix.next_multiple_of(DEPTH) * d);
+                    add_transposed(of_prefix, d, &mut out[..prefix * d]);
+                    add_transposed(own, d, &mut out[segment.tokens.start * d..][..segment.tokens.len() * d]);
                 }
             }
         }
@@ -525,17 +525,14 @@ pub fn backward(plan: &AttentionPlan, compute: Compute, saved: &Saved, dy: &[f32
     Grads { q: dq, k: dk, v: dv }
 }
 
-/// Adds columns of `x`, `[d, total]`, to the rows of `out`, `[columns, d]`.
-fn add_transposed(x: &[f32], total: usize, columns: Range<usize>, out: &mut [f32]) {
-    if columns.is_empty() {
-        return;
-    }
-    let d = x.len() / total;
-    for first in columns.clone().step_by(DEPTH) {
-        let last = columns.end.min(first + DEPTH);
-        for (column, out) in (first..last).zip(out[(first - columns.start) * d..].chunks_exact_mut(d)) {
-            for (out, x) in out.iter_mut().zip(x[column..].iter().step_by(total)) {
-                *out += x;
+vectorised! {
+    /// Adds `x`, `[strips of 32 keys, d, 32]`, to `out`, `[keys, d]`.
+    fn add_transposed(x: &[f32], d: usize, out: &mut [f32]) {
+        for (x, out) in x.chunks_exact(d * DEPTH).zip(out.chunks_mut(DEPTH * d)) {
+            for (key, out) in out.chunks_exact_mut(d).enumerate() {
+                for (out, x) in out.iter_mut().zip(x.chunks_exact(DEPTH)) {
+                    *out += x[key];
+                }
             }
         }
     }
@@ -575,8 +572,8 @@ fn task_backward(
         })
         .collect();
     let keys = Keys::of(plan, packed, at, head / s.group);
-    let total = keys.last().map_or(0, |keys| keys.column + keys.range.len());
-    let mut share = Share { k: Buffer::zeros(total * d), v: Buffer::zeros(total * d), total };
+    let total = keys.last().map_or(0, |keys| (keys.column + keys.range.len()).next_multiple_of(DEPTH));
+    let mut share = Share { k: Buffer::zeros(total * d), v: Buffer::zeros(total * d) };
     for keys in &keys {
         for ((queries, sides), dq) in blocks.iter().zip(dq.chunks_mut(QUERIES * d)) {
             let Some(range) = keys.seen_by(queries) else { continue };
@@ -584,8 +581,8 @@ fn task_backward(
             let [p, ds] = weights_and_gradient(compute, queries, keys, &range, sides, log_sums);
             let Some((keys_back, _)) = &keys.packed.back else { unreachable!("packed for the backward pass") };
             compute.product(Threads::One, dq, d, true, &[(&ds, keys_back.part(range, 0..d))]);
-            compute.add_over_rows(&sides.q_t, &ds, &mut share.k[keys.column..], total);
-            compute.add_over_rows(&sides.dy_t, &p, &mut share.v[keys.column..], total);
+            compute.add_over_rows(&sides.q_t, &ds, &mut share.k[keys.column * d..]);
+            compute.add_over_rows(&sides.dy_t, &p, &mut share.v[keys.column * d..]);
         }
     }
     share
