@@ -24,6 +24,8 @@ pub struct Base {
 
 /// Files of a folder that decide what the model does.
 const BESIDE_WEIGHTS: [&str; 4] = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+/// And these, where there is no tokenizer.json.
+const TOKENIZER_MODEL: [&str; 2] = ["tokenizer.model", "added_tokens.json"];
 
 impl Base {
     /// Finds the recipe's base, from the hub where it says so, and takes its digest.
@@ -70,7 +72,8 @@ fn digest(path: &Path, weights: &Weights) -> Result<String> {
     if weights.gguf().is_some() {
         return Ok(sha256_file(path)?);
     }
-    let beside = BESIDE_WEIGHTS.iter().map(|name| path.join(name)).filter(|p| p.is_file());
+    let instead = TOKENIZER_MODEL.iter().filter(|_| !path.join("tokenizer.json").is_file());
+    let beside = BESIDE_WEIGHTS.iter().chain(instead).map(|name| path.join(name)).filter(|p| p.is_file());
     let mut lines = Vec::new();
     for file in weights.files().into_iter().chain(beside) {
         lines.push(format!("{} {}\n", name_of(&file), sha256_file(&file)?));

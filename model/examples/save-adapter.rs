@@ -74,5 +74,5 @@ fn adapter(decoder: &Decoder, dora: bool) -> Adapter {
         }
     }
     let config = AdapterConfig::lora("tiny", RANK, 4.0, &targets, true);
-    Adapter { config: AdapterConfig { use_dora: dora, ..config }, pairs }
+    Adapter { config: AdapterConfig { use_dora: dora, ..config }, pairs, head: None }
 }

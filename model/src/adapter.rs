@@ -1,9 +1,9 @@
 //! LoRA weights at rest, in PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`, names and orientation
-//! as PEFT reads and writes them.
+//! as PEFT reads and writes them; with a classification head where one was trained.
 
 use crate::config::DecoderConfig;
 use crate::ops::dora::Dora;
-use crate::ops::{Lora, Ops};
+use crate::ops::{Frozen, Lora, Ops};
 use burn::tensor::{Tensor, TensorData};
 use limbeck_artifact::files::write_atomic;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -15,6 +15,13 @@ use std::path::{Path, PathBuf};
 const PREFIX: &str = "base_model.model.";
 /// PEFT writes DoRA's vectors without `.weight` behind.
 const MAGNITUDE: &str = "lora_magnitude_vector";
+/// The head of transformers' `AutoModelForSequenceClassification`, after [`PREFIX`].
+const SCORE: &str = "score.weight";
+const SEQ_CLS: &str = "SEQ_CLS";
+/// What PEFT saves whole beside an adapter of that task, where the model has it.
+const HEADS: [&str; 2] = ["classifier", "score"];
+/// The classes' names in their order: transformers has them in the base's config, which is not the adapter's.
+const LABELS: &str = "labels.json";
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdapterError {
@@ -53,6 +60,9 @@ pub struct AdapterConfig {
     /// The layers that have an adapter; none where all have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers_to_transform: Option<Vec<usize>>,
+    /// What is saved whole: the classification head, or nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules_to_save: Option<Vec<String>>,
 }
 
 /// PEFT writes true, or the name of a way to begin; those that change the base are refused by [`Adapter::load`].
@@ -75,7 +85,7 @@ fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Err
 
 /// Keys of PEFT's LoRA config that change the arithmetic when they say anything at all. Source: `LoraConfig` of peft
 /// 0.21.
-const REFUSED: [&str; 18] = [
+const REFUSED: [&str; 17] = [
     "alora_invocation_tokens",
     "alpha_pattern",
     "arrow_config",
@@ -86,7 +96,6 @@ const REFUSED: [&str; 18] = [
     "lora_bias",
     "lora_ga_config",
     "megatron_config",
-    "modules_to_save",
     "monteclora_config",
     "rank_pattern",
     "target_parameters",
@@ -116,6 +125,11 @@ fn beyond_lora(json: &Json) -> Option<String> {
     if let Some(init) = json["init_lora_weights"].as_str().filter(|init| !INITS.contains(init)) {
         return Some(format!("'init_lora_weights' is '{init}', which changes the base"));
     }
+    let whole = json["modules_to_save"].as_array().map_or(&[][..], Vec::as_slice);
+    let head = |name: &Json| json["task_type"] == SEQ_CLS && HEADS.iter().any(|head| name == head);
+    if let Some(name) = whole.iter().find(|name| !head(name)) {
+        return Some(format!("'modules_to_save' names {name}"));
+    }
     let key = REFUSED.into_iter().find(|key| says_something(&json[*key]))?;
     Some(format!("'{key}' is {}", json[key].to_string().chars().take(64).collect::<String>()))
 }
@@ -139,6 +153,16 @@ impl AdapterConfig {
             use_rslora,
             use_dora: false,
             layers_to_transform: None,
+            modules_to_save: None,
+        }
+    }
+
+    /// The same of an adapter with a classification head, as PEFT has it.
+    pub fn with_head(self) -> Self {
+        AdapterConfig {
+            task_type: Some(SEQ_CLS.into()),
+            modules_to_save: Some(HEADS.map(String::from).to_vec()),
+            ..self
         }
     }
 
@@ -162,11 +186,51 @@ pub struct LoraPair {
     pub n_out: usize,
 }
 
+/// A linear classifier over the hidden state of the prompt's last token: transformers' `score`, which has no bias.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head {
+    /// Of the classes, in the order of the rows; none where the adapter does not name them.
+    pub labels: Vec<String>,
+    /// `[classes, n_in]`, row-major.
+    pub weight: Vec<f32>,
+    pub n_in: usize,
+}
+
+impl Head {
+    pub fn classes(&self) -> usize {
+        self.weight.len() / self.n_in.max(1)
+    }
+
+    /// The rows in the order of `labels`, as a frozen matrix.
+    ///
+    /// # Errors
+    /// [`AdapterError::Mismatch`] when these are not the labels that it was trained for. One that names none is taken to have
+    /// them in this order.
+    pub fn freeze(&self, ops: &dyn Ops, labels: &[String]) -> Result<Frozen, AdapterError> {
+        let wrong = |why: String| Err(AdapterError::Mismatch(why));
+        if labels.len() != self.classes() {
+            return wrong(format!("its head tells {} labels apart, the task has {}", self.classes(), labels.len()));
+        }
+        let mut data = Vec::with_capacity(self.weight.len());
+        for (at, label) in labels.iter().enumerate() {
+            let row = match self.labels.is_empty() {
+                true => Some(at),
+                false => self.labels.iter().position(|own| own == label),
+            };
+            let Some(row) = row else { return wrong(format!("its head was not trained for the label `{label}`")) };
+            data.extend_from_slice(&self.weight[row * self.n_in..][..self.n_in]);
+        }
+        Ok(ops.freeze(data, labels.len(), self.n_in, false))
+    }
+}
+
 /// An adapter, its pairs by module path (`model.layers.0.self_attn.q_proj`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adapter {
     pub config: AdapterConfig,
     pub pairs: BTreeMap<String, LoraPair>,
+    /// In the place of the base's own head.
+    pub head: Option<Head>,
 }
 
 impl Adapter {
@@ -190,6 +254,10 @@ impl Adapter {
                 return Err(AdapterError::Mismatch(format!("`{path}` is [{n_out}, {n_in}], its factors make {found}")));
             }
         }
+        if let Some(head) = self.head.as_ref().filter(|head| head.n_in != config.hidden_size) {
+            let why = format!("its head reads states of {}, the base's have {}", head.n_in, config.hidden_size);
+            return Err(AdapterError::Mismatch(why));
+        }
         Ok(())
     }
 
@@ -210,7 +278,7 @@ impl Adapter {
             .collect()
     }
 
-    /// Writes the two files into `dir`, each whole or not at all.
+    /// Writes the two files into `dir`, each whole or not at all; of a head, also the labels that it was trained for.
     pub fn save(&self, dir: &Path) -> Result<(), AdapterError> {
         let config = dir.join("adapter_config.json");
         let weights = dir.join("adapter_model.safetensors");
@@ -222,6 +290,13 @@ impl Adapter {
             if let Some(magnitude) = &p.magnitude {
                 bytes.push((format!("{PREFIX}{path}.{MAGNITUDE}"), le(magnitude), vec![p.n_out]));
             }
+        }
+        if let Some(head) = &self.head {
+            bytes.push((format!("{PREFIX}{SCORE}"), le(&head.weight), vec![head.classes(), head.n_in]));
+            let mut names = serde_json::json!(head.labels).to_string();
+            names.push('\n');
+            let path = dir.join(LABELS);
+            write_atomic(&path, names.as_bytes()).map_err(|source| AdapterError::Write { path, source })?;
         }
         let malformed = |reason: String| AdapterError::Malformed { path: weights.clone(), reason };
         let mut views = Vec::with_capacity(bytes.len());
@@ -260,7 +335,14 @@ impl Adapter {
         let file = SafeTensors::deserialize(&bytes).map_err(|e| malformed(e.to_string()))?;
         type Part = Option<(Vec<usize>, Vec<f32>)>;
         let mut parts: BTreeMap<String, [Part; 3]> = BTreeMap::new();
+        let mut score: Part = None;
+        let classifies = config.task_type.as_deref() == Some(SEQ_CLS);
         for (name, view) in file.tensors() {
+            if classifies && name.strip_prefix(PREFIX) == Some(SCORE) {
+                let data = floats(&view).map_err(|e| malformed(format!("tensor `{name}`: {e}")))?;
+                score = Some((view.shape().to_vec(), data));
+                continue;
+            }
             let stem = name.strip_prefix(PREFIX);
             let stem = stem.and_then(|n| n.strip_suffix(".weight").or(n.ends_with(MAGNITUDE).then_some(n)));
             let found = stem.and_then(|stem| match stem.rsplit_once('.') {
@@ -296,7 +378,34 @@ impl Adapter {
                 _ => return Err(malformed(format!("module `{module}`: shapes {a_shape:?} and {b_shape:?}"))),
             }
         }
-        Ok(Adapter { config, pairs })
+        let head = match score {
+            None if classifies => return Err(malformed(format!("task_type is {SEQ_CLS}, and there is no {SCORE}"))),
+            None => None,
+            Some((shape, weight)) => match shape[..] {
+                [classes, n_in] if classes > 0 && n_in > 0 => {
+                    Some(Head { labels: labels(&dir.join(LABELS), classes)?, weight, n_in })
+                }
+                _ => return Err(malformed(format!("{SCORE} is {shape:?}, no matrix"))),
+            },
+        };
+        Ok(Adapter { config, pairs, head })
+    }
+}
+
+/// The classes' names, if the file is there: distinct, one a class.
+fn labels(path: &Path, classes: usize) -> Result<Vec<String>, AdapterError> {
+    if !path.is_file() {
+        return Ok(Vec::new());
+    }
+    let malformed = |reason: String| AdapterError::Malformed { path: path.into(), reason };
+    let text = std::fs::read(path).map_err(|source| AdapterError::Read { path: path.into(), source })?;
+    let names: Vec<String> = serde_json::from_slice(&text).map_err(|e| malformed(e.to_string()))?;
+    let distinct: std::collections::BTreeSet<&String> = names.iter().collect();
+    match distinct.len() == classes && names.len() == classes {
+        true => Ok(names),
+        false => {
+            Err(malformed(format!("{} labels, of which {} differ, for {classes} classes", names.len(), distinct.len())))
+        }
     }
 }
 

@@ -77,18 +77,23 @@ struct Layer {
 impl Layer {
     /// The layer as one op, where it is of the plain kind and frozen.
     fn block<'a>(&'a self, c: &DecoderConfig, lora: Option<&LoraSet>, checkpoint: bool) -> Option<Block<'a>> {
-        let plain = self.head_norms.is_none()
-            && self.attention_post_norm.is_none()
+        let plain = self.attention_post_norm.is_none()
             && self.mlp_post_norm.is_none()
             && matches!(c.activation, Activation::Silu);
         let (true, Norm::Frozen(input_norm), Norm::Frozen(post_norm)) = (plain, &self.input_norm, &self.mlp_norm)
         else {
             return None;
         };
+        let head_norms = match &self.head_norms {
+            None => None,
+            Some([Norm::Frozen(q), Norm::Frozen(k)]) => Some([q, k]),
+            Some(_) => return None,
+        };
         Some(Block {
             linears: self.projections.each_ref().map(|p| &p.weight),
             lora: self.projections.each_ref().map(|p| p.lora(lora)),
             input_norm,
+            head_norms,
             post_norm,
             eps: c.rms_norm_eps as f32,
             checkpoint,
@@ -181,7 +186,7 @@ impl Decoder {
     }
 
     /// Keep each layer's input only, and run it again in the backward pass: a third more work for a fraction of the memory,
-    /// and the same bits. Layers that the op set has no single op for keep what they keep.
+    /// and the same bits. Layers that the op set has no single op for keep what they keep; a trainer runs those again itself.
     pub fn with_checkpointing(self, checkpoint: bool) -> Self {
         Decoder { checkpoint, ..self }
     }
@@ -222,6 +227,11 @@ impl Decoder {
 
     pub fn checkpointing(&self) -> bool {
         self.checkpoint
+    }
+
+    /// Whether each layer is one op, as long as nothing of it is dropped.
+    pub fn has_single_ops(&self) -> bool {
+        self.ops.has_layer() && self.layers.iter().all(|layer| layer.block(&self.config, None, false).is_some())
     }
 
     pub fn ops(&self) -> &Arc<dyn Ops> {

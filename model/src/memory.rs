@@ -7,11 +7,14 @@ pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         const ONE_GIB: i32 = 1 << 30;
+        // Older versions refuse more than half of a heap of theirs (`HEAP_MAX_SIZE / 2`); glibc 2.36 takes any.
+        const MOST_OF_OLD: i32 = 32 << 20;
         // SAFETY: mallopt only sets tuning parameters of the allocator; the two names and the values are valid.
         #[expect(unsafe_code, reason = "a C library setting without a safe wrapper")]
-        unsafe {
-            libc::mallopt(libc::M_MMAP_THRESHOLD, ONE_GIB);
-            libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+        let set = |parameter, value| unsafe { libc::mallopt(parameter, value) == 1 };
+        if !set(libc::M_MMAP_THRESHOLD, ONE_GIB) {
+            set(libc::M_MMAP_THRESHOLD, MOST_OF_OLD);
         }
+        set(libc::M_TRIM_THRESHOLD, i32::MAX);
     }
 }

@@ -153,7 +153,7 @@ pub fn encode_example(
         // As the label trie spells it, so that training and scoring meet the same ids.
         true if said.starts_with(&answer.content) => encode_completion(tokenizer, &answer.content)?,
         true => return Err(PromptError::NotAPrefix(full)),
-        false => encode_after(tokenizer, &example, turn(tokenizer, rest)?)?,
+        false => encode_after(tokenizer, &example, turn(tokenizer, rest)?.1)?,
     };
     example.push(&completion, true);
     match example.len() > max_seq_length {
@@ -176,8 +176,18 @@ fn encode_after(tokenizer: &ChatTokenizer, row: &EncodedExample, text: &str) -> 
     tokenizer.encode_after(row.ids.last().copied(), text).map_err(|e| PromptError::Tokenize(e.to_string()))
 }
 
+/// Of what was said in a turn, in bytes: whitespace that the template writes between the message and the token that ends the
+/// turn, as Llama 2's does. A served model is to end its answer with the token, so none of it is to be learnt.
+fn template_space(message: &Message, said: &str) -> usize {
+    if message.content.is_empty() || !message.tool_calls.is_empty() {
+        return 0;
+    }
+    let after = said.rsplit_once(message.content.as_str()).map_or("", |(_, after)| after);
+    if after.trim().is_empty() { after.len() } else { 0 }
+}
+
 /// The part of `text` that is an assistant's turn: up to its end-of-turn token, and with it.
-fn turn<'t>(tokenizer: &ChatTokenizer, text: &'t str) -> Result<&'t str, PromptError> {
+fn turn<'t>(tokenizer: &ChatTokenizer, text: &'t str) -> Result<(&'t str, &'t str), PromptError> {
     let end = tokenizer.end_of_turn_id().and_then(|id| tokenizer.token(id)).ok_or(PromptError::NoEndOfTurn)?;
     let (said, after) = text.split_once(end).ok_or(PromptError::NoEndOfTurn)?;
     if said.is_empty() {
@@ -185,47 +195,55 @@ fn turn<'t>(tokenizer: &ChatTokenizer, text: &'t str) -> Result<&'t str, PromptE
     }
     // More than the template's own line break after it: the message itself spelled the token.
     match after.trim().is_empty() {
-        true => Ok(&text[..said.len() + end.len()]),
+        true => Ok((said, &text[..said.len() + end.len()])),
         false => Err(PromptError::SpecialInAnswer(said.to_string(), end.to_string())),
     }
 }
 
-/// The prompt with loss on the assistant's turns in it. The tokens are the prompt's own where each turn begins and ends at
-/// a token's border; where a merge crosses one, the pieces are tokenized apart and joined.
+/// The prompt with loss on the assistant's turns in it: on the message and on the token that ends the turn. The tokens are the
+/// prompt's own where each of these begins and ends at a token's border; where a merge crosses one, the pieces are tokenized
+/// apart and joined.
 fn with_earlier_turns(
     tokenizer: &ChatTokenizer,
     messages: &[Message],
     opened: &str,
 ) -> Result<EncodedExample, PromptError> {
-    // Byte positions in `opened` where a turn begins and ends, in turns.
-    let mut borders = Vec::new();
-    for (i, _) in messages.iter().enumerate().filter(|(_, m)| m.role == "assistant") {
+    // Stretches of `opened`, one after another: the byte where one ends, and whether it carries loss.
+    let mut stretches: Vec<(usize, bool)> = Vec::new();
+    for (i, message) in messages.iter().enumerate().filter(|(_, m)| m.role == "assistant") {
         let before = render(tokenizer, &messages[..i], true)?;
         let after = render(tokenizer, &messages[..=i], false)?;
         let Some(said) = after.strip_prefix(&before) else { return Err(PromptError::NotAPrefix(after)) };
-        let end = before.len() + turn(tokenizer, said)?.len();
+        let (said, ended) = turn(tokenizer, said)?;
+        let end = before.len() + ended.len();
         if !opened.starts_with(&after[..end]) {
             return Err(PromptError::NotAPrefix(opened.to_string()));
         }
-        borders.extend([before.len(), end]);
+        stretches.push((before.len(), false));
+        let (told, space) = (before.len() + said.len(), template_space(message, said));
+        if space > 0 {
+            stretches.extend([(told - space, true), (told, false)]);
+        }
+        stretches.push((end, true));
     }
     let whole = encode_opened(tokenizer, opened)?;
-    let mut counts = Vec::with_capacity(borders.len());
-    for &border in &borders {
+    let mut mask = Vec::with_capacity(whole.len());
+    let mut fit = true;
+    for &(border, loss) in &stretches {
         let beginning = encode_opened(tokenizer, &opened[..border])?;
-        counts.extend(whole.starts_with(&beginning).then_some(beginning.len()));
+        fit &= whole.starts_with(&beginning) && beginning.len() >= mask.len();
+        mask.resize(beginning.len(), loss);
     }
-    if counts.len() == borders.len() {
-        let mut mask = vec![false; whole.len()];
-        counts.chunks_exact(2).for_each(|turn| mask[turn[0]..turn[1]].fill(true));
+    if fit {
+        mask.resize(whole.len(), false);
         return Ok(EncodedExample { ids: whole, mask });
     }
     let mut example = EncodedExample::default();
     let mut from = 0;
-    for (i, &border) in borders.iter().chain([&opened.len()]).enumerate() {
+    for &(border, loss) in stretches.iter().chain([&(opened.len(), false)]) {
         let text = &opened[from..border];
-        let ids = if i == 0 { encode_opened(tokenizer, text)? } else { encode_after(tokenizer, &example, text)? };
-        example.push(&ids, i % 2 == 1);
+        let ids = if from == 0 { encode_opened(tokenizer, text)? } else { encode_after(tokenizer, &example, text)? };
+        example.push(&ids, loss);
         from = border;
     }
     Ok(example)

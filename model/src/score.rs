@@ -1,8 +1,9 @@
-//! The exact posterior over a set of labels, by one forward pass over a trie of their tokens. The part of the prompt that
-//! all requests share is computed once and kept.
+//! The exact posterior over a set of labels, by one forward pass over a trie of their tokens, or by a classification head at the
+//! prompt's last token. The part of the prompt that all requests share is computed once and kept.
 
 use crate::decoder::{Decoder, DecoderError, KvCache, LoraSet, log_softmax};
 use crate::layout::{Packed, ROOT};
+use crate::ops::Frozen;
 use crate::prompt::{PromptError, encode_completion, encode_prompt};
 use crate::tokenizer::ChatTokenizer;
 use limbeck_artifact::dataset::Message;
@@ -19,6 +20,8 @@ pub enum ScoreError {
     NoLabels,
     #[error("the labels `{0}` and `{1}` have the same tokens; no model can tell them apart")]
     SameTokens(String, String),
+    #[error("the classification head has {classes} classes for {labels} labels")]
+    Classes { classes: usize, labels: usize },
 }
 
 /// The labels' tokens as a tree. Only nodes above a fork are kept: below the last fork nothing is left to decide.
@@ -83,21 +86,58 @@ pub struct LabelScorer {
     lora: Option<LoraSet>,
     labels: Vec<String>,
     trie: LabelTrie,
+    /// A row a label, in their order, in the place of the decoder's own head; the trie is then the prompt alone.
+    head: Option<Frozen>,
     /// The prefix tokens computed last, and their keys and values.
     cache: Mutex<(Vec<u32>, Arc<KvCache>)>,
 }
 
 impl LabelScorer {
+    /// Labels are scored as the answer that spells them, or, where every label has a token of its own, by these tokens.
     pub fn new(decoder: Arc<Decoder>, tokenizer: Arc<ChatTokenizer>, labels: &[String]) -> Result<Self, ScoreError> {
+        let own: Option<Vec<Vec<u32>>> = labels.iter().map(|l| Some(vec![tokenizer.label_id(l)?])).collect();
+        let tokens: Vec<Vec<u32>> = match own {
+            Some(own) => own,
+            None => labels.iter().map(|l| encode_completion(&tokenizer, l)).collect::<Result<_, _>>()?,
+        };
+        let trie =
+            LabelTrie::new(&tokens).map_err(|(a, b)| ScoreError::SameTokens(labels[a].clone(), labels[b].clone()))?;
+        Self::of(decoder, tokenizer, labels, trie, None)
+    }
+
+    /// Labels are scored by a classification head, `[labels, hidden]`, at the prompt's last token.
+    ///
+    /// # Errors
+    /// When the head has not a row for each label.
+    pub fn by_head(
+        decoder: Arc<Decoder>,
+        tokenizer: Arc<ChatTokenizer>,
+        labels: &[String],
+        head: Frozen,
+    ) -> Result<Self, ScoreError> {
+        if head.n_out != labels.len() {
+            return Err(ScoreError::Classes { classes: head.n_out, labels: labels.len() });
+        }
+        let fork = Fork {
+            at: ROOT,
+            tokens: (0..labels.len() as u32).collect(),
+            labels: (0..labels.len()).map(|label| vec![label]).collect(),
+        };
+        Self::of(decoder, tokenizer, labels, LabelTrie { nodes: Vec::new(), forks: vec![fork] }, Some(head))
+    }
+
+    fn of(
+        decoder: Arc<Decoder>,
+        tokenizer: Arc<ChatTokenizer>,
+        labels: &[String],
+        trie: LabelTrie,
+        head: Option<Frozen>,
+    ) -> Result<Self, ScoreError> {
         if labels.is_empty() {
             return Err(ScoreError::NoLabels);
         }
-        let tokens: Vec<Vec<u32>> =
-            labels.iter().map(|l| encode_completion(&tokenizer, l)).collect::<Result<_, _>>()?;
-        let trie =
-            LabelTrie::new(&tokens).map_err(|(a, b)| ScoreError::SameTokens(labels[a].clone(), labels[b].clone()))?;
         let cache = Mutex::new((Vec::new(), Arc::new(KvCache::default())));
-        Ok(LabelScorer { decoder, tokenizer, lora: None, labels: labels.to_vec(), trie, cache })
+        Ok(LabelScorer { decoder, tokenizer, lora: None, labels: labels.to_vec(), trie, head, cache })
     }
 
     /// The same labels under an adapter that is not merged.
@@ -130,7 +170,8 @@ impl LabelScorer {
         };
         let queries: Vec<(usize, Vec<u32>)> =
             self.trie.forks.iter().map(|f| (position(f.at), f.tokens.clone())).collect();
-        let logits = self.decoder.ops().logits_of(&hidden, self.decoder.head(), &queries);
+        let head = self.head.as_ref().unwrap_or(self.decoder.head());
+        let logits = self.decoder.ops().logits_of(&hidden, head, &queries);
         let mut total = vec![0f64; self.labels.len()];
         for (fork, logits) in self.trie.forks.iter().zip(&logits) {
             for (members, log_prob) in fork.labels.iter().zip(log_softmax(logits)) {

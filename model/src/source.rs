@@ -18,8 +18,11 @@ pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 const DEFAULT_REVISION: &str = "main";
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
-const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
-const OPTIONAL: [&str; 3] = ["tokenizer_config.json", "chat_template.jinja", "generation_config.json"];
+const CONFIG: &str = "config.json";
+/// One of the two; the first where there are both.
+const TOKENIZERS: [&str; 2] = ["tokenizer.json", "tokenizer.model"];
+const OPTIONAL: [&str; 4] =
+    ["tokenizer_config.json", "added_tokens.json", "chat_template.jinja", "generation_config.json"];
 const RETRIES: usize = 3;
 /// How long the hub may send nothing: a server that is there answers within seconds, and a mobile network stalls for some.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -158,10 +161,12 @@ impl<'a> Hub<'a> {
 
     fn download_folder(&self, api: &Api, commit: &str, has: &BTreeSet<&str>, emit: &dyn Emit) -> Result<PathBuf> {
         let get = |name: &str| self.download(api, commit, name, emit);
-        if let Some(missing) = REQUIRED.iter().find(|name| !has.contains(*name)) {
+        let tokenizer = TOKENIZERS.into_iter().find(|name| has.contains(name)).unwrap_or(TOKENIZERS[0]);
+        let required = [CONFIG, tokenizer];
+        if let Some(missing) = required.iter().find(|name| !has.contains(*name)) {
             return Err(self.wrong(format!("it has no {missing}{}", also(has))));
         }
-        for name in REQUIRED.into_iter().chain(OPTIONAL).filter(|name| has.contains(name)) {
+        for name in required.into_iter().chain(OPTIONAL).filter(|name| has.contains(name)) {
             get(name)?;
         }
         if has.contains(SINGLE) {
@@ -244,8 +249,10 @@ impl<'a> Hub<'a> {
         if let Some(file) = file {
             return need(file);
         }
-        let config = need(REQUIRED[0])?;
-        need(REQUIRED[1])?;
+        let config = need(CONFIG)?;
+        if TOKENIZERS.iter().all(|name| cached(name).is_none()) {
+            return Err(self.not_cached(TOKENIZERS[0]));
+        }
         if cached(SINGLE).is_none() {
             let index = cached(INDEX).ok_or_else(|| self.not_cached(SINGLE))?;
             for shard in shard_names(&index)? {

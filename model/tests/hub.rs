@@ -189,6 +189,27 @@ fn a_revision_is_asked_for_by_name() {
 }
 
 #[test]
+fn sentencepieces_own_file_stands_in_for_tokenizer_json() {
+    let files =
+        [("config.json", "{}"), ("tokenizer.model", "m"), ("added_tokens.json", "{}"), ("model.safetensors", "w")];
+    let cache = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&files, Fault::None);
+    let options = hub.options(cache.path());
+    let folder = resolve(&org("model"), &options).unwrap();
+    assert!(files.iter().all(|(name, _)| folder.join(name).is_file()));
+    assert_eq!(resolve(&org("model"), &HubOptions { offline: true, ..options }).unwrap(), folder);
+    // Where there is a tokenizer.json, the other is not asked for.
+    let both = [("config.json", "{}"), ("tokenizer.json", "{}"), ("tokenizer.model", "m"), ("model.safetensors", "w")];
+    let cache = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&both, Fault::None);
+    resolve(&org("model"), &hub.options(cache.path())).unwrap();
+    assert!(!hub.asked().iter().any(|url| url.contains("tokenizer.model")));
+    let hub = Hub::start(&[("config.json", "{}"), ("model.safetensors", "w")], Fault::None);
+    let error = resolve(&org("model"), &hub.options(tempfile::tempdir().unwrap().path())).unwrap_err().to_string();
+    assert!(error.contains("it has no tokenizer.json"), "{error}");
+}
+
+#[test]
 fn one_gguf_file_of_a_repository() {
     let cache = tempfile::tempdir().unwrap();
     let hub = Hub::start(&[("README.md", "x"), ("m.Q8_0.gguf", "GGUF8"), ("m.Q4_0.gguf", "GGUF4")], Fault::None);

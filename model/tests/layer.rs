@@ -5,12 +5,13 @@
 mod common;
 
 use burn::tensor::{Device, Tensor};
-use common::{distance, step, step_with};
+use common::{KINDS, Kind, adapter_of, decoder_of, distance, step_under};
 use limbeck_model::decoder::Decoder;
 use limbeck_model::layout::{Packed, ROOT};
 use limbeck_model::ops::codes::Codes;
 use limbeck_model::ops::flex::bf16::Engine;
 use limbeck_model::ops::flex::{Compute, FlexOps};
+use limbeck_model::ops::stock::StockOps;
 use limbeck_model::ops::{AttentionPlan, Frozen, LayerKv, Lora, Ops, SoftTarget, Target};
 use std::sync::Arc;
 
@@ -121,14 +122,78 @@ fn batches() -> Vec<(&'static str, Packed, Vec<Target>)> {
     all
 }
 
+fn step(kind: Kind, ops: Arc<dyn Ops>, batch: &Packed, targets: &[Target]) -> (f32, Vec<Vec<f32>>) {
+    let decoder = decoder_of(kind, ops, None);
+    step_under(&decoder, &adapter_of(kind, &decoder), batch, targets)
+}
+
+/// Each part against its own largest: a vector's gradient must not hide behind a matrix's.
+fn furthest(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let size = b.iter().flatten().fold(0f32, |m, x| m.max(x.abs()));
+    // A part whose gradient is what rounding leaves of zero (the queries of a single token) is measured by the others.
+    let own = |part: &Vec<f32>| part.iter().fold(5e-3 * size, |m, x| m.max(x.abs()));
+    let gap = |a: &Vec<f32>, b: &Vec<f32>| a.iter().zip(b).fold(0f32, |m, (x, y)| m.max((x - y).abs()));
+    a.iter().zip(b).map(|(a, b)| gap(a, b) / own(b)).fold(0f32, f32::max)
+}
+
 #[test]
-fn equals_the_layer_composed_of_single_ops() {
-    for (name, batch, targets) in batches() {
-        let (loss, grads) = step(Arc::new(FlexOps::default()), &batch, &targets);
-        let (want, want_grads) = step(Arc::new(Composed(FlexOps::default())), &batch, &targets);
-        assert!((loss - want).abs() <= 1e-5 * want.abs(), "{name}: {loss} against {want}");
-        let gap = distance(&grads, &want_grads);
-        assert!(gap < 1e-5, "{name}: gradients differ by {gap} of the largest");
+fn equals_the_layer_composed_of_single_ops_and_the_plain_reference() {
+    for kind in KINDS {
+        let fused = decoder_of(kind, Arc::new(FlexOps::default()), None);
+        assert!(
+            fused.has_single_ops() && !decoder_of(kind, Arc::new(Composed(FlexOps::default())), None).has_single_ops()
+        );
+        for (name, batch, targets) in batches() {
+            let (loss, grads) = step(kind, Arc::new(FlexOps::default()), &batch, &targets);
+            assert_eq!(grads.len(), 2 * 7 * if kind.dora { 3 } else { 2 });
+            let stock: Arc<dyn Ops> = Arc::new(StockOps::new(Device::flex()));
+            for (other, ops, tolerance) in
+                [("composed", Arc::new(Composed(FlexOps::default())) as Arc<dyn Ops>, 1e-5), ("stock", stock, 5e-5)]
+            {
+                let (want, want_grads) = step(kind, ops, &batch, &targets);
+                assert!((loss - want).abs() <= 1e-5 * want.abs(), "{name}, {kind:?}: {loss}, {other} {want}");
+                let gap = distance(&grads, &want_grads);
+                assert!(gap < tolerance, "{name}, {kind:?}: gradients are {gap} of the largest off the {other} ones");
+                let gap = furthest(&grads, &want_grads);
+                assert!(gap < 10.0 * tolerance, "{name}, {kind:?}: a part is {gap} of its largest off the {other} one");
+            }
+        }
+    }
+}
+
+/// Norms of DoRA are constants of a step, so only its magnitudes have a difference to compare with.
+#[test]
+fn gradients_are_central_differences() {
+    for kind in KINDS {
+        let (_, batch, targets) = batches().swap_remove(2);
+        let decoder = decoder_of(kind, Arc::new(FlexOps::default()), None);
+        let mut adapter = adapter_of(kind, &decoder);
+        let (_, grads) = step_under(&decoder, &adapter, &batch, &targets);
+        let paths: Vec<String> = adapter.pairs.keys().cloned().collect();
+        let parts = if kind.dora { 3 } else { 2 };
+        for (i, path) in paths.iter().enumerate() {
+            let of = |part: usize| &grads[i * parts + part];
+            for part in if kind.dora { 2..3 } else { 0..2 } {
+                // Where the gradient is largest, the difference is surest.
+                let at = (0..of(part).len()).max_by(|a, b| of(part)[*a].abs().total_cmp(&of(part)[*b].abs())).unwrap();
+                let mut loss = |delta: f32| {
+                    let pair = adapter.pairs.get_mut(path).unwrap();
+                    let values = [&mut pair.a, &mut pair.b].into_iter().chain(&mut pair.magnitude).nth(part).unwrap();
+                    let before = values[at];
+                    values[at] = before + delta;
+                    let loss = f64::from(step_under(&decoder, &adapter, &batch, &targets).0);
+                    let pair = adapter.pairs.get_mut(path).unwrap();
+                    let values = [&mut pair.a, &mut pair.b].into_iter().chain(&mut pair.magnitude).nth(part).unwrap();
+                    values[at] = before;
+                    loss
+                };
+                let difference = (loss(5e-3) - loss(-5e-3)) / 1e-2;
+                let grad = f64::from(of(part)[at]);
+                let gap = (grad - difference).abs();
+                assert!(gap < 2e-2 * grad.abs() + 2e-4, "{path} part {part}[{at}], {kind:?}: {grad}, {difference}");
+            }
+        }
     }
 }
 
@@ -160,15 +225,19 @@ fn large_scores_equal_the_layer_composed_of_single_ops() {
 #[test]
 fn in_bfloat16_it_is_near_float32_with_every_engine() {
     for engine in [Engine::Portable, Engine::Avx512, Engine::Amx].into_iter().filter(|e| e.available()) {
-        for (name, batch, targets) in batches() {
-            let (loss, grads) = step(Arc::new(FlexOps::new(Compute::Bf16(engine))), &batch, &targets);
-            let (want, want_grads) = step(Arc::new(FlexOps::default()), &batch, &targets);
-            assert!((loss - want).abs() <= 0.02 * want.abs(), "{name} with {engine:?}: {loss} against {want}");
-            let gap = distance(&grads, &want_grads);
-            assert!(gap < 0.05, "{name} with {engine:?}: gradients differ by {gap} of the largest");
-            let composed = step(Arc::new(Composed(FlexOps::new(Compute::Bf16(engine)))), &batch, &targets);
-            let gap = distance(&grads, &composed.1);
-            assert!(gap < 0.05, "{name} with {engine:?}: fused and composed differ by {gap} of the largest");
+        for kind in KINDS {
+            for (name, batch, targets) in batches() {
+                let what = format!("{name} with {engine:?}, {kind:?}");
+                let (loss, grads) = step(kind, Arc::new(FlexOps::new(Compute::Bf16(engine))), &batch, &targets);
+                let (want, want_grads) = step(kind, Arc::new(FlexOps::default()), &batch, &targets);
+                assert!((loss - want).abs() <= 0.02 * want.abs(), "{what}: {loss} against {want}");
+                let gap = distance(&grads, &want_grads);
+                assert!(gap < 0.05, "{what}: gradients differ by {gap} of the largest");
+                let composed = Composed(FlexOps::new(Compute::Bf16(engine)));
+                let composed = step(kind, Arc::new(composed), &batch, &targets);
+                let gap = distance(&grads, &composed.1);
+                assert!(gap < 0.05, "{what}: fused and composed differ by {gap} of the largest");
+            }
         }
     }
 }
@@ -180,16 +249,20 @@ fn bits(grads: &[Vec<f32>]) -> Vec<u32> {
 #[test]
 fn checkpointing_and_the_number_of_threads_change_no_bit() {
     for compute in [Compute::F32, Compute::Bf16(Engine::best())] {
-        for (name, batch, targets) in batches() {
-            let run = |threads: usize, checkpoint: bool| {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                let ops = Arc::new(FlexOps::new(compute));
-                let (loss, grads) = pool.install(|| step_with(ops, checkpoint, &batch, &targets));
-                (loss.to_bits(), bits(&grads))
-            };
-            let want = run(1, false);
-            assert_eq!(run(3, false), want, "{name} in {compute:?} with 3 threads");
-            assert_eq!(run(2, true), want, "{name} in {compute:?} with checkpointing");
+        for kind in KINDS {
+            for (name, batch, targets) in batches() {
+                let run = |threads: usize, checkpoint: bool| {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                    let decoder =
+                        decoder_of(kind, Arc::new(FlexOps::new(compute)), None).with_checkpointing(checkpoint);
+                    let adapter = adapter_of(kind, &decoder);
+                    let (loss, grads) = pool.install(|| step_under(&decoder, &adapter, &batch, &targets));
+                    (loss.to_bits(), bits(&grads))
+                };
+                let want = run(1, false);
+                assert_eq!(run(3, false), want, "{name}, {kind:?} in {compute:?} with 3 threads");
+                assert_eq!(run(2, true), want, "{name}, {kind:?} in {compute:?} with checkpointing");
+            }
         }
     }
 }

@@ -9,10 +9,11 @@ mod tiny_base;
 
 use burn::tensor::Device;
 use common::{distance, step_of};
+use limbeck_artifact::digest::sha256_hex;
 use limbeck_model::decoder::{Decoder, LINEARS, module_path};
 use limbeck_model::gguf::GgmlType;
 use limbeck_model::layout::Packed;
-use limbeck_model::ops::codes::{Codes, QuantizeBase};
+use limbeck_model::ops::codes::{Codes, DYNAMIC, DoubleScales, QuantizeBase};
 use limbeck_model::ops::flex::bf16::Engine;
 use limbeck_model::ops::flex::{Compute, FlexOps};
 use limbeck_model::ops::stock::StockOps;
@@ -21,7 +22,7 @@ use limbeck_model::weights::Weights;
 use serde_json::Value as Json;
 use std::sync::Arc;
 
-const BOTH: [QuantizeBase; 2] = [QuantizeBase::Int8, QuantizeBase::Nf4];
+const ALL: [QuantizeBase; 3] = [QuantizeBase::Int8, QuantizeBase::Nf4, QuantizeBase::Nf4DoubleQuant];
 
 fn golden() -> (Json, Vec<f32>, [usize; 2]) {
     let golden: Json = serde_json::from_str(include_str!("golden/quantized_base.json")).unwrap();
@@ -51,6 +52,38 @@ fn nf4_is_bitsandbytes() {
     assert_eq!(got, bytes(&golden["nf4"]["codes"]));
     assert_eq!(bits(absmax), bits(&floats(&golden["nf4"]["absmax"])));
     assert_eq!(bits(&codes.dequantize()), bits(&floats(&golden["nf4"]["back"])));
+}
+
+/// The values that the script quantizes for this: products and quotients that every processor rounds alike.
+fn many(blocks: u64) -> Vec<f32> {
+    let value = |i: u64| {
+        let random = ((i * 2_654_435_761) % (1 << 32)) >> 8;
+        let block = i / 64;
+        (random as f32 / (1 << 24) as f32 - 0.5) * (1.0 + ((block * block) % 97) as f32 / 16.0)
+    };
+    (0..blocks * 64).map(value).collect()
+}
+
+#[test]
+fn double_quantized_scales_are_bitsandbytes() {
+    let golden: Json = serde_json::from_str(include_str!("golden/quantized_base.json")).unwrap();
+    let golden = &golden["nf4_double"];
+    let table: Vec<u32> = DYNAMIC.iter().map(|x| x.to_bits()).collect();
+    assert_eq!(table, serde_json::from_value::<Vec<u32>>(golden["table"].clone()).unwrap());
+    let values = many(golden["blocks"].as_u64().unwrap());
+    let codes = Codes::quantize(QuantizeBase::Nf4DoubleQuant, &values, values.len() / 64, 64).unwrap();
+    let (own, DoubleScales { codes: scales, absmax, offset }) = codes.nf4_double().unwrap();
+    assert!(absmax.len() == 3 && absmax.len() * 256 > scales.len(), "the last block is cut short");
+    assert_eq!(bits(absmax), bits(&floats(&golden["absmax"])));
+    assert_eq!(u64::from(offset.to_bits()), golden["offset"].as_u64().unwrap());
+    assert_eq!(scales, bytes(&golden["scales"]));
+    let le = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    assert_eq!(sha256_hex(own), golden["codes_sha256"].as_str().unwrap());
+    assert_eq!(sha256_hex(&le(&codes.dequantize())), golden["back_sha256"].as_str().unwrap());
+    // What it costs: the scales are some 1 % off, the codes are the same.
+    let plain = Codes::quantize(QuantizeBase::Nf4, &values, values.len() / 64, 64).unwrap();
+    assert_eq!(plain.nf4().unwrap().0, own);
+    assert_eq!(plain.bytes() - codes.bytes(), 3 * scales.len() - 4 * absmax.len() - 4);
 }
 
 #[test]
@@ -139,7 +172,7 @@ fn a_step_over_codes_is_the_step_over_the_decoded_weights() {
     let (_dir, weights) = base(GgmlType::F32);
     let (batch, targets) = batch();
     let engines = [Engine::Portable, Engine::Avx512, Engine::Amx].into_iter().filter(|e| e.available());
-    for quantize in BOTH {
+    for quantize in ALL {
         let stock = || Arc::new(StockOps::new(Device::flex()));
         let (want, want_grads) = step_of(&decoded(&weights, stock(), quantize), &batch, &targets);
         let plain = step_of(&Decoder::from_weights(&weights, stock(), true).unwrap(), &batch, &targets);
@@ -174,7 +207,7 @@ fn widths_need_be_no_multiple_of_a_block() {
     let mut batch = Packed::new();
     let rows = batch.push_chain(&[3, 1, 4, 1, 5, 9, 2, 6], 0);
     let targets = [Target { row: rows.end - 1, token: 5, weight: 1.0 }];
-    for quantize in BOTH {
+    for quantize in ALL {
         let made = |ops: Arc<dyn Ops>| {
             let plain = common::decoder(ops.clone(), None);
             let mut load = |name: &str| common::tensor(&plain.config, name);
@@ -191,7 +224,7 @@ fn widths_need_be_no_multiple_of_a_block() {
 fn checkpointing_and_the_number_of_threads_change_no_bit() {
     let (_dir, weights) = base(GgmlType::F32);
     let (batch, targets) = batch();
-    for quantize in BOTH {
+    for quantize in ALL {
         for compute in [Compute::F32, Compute::Bf16(Engine::best())] {
             let run = |threads: usize, checkpoint: bool| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -222,4 +255,10 @@ fn codes_are_kept_once_and_take_what_they_should() {
     assert_eq!(bytes(QuantizeBase::None), [8 * values, 8 * table], "float32, once for each pass");
     assert_eq!(bytes(QuantizeBase::Int8), [values * 34 / 32, 2 * table]);
     assert_eq!(bytes(QuantizeBase::Nf4), [values * 36 / 64, 2 * table]);
+    let scales = |name: &String| {
+        let scales = weights.shape(name).unwrap().iter().product::<usize>().div_ceil(64);
+        (scales + 4 * scales.div_ceil(256) + 4) as u64
+    };
+    let scales: u64 = linears(&weights).iter().map(scales).sum();
+    assert_eq!(bytes(QuantizeBase::Nf4DoubleQuant), [values / 2 + scales, 2 * table]);
 }

@@ -6,7 +6,7 @@
 
 use limbeck_artifact::dataset::Message;
 use limbeck_model::gguf::{Array, GgufFile, GgufWriter, Value};
-use limbeck_model::prompt::{PromptError, TrainOn, encode_completion, encode_example, encode_prompt};
+use limbeck_model::prompt::{EncodedExample, PromptError, TrainOn, encode_completion, encode_example, encode_prompt};
 use limbeck_model::tokenizer::{Algorithm, ChatTokenizer, Vocab};
 use serde_json::{Value as Json, json};
 use std::path::{Path, PathBuf};
@@ -124,6 +124,12 @@ fn published_vocabularies_tokenize_as_llama_cpp_does() {
     let Some(root) = std::env::var_os("LIMBECK_TOKENIZERS").map(PathBuf::from) else {
         return eprintln!("SKIPPED: LIMBECK_TOKENIZERS does not name a folder with llama2, mistral and gemma3");
     };
+    // SentencePiece's own file, and what transformers' converter makes of it.
+    let model = std::fs::read(root.join("mistral/tokenizer.model")).unwrap();
+    check(&ChatTokenizer::open(own_file(&model, &Json::Null).path()).unwrap(), "mistral");
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(root.join("mistral-remade/tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+    check(&ChatTokenizer::open(dir.path()).unwrap(), "mistral");
     for name in ["llama2", "mistral", "gemma3"] {
         let dir = tempfile::tempdir().unwrap();
         std::fs::copy(root.join(name).join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
@@ -252,12 +258,172 @@ fn what_llama_cpp_would_do_otherwise_is_refused() {
     }
 }
 
-#[test]
-fn a_folder_with_sentencepieces_own_file_only_says_what_to_do() {
+/// A folder with SentencePiece's own file and no tokenizer.json.
+fn own_file(bytes: &[u8], config: &Json) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("tokenizer.model"), "x").unwrap();
-    let error = ChatTokenizer::open(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("no tokenizer.json; transformers makes one"), "{error}");
+    std::fs::write(dir.path().join("tokenizer.model"), bytes).unwrap();
+    std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    dir
+}
+
+fn own_model() -> Vec<u8> {
+    std::fs::read(golden_dir().join("own.model")).unwrap()
+}
+
+/// FNV-1a over the ids' bytes, as the script has it.
+fn hash(ids: &[u32]) -> u32 {
+    let bytes = ids.iter().flat_map(|id| id.to_le_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)) as u32
+}
+
+#[test]
+fn sentencepieces_own_file_gives_its_ids_and_llama_cpps() {
+    let dir = own_file(&own_model(), &config("llama", ZEPHYR));
+    let tokenizer = ChatTokenizer::open(dir.path()).unwrap();
+    check(&tokenizer, "own");
+    let vocab = tokenizer.vocab();
+    assert_eq!((vocab.unknown, vocab.bos, vocab.eos, vocab.add_bos), (Some(0), Some(1), Some(2), true));
+    // A thousand texts, as sentencepiece itself tokenizes them.
+    let texts: Vec<String> = serde_json::from_value(read(&golden_dir().join("../tokenizer_texts.json"))).unwrap();
+    let hashes: Vec<u32> = serde_json::from_value(ids("own")["sentencepiece"].take()).unwrap();
+    assert!(texts.len() == hashes.len() && texts.len() > 1000);
+    let mut differ: Vec<&String> = Vec::new();
+    for (text, want) in texts.iter().zip(hashes) {
+        let ours = tokenizer.encode(text).unwrap();
+        // What is a special token to a server is text to sentencepiece.
+        let special = ours.iter().any(|id| tokenizer.is_special(*id));
+        differ.extend((!special && hash(&ours) != want).then_some(text));
+    }
+    assert!(differ.is_empty(), "{} differ: {:?}", differ.len(), &differ[..differ.len().min(5)]);
+
+    // In a GGUF file and in tokenizer.json it is the same.
+    let file = dir.path().join("x.gguf");
+    write_gguf(&file, "x", tokenizer.gguf_metadata());
+    check(&ChatTokenizer::open(&file).unwrap(), "own");
+    let saved = tempfile::tempdir().unwrap();
+    tokenizer.save(saved.path()).unwrap();
+    check(&ChatTokenizer::open(saved.path()).unwrap(), "own");
+    let (prompt, answer) = ([Message::new("user", "Hi")], Message::new("assistant", "top_up"));
+    let row = encode_example(&tokenizer, &prompt, &answer, TrainOn::Last, 256).unwrap();
+    assert_eq!(
+        marked(&tokenizer, &row),
+        "<s><|user|>\n Hi</s>\n<|assistant|>\n⟦ top_up</s>⟧".replace("<s><|", "<s> <|")
+    );
+    // Without a config, the file's own ids.
+    std::fs::remove_file(dir.path().join("tokenizer_config.json")).unwrap();
+    assert_eq!(ChatTokenizer::open(dir.path()).unwrap().vocab(), vocab);
+}
+
+/// transformers' converter lists merges of one score by the lengths of their parts, so those of the runs of spaces are mixed.
+#[test]
+fn merges_of_one_score_may_be_mixed() {
+    let remade = open("own", "");
+    check(&remade, "own");
+    let Algorithm::SentencePiece { scores, .. } = &remade.vocab().algorithm else { panic!("not SentencePiece") };
+    let score = |n: usize| scores[remade.token_id(&"▁".repeat(n)).unwrap() as usize];
+    assert!((4..=16).filter(|n| *n != 15).all(|n| score(n) == score(3)), "one score");
+    assert!(score(3) < score_of(&remade, scores, "▁the"), "below all others");
+    let dir = tempfile::tempdir().unwrap();
+    remade.save(dir.path()).unwrap();
+    assert_eq!(ChatTokenizer::open(dir.path()).unwrap().vocab(), remade.vocab());
+    // In another order they are of no one score.
+    let change = |json: &mut Json| {
+        let merges = json["model"]["merges"].as_array_mut().unwrap();
+        let n = merges.len();
+        merges.swap(n - 40, n - 20);
+    };
+    let error = ChatTokenizer::open(folder("own", "", change).path()).unwrap_err().to_string();
+    assert!(error.contains("not those of a SentencePiece vocabulary") && error.contains("are mixed with"), "{error}");
+}
+
+fn score_of(tokenizer: &ChatTokenizer, scores: &[f32], token: &str) -> f32 {
+    scores[tokenizer.token_id(token).unwrap() as usize]
+}
+
+#[test]
+fn tokens_that_were_added_to_the_own_file_are_taken_in() {
+    let mut config = config("llama", "");
+    let token = |content: &str, special: bool| json!({"content": content, "lstrip": false, "normalized": false, "rstrip": false, "single_word": false, "special": special});
+    config["added_tokens_decoder"] =
+        json!({"0": token("<unk>", true), "1106": token("<|im_end|>", true), "1108": token("<p>", false)});
+    let dir = own_file(&own_model(), &config);
+    std::fs::write(dir.path().join("added_tokens.json"), "{\"<|im_start|>\": 1107, \"<|im_end|>\": 1106}").unwrap();
+    let tokenizer = ChatTokenizer::open(dir.path()).unwrap();
+    let id = |text: &str| tokenizer.token_id(text).unwrap();
+    assert_eq!([id("<|im_end|>"), id("<|im_start|>"), id("<p>")], [1106, 1107, 1108]);
+    assert!(tokenizer.is_structural(1106) && tokenizer.is_structural(1107) && !tokenizer.is_structural(1108));
+    check(&tokenizer, "own");
+    for (change, because) in [
+        (json!({"5": {"content": "x", "lstrip": true}}), "'x' is matched with lstrip"),
+        (json!({"five": {"content": "x"}}), "no id"),
+        (json!({"5": {}}), "no content"),
+        (json!({"70000000": {"content": "x"}}), "no id"),
+    ] {
+        config["added_tokens_decoder"] = change;
+        let error = ChatTokenizer::open(own_file(&own_model(), &config).path()).unwrap_err().to_string();
+        assert!(error.contains(because), "'{error}' does not say '{because}'");
+    }
+}
+
+/// A message's field of bytes, as protocol buffers write it.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![number << 3 | 2];
+    let mut n = bytes.len();
+    while n >= 0x80 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+    out.extend(bytes);
+    out
+}
+
+#[test]
+fn hostile_and_unsuited_own_files_are_refused_with_a_reason() {
+    let good = own_model();
+    let with = |more: &[u8]| [&good[..], more].concat();
+    let varint = |number: u64, value: u64| {
+        let key = number << 3;
+        let mut out = if key < 0x80 { vec![key as u8] } else { vec![key as u8 | 0x80, (key >> 7) as u8] };
+        out.push(value as u8);
+        out
+    };
+    for (bytes, because) in [
+        (b"x".to_vec(), "no SentencePiece model"),
+        (Vec::new(), "it has no tokens"),
+        (good[..good.len() / 2].to_vec(), "reaches beyond its end"),
+        (with(&field(1, &field(1, b"\xff\xfe"))), "token 1106: it is not UTF-8"),
+        (with(&field(1, &varint(3, 9))), "token 1106: 9 is no kind of token"),
+        (with(&field(1, &[])), "token 1106: it has no text"),
+        (with(&field(1, &field(1, b"<s>"))), "'<s>' is given twice"),
+        (with(&field(1, &field(1, "x".repeat(513).as_bytes()))), "token 1106 is longer than 512 bytes"),
+        (
+            with(&field(1, &[field(1, b"new"), vec![0x15, 0, 0, 0xc0, 0x7f]].concat())),
+            "score of token 1106 is not finite",
+        ),
+        (with(&field(2, &varint(3, 1))), "its model is of the unigram kind"),
+        (with(&field(2, &varint(24, 1))), "treat_whitespace_as_suffix"),
+        (with(&field(3, &field(2, b"table"))), "a normalizer with a table"),
+        (with(&field(3, &varint(4, 1))), "remove_extra_whitespaces"),
+        (with(&field(3, &varint(5, 0))), "escape_whitespaces is false"),
+        (with(&varint(1, 5)), "a message was expected"),
+        (field(1, &field(1, b"alone")), "its model is of the unigram kind"),
+        ([field(1, &field(1, b"alone")), field(2, &varint(3, 2)), field(3, &varint(4, 0))].concat(), "no token <0x00>"),
+    ] {
+        let error = ChatTokenizer::open(own_file(&bytes, &Json::Null).path()).unwrap_err().to_string();
+        assert!(error.contains(because), "'{error}' does not say '{because}'");
+    }
+    // No change of a byte takes the reader along.
+    let mut z = 7u64;
+    for _ in 0..300 {
+        z = z.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let mut bytes = good.clone();
+        let at = (z >> 33) as usize % bytes.len();
+        bytes[at] ^= 1 << (z % 8);
+        let _ = ChatTokenizer::open(own_file(&bytes, &Json::Null).path());
+    }
+    let prefix = own_file(&with(&field(3, &varint(3, 0))), &config("llama", ""));
+    assert!(!ChatTokenizer::open(prefix.path()).unwrap().adds_space_prefix(), "the last word counts");
 }
 
 #[test]
@@ -366,8 +532,36 @@ fn earlier_turns_are_the_tokens_that_llama_cpp_sees() {
     let all = encode_example(&tokenizer, &messages, &answer, TrainOn::AllAssistant, 256).unwrap();
     let text = "<s>[INST] Hi [/INST] top_up </s><s>[INST] Where is my card? [/INST] card_arrival";
     assert_eq!(all.ids[..all.len() - 1], ids_of("llama", text));
-    let with_loss: Vec<u32> = all.ids.iter().zip(&all.mask).filter(|(_, loss)| **loss).map(|(id, _)| *id).collect();
-    assert_eq!(tokenizer.decode(&with_loss), " top_up </s> card_arrival</s>");
+    // The space that the template puts before the end of a turn is none that an answer has.
+    assert_eq!(
+        marked(&tokenizer, &all),
+        "<s>[INST] Hi [/INST]⟦ top_up⟧ ⟦</s>⟧<s>[INST] Where is my card? [/INST]⟦ card_arrival</s>⟧"
+    );
+    let last = encode_example(&tokenizer, &messages, &answer, TrainOn::Last, 256).unwrap();
+    assert_eq!(last.ids, all.ids);
+    // A message that ends in a space of its own keeps it, and the template's is left out.
+    let mut spaced = messages.clone();
+    spaced[1].content = "top_up ".into();
+    let all = encode_example(&tokenizer, &spaced, &answer, TrainOn::AllAssistant, 256).unwrap();
+    assert!(marked(&tokenizer, &all).contains("⟦ top_up ⟧ ⟦</s>⟧"), "{}", marked(&tokenizer, &all));
+    // Where the template puts none, nothing is cut out of the turn.
+    let plain = open("llama", ZEPHYR);
+    let all = encode_example(&plain, &messages, &answer, TrainOn::AllAssistant, 256).unwrap();
+    assert!(marked(&plain, &all).contains("⟦ top_up</s>⟧"), "{}", marked(&plain, &all));
+}
+
+/// The row's text with what carries loss between brackets.
+fn marked(tokenizer: &ChatTokenizer, row: &EncodedExample) -> String {
+    let mut text = String::new();
+    for part in row.mask.chunk_by(|a, b| a == b).scan(0, |at, part| {
+        *at += part.len();
+        Some((*at - part.len(), part.len(), part[0]))
+    }) {
+        let (at, len, loss) = part;
+        let piece = tokenizer.decode(&row.ids[at..at + len]);
+        text.push_str(&if loss { format!("⟦{piece}⟧") } else { piece });
+    }
+    text
 }
 
 #[test]

@@ -19,6 +19,8 @@ pub enum QuantizeError {
     Format { given: String },
     #[error("failed to merge the adapter into '{name}': {why}; was it trained on this base?")]
     Merge { name: String, why: String },
+    #[error("failed to fold the classification head into the model's own: {why}")]
+    Head { why: String },
     #[error("failed to encode '{name}': {source}")]
     Encode { name: String, source: EncodeError },
     #[error("'{name}' of {} can't go into a {architecture} GGUF file: {why}", path.display())]

@@ -1,7 +1,7 @@
 //! The merged model, one tensor at a time: W + s·B·A in f32, under DoRA with each row brought to its length; computed when
-//! asked for and held by nobody.
+//! asked for and held by nobody. A classification head becomes further rows of the model's own head, a token a label.
 
-use limbeck_model::adapter::{Adapter, LoraPair};
+use limbeck_model::adapter::{Adapter, Head, LoraPair};
 use limbeck_model::weights::{DenseTensor, Weights};
 use rayon::prelude::*;
 
@@ -23,7 +23,35 @@ impl<'a> Merged<'a> {
                 return Err(QuantizeError::Merge { name: format!("{module}.weight"), why });
             }
         }
+        if let Some(head) = adapter.and_then(|adapter| adapter.head.as_ref()) {
+            check_head(weights, head)?;
+        }
         Ok(Merged { weights, adapter })
+    }
+
+    /// The labels whose tokens follow those of the base; none without a classification head.
+    pub fn labels(&self) -> &'a [String] {
+        self.adapter.and_then(|adapter| adapter.head.as_ref()).map_or(&[], |head| &head.labels)
+    }
+
+    /// The shape of the tensor of this name.
+    pub fn shape(&self, name: &str, of_base: &[usize]) -> Vec<usize> {
+        let mut shape = of_base.to_vec();
+        if self.further_rows(name).is_some() {
+            shape[0] += self.labels().len();
+        }
+        shape
+    }
+
+    /// What stands behind the base's own rows: the classes' weights, where the base has its head; in an embedding of its own
+    /// zeros, for no prompt has these tokens.
+    fn further_rows(&self, name: &str) -> Option<Vec<f32>> {
+        let head = self.adapter?.head.as_ref()?;
+        match (name, self.weights.config().tie_word_embeddings) {
+            (EMBEDDING, true) | (OWN_HEAD, false) => Some(head.weight.clone()),
+            (EMBEDDING, false) => Some(vec![0.0; head.weight.len()]),
+            _ => None,
+        }
     }
 
     pub fn weights(&self) -> &Weights {
@@ -32,7 +60,7 @@ impl<'a> Merged<'a> {
 
     /// Whether the tensor of this name is not the base's own: an adapter changes it, or all weights were trained.
     pub fn changes(&self, name: &str) -> bool {
-        self.weights.tuned() || self.pair(name).is_some()
+        self.weights.tuned() || self.pair(name).is_some() || self.further_rows(name).is_some()
     }
 
     /// The tensor under its Hugging Face name, `[out, in]` row-major.
@@ -44,11 +72,43 @@ impl<'a> Merged<'a> {
                 set_lengths(name, &mut tensor, magnitude)?;
             }
         }
+        if let Some(rows) = self.further_rows(name) {
+            tensor.data.extend(rows);
+            tensor.shape = self.shape(name, &tensor.shape);
+        }
         Ok(tensor)
     }
 
     fn pair(&self, name: &str) -> Option<&LoraPair> {
         self.adapter?.pairs.get(name.strip_suffix(".weight")?)
+    }
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const OWN_HEAD: &str = "lm_head.weight";
+
+/// Longest label of a file; llama.cpp's tokens have no such bound, our reader's do.
+const MAX_LABEL_BYTES: usize = 200;
+
+/// What can be folded: a head whose classes have names, over a base whose logits are plain.
+fn check_head(weights: &Weights, head: &Head) -> Result<()> {
+    let wrong = |why: String| Err(QuantizeError::Head { why });
+    let config = weights.config();
+    if head.n_in != config.hidden_size {
+        return wrong(format!("it reads states of {}, the base's have {}", head.n_in, config.hidden_size));
+    }
+    if head.labels.len() != head.classes() {
+        return wrong(format!(
+            "the adapter has no labels.json that names its {} classes in their order",
+            head.classes()
+        ));
+    }
+    if let Some(cap) = config.final_logit_softcapping {
+        return wrong(format!("the base caps its logits at {cap}, the head's are plain"));
+    }
+    match head.labels.iter().find(|label| label.is_empty() || label.len() > MAX_LABEL_BYTES) {
+        Some(label) => wrong(format!("the label '{label}' is empty or longer than {MAX_LABEL_BYTES} bytes")),
+        None => Ok(()),
     }
 }
 

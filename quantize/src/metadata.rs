@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use limbeck_model::gguf::{Array, Value};
-use limbeck_model::tokenizer::{Algorithm, ChatTokenizer, PHI3};
+use limbeck_model::tokenizer::{Algorithm, ChatTokenizer, PHI3, label_token};
 use limbeck_model::weights::Weights;
 
 use crate::write::QuantizePlan;
@@ -11,13 +11,18 @@ use crate::{QuantizeError, Result};
 
 /// llama.cpp's token type for a row of the embedding that no text becomes.
 const UNUSED: i32 = 5;
+/// Of a label's token. An unused one would be no text in a server's answer, and one of another type would be found in prompts.
+const NORMAL: i32 = 1;
 
-/// All keys, general.* first.
-pub(crate) fn metadata(plan: &QuantizePlan, weights: &Weights) -> Result<Vec<(String, Value)>> {
-    let architecture = weights.config().to_gguf()?;
+/// All keys, general.* first; each of `labels` has a token behind those of the base.
+pub(crate) fn metadata(plan: &QuantizePlan, weights: &Weights, labels: &[String]) -> Result<Vec<(String, Value)>> {
+    let mut config = weights.config().clone();
+    config.vocab_size += labels.len();
+    let architecture = config.to_gguf()?;
     let (mut out, architecture): (Vec<_>, Vec<_>) =
         architecture.into_iter().partition(|(k, _)| k.starts_with("general."));
-    let (tokenizer, strips) = tokenizer(plan, weights)?;
+    let (mut tokenizer, strips) = tokenizer(plan, weights)?;
+    add_labels(&mut tokenizer, labels)?;
     out.extend(general(plan, weights, strips));
     out.extend(architecture);
     out.extend(tokenizer);
@@ -104,6 +109,36 @@ fn tokenizer(plan: &QuantizePlan, weights: &Weights) -> Result<(Vec<(String, Val
     }
     Ok((keys, strips))
 }
+
+/// A token a label, which no text becomes.
+fn add_labels(keys: &mut [(String, Value)], labels: &[String]) -> Result<()> {
+    let byte_level = keys.iter().any(|(key, value)| key == "tokenizer.ggml.model" && value.as_str() == Some("gpt2"));
+    for (key, value) in keys {
+        match (key.as_str(), value) {
+            ("tokenizer.ggml.tokens", Value::Array(Array::String(tokens))) => {
+                for label in labels {
+                    let token = label_token(label, byte_level);
+                    if tokens.contains(&token) {
+                        let why = format!("the base has a token {token} already; was a head folded into it before?");
+                        return Err(QuantizeError::Head { why });
+                    }
+                    tokens.push(token);
+                }
+            }
+            ("tokenizer.ggml.token_type", Value::Array(Array::I32(types))) => {
+                types.extend(labels.iter().map(|_| NORMAL));
+            }
+            ("tokenizer.ggml.scores", Value::Array(Array::F32(scores))) => {
+                scores.extend(labels.iter().map(|_| LAST));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A score below those of all joins.
+const LAST: f32 = -1e9;
 
 fn name_of(path: &Path) -> String {
     path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()

@@ -94,11 +94,11 @@ pub fn quantize(plan: &QuantizePlan, emit: &dyn Emit) -> Result<QuantizeReport> 
         Some(folder) => adapter = Some(Adapter::load(folder)?),
     }
     let merged = Merged::new(&weights, adapter.as_ref())?;
-    let planned = planned(plan, &weights)?;
+    let planned = planned(plan, &merged)?;
 
     let tally = RefCell::new(Tally::default());
     let mut writer = GgufWriter::new();
-    for (key, value) in metadata(plan, &weights)? {
+    for (key, value) in metadata(plan, &weights, merged.labels())? {
         writer.set(key, value);
     }
     let total = planned.len() as u64;
@@ -128,15 +128,16 @@ pub fn quantize(plan: &QuantizePlan, emit: &dyn Emit) -> Result<QuantizeReport> 
 }
 
 /// The tensors in the order of llama.cpp's own files: embedding, layers, final norm, head.
-fn planned(plan: &QuantizePlan, weights: &Weights) -> Result<Vec<Planned>> {
-    let config = weights.config();
+fn planned(plan: &QuantizePlan, merged: &Merged) -> Result<Vec<Planned>> {
+    let config = merged.weights().config();
     let fails = |name: &str, why: String| QuantizeError::Tensor {
         path: plan.base.clone(),
         architecture: config.architecture.name().into(),
         name: name.into(),
         why,
     };
-    let plan_one = |(hf_name, shape): (String, Vec<usize>)| {
+    let plan_one = |(hf_name, of_base): (String, Vec<usize>)| {
+        let shape = merged.shape(&hf_name, &of_base);
         let name = hf_to_gguf(&hf_name).ok_or_else(|| fails(&hf_name, "GGUF has no name for it".into()))?;
         let dims: Vec<u64> = shape.iter().rev().map(|&n| n as u64).collect();
         let ty = plan.format.tensor_type(&name, &dims);

@@ -42,7 +42,7 @@ fn adapter(dir: &Path, pairs: &[(&str, LoraPair)]) -> PathBuf {
     let pairs = pairs.iter().map(|(name, pair)| (name.to_string(), pair.clone())).collect();
     let path = dir.join("adapter");
     std::fs::create_dir_all(&path).unwrap();
-    Adapter { config, pairs }.save(&path).unwrap();
+    Adapter { config, pairs, head: None }.save(&path).unwrap();
     path
 }
 

@@ -14,7 +14,7 @@ mod template;
 pub use error::{RecipeError, RecipeErrors};
 pub use plan::settings;
 pub use recipe::{
-    Balance, BaseModel, CacheDtype, Data, DecayType, Distill, Dtype, Eval, Gate, GateRule, LossNormalization,
+    Balance, BaseModel, CacheDtype, Data, DecayType, Distill, Dtype, Eval, Gate, GateRule, Head, LossNormalization,
     LrScheduler, Method, Metric, MinReviewed, Model, Promote, Quantize, QuantizeBase, Recipe, Review, Sign,
     SplitRatios, Task, Train, TrainOn, ValidMetric,
 };

@@ -126,6 +126,13 @@ pub enum Method {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Head {
+    Verbalizer,
+    Classification,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LrScheduler {
     Linear,
@@ -202,6 +209,7 @@ pub enum ValidMetric {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Train {
     pub method: Method,
+    pub head: Head,
     pub r: usize,
     pub lora_alpha: f64,
     pub use_rslora: bool,
@@ -228,6 +236,7 @@ pub struct Train {
     pub adam_epsilon: f64,
     pub dtype: Dtype,
     pub quantize_base: QuantizeBase,
+    pub bnb_4bit_use_double_quant: bool,
     pub gradient_checkpointing: bool,
     pub save_steps: usize,
     pub save_total_limit: usize,

@@ -221,6 +221,22 @@ fn across(reader: &mut Reader, source: &Source) {
         let message = format!("warm-up and decay together take {shares:.2} of the steps");
         errors.push(RecipeError::new(message, Some(place(&schedule))).hint("keep their sum at 1 or less"));
     }
+    let says = |key: &str, value: &str| get(key).is_some_and(|v| v.as_str() == Some(value));
+    if says("train.head", "classification") && says("train.train_on", "all_assistant") {
+        let message = "`train.train_on` is \"all_assistant\", and a classification head answers the last turn only";
+        let hint = "leave `train.train_on` out, or set `train.head` to \"verbalizer\"";
+        errors.push(RecipeError::new(message, Some(place(&["train.train_on", "train.head"]))).hint(hint));
+    }
+    if get("train.bnb_4bit_use_double_quant").is_some_and(|v| v.as_bool() == Some(true))
+        && !says("train.quantize_base", "nf4")
+    {
+        let message =
+            "`train.bnb_4bit_use_double_quant` is about the scales of nf4, and `train.quantize_base` is not \"nf4\"";
+        let places = place(&["train.bnb_4bit_use_double_quant", "train.quantize_base"]);
+        errors.push(
+            RecipeError::new(message, Some(places)).hint("set `train.quantize_base` to \"nf4\", or leave it out"),
+        );
+    }
     if let (Some(Value::String(kept)), Some(Value::String(device))) = (get("train.quantize_base"), get("model.device"))
         && kept != "none"
         && !device.starts_with("cpu")

@@ -152,6 +152,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("review.min_reviewed.test", UNIT, Default("1.0"), "the same for test"),
 
     field("train.method", Choice(&["lora", "full"]), Default("\"lora\""), "how the base is adapted: lora trains an adapter, full trains every weight (its r, lora_alpha and targets then play no part)"),
+    field("train.head", Choice(&["verbalizer", "classification"]), Default("\"verbalizer\""), "what answers: verbalizer, the base's own head, which spells a label; classification, a linear head on the prompt's last token, trained beside the adapter and folded into the served file as a token a label"),
     field("train.r", Int { min: 1, max: 1024 }, Default("16"), "rank of the adapter"),
     field("train.lora_alpha", Positive { max: 65_536.0 }, Default("32"), "scale of the adapter: lora_alpha / r, or / sqrt(r) with use_rslora"),
     field("train.use_rslora", Bool, Default("false"), "rank-stabilised scale"),
@@ -178,6 +179,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("train.adam_epsilon", Positive { max: 1.0 }, Default("1e-8"), "AdamW"),
     field("train.dtype", Choice(&["auto", "bf16", "fp32"]), Default("\"auto\""), "what matrix products compute in: auto takes bf16 where the processor gains by it; masters and sums stay fp32"),
     field("train.quantize_base", Choice(&["none", "int8", "nf4"]), Default("\"none\""), "QLoRA: how the base's linear layers are kept while the adapter trains: none as the products take them, int8 in 8.5 bits a weight, nf4 in 4.5; the adapter is merged into the base as it was"),
+    field("train.bnb_4bit_use_double_quant", Bool, Default("false"), "with quantize_base = nf4: keeps the blocks' scales in eight bits each, 4.13 bits a weight instead of 4.5"),
     field("train.gradient_checkpointing", Bool, Default("false"), "keep only each layer's input and run the layer again in the backward pass: a third more work, far less memory, the same bits"),
     field("train.save_steps", Int { min: 1, max: 1_000_000 }, Default("20"), "steps between checkpoints"),
     field("train.save_total_limit", Int { min: 1, max: 10_000 }, Default("2"), "checkpoints that are kept, the newest; the best one stays beside them"),
@@ -225,6 +227,7 @@ pub(crate) const OF_ADAPTERS: &[(&str, &str)] = &[
     ("train.lora_dropout", "0.0"),
     ("train.loraplus_lr_ratio", "1.0"),
     ("train.turbo_layers", "0"),
+    ("train.head", "\"verbalizer\""),
 ];
 
 /// The array of tables among the sections.

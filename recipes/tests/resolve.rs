@@ -3,8 +3,8 @@
 
 use limbeck_artifact::event::Stage;
 use limbeck_recipes::{
-    BaseModel, CacheDtype, DecayType, GateRule, LossNormalization, LrScheduler, Method, Origin, QuantizeBase, Resolved,
-    TrainOn, ValidMetric, load, load_text, settings, template,
+    BaseModel, CacheDtype, DecayType, GateRule, Head, LossNormalization, LrScheduler, Method, Origin, QuantizeBase,
+    Resolved, TrainOn, ValidMetric, load, load_text, settings, template,
 };
 use std::path::Path;
 
@@ -87,6 +87,7 @@ fn the_trainers_keys_arrive_with_their_values_and_origins() {
         ("train.turbo_layers", "10"),
         ("train.turbo_cache_dtype", "bf16"),
         ("train.quantize_base", "nf4"),
+        ("train.bnb_4bit_use_double_quant", "true"),
     ];
     let r = resolve(&sets);
     let t = &r.recipe.train;
@@ -96,7 +97,7 @@ fn the_trainers_keys_arrive_with_their_values_and_origins() {
     assert!(t.metric_for_best_model == ValidMetric::Accuracy && t.load_best_model_at_end);
     assert_eq!((t.loss_normalization, t.train_on), (LossNormalization::Example, TrainOn::AllAssistant));
     assert_eq!((t.turbo_layers, t.turbo_cache_dtype), (10, CacheDtype::Bf16));
-    assert_eq!(t.quantize_base, QuantizeBase::Nf4);
+    assert_eq!((t.quantize_base, t.bnb_4bit_use_double_quant, t.head), (QuantizeBase::Nf4, true, Head::Verbalizer));
     assert!(sets.iter().all(|(key, _)| matches!(r.origins[*key], Origin::Set { .. })));
     let plain = resolve(&[]);
     assert!(sets.iter().all(|(key, _)| plain.origins[*key] == Origin::Default));
@@ -225,4 +226,31 @@ fn a_folder_stands_for_its_recipe() {
     let r = load(dir.path(), &[]).unwrap();
     assert_eq!(r.path, dir.path().join("recipe.toml"));
     assert_eq!(r.recipe.data.traces[0], dir.path().join("a.jsonl"));
+}
+
+#[test]
+fn settings_that_do_not_go_together_are_refused_at_both() {
+    for (sets, because, hint) in [
+        (
+            [("train.head", "classification"), ("train.train_on", "all_assistant")],
+            "a classification head answers the last turn only",
+            "leave `train.train_on` out",
+        ),
+        (
+            [("train.quantize_base", "int8"), ("train.bnb_4bit_use_double_quant", "true")],
+            "is about the scales of nf4",
+            "set `train.quantize_base` to \"nf4\"",
+        ),
+        (
+            [("train.method", "full"), ("train.head", "classification")],
+            "`train.head` is for adapters",
+            "`train.method` to \"lora\"",
+        ),
+    ] {
+        let sets = sets.map(|(k, v)| (k.to_string(), v.to_string()));
+        let said = format!("{:?}", load_text(Path::new("recipe.toml"), RECIPE, &sets).unwrap_err());
+        assert!(said.contains(because) || said.contains(&because.replace('"', "\\\"")), "{said}");
+        assert!(said.contains(hint) || said.contains(&hint.replace('"', "\\\"")), "{said}");
+    }
+    assert_eq!(resolve(&[("train.head", "classification")]).recipe.train.head, Head::Classification);
 }

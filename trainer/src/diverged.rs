@@ -66,7 +66,8 @@ pub fn diagnose(
             activations.push((format!("layer {layer}"), largest(&hidden)));
         }
         let ops = decoder.ops();
-        let loss = value(&ops.linear_cross_entropy(decoder.finish(hidden), decoder.head(), &batch.targets, 1.0));
+        let head = leaves.head(&decoder);
+        let loss = value(&ops.linear_cross_entropy(decoder.finish(hidden), &head, &batch.targets, 1.0));
         let size = activations.iter().map(|(_, size)| *size).fold(0.0, f32::max);
         let ids = rows.iter().map(|&i| learner.rows[i].id.clone()).collect();
         let found = Diverged { step: step + 1, what, rows: ids, activations, checkpoint: None };

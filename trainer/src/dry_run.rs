@@ -74,7 +74,7 @@ pub fn dry_run<'a>(
     let valid = encode(tokenizer, dataset, Split::Valid, s)?;
     let validator = Validator { base, tokenizer, dataset, rows: valid, normalization: s.loss_normalization };
     check(s, base, &rows, &validator)?;
-    let mut parameters = start(plan, base)?;
+    let mut parameters = start(plan, base, &dataset.card.labels)?;
     let begun = Instant::now();
     let cache = fill_cache(s, base, &rows, emit)?;
     let cache_s = if cache.is_some() { begun.elapsed().as_secs_f64() } else { 0.0 };

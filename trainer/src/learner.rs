@@ -76,15 +76,15 @@ impl Learner<'_> {
         let s = self.settings;
         let denominator = loss_weight(rows.iter().map(|&i| &self.rows[i]), s.loss_normalization) as f32;
         let leaves = parameters.leaves(self.base.ops().as_ref());
-        let recomputes = self.base.recomputes(s.use_dora || s.lora_dropout > 0.0);
+        let recomputes = self.base.recomputes(s.lora_dropout > 0.0);
         let mut sum = Gradients::default();
         for rows in rows.chunks(s.batch_size.max(1)) {
             let batch = self.pack(rows);
             let decoder = self.base.decoder(&leaves)?;
             let lora = leaves.with_dropout(s.lora_dropout, &batch.packed, s.seed, step);
-            let loss = |hidden: Tensor<2>| {
-                decoder.ops().linear_cross_entropy(hidden, decoder.head(), &batch.targets, denominator)
-            };
+            let head = leaves.head(&decoder);
+            let loss =
+                |hidden: Tensor<2>| decoder.ops().linear_cross_entropy(hidden, &head, &batch.targets, denominator);
             if recomputes {
                 let still = leaves.without_gradient();
                 let still_lora = still.with_dropout(s.lora_dropout, &batch.packed, s.seed, step);

@@ -21,5 +21,5 @@ pub mod watch;
 pub use base::{Base, OpenBase};
 pub use diverged::Diverged;
 pub use dry_run::{DryRun, dry_run};
-pub use plan::{TrainError, TrainPlan, TrainReport, TrainSettings};
+pub use plan::{HeadKind, TrainError, TrainPlan, TrainReport, TrainSettings};
 pub use train::train;

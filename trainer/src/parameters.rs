@@ -5,12 +5,12 @@ use crate::optimizer::Moments;
 use crate::random::Random;
 use burn::tensor::{Tensor, TensorData};
 use limbeck_model::ModelError;
-use limbeck_model::adapter::{Adapter, AdapterConfig, AdapterError, LoraPair};
+use limbeck_model::adapter::{Adapter, AdapterConfig, AdapterError, Head, LoraPair};
 use limbeck_model::decoder::{Decoder, LoraSet, TensorSet, module_path};
 use limbeck_model::layout::Packed;
 use limbeck_model::ops::dora::Dora;
 use limbeck_model::ops::dropout::{Dropout, module_key, token_keys};
-use limbeck_model::ops::{Lora, Ops};
+use limbeck_model::ops::{Frozen, Lora, Ops};
 use limbeck_model::safetensor;
 use limbeck_model::weights::Weights;
 use std::collections::BTreeMap;
@@ -26,10 +26,15 @@ pub struct Parameter {
     pub moments: Moments,
 }
 
+/// The classification head, `[classes, hidden]`.
+const SCORE: &str = "score.weight";
+
 /// What a training trains.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tuning {
     Adapter(AdapterConfig),
+    /// An adapter and a head that tells these labels apart.
+    Classifier(AdapterConfig, Vec<String>),
     /// Every weight of the base.
     Full,
 }
@@ -45,6 +50,8 @@ pub struct Parameters {
 #[derive(Default)]
 pub struct Leaves {
     pub set: LoraSet,
+    /// The classification head, where there is one.
+    pub score: Option<Tensor<2>>,
     pub weights: TensorSet,
 }
 
@@ -56,7 +63,16 @@ impl Leaves {
             let parts = [("lora_A", &lora.a), ("lora_B", &lora.b)].into_iter().chain(magnitude);
             parts.map(move |(part, tensor)| (format!("{path}.{part}"), tensor))
         });
-        parts.chain(self.weights.iter().map(|(name, tensor)| (name.clone(), tensor)))
+        let score = self.score.iter().map(|score| (SCORE.to_owned(), score));
+        parts.chain(score).chain(self.weights.iter().map(|(name, tensor)| (name.clone(), tensor)))
+    }
+
+    /// What the loss is worked out by: the classification head, or the decoder's own.
+    pub fn head(&self, decoder: &Decoder) -> Frozen {
+        match &self.score {
+            Some(score) => Frozen::trained(score.clone(), None),
+            None => decoder.head().clone(),
+        }
     }
 
     /// The same values without gradients, for a pass that builds no graph.
@@ -70,6 +86,7 @@ impl Leaves {
         };
         Leaves {
             set: self.set.iter().map(|(path, l)| (path.clone(), lora(l))).collect(),
+            score: self.score.as_ref().map(still),
             weights: self.weights.iter().map(|(name, tensor)| (name.clone(), still(tensor))).collect(),
         }
     }
@@ -119,6 +136,48 @@ impl Parameters {
         Parameters { tuning: Tuning::Adapter(config), all }
     }
 
+    /// The same with a classification head for these labels. It begins as zeros, all labels equally likely: as B = 0, that is
+    /// no random number more, and the factors' gradients begin with the second step.
+    pub fn init_classifier(config: AdapterConfig, labels: &[String], decoder: &Decoder, seed: u64) -> Self {
+        let mut all = Self::init(config.clone(), decoder, seed).all;
+        let shape = [labels.len(), decoder.config.hidden_size];
+        let n = shape[0] * shape[1];
+        all.insert(SCORE.to_owned(), Parameter { values: vec![0.0; n], shape, moments: Moments::zeros(n) });
+        Parameters { tuning: Tuning::Classifier(config, labels.to_vec()), all }
+    }
+
+    /// From an adapter that was trained before, here or by PEFT: its values, and moments of nothing.
+    pub fn from_adapter(adapter: &Adapter) -> Self {
+        let mut all = BTreeMap::new();
+        let mut insert = |name: String, values: &[f32], shape| {
+            let moments = Moments::zeros(values.len());
+            all.insert(name, Parameter { values: values.to_vec(), shape, moments });
+        };
+        for (path, pair) in &adapter.pairs {
+            insert(format!("{path}.lora_A"), &pair.a, [pair.r, pair.n_in]);
+            insert(format!("{path}.lora_B"), &pair.b, [pair.n_out, pair.r]);
+            if let Some(magnitude) = &pair.magnitude {
+                insert(format!("{path}.lora_magnitude_vector"), magnitude, [1, pair.n_out]);
+            }
+        }
+        let config = adapter.config.clone();
+        let tuning = match &adapter.head {
+            None => Tuning::Adapter(config),
+            Some(head) => {
+                insert(SCORE.to_owned(), &head.weight, [head.classes(), head.n_in]);
+                Tuning::Classifier(config, head.labels.clone())
+            }
+        };
+        Parameters { tuning, all }
+    }
+
+    fn config(&self) -> Option<&AdapterConfig> {
+        match &self.tuning {
+            Tuning::Adapter(config) | Tuning::Classifier(config, _) => Some(config),
+            Tuning::Full => None,
+        }
+    }
+
     /// Every weight of the model, as it is there.
     ///
     /// # Errors
@@ -157,7 +216,7 @@ impl Parameters {
         let tensor = |p: &Parameter| -> Tensor<2> {
             Tensor::from_data(TensorData::new(p.values.clone(), p.shape), &device).require_grad()
         };
-        let Tuning::Adapter(config) = &self.tuning else {
+        let Some(config) = self.config() else {
             let weights = self.all.iter().map(|(name, p)| (name.clone(), tensor(p))).collect();
             return Leaves { weights, ..Leaves::default() };
         };
@@ -170,12 +229,18 @@ impl Parameters {
             let dora = magnitude.map(|m| Dora::new(tensor(m)));
             set.insert(path.to_string(), Lora { a: tensor(a), b: tensor(b), scaling, dora, dropout: None });
         }
-        Leaves { set, ..Leaves::default() }
+        Leaves { set, score: self.all.get(SCORE).map(tensor), ..Leaves::default() }
+    }
+
+    /// The classification head as a constant; none where the base's own head answers.
+    pub fn frozen_head(&self, ops: &dyn Ops) -> Option<Frozen> {
+        let Parameter { values, shape: [classes, n_in], .. } = self.all.get(SCORE)?;
+        Some(ops.freeze(values.clone(), *classes, *n_in, false))
     }
 
     /// The adapter; none of a full fine-tuning.
     pub fn adapter(&self) -> Option<Adapter> {
-        let Tuning::Adapter(config) = &self.tuning else { return None };
+        let config = self.config()?;
         let mut pairs = BTreeMap::new();
         for (name, a) in &self.all {
             let Some(path) = name.strip_suffix(".lora_A") else { continue };
@@ -190,7 +255,12 @@ impl Parameters {
             };
             pairs.insert(path.to_string(), pair);
         }
-        Some(Adapter { config: config.clone(), pairs })
+        let head = self.all.get(SCORE).map(|score| Head {
+            labels: if let Tuning::Classifier(_, labels) = &self.tuning { labels.clone() } else { Vec::new() },
+            weight: score.values.clone(),
+            n_in: score.shape[1],
+        });
+        Some(Adapter { config: config.clone(), pairs, head })
     }
 
     /// Writes what the training is for into `out`: `adapter/` as PEFT has it, or `model/model.safetensors`, all weights in

@@ -17,10 +17,23 @@ use limbeck_model::score::ScoreError;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// What answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HeadKind {
+    /// The base's own head: an answer is the text of its label.
+    #[default]
+    Verbalizer,
+    /// A linear classifier on the hidden state of the prompt's last token, trained beside the adapter: transformers'
+    /// `AutoModelForSequenceClassification`.
+    Classification,
+}
+
 /// How to train.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainSettings {
     pub seed: u64,
+    pub head: HeadKind,
     /// Of the adapter, as everything down to `turbo_cache_dtype`: a full fine-tuning has none.
     pub r: usize,
     pub lora_alpha: f32,
@@ -94,6 +107,7 @@ impl TrainSettings {
     /// The adapter that this trains on a base of `layers` layers.
     pub(crate) fn adapter_config(&self, base: &str, targets: &[String], layers: usize) -> AdapterConfig {
         let config = AdapterConfig::lora(base, self.r, self.lora_alpha, targets, self.use_rslora);
+        let config = if self.head == HeadKind::Classification { config.with_head() } else { config };
         let turbo = self.first_layer(layers) > 0;
         let layers_to_transform = turbo.then(|| (self.first_layer(layers)..layers).collect());
         AdapterConfig { lora_dropout: self.lora_dropout, use_dora: self.use_dora, layers_to_transform, ..config }
@@ -160,6 +174,13 @@ pub enum TrainError {
          Remove it, or look at its answer"
     )]
     EmptyMask { id: String, split: &'static str, trace: String, len: usize },
+    #[error(
+        "row {id} of the {split} split (trace {trace}) can't be classified: `{target}` is none of the dataset's {labels} labels. \
+         Correct it, or train with train.head = \"verbalizer\""
+    )]
+    NoClass { id: String, split: &'static str, trace: String, target: String, labels: usize },
+    #[error("a classification head {why}; train with train.head = \"verbalizer\"")]
+    NoHead { why: String },
     #[error("target_modules names {unknown:?}, which this base does not have; it has {known}")]
     Targets { unknown: Vec<String>, known: String },
     #[error("target_modules is empty; there is nothing to train")]

@@ -8,7 +8,7 @@ use crate::diverged::diagnose;
 use crate::learner::Learner;
 use crate::optimizer::{Group, adamw, clip_factor};
 use crate::parameters::Parameters;
-use crate::plan::{TrainError, TrainPlan, TrainReport, TrainSettings};
+use crate::plan::{HeadKind, TrainError, TrainPlan, TrainReport, TrainSettings};
 use crate::rows::encode;
 use crate::turbo::HiddenCache;
 use crate::validate::Validator;
@@ -43,7 +43,7 @@ pub fn train<'a>(
     let total = s.total_steps(rows.len());
     let stop = plan.stop_at_step.map_or(total, |step| step.min(total));
     let schedule = s.schedule(total);
-    let mut parameters = start(plan, base)?;
+    let mut parameters = start(plan, base, &dataset.card.labels)?;
     let checkpoints = Checkpoints {
         dir: plan.out.join("checkpoints"),
         key: plan.key.clone(),
@@ -167,6 +167,11 @@ pub(crate) fn check(s: &TrainSettings, base: Base, rows: &[TrainRow], validator:
     if let (Base::Open(_), true) = (base, s.turbo_layers > 0) {
         return Err(TrainError::TurboOfAll);
     }
+    if s.head == HeadKind::Classification
+        && let Some(why) = no_head(base, validator.dataset)
+    {
+        return Err(TrainError::NoHead { why });
+    }
     let layers = base.config().num_hidden_layers;
     if s.turbo_layers > layers {
         return Err(TrainError::TooManyLayers { asked: s.turbo_layers, layers });
@@ -183,8 +188,22 @@ pub(crate) fn check(s: &TrainSettings, base: Base, rows: &[TrainRow], validator:
     Ok(())
 }
 
+/// Why no classification head can be trained, where none can.
+fn no_head(base: Base, dataset: &Dataset) -> Option<String> {
+    let labels = dataset.card.labels.len();
+    if labels < 2 {
+        return Some(format!("tells labels apart, and the dataset has {labels}"));
+    }
+    if let Base::Open(_) = base {
+        return Some("is trained beside an adapter, and this training trains all weights".to_owned());
+    }
+    // In the served file its rows are the model's own head, and that one's logits are capped.
+    let cap = base.config().final_logit_softcapping?;
+    Some(format!("has plain logits, and this base caps its own at {cap}"))
+}
+
 /// What is trained, before its first step.
-pub(crate) fn start(plan: &TrainPlan, base: Base) -> Result<Parameters, TrainError> {
+pub(crate) fn start(plan: &TrainPlan, base: Base, labels: &[String]) -> Result<Parameters, TrainError> {
     let s = &plan.settings;
     let decoder = match base {
         Base::Frozen(decoder) => decoder,
@@ -195,7 +214,10 @@ pub(crate) fn start(plan: &TrainPlan, base: Base) -> Result<Parameters, TrainErr
         .resolve_targets(&s.target_modules)
         .map_err(|unknown| TrainError::Targets { unknown, known: decoder.config.linears().join(", ") })?;
     let config = s.adapter_config(&plan.base_name, &targets, decoder.config.num_hidden_layers);
-    let parameters = Parameters::init(config, decoder, s.seed);
+    let parameters = match s.head {
+        HeadKind::Verbalizer => Parameters::init(config, decoder, s.seed),
+        HeadKind::Classification => Parameters::init_classifier(config, labels, decoder, s.seed),
+    };
     match parameters.all.is_empty() {
         true => Err(TrainError::NoTargets),
         false => Ok(parameters),

@@ -36,19 +36,26 @@ impl Validator<'_> {
             return Ok(None);
         }
         let (decoder, set) = self.base.answering(parameters)?;
+        let own = parameters.frozen_head(decoder.ops().as_ref());
+        let head = own.clone().unwrap_or_else(|| decoder.head().clone());
         let weight = loss_weight(self.rows.iter(), self.normalization);
         let mut loss = 0f64;
         for rows in self.rows.chunks(ROWS) {
             let batch = pack(&rows.iter().collect::<Vec<_>>(), MIN_PREFIX, self.normalization);
             let hidden = decoder.forward(&batch.packed, Some(&set), None, None)?;
             let ops = decoder.ops();
-            loss += value(&ops.linear_cross_entropy(hidden, decoder.head(), &batch.targets, weight as f32));
+            loss += value(&ops.linear_cross_entropy(hidden, &head, &batch.targets, weight as f32));
         }
         let labels = &self.dataset.card.labels;
         if !self.has_labels() {
             return Ok(Some(ValidLog { step, loss, accuracy: None }));
         }
-        let scorer = LabelScorer::new(decoder, self.tokenizer.clone(), labels)?.with_lora(set);
+        let tokenizer = self.tokenizer.clone();
+        let scorer = match own {
+            None => LabelScorer::new(decoder, tokenizer, labels)?,
+            Some(head) => LabelScorer::by_head(decoder, tokenizer, labels, head)?,
+        };
+        let scorer = scorer.with_lora(set);
         let mut right = 0usize;
         for example in self.dataset.rows(Split::Valid) {
             let posterior = scorer.score(&example.messages)?;

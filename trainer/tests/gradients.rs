@@ -5,13 +5,17 @@ mod common;
 
 use common::{Bench, settings};
 use limbeck_artifact::dataset::Split;
-use limbeck_model::adapter::AdapterConfig;
-use limbeck_model::prompt::{TrainOn, encode_example};
+use limbeck_model::adapter::{Adapter, AdapterConfig, Head};
+use limbeck_model::decoder::Decoder;
+use limbeck_model::device::{DeviceName, ops};
+use limbeck_model::prompt::{EncodedExample, TrainOn, encode_example, encode_prompt};
+use limbeck_model::weights::Weights;
 use limbeck_trainer::batch::{LossNormalization, TrainRow};
 use limbeck_trainer::learner::{Gradients, Learner};
 use limbeck_trainer::parameters::Parameters;
 use limbeck_trainer::turbo::{CacheDtype, HiddenCache};
-use limbeck_trainer::{Base, TrainSettings};
+use limbeck_trainer::{Base, HeadKind, TrainSettings};
+use std::sync::Arc;
 
 const ROWS: [usize; 8] = [0, 3, 5, 7, 8, 11, 14, 18];
 
@@ -73,6 +77,39 @@ fn eight_rows_at_once_are_two_times_four_are_eight_times_one() {
             }
         }
     }
+}
+
+#[test]
+fn so_it_is_with_a_classification_head_and_layers_that_run_again() {
+    let bench = Bench::new();
+    let row = |(i, e): (usize, &limbeck_artifact::dataset::Example)| {
+        let prompt = encode_prompt(&bench.tokenizer, &e.messages).unwrap();
+        TrainRow { id: String::new(), encoded: EncodedExample::of(prompt, &[i as u32 % 3]), weight: e.weight }
+    };
+    let rows: Vec<TrainRow> = bench.dataset.rows(Split::Train).iter().enumerate().map(row).collect();
+    let weights = Weights::open(&bench.folder.path().join("base.gguf")).unwrap();
+    let open = || Decoder::from_weights(&weights, ops(DeviceName::Cpu).unwrap(), true).unwrap();
+    let checkpointed = Arc::new(open().with_checkpointing(true));
+    let s = TrainSettings { lora_dropout: 0.3, head: HeadKind::Classification, ..settings() };
+    let adapter = parameters(&bench, &s, 0).adapter().unwrap();
+    let hidden = bench.decoder.config.hidden_size;
+    let weight = (0..3 * hidden).map(|i| (i as f32 * 0.7).sin() * 0.3).collect();
+    let labels = bench.dataset.card.labels.clone();
+    let parameters =
+        Parameters::from_adapter(&Adapter { head: Some(Head { labels, weight, n_in: hidden }), ..adapter });
+    let step = |decoder, batch_size: usize| {
+        let settings = TrainSettings { batch_size, gradient_accumulation_steps: 8 / batch_size, ..s.clone() };
+        let learner = Learner { base: Base::Frozen(decoder), settings: &settings, rows: &rows, cache: None };
+        learner.gradients(&parameters, &ROWS, 3).unwrap()
+    };
+    let whole = step(&bench.decoder, 8);
+    let largest = |name: &str| whole.of[name].iter().fold(0f32, |m, x| m.max(x.abs()));
+    assert!(largest("score.weight") > 1e-3 && largest("model.layers.0.self_attn.q_proj.lora_A") > 1e-6);
+    for batch_size in [4, 1] {
+        let gap = distance(&step(&bench.decoder, batch_size), &whole);
+        assert!(gap < 1e-5, "{batch_size} rows at a time: {gap}");
+    }
+    assert_eq!(step(&checkpointed, 4), step(&bench.decoder, 4), "layer by layer: the same bits");
 }
 
 #[test]

@@ -8,11 +8,12 @@ use limbeck_artifact::dataset::{Split, example_id};
 use limbeck_artifact::event::{EventKind, Silent};
 use limbeck_model::adapter::Adapter;
 use limbeck_model::prompt::PromptError;
+use limbeck_model::score::LabelScorer;
 use limbeck_trainer::checkpoint::Checkpoints;
 use limbeck_trainer::parameters::Parameters;
 use limbeck_trainer::schedule::Scheduler;
 use limbeck_trainer::watch::Metric;
-use limbeck_trainer::{TrainError, TrainReport, TrainSettings, dry_run, train};
+use limbeck_trainer::{HeadKind, TrainError, TrainReport, TrainSettings, dry_run, train};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,9 +43,17 @@ fn everything() -> TrainSettings {
 
 #[test]
 fn killed_at_any_event_it_goes_on_to_the_same_bytes() {
+    killed_at_any_event(everything(), 3);
+}
+
+#[test]
+fn so_does_a_training_with_a_classification_head() {
+    killed_at_any_event(TrainSettings { head: HeadKind::Classification, use_dora: false, ..everything() }, 7);
+}
+
+fn killed_at_any_event(s: TrainSettings, every: usize) {
     std::panic::set_hook(Box::new(|_| ()));
     let bench = Bench::new();
-    let s = everything();
     let report = run(&bench, "unbroken", &s).unwrap();
     let want = files(&bench.folder.path().join("unbroken"));
     assert!(want.contains_key(Path::new("adapter/adapter_model.safetensors")));
@@ -56,7 +65,7 @@ fn killed_at_any_event_it_goes_on_to_the_same_bytes() {
     train(&bench.plan("counted", &s), &bench.decoder, &bench.tokenizer, &bench.dataset, &count).unwrap();
     let events = events.into_inner();
     assert!(events > 25, "{events}");
-    for n in (1..=events).step_by(3) {
+    for n in (1..=events).step_by(every) {
         let plan = bench.plan(&format!("killed-{n}"), &s);
         let again = || {
             catch_unwind(AssertUnwindSafe(|| {
@@ -274,4 +283,80 @@ fn a_dry_run_measures_and_leaves_nothing() {
         assert_eq!(found.looks, looks as u64);
         std::fs::remove_dir_all(bench.folder.path().join("real")).unwrap();
     }
+}
+
+#[test]
+fn a_classification_head_learns_beside_the_adapter_and_is_gone_on_from() {
+    let bench = Bench::new();
+    let s = TrainSettings {
+        head: HeadKind::Classification,
+        num_epochs: 12,
+        learning_rate: 1e-2,
+        gradient_accumulation_steps: 2,
+        batch_size: 4,
+        ..settings()
+    };
+    let report = run(&bench, "head", &s).unwrap();
+    let plain =
+        run(&bench, "plain", &TrainSettings { head: HeadKind::Verbalizer, num_epochs: 1, ..s.clone() }).unwrap();
+    let hidden = bench.decoder.config.hidden_size as u64;
+    assert_eq!(report.trained_parameters, plain.trained_parameters + 3 * hidden);
+    assert_eq!(report.loss_tokens, 21 * 12, "one class a row");
+    let log = std::fs::read_to_string(bench.folder.path().join("head/loss.jsonl")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+    assert!(
+        (first["loss"].as_f64().unwrap() - 3f64.ln()).abs() < 1e-6,
+        "zeros tell three labels apart by chance: {first}"
+    );
+    assert!(report.final_loss < 0.6 * 3f64.ln(), "{}", report.final_loss);
+    assert_eq!(report.valid_accuracy, Some(1.0), "the texts hold their labels' first letters");
+
+    // PEFT's layout, our labels beside it; the file is where a training may go on from.
+    let adapter = factors(&bench, "head");
+    let head = adapter.head.as_ref().unwrap();
+    assert_eq!(head.labels, bench.dataset.card.labels);
+    assert_eq!((adapter.config.task_type.as_deref(), head.classes()), (Some("SEQ_CLS"), 3));
+    let again = Parameters::from_adapter(&adapter);
+    assert_eq!(again.adapter().unwrap(), adapter);
+
+    // The valid split is scored by the head.
+    let ops = bench.decoder.ops();
+    let frozen = head.freeze(ops.as_ref(), &bench.dataset.card.labels).unwrap();
+    let labels = &bench.dataset.card.labels;
+    let scorer = LabelScorer::by_head(bench.decoder.clone(), bench.tokenizer.clone(), labels, frozen).unwrap();
+    let scorer = scorer.with_lora(adapter.constants(ops.as_ref()));
+    let loss: f64 = bench
+        .dataset
+        .rows(Split::Valid)
+        .iter()
+        .map(|e| {
+            let posterior = scorer.score(&e.messages).unwrap();
+            assert!((posterior.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+            let right = labels.iter().position(|label| *label == e.target).unwrap();
+            -f64::from(e.weight) * f64::from(posterior[right]).ln()
+        })
+        .sum();
+    let weight: f64 = bench.dataset.rows(Split::Valid).iter().map(|e| f64::from(e.weight)).sum();
+    let (got, want) = (report.valid_loss.unwrap(), loss / weight);
+    assert!((got - want).abs() < 1e-4 * want.abs() + 1e-6, "{got} against {want}: each row counts by its weight");
+}
+
+#[test]
+fn a_classification_head_wants_labels_and_an_adapter() {
+    let s = TrainSettings { head: HeadKind::Classification, ..settings() };
+    let bench = Bench::new();
+    let rows = bench.dataset.rows(Split::Train).to_vec();
+    let mut card = bench.dataset.card.clone();
+    (card.labels, card.traces_in) = (Vec::new(), rows.len() as u64);
+    let dir = bench.folder.path().join("unlabelled");
+    limbeck_artifact::dataset::Dataset::write(&dir, card, [(Split::Train, rows)].into()).unwrap();
+    let dataset = limbeck_artifact::dataset::Dataset::load(&dir).unwrap();
+    let error = train(&bench.plan("none", &s), &bench.decoder, &bench.tokenizer, &dataset, &Silent).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("is none of the dataset's 0 labels") && text.contains("train.head = \"verbalizer\""),
+        "{text}"
+    );
+    let long = run(&bench, "long", &TrainSettings { max_seq_length: 20, ..s }).unwrap_err();
+    assert!(matches!(long, TrainError::Row { source: PromptError::TooLong { .. }, .. }), "{long}");
 }

@@ -25,7 +25,7 @@ use limbeck_trainer::parameters::Parameters;
 use limbeck_trainer::random::Random;
 use limbeck_trainer::schedule::{Decay, Scheduler};
 use limbeck_trainer::watch::Metric;
-use limbeck_trainer::{Base, TrainPlan, TrainSettings, train, turbo};
+use limbeck_trainer::{Base, HeadKind, TrainPlan, TrainSettings, train, turbo};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -41,6 +41,7 @@ fn open(model: &OursModel, device: Option<&str>) -> Result<Decoder> {
 fn settings() -> TrainSettings {
     TrainSettings {
         seed: 0,
+        head: HeadKind::Verbalizer,
         r: RANK,
         lora_alpha: 2.0 * RANK as f32,
         use_rslora: false,

@@ -19,7 +19,7 @@ use limbeck_model::device::{self, DeviceName};
 use limbeck_model::score::LabelScorer;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
-use limbeck_recipes::{GateRule, Method};
+use limbeck_recipes::{GateRule, Head, Method};
 use limbeck_trainer::TrainReport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -76,7 +76,11 @@ pub fn open_scorer(
     if let Some(adapter) = &adapter {
         adapter.check(&decoder.config)?;
     }
-    let scorer = LabelScorer::new(decoder, Arc::new(ChatTokenizer::open(model)?), labels)?;
+    let tokenizer = Arc::new(ChatTokenizer::open(model)?);
+    let scorer = match adapter.as_ref().and_then(|adapter| adapter.head.as_ref()) {
+        None => LabelScorer::new(decoder, tokenizer, labels)?,
+        Some(head) => LabelScorer::by_head(decoder, tokenizer, labels, head.freeze(ops.as_ref(), labels)?)?,
+    };
     Ok(match adapter {
         None => scorer,
         Some(adapter) => scorer.with_lora(adapter.constants(ops.as_ref())),
@@ -123,6 +127,7 @@ pub fn run(
             model(
                 TUNED,
                 match recipe.train.method {
+                    Method::Lora if recipe.train.head == Head::Classification => "the base under its adapter and head",
                     Method::Lora => "the base under its adapter",
                     Method::Full => "the base with all its weights trained",
                 },

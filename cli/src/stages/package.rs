@@ -3,6 +3,7 @@
 
 use super::eval::Evaluated;
 use super::quantize::QuantizedFiles;
+use super::train::adapter_files;
 use super::{Finished, PROGRAM_VERSION, Run, Work, cannot};
 use crate::base::Base;
 use crate::exit::Result;
@@ -15,7 +16,7 @@ use limbeck_artifact::{keys, oms};
 use limbeck_eval::{CardPlan, Report, model_card};
 use limbeck_model::ops::codes::QuantizeBase;
 use limbeck_model::tokenizer::ChatTokenizer;
-use limbeck_recipes::Method;
+use limbeck_recipes::{Head, Method};
 use limbeck_trainer::TrainReport;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -33,9 +34,6 @@ pub struct Packaged {
     pub bytes: u64,
     pub example: String,
 }
-
-/// Path in the artifact and role of every file that is copied or written.
-const ADAPTER: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 
 pub fn run(
     run: &Run<'_>,
@@ -72,10 +70,12 @@ pub fn run(
         parts.copy(&shipped, &model, "model")?;
         // All weights, trained, are in the file that is served; in float32 they would be many times its size.
         let adapter = recipe.train.method == Method::Lora;
-        for file in ADAPTER.into_iter().filter(|_| adapter) {
+        for file in adapter_files(recipe).filter(|_| adapter) {
             parts.copy(&format!("train/adapter/{file}"), &format!("adapter/{file}"), "adapter")?;
         }
-        ChatTokenizer::open(&base.path)?.save(&making.join("tokenizer"))?;
+        // A head that was folded into the file gave its tokenizer a token a label.
+        let told = if recipe.train.head == Head::Classification { run.dir.join(&shipped) } else { base.path.clone() };
+        ChatTokenizer::open(&told)?.save(&making.join("tokenizer"))?;
         parts.found("tokenizer", "tokenizer")?;
         parts.write("recipe.lock.toml", run.resolved.lock_toml().as_bytes(), "recipe-lock")?;
         parts.copy("dataset/dataset.json", "lineage/dataset.json", "lineage")?;
@@ -245,6 +245,12 @@ fn card(run: &Run<'_>, report: &Report, base: &Base, kept: QuantizeBase, model: 
              weights. What was evaluated is the merged file."
         )),
     };
+    let by_tokens = (recipe.train.head == Head::Classification).then(|| {
+        "A classification head answers. In the served file it is a token a label, `<|label:NAME|>`: on any server, ask for one token \
+         with all others ruled out (llama.cpp: `logit_bias` over these tokens, `n_probs`; vLLM: `allowed_token_ids`, `logprobs`), \
+         and the probabilities are the classes'."
+            .to_owned()
+    });
     let plan = CardPlan {
         license: base.license.clone().unwrap_or_else(|| "other".to_owned()),
         base_model: base.name.clone(),
@@ -268,7 +274,7 @@ fn card(run: &Run<'_>, report: &Report, base: &Base, kept: QuantizeBase, model: 
             report.labels.len(),
             recipe.eval.threshold
         ),
-        notes: recipe.data.notes.iter().cloned().chain(over_codes).collect(),
+        notes: recipe.data.notes.iter().cloned().chain(over_codes).chain(by_tokens).collect(),
         // From within the folder, wherever it went.
         try_it: format!("limbeck score . \"{example}\" --key signing.pub.pem"),
     };

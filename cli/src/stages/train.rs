@@ -14,7 +14,9 @@ use limbeck_recipes::{self as recipe, Method, Recipe};
 use limbeck_trainer::optimizer::AdamWSettings;
 use limbeck_trainer::schedule::{Decay, Scheduler};
 use limbeck_trainer::watch::Metric;
-use limbeck_trainer::{Base, OpenBase, TrainError, TrainPlan, TrainReport, TrainSettings, batch, train, turbo};
+use limbeck_trainer::{
+    Base, HeadKind, OpenBase, TrainError, TrainPlan, TrainReport, TrainSettings, batch, train, turbo,
+};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,6 +53,12 @@ pub fn outcome(run: &Run<'_>) -> PathBuf {
         Method::Lora => "adapter",
         Method::Full => "model",
     })
+}
+
+/// The files of an adapter's folder.
+pub fn adapter_files(recipe: &Recipe) -> impl Iterator<Item = &'static str> {
+    let labels = (recipe.train.head == recipe::Head::Classification).then_some("labels.json");
+    ["adapter_config.json", "adapter_model.safetensors"].into_iter().chain(labels)
 }
 
 /// Above this a full fine-tuning soon forgets what the base knows; adapters begin about here.
@@ -179,13 +187,14 @@ fn work(run: &Run<'_>, report: TrainReport) -> Work<TrainReport> {
     let accuracy =
         report.valid_accuracy.map_or(String::new(), |a| format!(", {:.1} % of the valid rows right", a * 100.0));
     let best = report.best_step.map_or(String::new(), |step| format!(", the best after step {step}"));
-    let made: &[&str] = match run.recipe().train.method {
-        Method::Lora => &["train/adapter/adapter_config.json", "train/adapter/adapter_model.safetensors"],
-        Method::Full => &["train/model/model.safetensors"],
+    let made: Vec<String> = match run.recipe().train.method {
+        Method::Lora => adapter_files(run.recipe()).map(|file| format!("train/adapter/{file}")).collect(),
+        Method::Full => vec!["train/model/model.safetensors".to_owned()],
     };
+    let logs = ["train/loss.jsonl", "train/valid.jsonl"].map(String::from);
     Work {
         line: format!("{} steps, loss {:.3}{best}{accuracy}", report.steps, report.final_loss),
-        outputs: made.iter().chain(&["train/loss.jsonl", "train/valid.jsonl"]).map(|path| path.to_string()).collect(),
+        outputs: made.into_iter().chain(logs).collect(),
         summary: report,
     }
 }
@@ -194,6 +203,7 @@ pub fn settings(recipe: &Recipe) -> TrainSettings {
     let t = &recipe.train;
     TrainSettings {
         seed: recipe.seed,
+        head: head(t.head),
         r: t.r,
         lora_alpha: t.lora_alpha as f32,
         use_rslora: t.use_rslora,
@@ -248,10 +258,18 @@ pub fn settings(recipe: &Recipe) -> TrainSettings {
     }
 }
 
+pub fn head(asked: recipe::Head) -> HeadKind {
+    match asked {
+        recipe::Head::Verbalizer => HeadKind::Verbalizer,
+        recipe::Head::Classification => HeadKind::Classification,
+    }
+}
+
 pub fn quantize_base(recipe: &Recipe) -> QuantizeBase {
     match recipe.train.quantize_base {
         recipe::QuantizeBase::None => QuantizeBase::None,
         recipe::QuantizeBase::Int8 => QuantizeBase::Int8,
+        recipe::QuantizeBase::Nf4 if recipe.train.bnb_4bit_use_double_quant => QuantizeBase::Nf4DoubleQuant,
         recipe::QuantizeBase::Nf4 => QuantizeBase::Nf4,
     }
 }

@@ -9,9 +9,9 @@ use crate::stages::{self, Run};
 use limbeck_artifact::dataset::{Dataset, Split};
 use limbeck_artifact::event::Stage;
 use limbeck_artifact::untrusted::visible_line;
-use limbeck_model::prompt::{EncodedExample, encode_example};
+use limbeck_model::prompt::{EncodedExample, encode_example, encode_prompt};
 use limbeck_model::tokenizer::ChatTokenizer;
-use limbeck_recipes::{Entry, Origin, Resolved};
+use limbeck_recipes::{Entry, Head, Origin, Resolved};
 use limbeck_tui::progress::count;
 use serde_json::{Value, json};
 
@@ -70,12 +70,16 @@ fn masks(settings: &Settings, resolved: Resolved, rows: usize) -> Result<Exit> {
     let tokenizer = ChatTokenizer::open(&base.path)?;
     let dataset = Dataset::load(&run.dataset_dir())?;
     let train = dataset.rows(Split::Train);
-    let train_on = train_on(run.recipe().train.train_on);
+    let (train_on, head) = (train_on(run.recipe().train.train_on), run.recipe().train.head);
     let (mut tokens, mut with_loss) = (0usize, 0usize);
     let mut shown = Vec::new();
     for row in train {
         let max_seq_length = run.recipe().model.max_seq_length;
-        let encoded = encode_example(&tokenizer, &row.messages, &row.answer(), train_on, max_seq_length)?;
+        let encoded = match head {
+            // The class is no token: its place is behind the prompt's last one.
+            Head::Classification => EncodedExample::of(encode_prompt(&tokenizer, &row.messages)?, &[]),
+            Head::Verbalizer => encode_example(&tokenizer, &row.messages, &row.answer(), train_on, max_seq_length)?,
+        };
         tokens += encoded.len();
         with_loss += encoded.loss_tokens();
         if shown.len() < rows {
@@ -96,7 +100,12 @@ fn masks(settings: &Settings, resolved: Resolved, rows: usize) -> Result<Exit> {
         return Ok(Exit::Ok);
     }
     let terminal = Terminal::of_stdout();
-    let mut text = format!("Tokens between {} carry loss; all others are context.\n", marked(&terminal, "⟦", "⟧"));
+    let mut text = match head {
+        Head::Verbalizer => {
+            format!("Tokens between {} carry loss; all others are context.\n", marked(&terminal, "⟦", "⟧"))
+        }
+        Head::Classification => "The head reads the last token's state; the loss is that of its class.\n".to_owned(),
+    };
     for (row, encoded) in &shown {
         text.push_str(&format!(
             "\n{} {} · weight {} · {} tokens, {} carry loss\n",

@@ -37,11 +37,15 @@ impl Dora {
         Dora { magnitude, first_row: rows.start, norms: self.norms.clone() }
     }
 
+    /// `‖W₀ + s·B·A‖` of each row.
+    pub(crate) fn norms(&self, ops: &dyn Ops, weight: &Frozen, lora: &Lora) -> Arc<Vec<f32>> {
+        let mut known = self.norms.lock().unwrap_or_else(PoisonError::into_inner);
+        known.entry(self.first_row).or_insert_with(|| Arc::new(ops.dora_norms(weight, lora))).clone()
+    }
+
     /// `m / ‖W₀ + s·B·A‖`, `[1, out]`.
     fn scale(&self, ops: &dyn Ops, weight: &Frozen, lora: &Lora) -> Tensor<2> {
-        let mut known = self.norms.lock().unwrap_or_else(PoisonError::into_inner);
-        let norms = known.entry(self.first_row).or_insert_with(|| Arc::new(ops.dora_norms(weight, lora)));
-        let data = TensorData::new(norms.to_vec(), [1, weight.n_out]);
+        let data = TensorData::new(self.norms(ops, weight, lora).to_vec(), [1, weight.n_out]);
         self.magnitude.clone() / Tensor::from_data(data, &ops.device())
     }
 }

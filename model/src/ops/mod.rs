@@ -146,12 +146,15 @@ pub struct Target {
     pub weight: f32,
 }
 
-/// A decoder layer of the plain kind: norm, attention, residual sum, norm, SwiGLU, residual sum.
+/// A decoder layer of the plain kind: norm, attention (with norms over heads or without), residual sum, norm, SwiGLU, residual
+/// sum.
 pub struct Block<'a> {
     /// In the order of [`crate::decoder::LINEARS`].
     pub linears: [&'a Frozen; 7],
     pub lora: [Option<Lora>; 7],
     pub input_norm: &'a Arc<Vec<f32>>,
+    /// Over each head of queries and keys, where the family has them.
+    pub head_norms: Option<[&'a Arc<Vec<f32>>; 2]>,
     pub post_norm: &'a Arc<Vec<f32>>,
     pub eps: f32,
     /// Keep the input only and run the layer again in the backward pass.
@@ -204,6 +207,11 @@ pub trait Ops: Send + Sync {
     /// Row norms of `W₀ + s·B·A`. No gradient.
     fn dora_norms(&self, weight: &Frozen, lora: &Lora) -> Vec<f32> {
         dora::norms(self, weight, lora)
+    }
+
+    /// Whether [`Ops::layer`] answers for a layer of the plain kind without dropout.
+    fn has_layer(&self) -> bool {
+        false
     }
 
     /// A whole layer as one op, where the op set has one for such a plan; the decoder composes it from the others otherwise.

@@ -13,11 +13,28 @@ use std::path::Path;
 pub(super) const SPACE: &str = "▁";
 
 /// A token that is matched in the text as a whole.
-struct Added {
-    id: u32,
-    content: String,
-    special: bool,
-    strips_after: bool,
+pub(super) struct Added {
+    pub id: u32,
+    pub content: String,
+    pub special: bool,
+    pub strips_after: bool,
+}
+
+impl Added {
+    /// From its id and what a file says of it.
+    ///
+    /// # Errors
+    /// When something is missing, or it is matched as llama.cpp would not.
+    pub fn read(id: &Json, token: &Json) -> Result<Self, String> {
+        let (Some(id), Some(content)) = (token_id(id), token["content"].as_str()) else {
+            return Err("an added token has no id or no content".into());
+        };
+        let is = |key: &str| token[key].as_bool().unwrap_or(false);
+        if let Some(how) = ["lstrip", "single_word"].into_iter().find(|how| is(how)) {
+            return Err(format!("its token '{content}' is matched with {how}; llama.cpp would not do so"));
+        }
+        Ok(Added { id, content: content.to_owned(), special: is("special"), strips_after: is("rstrip") })
+    }
 }
 
 impl Vocab {
@@ -125,19 +142,8 @@ impl Vocab {
 }
 
 fn added_tokens(json: &Json) -> Result<Vec<Added>, String> {
-    let mut out = Vec::new();
-    for added in json["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default() {
-        let (Some(id), Some(content)) = (token_id(&added["id"]), added["content"].as_str()) else {
-            return Err("an added token has no id or no content".into());
-        };
-        let is = |key: &str| added[key].as_bool().unwrap_or(false);
-        if let Some(how) = ["lstrip", "single_word"].into_iter().find(|how| is(how)) {
-            return Err(format!("its token '{content}' is matched with {how}; llama.cpp would not do so"));
-        }
-        let content = content.to_owned();
-        out.push(Added { id, content, special: is("special"), strips_after: is("rstrip") });
-    }
-    Ok(out)
+    let all = json["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default();
+    all.iter().map(|added| Added::read(&added["id"], added)).collect()
 }
 
 fn byte_level_parts(json: &Json, merges: Vec<(String, String)>) -> Result<Algorithm, String> {
@@ -200,7 +206,7 @@ fn list<'j>(json: &'j Json, key: &str) -> Vec<&'j Json> {
 }
 
 /// llama.cpp strips after all special tokens but a few, or after none.
-fn strips_after_special(added: &[Added]) -> Result<bool, String> {
+pub(super) fn strips_after_special(added: &[Added]) -> Result<bool, String> {
     let any = added.iter().any(|token| token.strips_after);
     // The rule is about structure: `</s>` strips though it is no special token in Phi-3's file.
     let odd = added.iter().find(|t| any && t.strips_after == PHI3_KEEPS.contains(&t.content.as_str()));
@@ -242,7 +248,7 @@ fn position(tokens: &[String], text: &str) -> Option<u32> {
     tokens.iter().position(|token| token == text).map(|id| id as u32)
 }
 
-fn token_id(json: &Json) -> Option<u32> {
+pub(super) fn token_id(json: &Json) -> Option<u32> {
     json.as_u64().filter(|&id| id < MAX_TOKENS as u64).map(|id| id as u32)
 }
 

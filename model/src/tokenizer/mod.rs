@@ -3,12 +3,16 @@
 
 mod byte_level;
 mod json;
+mod labels;
 mod merges;
+mod model_file;
 mod pre;
+mod protobuf;
 mod sentence_piece;
 mod special;
 mod vocab;
 
+pub use labels::label_token;
 pub use pre::PreTokenizer;
 pub use vocab::{Algorithm, PHI3, TokenKind, Vocab};
 
@@ -55,7 +59,7 @@ impl std::fmt::Debug for ChatTokenizer {
 }
 
 impl ChatTokenizer {
-    /// From a Hugging Face folder (tokenizer.json, tokenizer_config.json) or from a `.gguf` file's metadata.
+    /// From a Hugging Face folder (tokenizer.json or SentencePiece's tokenizer.model, tokenizer_config.json) or from a `.gguf` file's metadata.
     ///
     /// # Errors
     /// When files are missing or malformed, or the tokenizer is neither byte-level BPE nor SentencePiece's BPE.
@@ -98,16 +102,17 @@ impl ChatTokenizer {
     }
 
     fn open_folder(folder: &Path) -> Result<Self> {
-        let path = folder.join("tokenizer.json");
-        if !path.is_file() && folder.join("tokenizer.model").is_file() {
-            let how = "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)";
-            let why = format!("it has tokenizer.model and no tokenizer.json; transformers makes one: {how}");
-            return Err(ModelError::tokenizer(folder, why));
-        }
-        let json = read_json(&path, MAX_TOKENIZER_BYTES)?;
         let config = optional(&folder.join("tokenizer_config.json"), |p| read_json(p, MAX_CONFIG_BYTES))?;
         let config = config.unwrap_or(Json::Null);
-        let mut vocab = Vocab::from_json(&path, &json, &config)?;
+        let (mut path, own) = (folder.join("tokenizer.json"), folder.join("tokenizer.model"));
+        let mut vocab = if !path.is_file() && own.is_file() {
+            path = own;
+            let added = optional(&folder.join("added_tokens.json"), |p| read_json(p, MAX_CONFIG_BYTES))?;
+            let bytes = read_capped(&path, MAX_TOKENIZER_BYTES)?;
+            Vocab::from_model_file(&path, &bytes, &config, &added.unwrap_or(Json::Null))?
+        } else {
+            Vocab::from_json(&path, &read_json(&path, MAX_TOKENIZER_BYTES)?, &config)?
+        };
         // The config may count more rows than the tokenizer has tokens.
         if let Some(decoder) = optional(&folder.join("config.json"), DecoderConfig::from_hf)? {
             vocab = vocab.padded_to(decoder.vocab_size);
@@ -192,6 +197,11 @@ impl ChatTokenizer {
             Engine::ByteLevel(engine) => engine.id(token),
             Engine::SentencePiece(engine) => engine.id(token),
         }
+    }
+
+    /// The token that stands for a label, in a file into which a classification head was folded.
+    pub fn label_id(&self, label: &str) -> Option<u32> {
+        self.token_id(&label_token(label, matches!(self.vocab.algorithm, Algorithm::ByteLevel { .. })))
     }
 
     /// Whether `id` is matched as a whole in the text: a control or a user-defined token.

@@ -34,7 +34,7 @@ pub enum TokenKind {
 }
 
 impl TokenKind {
-    fn from_id(id: i64) -> Option<Self> {
+    pub(super) fn from_id(id: i64) -> Option<Self> {
         Some(match id {
             0 | 1 => TokenKind::Normal,
             2 => TokenKind::Unknown,

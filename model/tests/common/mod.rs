@@ -4,6 +4,7 @@
 use limbeck_model::adapter::{Adapter, AdapterConfig, LoraPair};
 use limbeck_model::config::DecoderConfig;
 use limbeck_model::decoder::{Decoder, DecoderError, LINEARS, LoraSet, module_path};
+use limbeck_model::ops::dora::Dora;
 use limbeck_model::ops::{Lora, Ops, Target};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,13 +21,38 @@ pub fn values(n: usize, seed: u64, scale: f32) -> Vec<f32> {
         .collect()
 }
 
+/// What a layer and its adapters have beside the plain ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Kind {
+    pub head_norms: bool,
+    pub bias: bool,
+    pub dora: bool,
+}
+
+pub const PLAIN: Kind = Kind { head_norms: false, bias: false, dora: false };
+pub const KINDS: [Kind; 5] = [
+    PLAIN,
+    Kind { head_norms: true, ..PLAIN },
+    Kind { dora: true, ..PLAIN },
+    Kind { dora: true, bias: true, ..PLAIN },
+    Kind { dora: true, bias: true, head_norms: true },
+];
+
 pub fn config() -> DecoderConfig {
-    let json = serde_json::json!({
+    config_of(PLAIN)
+}
+
+pub fn config_of(kind: Kind) -> DecoderConfig {
+    let mut json = serde_json::json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 24, "num_hidden_layers": 2,
         "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 4, "intermediate_size": 40,
         "vocab_size": 50, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 512,
-        "tie_word_embeddings": true, "hidden_act": "silu"
+        "tie_word_embeddings": true, "hidden_act": "silu", "attention_bias": kind.bias
     });
+    match kind.head_norms {
+        true => (json["model_type"], json["architectures"]) = ("qwen3".into(), vec!["Qwen3ForCausalLM"].into()),
+        false => json["mlp_bias"] = kind.bias.into(),
+    }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
     std::fs::write(&path, json.to_string()).unwrap();
@@ -41,6 +67,10 @@ fn seed(name: &str) -> u64 {
 pub fn tensor(c: &DecoderConfig, name: &str) -> Result<(Vec<usize>, Vec<f32>), DecoderError> {
     let (h, f, kv) = (c.hidden_size, c.intermediate_size, c.num_key_value_heads * c.head_dim);
     let shape = match name {
+        n if n.contains("q_norm") || n.contains("k_norm") => vec![c.head_dim],
+        n if n.ends_with(".bias") && (n.contains("k_proj") || n.contains("v_proj")) => vec![kv],
+        n if n.ends_with(".bias") && (n.contains("gate") || n.contains("up")) => vec![f],
+        n if n.ends_with(".bias") => vec![h],
         n if n.contains("norm") => vec![h],
         n if n.contains("embed") => vec![c.vocab_size, h],
         n if n.contains("k_proj") || n.contains("v_proj") => vec![kv, h],
@@ -50,14 +80,18 @@ pub fn tensor(c: &DecoderConfig, name: &str) -> Result<(Vec<usize>, Vec<f32>), D
     };
     let n = shape.iter().product();
     let mut data = values(n, seed(name), if shape.len() == 1 { 0.3 } else { 0.35 });
-    if shape.len() == 1 {
+    if name.contains("norm") {
         data.iter_mut().for_each(|x| *x += 1.0);
     }
     Ok((shape, data))
 }
 
 pub fn decoder(ops: Arc<dyn Ops>, adapter: Option<&Adapter>) -> Decoder {
-    let c = config();
+    decoder_of(PLAIN, ops, adapter)
+}
+
+pub fn decoder_of(kind: Kind, ops: Arc<dyn Ops>, adapter: Option<&Adapter>) -> Decoder {
+    let c = config_of(kind);
     let mut load = |name: &str| {
         let (shape, mut data) = tensor(&c, name)?;
         let pair = adapter.and_then(|a| a.pairs.get(name.strip_suffix(".weight").unwrap_or(name)));
@@ -86,7 +120,7 @@ pub fn adapter(decoder: &Decoder, r: usize) -> Adapter {
             pairs.insert(path, LoraPair { a, b, magnitude: None, r, n_in, n_out });
         }
     }
-    Adapter { config: AdapterConfig::lora("tiny", r, 2.0 * r as f32, &names, false), pairs }
+    Adapter { config: AdapterConfig::lora("tiny", r, 2.0 * r as f32, &names, false), pairs, head: None }
 }
 
 /// Loss and the gradient of every factor over a packed batch.
@@ -106,12 +140,37 @@ pub fn step_with(
 
 /// The same of any decoder.
 pub fn step_of(decoder: &Decoder, batch: &limbeck_model::layout::Packed, targets: &[Target]) -> (f32, Vec<Vec<f32>>) {
+    step_under(decoder, &adapter(decoder, 3), batch, targets)
+}
+
+/// The adapter of [`adapter`], under DoRA with lengths away from the row norms.
+pub fn adapter_of(kind: Kind, decoder: &Decoder) -> Adapter {
+    let mut adapter = adapter(decoder, 3);
+    if kind.dora {
+        adapter.config.use_dora = true;
+        for (path, pair) in &mut adapter.pairs {
+            let away = values(pair.n_out, seed(path) + 2, 0.3);
+            pair.magnitude = Some(decoder.row_norms(path).iter().zip(away).map(|(norm, x)| norm * (1.0 + x)).collect());
+        }
+    }
+    adapter
+}
+
+/// Loss and gradients of the adapter's parts, module by module: A, B, and magnitudes where there are such.
+pub fn step_under(
+    decoder: &Decoder,
+    adapter: &Adapter,
+    batch: &limbeck_model::layout::Packed,
+    targets: &[Target],
+) -> (f32, Vec<Vec<f32>>) {
     let ops = decoder.ops();
-    let set: LoraSet = adapter(decoder, 3)
-        .constants(ops.as_ref())
-        .into_iter()
-        .map(|(k, l)| (k, Lora { a: l.a.require_grad(), b: l.b.require_grad(), ..l }))
-        .collect();
+    let tracked = |l: Lora| Lora {
+        a: l.a.require_grad(),
+        b: l.b.require_grad(),
+        dora: l.dora.map(|dora| Dora::new(dora.magnitude.require_grad())),
+        ..l
+    };
+    let set: LoraSet = adapter.constants(ops.as_ref()).into_iter().map(|(k, l)| (k, tracked(l))).collect();
     let hidden = decoder.forward(&Arc::new(batch.clone()), Some(&set), None, None).unwrap();
     let denominator = targets.iter().map(|t| t.weight).sum();
     let loss = ops.linear_cross_entropy(hidden, decoder.head(), targets, denominator);
@@ -119,7 +178,11 @@ pub fn step_of(decoder: &Decoder, batch: &limbeck_model::layout::Packed, targets
     let read = |t: &burn::tensor::Tensor<2>| {
         t.grad(&grads).unwrap().into_data().convert::<f32>().try_into_vec::<f32>().unwrap()
     };
-    let all = set.values().flat_map(|l| [read(&l.a), read(&l.b)]).collect();
+    let parts = |l: &Lora| {
+        let magnitude = l.dora.as_ref().map(|dora| read(&dora.magnitude));
+        [read(&l.a), read(&l.b)].into_iter().chain(magnitude).collect::<Vec<_>>()
+    };
+    let all = set.values().flat_map(parts).collect();
     (loss.to_data().convert::<f32>().try_into_vec::<f32>().unwrap()[0], all)
 }
 

@@ -19,7 +19,7 @@ use limbeck_trainer::optimizer::AdamWSettings;
 use limbeck_trainer::schedule::{Decay, Scheduler};
 use limbeck_trainer::turbo::CacheDtype;
 use limbeck_trainer::watch::Metric;
-use limbeck_trainer::{TrainPlan, TrainSettings};
+use limbeck_trainer::{HeadKind, TrainPlan, TrainSettings};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -99,6 +99,7 @@ impl Bench {
 pub fn settings() -> TrainSettings {
     TrainSettings {
         seed: 5,
+        head: HeadKind::Verbalizer,
         r: 4,
         lora_alpha: 8.0,
         use_rslora: false,

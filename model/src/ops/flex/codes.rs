@@ -5,7 +5,7 @@ use super::bf16::{DEPTH, Square};
 use super::compute::{Compute, Left, Part, Right};
 use super::kernels::Threads;
 use super::simd::vectorised;
-use crate::ops::codes::{Codes, Form, INT8_BLOCK, NF4_BLOCK, NF4_PAIRS};
+use crate::ops::codes::{Absmax, Codes, Form, INT8_BLOCK, NF4_BLOCK, NF4_PAIRS};
 use std::ops::Range;
 
 /// The right side of a product: the matrix transposed in the forward pass, as it is in the backward one.
@@ -117,10 +117,10 @@ vectorised! {
     }
 }
 
-fn nf4_rows(codes: &[u8], absmax: &[f32], n_in: usize, row: usize, col: usize, out: &mut [[f32; DEPTH]]) {
+fn nf4_rows(codes: &[u8], absmax: &Absmax, n_in: usize, row: usize, col: usize, out: &mut [[f32; DEPTH]]) {
     for (i, out) in out.iter_mut().enumerate() {
         let from = (row + i) * n_in + col;
-        let scale = absmax[from / NF4_BLOCK];
+        let scale = absmax.of(from / NF4_BLOCK);
         let Some(codes) = codes[from / 2..].first_chunk::<{ DEPTH / 2 }>() else { return };
         if !wide::nf4(codes, scale, out) {
             for (pair, code) in out.as_chunks_mut::<2>().0.iter_mut().zip(codes) {
@@ -267,7 +267,8 @@ mod tests {
         [(1, 1), (3, 64), (40, 33), (64, 32), (200, 96), (33, 192), (500, 320), (384, 1600)];
 
     /// None is bfloat16.
-    const FORMS: [QuantizeBase; 3] = [QuantizeBase::None, QuantizeBase::Int8, QuantizeBase::Nf4];
+    const FORMS: [QuantizeBase; 4] =
+        [QuantizeBase::None, QuantizeBase::Int8, QuantizeBase::Nf4, QuantizeBase::Nf4DoubleQuant];
 
     fn made(quantize: QuantizeBase, n_out: usize, n_in: usize, seed: u64) -> Codes {
         let data = values(n_out * n_in, seed);

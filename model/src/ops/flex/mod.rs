@@ -216,8 +216,18 @@ impl Ops for FlexOps {
     }
 
     fn layer(&self, x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Option<Tensor<2>> {
-        let beyond = |lora: &Option<Lora>| lora.as_ref().is_some_and(|l| l.dropout.is_some() || l.dora.is_some());
-        (!block.lora.iter().any(beyond)).then(|| layer::layer(x, block, plan))
+        if block.lora.iter().flatten().any(|lora| lora.dropout.is_some()) {
+            return None;
+        }
+        let norms = std::array::from_fn(|i| {
+            let lora = block.lora[i].as_ref()?;
+            Some(lora.dora.as_ref()?.norms(self, block.linears[i], lora))
+        });
+        Some(layer::layer(x, block, norms, plan))
+    }
+
+    fn has_layer(&self) -> bool {
+        true
     }
 
     fn attention(

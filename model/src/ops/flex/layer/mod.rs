@@ -5,19 +5,21 @@
 //! With checkpointing only the layer's input is kept, and the backward pass begins by running the layer again.
 
 mod attention;
+mod dora;
+mod graph;
+mod heads;
 mod pointwise;
+
+pub(super) use graph::layer;
 
 use super::bf16::{DEPTH, Square};
 use super::buffer::Buffer;
-use super::compute::{Compute, Left, Part, Right};
+use super::compute::{Compute, Left, Part, Right, copy};
 use super::gated::{swiglu_square, swiglu_square_backward};
 use super::kernels::{Threads, transpose};
-use super::{Flex, FlexMatrix, FlexTensor, dims, flex, matrix, primitive, slice, tensor};
-use crate::ops::{AttentionPlan, Block};
-use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops as Prepared, OpsKind};
-use burn::tensor::Tensor;
+use super::{FlexMatrix, FlexTensor, slice};
+use crate::ops::AttentionPlan;
+use dora::{Lengths, column_sums, scale_square};
 use std::sync::Arc;
 
 const Q: usize = 0;
@@ -44,6 +46,8 @@ struct Linear {
     n_in: usize,
     bias: Option<Arc<Vec<f32>>>,
     lora: Option<Factors>,
+    /// DoRA's, where the adapter has them.
+    lengths: Option<Lengths>,
 }
 
 /// Everything that the layer is, apart from its input.
@@ -51,6 +55,8 @@ struct Linear {
 struct Layer {
     linears: Vec<Linear>,
     input_norm: Arc<Vec<f32>>,
+    /// Over each head of queries and keys.
+    head_norms: Option<[Arc<Vec<f32>>; 2]>,
     post_norm: Arc<Vec<f32>>,
     eps: f32,
     plan: AttentionPlan,
@@ -66,6 +72,8 @@ struct Saved {
     down: [Down; 4],
     /// What the first norm gave.
     first: Left<'static>,
+    /// Of queries and keys in front of the norms over their heads.
+    heads: Option<[heads::Normed; 2]>,
     q: Buffer,
     k: Buffer,
     v: Buffer,
@@ -77,6 +85,8 @@ struct Saved {
     second: Left<'static>,
     gate: Left<'static>,
     up: Left<'static>,
+    /// What DoRA scaled of the two linears whose output goes into a residual sum.
+    scaled: [Option<Left<'static>>; 2],
 }
 
 /// Linears that read one input.
@@ -99,8 +109,13 @@ struct Arrived<'a> {
     up: Option<Buffer>,
 }
 
-/// Gradients of A and B of each linear.
-type FactorGrads = Vec<Option<(Vec<f32>, Vec<f32>)>>;
+/// Gradients of a linear's A, B and magnitudes.
+#[derive(Debug, Default)]
+struct FactorGrads {
+    a: Option<Vec<f32>>,
+    b: Option<Vec<f32>>,
+    magnitude: Option<Vec<f32>>,
+}
 
 impl Layer {
     /// The group's inputs, taken down to the adapters' ranks in one product.
@@ -134,9 +149,31 @@ impl Layer {
         Some((left, self.compute.right_columns(slice(b), *r, *r, *n_out)))
     }
 
-    /// `out (+)= x Wᵀ + t Bᵀ`, and the bias.
-    fn linear(&self, group: usize, which: usize, (x, down): (&Left, &Down), out: &mut [f32], accumulate: bool) {
-        let Linear { weight, n_out, bias, .. } = &self.linears[which];
+    /// `out += x Wᵀ + t Bᵀ`, and the bias. Under DoRA, what was added but for the bias, for the backward pass.
+    fn add_linear(&self, group: usize, which: usize, inputs: (&Left, &Down), out: &mut [f32]) -> Option<Left<'static>> {
+        let Linear { n_out, bias, lengths, .. } = &self.linears[which];
+        let Some(lengths) = lengths else {
+            self.linear(group, which, inputs, out, true);
+            return None;
+        };
+        let mut y = Buffer::take(out.len());
+        self.terms(group, which, inputs, &mut y, false);
+        lengths.apply(&mut y, None);
+        pointwise::add(out, &y);
+        if let Some(bias) = bias {
+            pointwise::add_rows(out, bias);
+        }
+        let [kept] = self.compute.fused([self.n, *n_out], [], |row, col, [out]| copy(&y, *n_out, row, col, out));
+        Some(kept)
+    }
+
+    /// `out (+)= x Wᵀ + t Bᵀ`, and the bias; under DoRA it does not add.
+    fn linear(&self, group: usize, which: usize, inputs: (&Left, &Down), out: &mut [f32], accumulate: bool) {
+        let Linear { n_out, bias, lengths, .. } = &self.linears[which];
+        if let Some(lengths) = lengths {
+            self.terms(group, which, inputs, out, false);
+            return lengths.apply(out, bias.as_ref().map(|bias| bias.as_slice()));
+        }
         let accumulate = match bias {
             Some(bias) if accumulate => {
                 pointwise::add_rows(out, bias);
@@ -148,6 +185,12 @@ impl Layer {
             }
             None => accumulate,
         };
+        self.terms(group, which, inputs, out, accumulate);
+    }
+
+    /// `out (+)= x Wᵀ + t Bᵀ`.
+    fn terms(&self, group: usize, which: usize, (x, down): (&Left, &Down), out: &mut [f32], accumulate: bool) {
+        let Linear { weight, n_out, .. } = &self.linears[which];
         let lora = self.lora_term(group, which, down);
         let mut terms = vec![(x, weight.forward(*n_out))];
         terms.extend(lora.iter().map(|(left, right)| (left, right.all())));
@@ -176,6 +219,10 @@ impl Layer {
         for (which, out) in [(Q, &mut q), (K, &mut k), (V, &mut v)] {
             self.linear(0, which, (&first, &down_qkv), out, false);
         }
+        let heads = self
+            .head_norms
+            .as_ref()
+            .map(|[of_q, of_k]| [heads::forward(&mut q, of_q, self.eps), heads::forward(&mut k, of_k, self.eps)]);
         attention::rotate(&mut q, self.plan.n_heads, &self.plan, 1.0);
         attention::rotate(&mut k, self.plan.n_kv_heads, &self.plan, 1.0);
         let (attended, log_sums) = attention::forward(&self.plan, c, &q, &k, &v);
@@ -184,7 +231,7 @@ impl Layer {
         let down_o = self.down(1, &x);
         let mut middle = Buffer::take(n * h);
         middle.copy_from_slice(input);
-        self.linear(1, O, (&x, &down_o), &mut middle, true);
+        let scaled_o = self.add_linear(1, O, (&x, &down_o), &mut middle);
         drop(x);
 
         let second_rms = pointwise::inverse_rms(&middle, h, self.eps);
@@ -193,9 +240,10 @@ impl Layer {
         let [gate, up, gated] = self.gated(&second, &down_up);
         let down_down = self.down(3, &gated);
         let mut out = middle.to_vec();
-        self.linear(3, DOWN, (&gated, &down_down), &mut out, true);
+        let scaled_down = self.add_linear(3, DOWN, (&gated, &down_down), &mut out);
+        let scaled = [scaled_o, scaled_down];
         let (inverse_rms, down) = ([first_rms, second_rms], [down_qkv, down_o, down_up, down_down]);
-        (out, Saved { inverse_rms, down, first, q, k, v, log_sums, attended, middle, second, gate, up })
+        (out, Saved { inverse_rms, down, first, heads, q, k, v, log_sums, attended, middle, second, gate, up, scaled })
     }
 
     /// Gate, up and `silu(gate) · up`.
@@ -206,12 +254,16 @@ impl Layer {
         for (terms, lora) in both.iter_mut().zip(&loras) {
             terms.extend(lora.iter().map(|(left, right)| (left, right.all())));
         }
-        let biases = [GATE, UP].map(|which| self.linears[which].bias.as_ref());
         let products = both.each_ref().map(Vec::as_slice);
         self.compute.fused([self.n, f], products, |_, col, [gate, up, gated]| {
-            for (square, bias) in [&mut *gate, &mut *up].into_iter().zip(biases) {
+            let columns = col..f.min(col + DEPTH);
+            for (square, which) in [(&mut *gate, GATE), (&mut *up, UP)] {
+                let Linear { bias, lengths, .. } = &self.linears[which];
+                if let Some(lengths) = lengths {
+                    scale_square(square, &lengths.scale[columns.clone()]);
+                }
                 if let Some(bias) = bias {
-                    pointwise::add_row(square, &bias[col..f.min(col + DEPTH)]);
+                    pointwise::add_row(square, &bias[columns.clone()]);
                 }
             }
             swiglu_square(gate, up, gated);
@@ -273,7 +325,7 @@ impl Layer {
     }
 
     /// dA = uᵀ x and dB = dYᵀ t of a group's linears; dB is made transposed, where its long side is the columns.
-    fn factor_gradients(&self, group: usize, arrived: &[Arrived], x: &Left, down: &Down, grads: &mut FactorGrads) {
+    fn factor_gradients(&self, group: usize, arrived: &[Arrived], x: &Left, down: &Down, grads: &mut [FactorGrads]) {
         let (c, n) = (self.compute, self.n);
         let adapted: Vec<(&Arrived, &Buffer, &Factors)> = arrived
             .iter()
@@ -286,20 +338,61 @@ impl Layer {
             let Some(at) = position.and_then(|at| down.at[at]) else { unreachable!("an adapter took its input down") };
             let t = c.left_columns(&down.data[at..], down.width, *r, n);
             let Some(db_t) = c.over_rows(&[&t], &one.dy).pop() else { unreachable!("one left side, one product") };
-            grads[one.which] = Some((da, transpose(&db_t, *r, self.width(one.which))));
+            (grads[one.which].a, grads[one.which].b) = (Some(da), Some(transpose(&db_t, *r, self.width(one.which))));
         }
     }
 
-    fn backward(&self, input: &[f32], saved: &Saved, dy: &[f32]) -> (Vec<f32>, FactorGrads) {
+    /// The gradient of a linear whose output goes into a residual sum, in front of DoRA's scale where there is one, and the
+    /// gradient of that one's magnitudes.
+    fn sum_back(&self, which: usize, dy: &[f32], saved: &Saved) -> Option<(Buffer, Vec<f32>)> {
+        let (lengths, width) = (self.linears[which].lengths.as_ref()?, self.width(which));
+        let scaled = saved.scaled[usize::from(which == DOWN)].as_ref()?;
+        let of_dy = |row, col, square: &mut Square| copy(dy, width, row, col, square);
+        let sums = column_sums([self.n, width], of_dy, |row, col, square| scaled.square(row, col, square), None);
+        Some((lengths.in_front(dy), lengths.gradient(&sums)))
+    }
+
+    /// Gradients `[heads, tokens, d]` of queries, keys and values behind their products, taken in front of the norms over
+    /// heads and of DoRA's scale.
+    fn heads_back(&self, saved: &Saved, d: &mut attention::Grads, grads: &mut [FactorGrads]) {
+        let (n, head_dim) = (self.n, self.plan.head_dim);
+        let sides = [(Q, &mut d.q, &saved.q), (K, &mut d.k, &saved.k), (V, &mut d.v, &saved.v)];
+        for (which, dy, y) in sides {
+            if let (Some(norms), Some(normed), Q | K) = (&self.head_norms, &saved.heads, which) {
+                heads::backward(&normed[which], &norms[which], n, dy);
+            }
+            let Linear { bias, lengths, .. } = &self.linears[which];
+            let Some(lengths) = lengths else { continue };
+            // The product as it was, which norms and rotation changed.
+            let mut turned_back = None;
+            let y: &[f32] = match (&saved.heads, which) {
+                (_, V) => y,
+                (Some(normed), _) => &normed[which].x,
+                (None, _) => {
+                    let before = turned_back.insert(Buffer::take(y.len()));
+                    before.copy_from_slice(y);
+                    attention::rotate(before, y.len() / (n * head_dim), &self.plan, -1.0);
+                    before
+                }
+            };
+            let bias = bias.as_ref().map(|bias| bias.as_slice());
+            grads[which].magnitude = Some(lengths.heads_back(dy, y, bias, n, head_dim));
+        }
+    }
+
+    fn backward(&self, input: &[f32], saved: &Saved, dy: &[f32]) -> (Vec<f32>, [FactorGrads; 7]) {
         let (n, c, h) = (self.n, self.compute, self.width(O));
         let [first_rms, second_rms] = &saved.inverse_rms;
-        let mut grads: FactorGrads = (0..7).map(|_| None).collect();
+        let mut grads: [FactorGrads; 7] = Default::default();
 
         // Feed-forward.
-        let one = [self.arrive(DOWN, c.left_rows(dy, h, n, h))];
+        let in_front = self.sum_back(DOWN, dy, saved);
+        let one = [self.arrive(DOWN, c.left_rows(in_front.as_ref().map_or(dy, |(dy, _)| &**dy), h, n, h))];
         let [gated, d_gate, d_up] = self.gated_backward(&one, saved);
+        self.gated_lengths(saved, [&d_gate, &d_up], &mut grads);
         self.factor_gradients(3, &one, &gated, &saved.down[3], &mut grads);
         drop((one, gated));
+        grads[DOWN].magnitude = in_front.map(|(_, grad)| grad);
         let arrived = [self.arrive(GATE, d_gate), self.arrive(UP, d_up)];
         let dx = self.input_gradient(&arrived);
         self.factor_gradients(2, &arrived, &saved.second, &saved.down[2], &mut grads);
@@ -309,13 +402,17 @@ impl Layer {
         drop(dx);
 
         // Attention.
-        let one = [self.arrive(O, c.left_rows(&d_middle, h, n, h))];
+        let in_front = self.sum_back(O, &d_middle, saved);
+        let one = [self.arrive(O, c.left_rows(in_front.as_ref().map_or(&*d_middle, |(dy, _)| &**dy), h, n, h))];
         let d_attended = self.input_gradient(&one);
         self.factor_gradients(1, &one, &self.by_token(&saved.attended), &saved.down[1], &mut grads);
         drop(one);
+        grads[O].magnitude = in_front.map(|(_, grad)| grad);
         let Saved { q, k, v, attended, log_sums, .. } = saved;
-        let d = attention::backward(&self.plan, c, &attention::Saved { q, k, v, out: attended, log_sums }, &d_attended);
+        let mut d =
+            attention::backward(&self.plan, c, &attention::Saved { q, k, v, out: attended, log_sums }, &d_attended);
         drop(d_attended);
+        self.heads_back(saved, &mut d, &mut grads);
         let arrived = [(Q, &d.q), (K, &d.k), (V, &d.v)].map(|(which, grad)| self.arrive(which, self.by_token(grad)));
         let dx = self.input_gradient(&arrived);
         self.factor_gradients(0, &arrived, &saved.first, &saved.down[0], &mut grads);
@@ -325,7 +422,23 @@ impl Layer {
         (d_input, grads)
     }
 
-    /// SwiGLU's output again, and the gradients of gate and up.
+    /// The magnitudes' gradients of gate and up.
+    fn gated_lengths(&self, saved: &Saved, d: [&Left; 2], grads: &mut [FactorGrads]) {
+        for ((which, y), d) in [(GATE, &saved.gate), (UP, &saved.up)].into_iter().zip(d) {
+            let Linear { n_out, bias, lengths, .. } = &self.linears[which];
+            let Some(lengths) = lengths else { continue };
+            let squares = |of: &Left, row, col, square: &mut Square| of.square(row, col, square);
+            let sums = column_sums(
+                [self.n, *n_out],
+                |row, col, square| squares(d, row, col, square),
+                |row, col, square| squares(y, row, col, square),
+                bias.as_ref().map(|bias| bias.as_slice()),
+            );
+            grads[which].magnitude = Some(lengths.gradient_in_front(&sums));
+        }
+    }
+
+    /// SwiGLU's output again, and the gradients of gate and up, in front of DoRA's scale.
     fn gated_backward(&self, arrived: &[Arrived], saved: &Saved) -> [Left<'static>; 3] {
         let loras = self.lora_terms_back(arrived);
         let terms = self.terms_back(arrived, &loras);
@@ -334,92 +447,11 @@ impl Layer {
             saved.gate.square(row, col, gate);
             saved.up.square(row, col, up);
             swiglu_square_backward(gated, gate, up);
+            for (square, which) in [(gate, GATE), (up, UP)] {
+                if let Some(lengths) = &self.linears[which].lengths {
+                    scale_square(square, &lengths.scale[col..lengths.scale.len().min(col + DEPTH)]);
+                }
+            }
         })
     }
-}
-
-#[derive(Debug)]
-struct State {
-    layer: Layer,
-    input: FlexTensor,
-    /// None with checkpointing.
-    saved: Option<Saved>,
-}
-
-#[derive(Debug)]
-struct LayerBackward;
-
-/// The input, and A and B of seven linears.
-const PARENTS: usize = 15;
-
-impl Backward<Flex, PARENTS> for LayerBackward {
-    type State = Arc<State>;
-
-    fn backward(self, ops: Prepared<Self::State, PARENTS>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let state = ops.state;
-        let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
-        let input = slice(&state.input);
-        let layer = &state.layer;
-        let again = state.saved.is_none().then(|| layer.forward(input).1);
-        let Some(saved) = state.saved.as_ref().or(again.as_ref()) else { unreachable!("saved, or computed again") };
-        let (d_input, factors) = layer.backward(input, saved, slice(&dy));
-        let mut parents = ops.parents.into_iter();
-        if let Some(Some(node)) = parents.next() {
-            grads.register::<Flex>(node.id, flex(d_input, dims(&state.input)));
-        }
-        for (made, linear) in factors.into_iter().zip(&layer.linears) {
-            let (a, b) = (parents.next().flatten(), parents.next().flatten());
-            let (Some((da, db)), Some(lora)) = (made, &linear.lora) else { continue };
-            if let Some(node) = a {
-                grads.register::<Flex>(node.id, flex(da, dims(&lora.a)));
-            }
-            if let Some(node) = b {
-                grads.register::<Flex>(node.id, flex(db, dims(&lora.b)));
-            }
-        }
-    }
-}
-
-pub(super) fn layer(x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Tensor<2> {
-    let x = primitive(x);
-    let input = x.primitive().to_contiguous();
-    let [n, _] = dims(&input);
-    let mut nodes = vec![x.node()];
-    let mut linears = Vec::with_capacity(7);
-    for (frozen, lora) in block.linears.iter().zip(&block.lora) {
-        let factors = lora.as_ref().map(|lora| {
-            let (a, b) = (primitive(lora.a.clone()), primitive(lora.b.clone()));
-            nodes.extend([a.node(), b.node()]);
-            let (a, b) = (a.primitive().to_contiguous(), b.primitive().to_contiguous());
-            Factors { r: dims(&a)[0], a, b, scaling: lora.scaling }
-        });
-        if factors.is_none() {
-            // The input's node in place of a factor that is not there; no gradient is registered for it.
-            nodes.extend([x.node(), x.node()]);
-        }
-        let weight = matrix(frozen).clone();
-        let bias = frozen.bias.clone();
-        linears.push(Linear { weight, n_out: frozen.n_out, n_in: frozen.n_in, bias, lora: factors });
-    }
-    let layer = Layer {
-        compute: linears[0].weight.compute(),
-        linears,
-        input_norm: block.input_norm.clone(),
-        post_norm: block.post_norm.clone(),
-        eps: block.eps,
-        plan: plan.clone(),
-        n,
-    };
-    let (out, saved) = layer.forward(slice(&input));
-    let out = flex(out, dims(&input));
-    let Ok(nodes) = <[_; PARENTS]>::try_from(nodes) else {
-        unreachable!("the input, and two for each of seven linears")
-    };
-    tensor(match LayerBackward.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(p) => {
-            let saved = (!block.checkpoint).then_some(saved);
-            p.finish(Arc::new(State { layer, input, saved }), out)
-        }
-        OpsKind::UnTracked(p) => p.finish(out),
-    })
 }

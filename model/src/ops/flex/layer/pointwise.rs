@@ -37,6 +37,20 @@ vectorised! {
 }
 
 vectorised! {
+    fn add_slices(out: &mut [f32], x: &[f32]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out += x;
+        }
+    }
+}
+
+/// `out += x`.
+pub fn add(out: &mut [f32], x: &[f32]) {
+    const PIECE: usize = 1 << 14;
+    out.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(out, x)| add_slices(out, x));
+}
+
+vectorised! {
     /// A square of `x · inverse_rms · weight`.
     pub fn normed(x: &[f32], inverse_rms: &[f32], weight: &[f32], row: usize, col: usize, out: &mut Square) {
         let width = weight.len();
