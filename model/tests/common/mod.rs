@@ -43,6 +43,11 @@ pub fn config() -> DecoderConfig {
 }
 
 pub fn config_of(kind: Kind) -> DecoderConfig {
+    config_with(kind, &serde_json::Value::Null)
+}
+
+/// The same with some of its keys given.
+pub fn config_with(kind: Kind, given: &serde_json::Value) -> DecoderConfig {
     let mut json = serde_json::json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 24, "num_hidden_layers": 2,
         "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 4, "intermediate_size": 40,
@@ -52,6 +57,9 @@ pub fn config_of(kind: Kind) -> DecoderConfig {
     match kind.head_norms {
         true => (json["model_type"], json["architectures"]) = ("qwen3".into(), vec!["Qwen3ForCausalLM"].into()),
         false => json["mlp_bias"] = kind.bias.into(),
+    }
+    for (key, value) in given.as_object().into_iter().flatten() {
+        json[key.as_str()] = value.clone();
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
@@ -76,6 +84,8 @@ pub fn tensor(c: &DecoderConfig, name: &str) -> Result<(Vec<usize>, Vec<f32>), D
         n if n.contains("k_proj") || n.contains("v_proj") => vec![kv, h],
         n if n.contains("gate") || n.contains("up") => vec![f, h],
         n if n.contains("down") => vec![h, f],
+        n if n.contains("q_proj") => vec![c.num_attention_heads * c.head_dim, h],
+        n if n.contains("o_proj") => vec![h, c.num_attention_heads * c.head_dim],
         _ => vec![h, h],
     };
     let n = shape.iter().product();
@@ -91,9 +101,12 @@ pub fn decoder(ops: Arc<dyn Ops>, adapter: Option<&Adapter>) -> Decoder {
 }
 
 pub fn decoder_of(kind: Kind, ops: Arc<dyn Ops>, adapter: Option<&Adapter>) -> Decoder {
-    let c = config_of(kind);
+    decoder_with(&config_of(kind), ops, adapter)
+}
+
+pub fn decoder_with(c: &DecoderConfig, ops: Arc<dyn Ops>, adapter: Option<&Adapter>) -> Decoder {
     let mut load = |name: &str| {
-        let (shape, mut data) = tensor(&c, name)?;
+        let (shape, mut data) = tensor(c, name)?;
         let pair = adapter.and_then(|a| a.pairs.get(name.strip_suffix(".weight").unwrap_or(name)));
         if let Some(p) = pair {
             let scaling = adapter.map_or(0.0, |a| a.scaling());
@@ -106,7 +119,7 @@ pub fn decoder_of(kind: Kind, ops: Arc<dyn Ops>, adapter: Option<&Adapter>) -> D
         }
         Ok((shape, data))
     };
-    Decoder::load(&c, ops, true, &mut load).unwrap()
+    Decoder::load(c, ops, true, &mut load).unwrap()
 }
 
 pub fn adapter(decoder: &Decoder, r: usize) -> Adapter {
@@ -145,7 +158,11 @@ pub fn step_of(decoder: &Decoder, batch: &limbeck_model::layout::Packed, targets
 
 /// The adapter of [`adapter`], under DoRA with lengths away from the row norms.
 pub fn adapter_of(kind: Kind, decoder: &Decoder) -> Adapter {
-    let mut adapter = adapter(decoder, 3);
+    adapter_of_rank(3, kind, decoder)
+}
+
+pub fn adapter_of_rank(r: usize, kind: Kind, decoder: &Decoder) -> Adapter {
+    let mut adapter = adapter(decoder, r);
     if kind.dora {
         adapter.config.use_dora = true;
         for (path, pair) in &mut adapter.pairs {
