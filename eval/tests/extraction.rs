@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+#[allow(dead_code, reason = "answers are written here, not chosen")]
 mod support;
 
 use limbeck_artifact::dataset::{Example, Message};
@@ -52,7 +53,7 @@ impl AnswerWriter for Model {
         let (text, confidence) = match i % 32 {
             0 => ("{\"time\":\"0 pm\",\"people\":9}".to_owned(), 0.4),
             8 => ("{}".to_owned(), 0.3),
-            16 => ("{\"time\":\"half\"}".to_owned(), 0.55),
+            16 => ("{\"time\":\"half\"}".to_owned(), 0.2),
             24 => ("so be it".to_owned(), 0.99),
             _ => (right, 0.95),
         };
@@ -106,7 +107,13 @@ fn fields_are_measured_gated_and_routed() {
     // The frontier is judged by the same rule: case and a fence do not count.
     let frontier = report.frontier_arm().unwrap();
     assert_eq!((frontier.scores.correct, frontier.scores.invalid), (72, 4));
-    assert!(frontier.calibration.is_none() && report.arm("tuned").unwrap().calibration.is_none());
+    assert!(frontier.calibration.is_none());
+    let untempered = report.arm("tuned").unwrap().calibration.as_ref().unwrap();
+    assert_eq!(
+        (untempered.temperature, untempered.fitted_rows),
+        (1.0, 0),
+        "it was not asked about the calibration rows"
+    );
 
     assert_eq!(report.gates[0].verdict, Verdict::Pass, "{}", report.gates[0].reason);
     assert!(report.gates[0].reason.starts_with("Exact match is 87.5 % (70 of 80)"), "{}", report.gates[0].reason);
