@@ -144,7 +144,12 @@ fn message(app: &App, paint: Paint, panes: &Panes, frame: &mut Frame<'_>) {
         put(frame, nth(panes.message, i), draw_answer::message_row(app, row, paint));
     }
     let (first, last, rows) = (scroll + 1, (scroll + page).min(app.body.len()), app.body.len());
-    let answer = answer_caption(app);
+    let answer = match answer_caption(app) {
+        caption if caption.is_empty() => caption,
+        caption => {
+            text::fit(&(caption + &draw_answer::part(app, panes)), usize::from(panes.low_rule.width).saturating_sub(8))
+        }
+    };
     match rows > page {
         true => {
             let more = match (first > 1, last < rows) {
@@ -153,8 +158,11 @@ fn message(app: &App, paint: Paint, panes: &Panes, frame: &mut Frame<'_>) {
                 _ => "↑ more, end",
             };
             let lines = format!("lines {first}-{last} of {rows}  {more}");
-            let caption = if answer.is_empty() { lines } else { format!("{answer}   {lines}") };
-            rule(paint, panes.low_rule, &caption, &app.gauge.short, frame);
+            match answer.is_empty() {
+                true => rule(paint, panes.low_rule, &lines, &app.gauge.short, frame),
+                // Whose lines they are must be clear then.
+                false => rule(paint, panes.low_rule, &answer, &format!("message {lines}"), frame),
+            }
         }
         false => rule(paint, panes.low_rule, &answer, &app.gauge.short, frame),
     }

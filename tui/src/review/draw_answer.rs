@@ -8,7 +8,7 @@ use super::facts::Tone;
 use super::layout::Panes;
 use super::table::{self, TableRow};
 use super::write::Writing;
-use crate::paint::{Paint, nth, put, put_right, rule};
+use crate::paint::{Paint, nth, put, rule};
 use crate::text::{Laid, Piece, PieceKind};
 use ratatui::Frame;
 use ratatui::layout::{Position, Rect};
@@ -68,16 +68,9 @@ pub fn answer(app: &App, paint: Paint, panes: &Panes, frame: &mut Frame<'_>) {
 fn form(app: &App, paint: Paint, area: Rect, frame: &mut Frame<'_>) {
     let table = table::table(app, area.width);
     let height = usize::from(area.height);
-    // The field under the hand stays in sight, the cursor first of all.
-    let last = table.cursor.map_or(table.chosen.end, |(row, _)| row + 1);
-    let from = last.saturating_sub(height).min(table.rows.len().saturating_sub(height));
+    let from = form_from(&table, height);
     for (i, row) in table.rows.iter().skip(from).take(height).enumerate() {
         put(frame, nth(area, i), form_row(row, &table, paint));
-    }
-    let hidden = table.rows.len().saturating_sub(from + height);
-    if height > 0 && (hidden > 0 || from > 0) {
-        let (arrow, n) = if hidden > 0 { ("↓", hidden) } else { ("↑", from) };
-        put_right(frame, nth(area, height - 1), Line::styled(format!(" {arrow} {n} more rows "), paint.chosen()));
     }
     if let Some((row, column)) = table.cursor
         && (from..from + height).contains(&row)
@@ -88,6 +81,43 @@ fn form(app: &App, paint: Paint, area: Rect, frame: &mut Frame<'_>) {
             y: area.y + (row - from) as u16,
         });
     }
+}
+
+/// The first row shown: the field under the hand stays in sight, the cursor first of all.
+fn form_from(table: &table::Table, height: usize) -> usize {
+    let last = table.cursor.map_or(table.chosen.end, |(row, _)| row + 1);
+    last.saturating_sub(height).min(table.rows.len().saturating_sub(height))
+}
+
+/// Which part of the answer is in sight, where it is not the whole.
+pub fn part(app: &App, panes: &Panes) -> String {
+    let height = usize::from(panes.answer.height);
+    let (from, rows) = match (&app.form, &app.mode) {
+        (Form::Labels, _) => return String::new(),
+        (Form::Fields(_), _) => {
+            let table = table::table(app, panes.answer.width);
+            (form_from(&table, height), table.rows.len())
+        }
+        (Form::Text, Mode::Write(writing)) => (writing.scroll, writing.rows.len()),
+        (Form::Text, _) => (text_from(app, height), app.answer.len()),
+    };
+    seen(from, height, rows)
+}
+
+fn seen(from: usize, height: usize, rows: usize) -> String {
+    match rows > height {
+        true => format!(
+            ", rows {}-{} of {rows}{}",
+            from + 1,
+            (from + height).min(rows),
+            if from + height < rows { " ↓" } else { "" }
+        ),
+        false => String::new(),
+    }
+}
+
+fn text_from(app: &App, height: usize) -> usize {
+    app.scroll.saturating_sub(app.last_of_message()).min(app.answer.len().saturating_sub(height))
 }
 
 fn form_row<'a>(row: &'a TableRow, table: &table::Table, paint: Paint) -> Line<'a> {
@@ -117,12 +147,11 @@ fn text(app: &App, paint: Paint, area: Rect, frame: &mut Frame<'_>) {
         return put(frame, nth(area, 0), Line::styled(" (no answer)", paint.alarm()));
     }
     let height = usize::from(area.height);
-    let from = app.scroll.saturating_sub(app.last_of_message()).min(app.answer.len().saturating_sub(height));
+    let from = text_from(app, height);
     let style = tone(Tone::Answer, paint);
     for (i, row) in app.answer.iter().skip(from).take(height).enumerate() {
         put(frame, nth(area, i), line(row, paint, |_| style));
     }
-    more(app.answer.len().saturating_sub(from + height), area, paint, frame);
 }
 
 fn editor(writing: &Writing, paint: Paint, panes: &Panes, frame: &mut Frame<'_>) {
@@ -131,7 +160,6 @@ fn editor(writing: &Writing, paint: Paint, panes: &Panes, frame: &mut Frame<'_>)
     for (i, row) in writing.rows.iter().skip(writing.scroll).take(height).enumerate() {
         put(frame, nth(area, i), line(row, paint, |_| Style::new()));
     }
-    more(writing.rows.len().saturating_sub(writing.scroll + height), area, paint, frame);
     let (row, column) = crate::text::place_of(writing.buffer.text(), &writing.rows, writing.buffer.at());
     let (x, y) = (area.x + 1 + column as u16, area.y + row.saturating_sub(writing.scroll) as u16);
     frame.set_cursor_position(Position {
@@ -142,8 +170,11 @@ fn editor(writing: &Writing, paint: Paint, panes: &Panes, frame: &mut Frame<'_>)
     let (out, new) = writing.counts;
     let caption = match (out, new) {
         _ if writing.kinds.iter().all(|(_, kind)| *kind == Change::Stayed) => "no changes yet".to_string(),
+        (out, 0) => format!("changes  [-{}-]", words(out)),
+        (0, new) => format!("changes  {{+{}+}}", words(new)),
         _ => format!("changes  [-{}-] {{+{}+}}", words(out), words(new)),
     };
+    let caption = caption + &seen(writing.changes_scroll, panes.changes.height.into(), writing.changes.len());
     rule(paint, panes.changes_rule, &caption, "", frame);
     let kind = |at: usize| {
         let i = writing.kinds.partition_point(|(from, _)| *from <= at).saturating_sub(1);
@@ -159,16 +190,8 @@ fn editor(writing: &Writing, paint: Paint, panes: &Panes, frame: &mut Frame<'_>)
     for (i, row) in writing.changes.iter().skip(writing.changes_scroll).take(height).enumerate() {
         put(frame, nth(panes.changes, i), line(row, paint, style));
     }
-    more(writing.changes.len().saturating_sub(writing.changes_scroll + height), panes.changes, paint, frame);
 }
 
 fn words(n: usize) -> String {
     if n == 1 { "1 word".to_string() } else { format!("{n} words") }
-}
-
-fn more(hidden: usize, area: Rect, paint: Paint, frame: &mut Frame<'_>) {
-    if hidden > 0 && area.height > 0 {
-        let last = nth(area, usize::from(area.height) - 1);
-        put_right(frame, last, Line::styled(format!(" ↓ {hidden} more rows "), paint.chosen()));
-    }
 }

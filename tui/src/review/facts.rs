@@ -109,6 +109,16 @@ fn detail(filling: &Filling, add: &mut impl FnMut(&'static str, &str, Tone, usiz
     }
 }
 
+/// How many rows there are; on a form as many as beside the item, so that nothing moves when it opens.
+pub fn height(app: &App, width: u16) -> u16 {
+    let rows = rows(app, width);
+    let Mode::Fill(filling) = &app.mode else { return rows.len() as u16 };
+    let width = usize::from(width).saturating_sub(CAPTION + 1).min(100);
+    let mut own = Vec::new();
+    detail(filling, &mut |caption, value: &str, tone, most| push(&mut own, caption, value, tone, width, most));
+    rows.len().saturating_sub(own.len()).max(2) as u16
+}
+
 fn push(out: &mut Vec<FactRow>, caption: &'static str, value: &str, tone: Tone, width: usize, most: usize) {
     // More than is shown need not be laid out.
     let end = value.char_indices().nth(most * (width + 1) + 200).map_or(value.len(), |(i, _)| i);

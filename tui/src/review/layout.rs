@@ -79,11 +79,11 @@ pub fn panes(app: &App) -> Panes {
     };
     let least_message = if needed > 0 && height < LOW { 1 } else { MIN_MESSAGE };
     let message = (app.body.len().min(usize::from(u16::MAX)) as u16).max(MESSAGE);
-    let answer = Answer::of(app, main_width, room.saturating_sub(least_message + needed), message);
+    let answer = Answer::of(app, main_width, room.saturating_sub(needed), least_message);
     let room = room - answer.rows - answer.changes;
     let most_facts = room.saturating_sub(least_message + needed);
     let most_facts = if answer.rows == 0 { most_facts.max(1) } else { most_facts };
-    let facts_rows = if answer.alone { 0 } else { (facts::rows(app, main_width).len() as u16).min(most_facts) };
+    let facts_rows = if answer.alone { 0 } else { facts::height(app, main_width).min(most_facts) };
     let room = room - facts_rows;
     let wanted = message.min(room);
     let panel_rows = match app.mode {
@@ -136,29 +136,30 @@ struct Answer {
 }
 
 impl Answer {
-    /// Out of `room` rows, where the message would like to have `message`.
-    fn of(app: &App, width: u16, room: u16, message: u16) -> Answer {
+    /// Out of `room` rows, of which the message needs `least`.
+    fn of(app: &App, width: u16, room: u16, least: u16) -> Answer {
         if app.at.is_none() {
             return Answer::default();
         }
         let some = |rows: usize| rows.min(usize::from(u16::MAX)) as u16;
+        let most = room.saturating_sub(least);
         match (&app.form, &app.mode) {
             (Form::Labels, _) => Answer::default(),
             (Form::Fields(_), _) => {
-                Answer { rows: some(table::table(app, width).rows.len()).min(room), ..Answer::default() }
+                Answer { rows: some(table::table(app, width).rows.len()).min(most), ..Answer::default() }
             }
             (Form::Text, Mode::Write(writing)) => {
-                let room = room.saturating_sub(message.min(room / 3)).max(1);
-                let changes =
-                    (some(writing.changes.len()) + 1).clamp(room / 3, room / 2).max(2).min(room.saturating_sub(1));
+                let message = some(app.body.len()).min(room / 3).max(least);
+                let room = room.saturating_sub(message).max(1);
+                let changes = (some(writing.changes.len()) + 1).clamp(room / 3, room / 2).max(2).min(room - 1);
                 Answer { rows: room - changes, changes, alone: true }
             }
-            // Facts come first, but for half of the room.
+            // It needs as much as there is when the message has its share, and half of the room in any case.
             (Form::Text, _) => {
-                let facts = some(facts::rows(app, width).len()).min(room / 2);
-                let most = room.saturating_sub(facts);
-                let rows = some(app.answer.len()).max(1).min(most.saturating_sub(message).max(most / 2)).max(1);
-                Answer { rows: rows.min(room), ..Answer::default() }
+                let room = room.saturating_sub(facts::height(app, width).min(room / 4));
+                let message = some(app.body.len()).max(MESSAGE);
+                let rows = some(app.answer.len()).min(room.saturating_sub(message).max(room / 2));
+                Answer { rows: rows.clamp(1, most.max(1)), ..Answer::default() }
             }
         }
     }

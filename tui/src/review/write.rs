@@ -125,6 +125,7 @@ impl App {
         let mut writing = Writing::new(recorded, judged.unwrap_or(recorded));
         if let Some(Value::String(draft)) = self.draft_of(at) {
             writing.buffer.replace_all(&draft);
+            writing.buffer.to_start();
             let undo = self.keys.shown(Action::EditorUndo);
             self.say(format!("your unfinished correction is back; {undo} takes it back"));
         } else {

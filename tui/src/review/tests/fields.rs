@@ -122,7 +122,7 @@ fn an_unreadable_answer_opens_the_form_empty_with_the_answer_beside_it() {
         "{screen}"
     );
     s.type_in("w\n");
-    assert!(s.screen().contains("a whole number is needed, not"), "{}", s.screen());
+    assert!(s.screen().contains("a whole number is needed,"), "{}", s.screen());
     s.type_in("\n").key(KeyEvent::new(KeyCode::Char('u'), KeyModifiers::CONTROL)).type_in("4");
     s.press(KeyCode::Tab).press(KeyCode::Down).type_in("w7\n");
     // Saved from within a field that is typed into.
@@ -136,7 +136,7 @@ fn a_field_that_the_schema_does_not_know_can_only_go() {
     s.type_in("sss\n");
     assert_eq!((s.verdicts().len(), s.app.at), (3, Some(3)));
     s.type_in("c");
-    assert!(s.screen().contains("the schema has no such field"), "{}", s.screen());
+    assert!(s.screen().contains("the schema has no such"), "{}", s.screen());
     s.type_in("ds");
     assert_eq!(s.verdicts()[3], (3, Verdict::Correct, Some(r#"{"people":2,"time":"8"}"#), None));
 }
