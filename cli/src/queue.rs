@@ -80,7 +80,7 @@ pub fn ranked(run: &Run<'_>) -> Result<(Queue, Head)> {
 /// What the linear floor says of each labelled item without having learned from it.
 pub fn posteriors(queue: &Queue, begun: impl FnMut(usize)) -> Vec<Option<Vec<f32>>> {
     let mut posteriors = vec![None; queue.items.len()];
-    let number = |label: &str| queue.labels.iter().position(|l| l == label);
+    let number = |label: &str| queue.answers.labels().iter().position(|l| l == label);
     let known: Vec<(usize, usize)> =
         (0..queue.items.len()).filter_map(|i| Some((i, queue.items[i].label.as_deref().and_then(number)?))).collect();
     if known.len() < LEAST {
@@ -90,7 +90,7 @@ pub fn posteriors(queue: &Queue, begun: impl FnMut(usize)) -> Vec<Option<Vec<f32
         .iter()
         .map(|(i, label)| FloorRow { text: &queue.items[*i].message, label: *label, weight: 1.0 })
         .collect();
-    let answers = out_of_fold(&rows, queue.labels.len(), FOLDS, MOST_TRAINED, begun);
+    let answers = out_of_fold(&rows, queue.answers.labels().len(), FOLDS, MOST_TRAINED, begun);
     known.iter().zip(answers).for_each(|((i, _), answer)| posteriors[*i] = Some(answer));
     posteriors
 }

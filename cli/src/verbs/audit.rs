@@ -121,7 +121,7 @@ fn recipe_text(dir: &Path, site: &SiteReport, prices: bool) -> String {
     let name = dir.file_name().map(|n| n.to_string_lossy().chars().map(plain).collect::<String>()).unwrap_or_default();
     let name = name.trim_matches('-').chars().take(64).collect::<String>();
     let name = if name.is_empty() { "router".to_owned() } else { name };
-    let template = limbeck_recipes::template(&name, &site.labels);
+    let template = limbeck_recipes::template(&name, limbeck_recipes::Asked::Labels(&site.labels));
     let template =
         template.replacen("what this recipe makes, in one sentence.", "a starter, written by `limbeck audit`.", 1);
     let template = match prices {

@@ -584,7 +584,7 @@ impl App {
 
 /// An entry in a few words; may hold text from strangers.
 pub fn describe(judgement: &Judgement) -> String {
-    let label = text::fit(judgement.label.as_deref().unwrap_or_default(), 60);
+    let label = text::fit(judgement.label.as_deref().unwrap_or_default(), 54);
     let note = judgement.note.as_deref().unwrap_or_default();
     match judgement.verdict {
         Verdict::Accept => format!("accepted {label}"),

@@ -1,7 +1,7 @@
 //! What is known about an item beside its text: the model's answer, why it is here, feedback, what was decided.
 
 use super::app::{App, Mode, describe};
-use super::desk::Form;
+use super::desk::{Form, Verdict};
 use super::fill::{DRAFT, Filling};
 use super::sheet;
 use crate::text::{self, Row};
@@ -67,7 +67,12 @@ pub fn rows(app: &App, width: u16) -> Vec<FactRow> {
         add("instead", &offered.join("   "), Tone::Plain, ROWS);
     }
     if let Some(judgement) = &app.judgements[at] {
-        add("decided", &describe(judgement), Tone::Plain, 1);
+        match (&judgement.label, &app.form) {
+            (Some(label), Form::Fields(_) | Form::Text) if judgement.verdict == Verdict::Correct => {
+                add("decided", &format!("corrected to {label}"), Tone::Plain, ROWS + 1);
+            }
+            _ => add("decided", &describe(judgement), Tone::Plain, 1),
+        }
         // A rejection's note is its reason, told already.
         if let (Some(note), Some(_)) = (&judgement.note, &judgement.label) {
             add("", note, Tone::Plain, 1);

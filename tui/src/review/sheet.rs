@@ -44,7 +44,15 @@ impl Sheet {
         };
         let named = schema.fields().iter().map(|field| entry(&field.name));
         let extra = object.keys().filter(|key| schema.field(key).is_none()).map(|key| entry(key));
-        Sheet { rows: named.chain(extra).collect(), unreadable, schema: schema.clone() }
+        let mut sheet = Sheet { rows: named.chain(extra).collect(), unreadable, schema: schema.clone() };
+        // Talk around an object: its values are offered, one by one.
+        if sheet.unreadable.is_some()
+            && let (Some(from), Some(last)) = (answer.find('{'), answer.rfind('}'))
+            && from < last
+        {
+            sheet.compare(&[(answer[from..=last].to_string(), "recorded".to_string())]);
+        }
+        sheet
     }
 
     /// Puts beside each field what other answers say in it.
@@ -266,5 +274,8 @@ mod tests {
         assert!(sheet.rows[0].others.is_empty());
         let unread = Sheet::of(&schema(), "Four people!");
         assert!(unread.unreadable.is_some() && unread.label() == "{}" && unread.faults().len() == 1);
+        let talk = Sheet::of(&schema(), "Sure! {\"people\": 2} Enjoy.");
+        assert!(talk.unreadable.is_some() && talk.label() == "{}");
+        assert_eq!(talk.rows[0].others, [(json!(2), "recorded".to_string())]);
     }
 }

@@ -142,12 +142,13 @@ fn under_hand(filling: &Filling, app: &App) -> Option<String> {
 
 fn remark(app: &App, sheet: &Sheet, i: usize, fault: Option<&str>, here: Option<&Filling>) -> (String, Tone) {
     if let Some(words) = here.and_then(|filling| filling.words.as_ref()) {
-        let what = if words.extends() { "arrows extend" } else { "arrows or letters; blank extends" };
-        return (format!("enter takes it; {what}"), Tone::Quiet);
+        let what = if words.extends() { "enter takes these words" } else { "enter takes it" };
+        return (what.to_string(), Tone::Quiet);
     }
     // One who just begins to type knows that it is empty.
     let fresh = here.and_then(|filling| filling.typing.as_ref()).is_some_and(|typing| typing.buffer.text().is_empty());
     if let Some(fault) = fault.filter(|_| !fresh) {
+        let fault = if sheet.field(i).is_none() { "not in the schema" } else { fault };
         return (fault.to_string(), Tone::Alarm);
     }
     let others = sheet.rows[i].others.iter().take(3).map(|(value, who)| match sheet::shown(value).as_str() {

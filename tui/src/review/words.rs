@@ -117,12 +117,15 @@ fn words(message: &str) -> Vec<Range<usize>> {
     let mut begin = None;
     let ends = message.char_indices().chain([(message.len(), ' ')]);
     for (at, c) in ends {
-        match (c.is_whitespace(), begin) {
+        // Nor is a control a part of a word.
+        match (c.is_whitespace() || c.is_control(), begin) {
             (false, None) => begin = Some(at),
             (true, Some(from)) => {
                 let word = &message[from..at];
-                let inner = word.trim_start_matches(BEFORE).trim_end_matches(AFTER);
-                let from = from + (word.len() - word.trim_start_matches(BEFORE).len());
+                // What can't be seen at a word's end is not what one wants to take.
+                let opened = word.trim_start_matches(|c: char| BEFORE.contains(&c) || text::hides(c));
+                let inner = opened.trim_end_matches(|c: char| AFTER.contains(&c) || text::hides(c));
+                let from = from + (word.len() - opened.len());
                 if inner.chars().any(|c| matches!(c as u32, 0xe00..=0xe7f | 0x3040..=0x30ff | 0x3400..=0x9fff)) {
                     out.extend(inner.unicode_word_indices().map(|(i, w)| from + i..from + i + w.len()));
                 } else if !inner.is_empty() {
@@ -174,5 +177,8 @@ mod tests {
         assert_eq!(Words::new(" \n ?! ", 0), None);
         let message = "明天晚上7点";
         assert!(Words::new(message, 0).unwrap().words.len() > 2);
+        let hostile = "\u{202e}four\u{202c} at 8\u{1b}]0;x\u{7}";
+        let words: Vec<&str> = words(hostile).into_iter().map(|word| &hostile[word]).collect();
+        assert_eq!(words, ["four", "at", "8", "]0;x"]);
     }
 }

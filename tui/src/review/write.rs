@@ -138,7 +138,7 @@ impl App {
     pub(super) fn fit_editor(&mut self) {
         let panes = layout::panes(self);
         if let Mode::Write(writing) = &mut self.mode {
-            writing.fit(panes.answer.width.saturating_sub(3), panes.answer.height, panes.changes.height);
+            writing.fit(panes.answer.width.saturating_sub(2), panes.answer.height, panes.changes.height);
         }
     }
 
