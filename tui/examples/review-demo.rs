@@ -1,9 +1,13 @@
 //! The review screen over made-up messages, to be tried by hand: `cargo run --release -p limbeck-tui --example review-demo --
-//! decisions.txt [labels|fields|text] [items]`. Judgements are appended to the named file, one line each.
+//! decisions.txt [labels|fields|text] [items]`. Judgements are appended to the named file, one line each. Or over the queue of
+//! a curated folder: `review-demo STORE queue RUN/curate`, decisions in the store.
 
 use limbeck_artifact::files::append_line;
 use limbeck_artifact::schema::Schema;
-use limbeck_tui::review::{Desk, DeskError, Form, Item, Judgement, KeyMap, Marks, Options, Seen, State, Verdict, run};
+use limbeck_data_curation::review;
+use limbeck_tui::review::{
+    Desk, DeskError, Form, Item, Judgement, KeyMap, Marks, Options, QueueDesk, Role, Seen, Setup, State, Verdict, run,
+};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -189,9 +193,26 @@ fn labelled(i: usize) -> Item {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let usage = "usage: review-demo DECISIONS [labels|fields|text] [ITEMS]";
+    let usage = "usage: review-demo DECISIONS [labels|fields|text] [ITEMS] | STORE queue RUN/curate";
     let log = PathBuf::from(args.next().ok_or(usage)?);
     let kind = args.next().unwrap_or_else(|| "labels".to_owned());
+    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let options = Options { colour, mouse: true, keys: KeyMap::default() };
+    if kind == "queue" {
+        let mut desk = QueueDesk::open(Setup {
+            name: "demo".to_owned(),
+            queue: review::queue(&PathBuf::from(args.next().ok_or(usage)?), 1)?,
+            store: log,
+            files: Vec::new(),
+            reviewer: "demo".to_owned(),
+            role: Role::First,
+            max_label_error: 0.05,
+            guidelines: "Values are the guest's own words.".to_owned(),
+            now: Box::new(limbeck_artifact::journal::now),
+        })?;
+        let outcome = run(&mut desk, &options)?;
+        return Ok(writeln!(std::io::stdout(), "{outcome:?}")?);
+    }
     let n: usize = args.next().map_or(Ok(MESSAGES.len()), |n| n.parse())?;
     let labels = "activate_my_card,atm_support,balance_not_updated_after_bank_transfer,card_about_to_expire,card_arrival,\
         card_delivery_estimate,card_not_working,cash_withdrawal_charge,exchange_rate,lost_or_stolen_card,\
@@ -211,8 +232,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let labels = if form == Form::Labels { labels.split(',').map(str::to_string).collect() } else { Vec::new() };
     let mut desk = Demo { items: items.into(), labels: labels.into(), form, log, made: Vec::new() };
-    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let outcome = run(&mut desk, &Options { colour, mouse: true, keys: KeyMap::default() })?;
+    let outcome = run(&mut desk, &options)?;
     writeln!(std::io::stdout(), "{outcome:?}")?;
     Ok(())
 }

@@ -44,7 +44,7 @@ impl Buffer {
         self.at
     }
 
-    pub fn to_start(&mut self) {
+    pub fn go_to_start(&mut self) {
         self.go(0);
     }
 
@@ -196,8 +196,8 @@ impl Buffer {
     }
 
     fn word_left(&self) -> usize {
-        let words = self.text[..self.at].unicode_word_indices();
-        words.last().map_or(0, |(i, _)| i)
+        let mut words = self.text[..self.at].unicode_word_indices();
+        words.next_back().map_or(0, |(i, _)| i)
     }
 
     fn word_right(&self) -> usize {

@@ -65,11 +65,10 @@ impl Filling {
     /// The value that is typed, as it stands.
     fn follow(&mut self) {
         let Some(typing) = &self.typing else { return };
-        // What was not touched stays what it was, though it may read differently.
-        let value = match typing.buffer.text() == typing.shown {
-            true => typing.before.clone(),
-            false => sheet::read(self.sheet.field(self.at), typing.buffer.text()),
-        };
+        let field = self.sheet.field(self.at);
+        // What was not touched stays what it was, though it may read differently; unless that is wrong, as 4 for "4".
+        let stays = typing.buffer.text() == typing.shown && field.is_none_or(|f| f.fault(&typing.before).is_none());
+        let value = if stays { typing.before.clone() } else { sheet::read(field, typing.buffer.text()) };
         self.sheet.rows[self.at].value = value;
     }
 
@@ -305,10 +304,11 @@ impl App {
     fn begin_words(&mut self) {
         let Some(message) = self.item().map(|item| item.message.clone()) else { return };
         let Mode::Fill(filling) = &self.mode else { return };
-        // Where the field's value stands already, or else where one looks.
-        let place = self.places.iter().find(|(_, row)| *row == filling.at).map(|(range, _)| range.start);
+        // Where the field's value stands already, or else where one looks. A list gets one more.
+        let list = filling.sheet.field(filling.at).is_some_and(|field| field.list.is_some());
+        let place = self.places.iter().find(|(_, row)| *row == filling.at && !list).map(|(range, _)| range.clone());
         let top = self.body.get(self.scroll).map_or(0, |row| row.from);
-        match Words::new(&message, place.unwrap_or(top)) {
+        match Words::new(&message, place.unwrap_or(top..top)) {
             Some(words) => {
                 if let Some(filling) = self.filling() {
                     filling.words = Some(words);

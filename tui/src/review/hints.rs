@@ -4,6 +4,7 @@ use super::app::{App, Mode};
 use super::desk::Form;
 use super::fill::Filling;
 use super::keymap::Action;
+use super::words::Words;
 
 /// Key and word, in order.
 pub fn hints(app: &App) -> Vec<(String, &'static str)> {
@@ -46,6 +47,15 @@ fn of(app: &App, actions: &[Action]) -> Vec<(String, &'static str)> {
 
 fn form(app: &App, filling: &Filling) -> Vec<(String, &'static str)> {
     let (save, undo) = (app.keys.shown(Action::EditorSave), app.keys.shown(Action::EditorUndo));
+    if filling.words.as_ref().is_some_and(Words::extends) {
+        return fixed(&[
+            ("enter", "take"),
+            ("←→", "longer, shorter"),
+            ("blank", "anew"),
+            ("a-z", "next word with it"),
+            ("esc", "back"),
+        ]);
+    }
     if filling.words.is_some() {
         return fixed(&[
             ("enter", "take"),

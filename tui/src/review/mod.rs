@@ -11,6 +11,7 @@ mod draw_answer;
 mod edit;
 mod facts;
 mod fill;
+mod fit;
 mod hints;
 mod keymap;
 mod layout;

@@ -45,12 +45,8 @@ impl Sheet {
         let named = schema.fields().iter().map(|field| entry(&field.name));
         let extra = object.keys().filter(|key| schema.field(key).is_none()).map(|key| entry(key));
         let mut sheet = Sheet { rows: named.chain(extra).collect(), unreadable, schema: schema.clone() };
-        // Talk around an object: its values are offered, one by one.
-        if sheet.unreadable.is_some()
-            && let (Some(from), Some(last)) = (answer.find('{'), answer.rfind('}'))
-            && from < last
-        {
-            sheet.compare(&[(answer[from..=last].to_string(), "recorded".to_string())]);
+        if let Some(within) = sheet.unreadable.is_some().then(|| object_within(schema, answer)).flatten() {
+            sheet.compare(&[(within, "recorded".to_string())]);
         }
         sheet
     }
@@ -67,10 +63,6 @@ impl Sheet {
                 }
             }
         }
-    }
-
-    pub fn value(&self) -> Value {
-        Value::Object(self.rows.iter().map(|row| (row.name.clone(), row.value.clone())).collect())
     }
 
     /// The answer as it is recorded.
@@ -119,6 +111,14 @@ impl Sheet {
         }
         of.into_iter().zip(message.find(&texts)).collect()
     }
+}
+
+/// The object in an answer that talks around it, or the fields of one that was cut off.
+fn object_within(schema: &Schema, answer: &str) -> Option<String> {
+    let object = &answer[answer.find('{')?..];
+    let whole = object.rfind('}').map(|last| object[..=last].to_string());
+    let cut = object.rmatch_indices(',').take(schema.fields().len() + 1).map(|(at, _)| format!("{}}}", &object[..at]));
+    whole.into_iter().chain(cut).find(|text| schema.read(text).is_ok())
 }
 
 fn same(a: &Value, b: &Value) -> bool {
@@ -277,5 +277,7 @@ mod tests {
         let talk = Sheet::of(&schema(), "Sure! {\"people\": 2} Enjoy.");
         assert!(talk.unreadable.is_some() && talk.label() == "{}");
         assert_eq!(talk.rows[0].others, [(json!(2), "recorded".to_string())]);
+        let cut = Sheet::of(&schema(), "```json\n{\"people\": 2, \"time\": \"7, or 8\", \"area\": \"ins");
+        assert_eq!(cut.rows[1].others, [(json!("7, or 8"), "recorded".to_string())]);
     }
 }

@@ -96,6 +96,13 @@ fn folded(text: &str) -> (Vec<char>, Vec<Range<usize>>) {
             }
             continue;
         }
+        // Phones write these where people mean the plain ones.
+        let c = match c {
+            '’' | '‘' => '\'',
+            '“' | '”' => '"',
+            '–' | '—' | '‑' => '-',
+            c => c,
+        };
         for lower in c.to_lowercase() {
             chars.push(lower);
             bytes.push(of.clone());
@@ -138,6 +145,7 @@ mod tests {
         check("concatenate", &["cat", "a", "ca"], &[Some("cat"), None, None]);
         check("STRASSE and Straße", &["straße"], &[Some("Straße")]);
         check("明天晚上七点", &["晚上", "七"], &[Some("晚上"), Some("七")]);
+        check("Ms. O’Neill, 6–8 guests", &["o'neill", "6-8"], &[Some("O’Neill"), Some("6–8")]);
         check("İstanbul", &["istanbul"], &[None]);
         check("İstanbul", &["İSTANBUL"], &[Some("İstanbul")]);
         check("", &["x", ""], &[None, None]);

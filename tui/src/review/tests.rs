@@ -441,6 +441,15 @@ fn no_cell_of_a_hostile_item_holds_what_a_terminal_obeys() {
     }
 }
 
+#[test]
+fn a_rehearsal_goes_through_every_kind_of_answer() {
+    for mut desk in [paper(), fields::bookings(), texts::letters()] {
+        let done = rehearse(&mut desk, 100, 80, 24);
+        assert!(done.decisions.len() >= 2 && !done.looks.is_empty(), "{}", done.screen);
+        assert!(done.screen.contains("items are reviewed"), "{}", done.screen);
+    }
+}
+
 const SIZES: [(u16, u16); 3] = [(80, 24), (60, 20), (140, 40)];
 
 fn snapshot(name: &str, keys: impl Fn(&mut Session)) {

@@ -12,16 +12,25 @@ pub struct Words {
     /// Where the stretch is held; the other end moves.
     held: Option<usize>,
     at: usize,
+    /// It is the place of the field's value still: arrows make that longer or shorter, letters leave it.
+    fresh: bool,
     /// Letters that look for a word.
     pub typed: String,
 }
 
 impl Words {
-    /// None where the message has no word. Begins at the word where `from` bytes are.
-    pub fn new(message: &str, from: usize) -> Option<Words> {
+    /// None where the message has no word. Begins with the words of a place, or with the first word from a byte on.
+    pub fn new(message: &str, place: Range<usize>) -> Option<Words> {
         let words = words(message);
-        let at = words.iter().position(|word| word.end > from).unwrap_or(0);
-        (!words.is_empty()).then_some(Words { words, held: None, at, typed: String::new() })
+        let last = words.len().checked_sub(1)?;
+        let first = words.iter().position(|word| word.end > place.start).unwrap_or(0);
+        let fresh = !place.is_empty();
+        let at = if fresh {
+            words.iter().rposition(|word| word.start < place.end).unwrap_or(last).max(first)
+        } else {
+            first
+        };
+        Some(Words { words, held: fresh.then_some(first), at, fresh, typed: String::new() })
     }
 
     /// Bytes of what is chosen.
@@ -30,7 +39,7 @@ impl Words {
         self.words[held.min(self.at)].start..self.words[held.max(self.at)].end
     }
 
-    /// Whether the next arrow extends.
+    /// Whether the next arrow to the left or right extends.
     pub fn extends(&self) -> bool {
         self.held.is_some()
     }
@@ -43,6 +52,7 @@ impl Words {
             KeyCode::Left | KeyCode::Right | KeyCode::Up | KeyCode::Down | KeyCode::Home | KeyCode::End
         );
         if arrow {
+            self.fresh &= matches!(key.code, KeyCode::Left | KeyCode::Right);
             self.typed.clear();
             if shift && self.held.is_none() {
                 self.held = Some(self.at);
@@ -57,6 +67,7 @@ impl Words {
             KeyCode::Up => self.vertical(message, rows, -1),
             KeyCode::Down => self.vertical(message, rows, 1),
             KeyCode::Char(' ') => {
+                self.fresh = false;
                 self.held = if self.held.is_some() { None } else { Some(self.at) };
                 self.typed.clear();
             }
@@ -64,6 +75,9 @@ impl Words {
                 self.typed.pop();
             }
             KeyCode::Char(c) if !key.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT) => {
+                if std::mem::take(&mut self.fresh) {
+                    self.held = None;
+                }
                 self.typed.push(c);
                 self.look(message);
             }
@@ -146,8 +160,12 @@ mod tests {
     const MESSAGE: &str = "Hi! A table for four,\nat 7pm \"tomorrow\" (Ann Smith) please.";
 
     fn chosen(keys: &[KeyCode]) -> String {
+        from(0..0, keys)
+    }
+
+    fn from(from: Range<usize>, keys: &[KeyCode]) -> String {
         let rows = text::lay(MESSAGE, 30, &[]);
-        let mut words = Words::new(MESSAGE, 0).unwrap();
+        let mut words = Words::new(MESSAGE, from).unwrap();
         for key in keys {
             words.handle(KeyEvent::from(*key), MESSAGE, &rows);
         }
@@ -173,10 +191,21 @@ mod tests {
     }
 
     #[test]
+    fn a_values_place_is_made_longer_or_shorter_until_a_letter_leaves_it() {
+        use KeyCode::{Char, Left, Right};
+        let at = MESSAGE.find("at 7pm").unwrap();
+        assert_eq!(from(at..at + 6, &[]), "at 7pm");
+        assert_eq!(from(at..at + 6, &[Right]), "at 7pm \"tomorrow");
+        assert_eq!(from(at..at + 6, &[Left]), "at");
+        assert_eq!(from(at..at + 6, &[Char('s')]), "Smith");
+        assert_eq!(from(at..at + 6, &[Char(' '), Right]), "tomorrow");
+    }
+
+    #[test]
     fn a_message_without_words_has_none() {
-        assert_eq!(Words::new(" \n ?! ", 0), None);
+        assert_eq!(Words::new(" \n ?! ", 0..0), None);
         let message = "明天晚上7点";
-        assert!(Words::new(message, 0).unwrap().words.len() > 2);
+        assert!(Words::new(message, 0..0).unwrap().words.len() > 2);
         let hostile = "\u{202e}four\u{202c} at 8\u{1b}]0;x\u{7}";
         let words: Vec<&str> = words(hostile).into_iter().map(|word| &hostile[word]).collect();
         assert_eq!(words, ["four", "at", "8", "]0;x"]);

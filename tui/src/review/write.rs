@@ -125,12 +125,12 @@ impl App {
         let mut writing = Writing::new(recorded, judged.unwrap_or(recorded));
         if let Some(Value::String(draft)) = self.draft_of(at) {
             writing.buffer.replace_all(&draft);
-            writing.buffer.to_start();
+            writing.buffer.go_to_start();
             let undo = self.keys.shown(Action::EditorUndo);
             self.say(format!("your unfinished correction is back; {undo} takes it back"));
         } else {
             // One reads from the beginning.
-            writing.buffer.to_start();
+            writing.buffer.go_to_start();
         }
         self.mode = Mode::Write(Box::new(writing));
     }

@@ -19,7 +19,7 @@ const SCHEMA: &str = r#"{
   "additionalProperties": false
 }"#;
 
-fn bookings() -> Paper {
+pub fn bookings() -> Paper {
     let items = vec![
         item(
             "Good evening, I would like a table for 4 tomorrow at 7 pm, in the name of Ann Smith. We are outside people! \
@@ -87,13 +87,24 @@ fn words_are_taken_out_of_the_message() {
     s.type_in("\ns");
     assert_eq!(s.verdicts()[0].2.unwrap(), FIRST.replace("7pm", "7 pm"));
     let mut s = session();
-    s.type_in("8wannns").key(KeyEvent::new(KeyCode::Left, KeyModifiers::SHIFT));
+    s.type_in("8wann").key(KeyEvent::new(KeyCode::Right, KeyModifiers::SHIFT));
     s.type_in("\n").type_in("s");
     assert!(
         s.verdicts()[0].2.unwrap().contains(r#""allergies":["nuts","shellfish","Ann Smith"]"#),
         "{:?}",
         s.verdicts()
     );
+}
+
+#[test]
+fn a_number_that_should_be_a_text_is_mended_by_looking_at_it() {
+    let mut s = session();
+    s.desk.items = vec![item("at 4", r#"{"people": 2, "time": 4}"#)].into();
+    let mut s = Session::new(s.desk, 80, 24);
+    s.type_in("\n");
+    assert!(s.screen().contains("time: a text is needed, not 4"), "{}", s.screen());
+    s.type_in("c\n\ns");
+    assert_eq!(s.verdicts(), [(0, Verdict::Correct, Some(r#"{"people":2,"time":"4"}"#), None)]);
 }
 
 #[test]
@@ -136,7 +147,7 @@ fn a_field_that_the_schema_does_not_know_can_only_go() {
     s.type_in("sss\n");
     assert_eq!((s.verdicts().len(), s.app.at), (3, Some(3)));
     s.type_in("c");
-    assert!(s.screen().contains("the schema has no such"), "{}", s.screen());
+    assert!(s.screen().contains("not in the schema"), "{}", s.screen());
     s.type_in("ds");
     assert_eq!(s.verdicts()[3], (3, Verdict::Correct, Some(r#"{"people":2,"time":"8"}"#), None));
 }

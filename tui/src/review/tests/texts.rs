@@ -4,7 +4,7 @@ use super::*;
 
 const ANSWER: &str = "Dear Ann,\n\nthank you for your message. Our kitchen is open until nine, and the bar until midnight.\n\nKind regards,\nthe team";
 
-fn letters() -> Paper {
+pub fn letters() -> Paper {
     let items = vec![
         item("How long is your kitchen open on Sundays?", ANSWER),
         item("\u{1b}[2Jhostile", "zero\u{200b}width and \u{1b}[31mred\u{1b}[0m\r\nend"),
