@@ -113,6 +113,7 @@ Example:
   limbeck review recipes/quickstart --export tasks.json --format label-studio
   limbeck review recipes/quickstart --import project-1.json
 
+Answers that are fields (task.kind = \"extract\") come as a form: a digit goes to a field, w takes words of the message.
 Several people may review at once, also on other machines: review.store in the recipe names a shared folder.
 Keys can be moved in a file of lines such as accept = [\"y\", \"enter\"]: --keys FILE, or limbeck/keys.toml in
 $XDG_CONFIG_HOME or ~/.config. The screen's help (?) lists them; `--keys` with a mistake lists the actions.")]

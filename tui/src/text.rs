@@ -76,19 +76,126 @@ pub fn fit(text: &str, width: usize) -> String {
 
 /// Wraps `text` to rows of at most `width` columns, at spaces where there are any. Never empty.
 pub fn wrap(text: &str, width: usize) -> Vec<Row> {
-    let width = width.max(12);
-    let (shown, hidden) = match text.char_indices().nth(MAX_CHARS) {
-        Some((end, _)) => (&text[..end], text[end..].chars().count()),
-        None => (text, 0),
-    };
-    let mut rows = Vec::new();
-    let mut line: Vec<Unit<'_>> = Vec::new();
-    let mut used = 0;
-    let mut break_at = 0;
+    let (shown, hidden) = bounded(text);
+    let mut rows: Vec<Row> = break_rows(units(shown), width, false).iter().map(|(_, line)| join(line)).collect();
+    if let Some(hidden) = hidden {
+        rows.push(vec![Span { text: hidden, escaped: true }]);
+    }
+    rows
+}
+
+/// A row that knows where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Laid {
+    /// Byte offset in the text of what stands first; a row reaches to the next one's.
+    pub from: usize,
+    pub pieces: Vec<Piece>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    pub text: String,
+    /// Byte offset of what it shows, or before which it was put.
+    pub from: usize,
+    pub kind: PieceKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PieceKind {
+    Plain,
+    Escaped,
+    /// Not of the text.
+    Put,
+}
+
+/// [`wrap`] with offsets. A piece never goes over one of `cuts`, ascending offsets; what is put at one stands before it.
+/// The row after a last line break is there, for a cursor may be in it.
+pub fn lay(text: &str, width: usize, cuts: &[(usize, String)]) -> Vec<Laid> {
+    let (shown, hidden) = bounded(text);
+    let mut put = cuts.iter().filter(|(_, what)| !what.is_empty()).peekable();
+    let mut all = Vec::with_capacity(shown.len());
     for unit in units(shown) {
+        while let Some((from, what)) = put.next_if(|(from, _)| *from <= unit.from) {
+            all.push(Unit { from: *from, ..Unit::new(what.as_str(), Kind::Put) });
+        }
+        all.push(unit);
+    }
+    all.extend(put.map(|(from, what)| Unit { from: *from, ..Unit::new(what.as_str(), Kind::Put) }));
+    let laid = |(from, line): (usize, Vec<Unit<'_>>)| {
+        let mut pieces: Vec<Piece> = Vec::new();
+        for unit in line {
+            let kind = match unit.kind {
+                Kind::Escape => PieceKind::Escaped,
+                Kind::Put => PieceKind::Put,
+                _ => PieceKind::Plain,
+            };
+            match pieces.last_mut() {
+                Some(last)
+                    if last.kind == kind && !cuts.iter().any(|(cut, _)| (last.from + 1..=unit.from).contains(cut)) =>
+                {
+                    last.text.push_str(&unit.text);
+                }
+                _ => pieces.push(Piece { text: unit.text.into_owned(), from: unit.from, kind }),
+            }
+        }
+        Laid { from, pieces }
+    };
+    let mut rows: Vec<Laid> = break_rows(all.into_iter(), width, true).into_iter().map(laid).collect();
+    if let Some(hidden) = hidden {
+        let piece = Piece { text: hidden, from: text.len(), kind: PieceKind::Escaped };
+        rows.push(Laid { from: text.len(), pieces: vec![piece] });
+    }
+    rows
+}
+
+/// Row and column of a byte offset at a grapheme's beginning, in rows that were laid out of `text`.
+pub fn place_of(text: &str, rows: &[Laid], at: usize) -> (usize, usize) {
+    let row = rows.partition_point(|row| row.from <= at).saturating_sub(1);
+    let from = rows.get(row).map_or(0, |row| row.from).min(at);
+    (row, units(&text[from..at]).filter(|unit| unit.kind != Kind::Break).map(|unit| unit.width).sum())
+}
+
+/// The offset in row `row` that is nearest to the column.
+pub fn offset_at(text: &str, rows: &[Laid], row: usize, column: usize) -> usize {
+    let from = rows[row].from;
+    let end = rows.get(row + 1).map_or(text.len(), |next| next.from);
+    let (mut best, mut used) = (from, 0);
+    for (i, grapheme) in text[from..end].grapheme_indices(true) {
+        best = from + i;
+        let mut pieces = Vec::new();
+        push_grapheme(grapheme, 0, &mut pieces);
+        if used >= column || pieces.iter().any(|unit| unit.kind == Kind::Break) {
+            return best;
+        }
+        used += pieces.iter().map(|unit| unit.width).sum::<usize>();
+    }
+    if row + 1 == rows.len() { end } else { best }
+}
+
+/// As much of a text as is laid out, and what to say of the rest.
+fn bounded(text: &str) -> (&str, Option<String>) {
+    match text.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => {
+            let hidden = text[end..].chars().count();
+            (&text[..end], Some(format!("[{hidden} more characters are not shown]")))
+        }
+        None => (text, None),
+    }
+}
+
+/// Rows of units, each with the offset at which it begins. `last` asks for the empty row after a last line break.
+fn break_rows<'a>(units: impl Iterator<Item = Unit<'a>>, width: usize, last: bool) -> Vec<(usize, Vec<Unit<'a>>)> {
+    let width = width.max(12);
+    let mut rows = Vec::new();
+    let mut line: Vec<Unit<'a>> = Vec::new();
+    let (mut used, mut break_at) = (0, 0);
+    // Where the row begins that has no unit yet.
+    let mut begins = 0;
+    let start = |line: &[Unit<'a>], begins: usize| line.first().map_or(begins, |unit| unit.from);
+    for unit in units {
         if unit.kind == Kind::Break {
-            rows.push(join(&line));
-            line.clear();
+            rows.push((start(&line, begins), std::mem::take(&mut line)));
+            begins = unit.from + unit.text.len();
             (used, break_at) = (0, 0);
             continue;
         }
@@ -98,7 +205,7 @@ pub fn wrap(text: &str, width: usize) -> Vec<Row> {
                 break;
             }
             let rest = if break_at > 0 { line.split_off(break_at) } else { Vec::new() };
-            rows.push(join(&line));
+            rows.push((start(&line, begins), line));
             line = rest;
             used = line.iter().map(|u| u.width).sum();
             break_at = 0;
@@ -107,17 +214,14 @@ pub fn wrap(text: &str, width: usize) -> Vec<Row> {
             continue; // a space at the end of a full row is the line break itself
         }
         used += unit.width;
-        let breaks = unit.kind != Kind::Letter;
+        let breaks = !matches!(unit.kind, Kind::Letter | Kind::Put);
         line.push(unit);
         if breaks {
             break_at = line.len();
         }
     }
-    if !line.is_empty() || rows.is_empty() {
-        rows.push(join(&line));
-    }
-    if hidden > 0 {
-        rows.push(vec![Span { text: format!("[{hidden} more characters are not shown]"), escaped: true }]);
+    if !line.is_empty() || rows.is_empty() || last && begins > 0 {
+        rows.push((start(&line, begins), line));
     }
     rows
 }
@@ -144,31 +248,41 @@ enum Kind {
     Tab,
     Break,
     Escape,
+    /// Not of the text.
+    Put,
 }
 
 struct Unit<'a> {
     text: Cow<'a, str>,
     width: usize,
     kind: Kind,
+    /// Byte offset of its grapheme.
+    from: usize,
 }
 
 impl<'a> Unit<'a> {
     fn new(text: impl Into<Cow<'a, str>>, kind: Kind) -> Self {
         let text = text.into();
-        Unit { width: text.width(), text, kind }
+        Unit { width: text.width(), text, kind, from: 0 }
     }
 }
 
 /// The smallest pieces that are drawn as one: grapheme clusters, and escapes for what can't be shown.
 fn units(text: &str) -> impl Iterator<Item = Unit<'_>> {
-    text.graphemes(true).flat_map(|grapheme| {
+    text.grapheme_indices(true).flat_map(|(from, grapheme)| {
         let mut out = Vec::with_capacity(1);
-        push_grapheme(grapheme, &mut out);
+        push_grapheme(grapheme, from, &mut out);
         out
     })
 }
 
-fn push_grapheme<'a>(grapheme: &'a str, out: &mut Vec<Unit<'a>>) {
+fn push_grapheme<'a>(grapheme: &'a str, from: usize, out: &mut Vec<Unit<'a>>) {
+    let first = out.len();
+    spell_grapheme(grapheme, out);
+    out[first..].iter_mut().for_each(|unit| unit.from = from);
+}
+
+fn spell_grapheme<'a>(grapheme: &'a str, out: &mut Vec<Unit<'a>>) {
     match grapheme {
         "\n" | "\r\n" => return out.push(Unit::new(grapheme, Kind::Break)),
         "\t" => return out.push(Unit::new(TAB, Kind::Tab)),
@@ -310,6 +424,56 @@ mod tests {
     fn a_huge_message_is_bounded_and_says_so() {
         let rows = wrap(&"word ".repeat(40_000), 80);
         assert_eq!(plain(&rows).last().map(String::as_str), Some("[100000 more characters are not shown]"));
+    }
+
+    #[test]
+    fn laid_rows_are_the_wrapped_ones_and_know_where_they_came_from() {
+        let texts = [
+            "my card has not arrived yet",
+            "one\n\ntwo",
+            "卡片还没有到达我家里",
+            "a\tb \u{202e} c\u{65}\u{301}",
+            "",
+            "x  \n y",
+        ];
+        for text in texts {
+            for width in [12, 14, 80] {
+                let rows = lay(text, width, &[]);
+                let shown: Vec<String> = rows
+                    .iter()
+                    .map(|row| {
+                        row.pieces.iter().map(|p| p.text.as_str()).collect::<String>().trim_end_matches(' ').to_string()
+                    })
+                    .collect();
+                assert_eq!(shown, plain(&wrap(text, width)), "{text:?} {width}");
+                for (at, _) in text.grapheme_indices(true).chain([(text.len(), "")]) {
+                    let (row, column) = place_of(text, &rows, at);
+                    assert_eq!(offset_at(text, &rows, row, column), at, "{text:?} {width} {at}");
+                }
+            }
+        }
+        assert_eq!(lay("one\n", 20, &[]).len(), 2);
+        assert_eq!(place_of("one\n", &lay("one\n", 20, &[]), 4), (1, 0));
+    }
+
+    #[test]
+    fn what_is_put_into_a_text_is_told_from_it() {
+        let cuts = [(10, "1[".to_string()), (14, "]".to_string())];
+        let rows = lay("table for four please", 20, &cuts);
+        let pieces: Vec<_> =
+            rows.iter().flat_map(|row| &row.pieces).map(|p| (p.text.as_str(), p.from, p.kind)).collect();
+        let (plain, put) = (PieceKind::Plain, PieceKind::Put);
+        assert_eq!(
+            pieces,
+            [
+                ("table for ", 0, plain),
+                ("1[", 10, put),
+                ("four", 10, plain),
+                ("]", 14, put),
+                (" ", 14, plain),
+                ("please", 15, plain)
+            ]
+        );
     }
 
     #[test]

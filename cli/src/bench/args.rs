@@ -67,6 +67,9 @@ pub struct BenchReview {
     /// Decisions to make
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = positive)]
     pub decisions: usize,
+    /// What the answers are
+    #[arg(long, value_enum, default_value_t = AnswerKind::Labels)]
+    pub answers: AnswerKind,
     /// Columns and rows of the screen
     #[arg(long, value_name = "N", default_value_t = 80)]
     pub width: u16,
@@ -75,6 +78,14 @@ pub struct BenchReview {
     /// Where the run is made and thrown away; the system's folder for temporary files when left out
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerKind {
+    /// One of 77 labels
+    Labels,
+    /// A form of three fields
+    Fields,
 }
 
 #[derive(Args, Debug, Clone)]

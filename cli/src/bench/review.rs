@@ -1,6 +1,6 @@
 //! The review's own bars: how fast the desk is at a full queue, and how much planted noise comes first in it.
 
-use crate::bench::args::{BenchReview, BenchSuspects};
+use crate::bench::args::{AnswerKind, BenchReview, BenchSuspects};
 use crate::bench::banking::Rows;
 use crate::exit::{Exit, Result};
 use crate::output;
@@ -32,7 +32,7 @@ pub fn desk(settings: &Settings, args: &BenchReview) -> Result<Exit> {
     let place = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     let scratch = Scratch::within(&place, "bench-review")?;
     let folder = scratch.path().join("full");
-    write_recipe(&folder, args.items)?;
+    write_recipe(&folder, args.items, args.answers)?;
     let settings =
         Settings { runs_dir: scratch.path().join("runs"), sets: Vec::new(), device: None, ..settings.clone() };
 
@@ -149,11 +149,24 @@ impl Figures {
 }
 
 /// A recipe whose traces are made up: words drawn anew for each message, some of them its label's.
-fn write_recipe(folder: &Path, items: usize) -> Result<()> {
+fn write_recipe(folder: &Path, items: usize, answers: AnswerKind) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| cannot("create", folder, &e))?;
     let labels: Vec<String> = (0..CLASSES).map(|i| format!("intent_{i:02}")).collect();
+    let task = match answers {
+        AnswerKind::Labels => format!("labels = {labels:?}"),
+        AnswerKind::Fields => "kind = \"extract\"\nschema = \"schema.json\"".to_owned(),
+    };
+    if answers == AnswerKind::Fields {
+        let path = folder.join("schema.json");
+        let field = json!({"type": "string"});
+        let schema = json!({
+            "type": "object", "properties": {"topic": field, "what": field, "when": field},
+            "required": ["topic"], "additionalProperties": false,
+        });
+        std::fs::write(&path, schema.to_string()).map_err(|e| cannot("write", &path, &e))?;
+    }
     let toml = format!(
-        "name = \"full\"\n\n[task]\nlabels = {labels:?}\n\n[model]\nbase = \"none.gguf\"\n\n[data]\ntraces = [\"traces.jsonl\"]\n\n\
+        "name = \"full\"\n\n[task]\n{task}\n\n[model]\nbase = \"none.gguf\"\n\n[data]\ntraces = [\"traces.jsonl\"]\n\n\
          [data.split]\nvalid = 0.05\ncalibration = 0.05\ntest = 0.1\n\n[promote]\nchannel = \"none\"\n"
     );
     let path = folder.join("recipe.toml");
@@ -170,10 +183,16 @@ fn write_recipe(folder: &Path, items: usize) -> Result<()> {
         let words: Vec<String> =
             (0..12).map(|k| word(if k % 3 == 0 { label * 40 + rng.below(40) } else { rng.below(4_096) })).collect();
         let answer = if rng.chance(0.08) { rng.below(CLASSES) } else { label };
+        let content = match answers {
+            AnswerKind::Labels => labels[answer].clone(),
+            // Some say what the message does not, some leave out what must be there.
+            AnswerKind::Fields if answer != label => json!({"what": labels[answer]}).to_string(),
+            AnswerKind::Fields => json!({"topic": words[0], "when": words[4]}).to_string(),
+        };
         let line = json!({
             "id": format!("call-{i:06}"), "customer": format!("c{}", i / 7),
             "request": {"messages": [{"role": "user", "content": words.join(" ")}]},
-            "response": {"model": "m", "choices": [{"message": {"role": "assistant", "content": labels[answer]}}]},
+            "response": {"model": "m", "choices": [{"message": {"role": "assistant", "content": content}}]},
         });
         lines.push_str(&line.to_string());
         lines.push('\n');

@@ -364,4 +364,42 @@ mod tests {
         let config = label_studio_config(&Answers::Labels(vec!["a<b & \"c\"".to_string()]), &["spam"]);
         assert!(config.contains("<Choice value=\"a&lt;b &amp; &quot;c&quot;\"/>"), "{config}");
     }
+
+    #[test]
+    fn fields_go_as_text_and_come_back_checked() {
+        let schema = r#"{"type":"object","properties":{"time":{"type":"string"},"people":{"type":"integer"}},
+            "required":["people"],"additionalProperties":false}"#;
+        let mut queue = queue();
+        queue.answers = Answers::of(&[], Some(schema)).unwrap();
+        queue.items.iter_mut().for_each(|item| item.label = None);
+        queue.items[0].label = Some(r#"{"people":4}"#.to_string());
+        let mut tasks = export(queue.items.iter(), &queue.answers, Format::LabelStudio);
+        let result = &tasks[0]["predictions"][0]["result"][0];
+        assert_eq!((&result["type"], &result["value"]["text"]), (&json!("textarea"), &json!([r#"{"people":4}"#])));
+        let config = label_studio_config(&queue.answers, &["spam"]);
+        assert!(config.contains("<TextArea name=\"label\"") && config.contains("time, people"), "{config}");
+        let given = |text: &str| {
+            let value = json!({"from_name": "label", "to_name": "text", "type": "textarea", "value": {"text": [text]}});
+            json!([{"completed_by": 7, "result": [value]}])
+        };
+        tasks[0]["annotations"] = given("{ \"people\": 4.0, \"time\": null }");
+        tasks[1]["annotations"] = given("```json\n{\"people\": 5, \"time\": \"7\"}\n```");
+        tasks[2]["annotations"] = given("{\"people\": \"five\"}");
+        let now = "2026-04-01T00:00:00Z";
+        let imported = import(&tasks.to_string(), &queue, &Decisions::default(), now).unwrap();
+        let label = |s: &str| Some(s.to_string());
+        assert_eq!(
+            all(&imported),
+            [
+                ("label-studio:7 t1".into(), Verdict::Accept, label(r#"{"people":4}"#), None),
+                ("label-studio:7 t2".into(), Verdict::Correct, label(r#"{"time":"7","people":5}"#), None),
+            ]
+        );
+        assert_eq!(imported.left_out, BTreeMap::from([("its answer is not valid under the schema", 1)]));
+
+        let mut records = export(queue.items.iter(), &queue.answers, Format::Argilla);
+        records[1]["responses"] = json!({"label": [{"value": "{\"people\": 6}", "user_id": "u1"}]});
+        let imported = import(&records.to_string(), &queue, &Decisions::default(), now).unwrap();
+        assert_eq!(all(&imported), [("argilla:u1 t2".into(), Verdict::Correct, label(r#"{"people":6}"#), None)]);
+    }
 }

@@ -1,7 +1,7 @@
 //! The desk of a run: its review queue, everyone's decisions, and the stream that this session appends to. What others
 //! decide meanwhile is heard through [`Desk::poll`].
 
-use super::desk::{Alike, Desk, DeskError, Gauge, Item, Judgement, Marks, Seen, State, Verdict};
+use super::desk::{Alike, Desk, DeskError, Form, Gauge, Item, Judgement, Marks, Seen, State, Verdict};
 use super::tally;
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
 use limbeck_data_curation::review::handover::{self, HandOver};
@@ -230,6 +230,10 @@ impl Desk for QueueDesk {
 
     fn items(&self) -> Arc<[Item]> {
         self.items.clone()
+    }
+
+    fn form(&self) -> Form {
+        self.queue.answers.fields().map_or(Form::Labels, |fields| Form::Fields(fields.schema.clone()))
     }
 
     fn labels(&self) -> Arc<[String]> {

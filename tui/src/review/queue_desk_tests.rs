@@ -207,3 +207,75 @@ fn half_a_queue_changes_hands_under_the_running_screen() {
     assert_eq!(both.len(), 3, "each is one's");
     assert_eq!(open_for(&open(dir.path(), "cat")).len(), 3);
 }
+
+/// A queue of bookings: one answered well, one without a date that the message has, one in words.
+fn bookings(dir: &Path, reviewer: &str, role: Role) -> QueueDesk {
+    let schema = r#"{"type":"object","properties":{"date":{"type":"string"},"people":{"type":"string"}},
+        "additionalProperties":false}"#;
+    let answers = Answers::of(&[], Some(schema)).unwrap();
+    let texts = ["tomorrow, for 4", "for 2 on Friday", "for 3"];
+    let recorded = [r#"{"date":"tomorrow","people":"4"}"#, r#"{"people":"2"}"#, "Three people."];
+    let mut queue = queue(1);
+    for ((item, text), answer) in queue.items.iter_mut().zip(texts).zip(recorded) {
+        item.message = text.to_string();
+        item.answer = answer.to_string();
+        item.label = answers.read(answer).ok().map(|label| label.into_owned());
+    }
+    queue.answers = answers;
+    QueueDesk::open(Setup {
+        name: "bookings".into(),
+        queue,
+        store: dir.join("store"),
+        files: Vec::new(),
+        reviewer: reviewer.into(),
+        role,
+        max_label_error: 0.05,
+        guidelines: String::new(),
+        now: Box::new(|| "2026-03-04T10:11:12.000Z".to_string()),
+    })
+    .unwrap()
+}
+
+#[test]
+fn fields_are_accepted_corrected_and_filled_in() {
+    let dir = tempfile::tempdir().unwrap();
+    // As it is; a date out of the message; the number out of the message in place of a sentence.
+    let app = type_in(&mut bookings(dir.path(), "ada", Role::First), "\n1wf\ns2w3\ns");
+    assert_eq!((app.reviewed(), app.total()), (3, 3));
+    let again = bookings(dir.path(), "ada", Role::First);
+    let label = |i: usize| again.state(i).judgement.unwrap().label.unwrap();
+    assert_eq!(label(0), r#"{"date":"tomorrow","people":"4"}"#);
+    assert_eq!(
+        (label(1), label(2)),
+        (r#"{"date":"Friday","people":"2"}"#.to_string(), r#"{"people":"3"}"#.to_string())
+    );
+    let status = again.queue().status(again.decisions());
+    assert_eq!((status.reviewed, status.void.len()), (3, 0));
+}
+
+#[test]
+fn a_third_settles_fields_by_taking_one_reviewers_value() {
+    let dir = tempfile::tempdir().unwrap();
+    let entry = |reviewer: &str, label: &str| {
+        let made = Decision::new(
+            "2026-03-06T00:00:00Z",
+            reviewer,
+            "t1",
+            review::Verdict::Correct,
+            Some(label),
+            "digest of t1",
+            None,
+        );
+        Decision { pass: Some(Pass::Blind), ..made }.sealed()
+    };
+    for (reviewer, label) in [("cat", r#"{"date":"tomorrow","people":"5"}"#), ("dan", r#"{"people":"4"}"#)] {
+        Stream::new(&dir.path().join("store"), reviewer, "2026-03-06T00:00:00Z")
+            .append(&entry(reviewer, label))
+            .unwrap();
+    }
+    let mut eve = bookings(dir.path(), "eve", Role::Adjudicate);
+    assert!(!eve.state(0).closed, "they differ");
+    let app = type_in(&mut eve, "2os");
+    assert_eq!(app.at, None);
+    assert_eq!(eve.state(0).judgement.unwrap().label.as_deref(), Some(r#"{"date":"tomorrow","people":"5"}"#));
+}
