@@ -210,7 +210,7 @@ fn simulated_bookings_repeat_and_err_as_often_as_asked() {
     let words = ["friday", "half seven", "4 people", "Ann", "Novak"];
     let booked = |i: usize| Booked {
         text: format!("booking {} of {}", i, words[..i % 5].join(" and ")),
-        requested: if i % 7 == 0 { vec!["time".to_string()] } else { Vec::new() },
+        requested: if i.is_multiple_of(7) { vec!["time".to_string()] } else { Vec::new() },
         values: (0..i % 5).map(|s| (slots[s], words[s].to_string())).collect(),
     };
     let source: Vec<Booked> = (0..2_000).map(booked).collect();
