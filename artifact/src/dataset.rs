@@ -5,17 +5,17 @@
 //! `calibration.jsonl`, `test.jsonl`, each one [`Example`] a line.
 
 mod curation;
+mod targets;
 mod writer;
 
 pub use curation::{Curation, Provenance};
+use targets::Targets;
 pub use writer::{DatasetWriter, Line};
 
 use crate::digest::{canonical_json, sha256_file, sha256_hex};
-use crate::schema::Schema;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -289,50 +289,6 @@ const FREEZE_AGAIN: &str = "freeze the dataset again";
 fn illegible(path: &Path) -> impl FnOnce(serde_json::Error) -> Error {
     let path = path.to_path_buf();
     move |e| Error::invalid(&path, format!("it cannot be written as JSON: {e}"), "look for numbers that are not finite")
-}
-
-/// What a dataset's targets must be.
-enum Targets {
-    Any,
-    Labels(Vec<String>),
-    Fields(Schema),
-}
-
-impl Targets {
-    /// Errors where the card's schema is none.
-    fn of(card: &DatasetCard) -> Result<Targets> {
-        match &card.schema {
-            None if card.labels.is_empty() => Ok(Targets::Any),
-            None => Ok(Targets::Labels(card.labels.clone())),
-            Some(text) => Schema::parse(text).map(Targets::Fields).map_err(|e| {
-                Error::invalid(Path::new("dataset.json"), format!("its schema can't be used: {e}"), FREEZE_AGAIN)
-            }),
-        }
-    }
-
-    /// What a card counts a target as. The fields' values are the customers' and have no place in a card.
-    fn class<'t>(&self, target: &'t str) -> Cow<'t, str> {
-        let Targets::Fields(schema) = self else { return Cow::Borrowed(target) };
-        let said: serde_json::Map<String, Value> = serde_json::from_str(target).unwrap_or_default();
-        let names: Vec<&str> =
-            schema.fields().iter().map(|f| f.name.as_str()).filter(|name| said.contains_key(*name)).collect();
-        Cow::Owned(if names.is_empty() { "(no field)".to_owned() } else { names.join(", ") })
-    }
-
-    fn check(&self, target: &str) -> std::result::Result<(), String> {
-        match self {
-            Targets::Any => Ok(()),
-            Targets::Labels(labels) => match labels.binary_search_by(|label| label.as_str().cmp(target)) {
-                Ok(_) => Ok(()),
-                Err(_) => Err("a target outside the taxonomy".to_owned()),
-            },
-            Targets::Fields(schema) => match schema.canonical_text(target) {
-                Ok(canonical) if canonical == target => Ok(()),
-                Ok(_) => Err("a target that is not in the schema's canonical form".to_owned()),
-                Err(fault) => Err(format!("a target that the schema does not allow ({fault})")),
-            },
-        }
-    }
 }
 
 fn split_card(rows: &[Example], text: &str, targets: &Targets) -> SplitCard {

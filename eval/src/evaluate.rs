@@ -3,8 +3,8 @@
 
 use crate::arms::{self, Answers, Arm, ArmKind, Questions};
 use crate::calibration::{
-    RiskPoint, as_posterior, aurc, calibration_scores, confidence_scores, confidences, fit_temperature, reliability,
-    risk_coverage, serve_at, temper, temper_confidence,
+    RiskPoint, aurc, calibration_scores, confidences, fit_temperature, reliability, risk_coverage, serve_at, temper,
+    temper_confidence,
 };
 use crate::cost::{Cost, PriceTable, Usage, recorded_cost, self_hosted_cost};
 use crate::error::EvalError;
@@ -14,6 +14,7 @@ use crate::gates::{Evidence, Gate, Verdict, decide};
 use crate::judge::Judge;
 use crate::metrics::{Prediction, latency, score, score_answers};
 use crate::report::{ArmResult, Calibration, Comparison, Fact, Lineage, Mistake, Report, Routing, SCHEMA, TestRows};
+use crate::said::{calibrate_confidences, said_confidences};
 use crate::statistics::{Paired, Risk, mcnemar_exact, tango_interval, wilson};
 use crate::words::{percent, signed_points};
 use limbeck_artifact::dataset::{DatasetCard, Example, LabelSource};
@@ -278,43 +279,6 @@ fn measure(
         calibration: calibration.or_else(of_confidences),
         extraction,
     }
-}
-
-/// Each row's confidence at `temperature` and whether its answer was right; none where answers have no confidence. Who
-/// serves an answer sees that it is not valid, so that such a one has none.
-fn said_confidences(predictions: &[Prediction], gold: &[usize], temperature: f64) -> Option<Vec<(f64, bool)>> {
-    let one = |(p, gold): (&Prediction, &usize)| {
-        let confidence = p.said.as_ref()?.confidence?;
-        Some(match p.label {
-            None => (0.0, false),
-            Some(label) => (temper_confidence(confidence, temperature), label == *gold),
-        })
-    };
-    predictions.iter().zip(gold).map(one).collect()
-}
-
-fn calibrate_confidences(
-    answers: &Answers,
-    gold: &[usize],
-    calibration_gold: &[usize],
-    level: f64,
-) -> Option<Calibration> {
-    let raw = said_confidences(&answers.test, gold, 1.0)?;
-    let valid = answers.calibration.iter().zip(calibration_gold).filter(|(p, _)| p.label.is_some());
-    let (valid, valid_gold): (Vec<Prediction>, Vec<usize>) = valid.map(|(p, gold)| (p.clone(), *gold)).unzip();
-    let fitted_on = said_confidences(&valid, &valid_gold, 1.0).unwrap_or_default();
-    let posteriors: Vec<[f32; 2]> = fitted_on.iter().map(|(confidence, _)| as_posterior(*confidence)).collect();
-    let posteriors: Vec<&[f32]> = posteriors.iter().map(|p| p.as_slice()).collect();
-    let wrong: Vec<usize> = fitted_on.iter().map(|(_, right)| usize::from(!right)).collect();
-    let temperature = fit_temperature(&posteriors, &wrong);
-    let tempered = said_confidences(&answers.test, gold, temperature)?;
-    Some(Calibration {
-        temperature,
-        fitted_rows: fitted_on.len() as u64,
-        raw: confidence_scores(&raw),
-        tempered: confidence_scores(&tempered),
-        bins: reliability(&tempered, level),
-    })
 }
 
 fn usage(row: &Example) -> Usage<'_> {

@@ -16,6 +16,7 @@ mod model_card;
 mod predictions;
 mod report;
 mod rng;
+mod said;
 mod special;
 pub mod statistics;
 mod words;

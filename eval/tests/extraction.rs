@@ -73,6 +73,7 @@ fn plan(dir: &Path) -> EvalPlan {
             gate("frontier", Rule::NonInferiority { against: "frontier".into(), margin: 0.3 }),
         ],
         threshold: 0.7,
+        mistakes: 20,
         ..support::plan(dir)
     }
 }

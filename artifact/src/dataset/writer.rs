@@ -1,7 +1,8 @@
 //! Freezing row by row: memory holds an id a row and a name a group, however long the rows. Nothing shows under its name
 //! until all promises of the format have been checked.
 
-use super::{Curation, DatasetCard, Example, LabelSource, Split, SplitCard, Targets, card_digest, illegible};
+use super::targets::Targets;
+use super::{Curation, DatasetCard, Example, LabelSource, Split, SplitCard, card_digest, illegible};
 use crate::digest::hex;
 use crate::files::{AtomicFile, write_atomic};
 use crate::{Error, Result};
