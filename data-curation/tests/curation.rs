@@ -87,6 +87,8 @@ impl Run {
             reviewers_per_item: 1,
             min_reviewed: BTreeMap::new(),
             unreviewed_weight: 0.25,
+            seed: 17,
+            max_label_error: 0.05,
             redacted: true,
             out: self.path("dataset"),
             left_out: self.path("review/left_out.jsonl"),

@@ -27,7 +27,7 @@ pub use calibration::{
 pub use cost::{Cost, PriceTable, SelfHosted, TokenPrice, Usage, recorded_cost, self_hosted_cost};
 pub use error::{AnswerError, EvalError};
 pub use evaluate::{EvalPlan, Rows, evaluate};
-pub use floor::{FloorRow, LinearFloor, out_of_fold, text_of};
+pub use floor::{FloorRow, LinearFloor, RANKING_VERSION, out_of_fold, text_of};
 pub use gates::{Evidence, Gate, GateResult, Metric, Rule, Verdict, decide};
 pub use metrics::{ClassScore, Confusion, Latency, Prediction, Scores, argmax, latency, score};
 pub use model_card::{CardPlan, model_card};

@@ -82,16 +82,54 @@ pub fn wrap(text: &str, width: usize) -> Vec<Row> {
         None => (text, 0),
     };
     let mut rows = Vec::new();
+    for line in shown.split_inclusive('\n') {
+        let plain = line.strip_suffix('\n').map_or(line, |line| line.strip_suffix('\r').unwrap_or(line));
+        match plain.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+            true => wrap_plain(plain, width, &mut rows),
+            false => wrap_units(line, width, &mut rows),
+        }
+    }
+    if rows.is_empty() {
+        rows.push(Row::new());
+    }
+    if hidden > 0 {
+        rows.push(vec![Span { text: format!("[{hidden} more characters are not shown]"), escaped: true }]);
+    }
+    rows
+}
+
+/// A line of printable ASCII: what [`wrap_units`] makes of it, at a byte a character, so that a megabyte does not make a
+/// reviewer wait.
+fn wrap_plain(line: &str, width: usize, rows: &mut Vec<Row>) {
+    let mut push = |row: &str| {
+        let row = row.trim_end_matches(' ');
+        rows.push(if row.is_empty() { Row::new() } else { vec![Span { text: row.to_owned(), escaped: false }] });
+    };
+    let (mut start, mut end, mut break_at) = (0, 0, 0);
+    for (i, b) in line.bytes().enumerate() {
+        if end - start == width {
+            if b == b' ' {
+                break_at = end;
+                continue;
+            }
+            let cut = if break_at > start { break_at } else { end };
+            push(&line[start..cut]);
+            start = if cut == end { i } else { cut };
+        }
+        end = i + 1;
+        if b == b' ' {
+            break_at = end;
+        }
+    }
+    push(&line[start..end]);
+}
+
+/// Any line, grapheme by grapheme.
+fn wrap_units(text: &str, width: usize, rows: &mut Vec<Row>) {
     let mut line: Vec<Unit<'_>> = Vec::new();
     let mut used = 0;
     let mut break_at = 0;
-    for unit in units(shown) {
-        if unit.kind == Kind::Break {
-            rows.push(join(&line));
-            line.clear();
-            (used, break_at) = (0, 0);
-            continue;
-        }
+    for unit in units(text).take_while(|unit| unit.kind != Kind::Break) {
         while used + unit.width > width && !line.is_empty() {
             if matches!(unit.kind, Kind::Space | Kind::Tab) {
                 break_at = line.len();
@@ -113,13 +151,7 @@ pub fn wrap(text: &str, width: usize) -> Vec<Row> {
             break_at = line.len();
         }
     }
-    if !line.is_empty() || rows.is_empty() {
-        rows.push(join(&line));
-    }
-    if hidden > 0 {
-        rows.push(vec![Span { text: format!("[{hidden} more characters are not shown]"), escaped: true }]);
-    }
-    rows
+    rows.push(join(&line));
 }
 
 fn join(line: &[Unit<'_>]) -> Row {
@@ -162,24 +194,37 @@ impl<'a> Unit<'a> {
 /// The smallest pieces that are drawn as one: grapheme clusters, and escapes for what can't be shown.
 fn units(text: &str) -> impl Iterator<Item = Unit<'_>> {
     text.graphemes(true).flat_map(|grapheme| {
-        let mut out = Vec::with_capacity(1);
-        push_grapheme(grapheme, &mut out);
-        out
+        let simple = simple(grapheme);
+        let mut rest = Vec::new();
+        if simple.is_none() {
+            push_grapheme(grapheme, &mut rest);
+        }
+        simple.into_iter().chain(rest)
     })
 }
 
-fn push_grapheme<'a>(grapheme: &'a str, out: &mut Vec<Unit<'a>>) {
+/// A grapheme that is one unit as it stands, told without a look at every table.
+fn simple(grapheme: &str) -> Option<Unit<'_>> {
+    let unit = |text, kind, width| Some(Unit { text: Cow::Borrowed(text), width, kind });
     match grapheme {
-        "\n" | "\r\n" => return out.push(Unit::new(grapheme, Kind::Break)),
-        "\t" => return out.push(Unit::new(TAB, Kind::Tab)),
-        " " => return out.push(Unit::new(" ", Kind::Space)),
+        "\n" | "\r\n" => return unit(grapheme, Kind::Break, 0),
+        "\t" => return unit(TAB, Kind::Tab, TAB.len()),
+        " " => return unit(" ", Kind::Space, 1),
         _ => {}
     }
-    if let [byte] = grapheme.as_bytes()
-        && byte.is_ascii_graphic()
-    {
-        return out.push(Unit::new(grapheme, Kind::Letter));
+    let mut chars = grapheme.chars();
+    match (chars.next(), chars.next()) {
+        (Some(c), None) if c.is_ascii_graphic() => unit(grapheme, Kind::Letter, 1),
+        (Some(c), None) if c.is_alphanumeric() && !hides(c) => match c.width() {
+            Some(1) => unit(grapheme, Kind::Letter, 1),
+            Some(2) => unit(grapheme, Kind::Wide, 2),
+            _ => None,
+        },
+        _ => None,
     }
+}
+
+fn push_grapheme<'a>(grapheme: &'a str, out: &mut Vec<Unit<'a>>) {
     let mut selected = false;
     let mut marks = 0;
     let mut cut = 0;
@@ -296,6 +341,41 @@ mod tests {
         assert_eq!(plain(&wrap("卡片还没有到达我家里", 12)), ["卡片还没有到", "达我家里"]);
         for row in wrap("mixed 卡片 \u{202e}\u{1b}]0;title\u{7} 👩\u{200d}👩\u{200d}👧 tail\twith\ttabs", 14) {
             assert!(row_width(&row) <= 14, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn plain_lines_are_wrapped_as_any_other() {
+        let mut seed = 1_u64;
+        for _ in 0..3_000 {
+            let mut text = String::new();
+            let mut next = |n: u64| {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (seed >> 33) % n
+            };
+            for _ in 0..next(60) {
+                text.push(if next(4) == 0 { ' ' } else { char::from(b'a' + next(26) as u8) });
+            }
+            let (mut fast, mut slow) = (Vec::new(), Vec::new());
+            wrap_plain(&text, 12, &mut fast);
+            wrap_units(&text, 12, &mut slow);
+            assert_eq!(fast, slow, "{text:?}");
+        }
+        assert_eq!(plain(&wrap("a\r\nb\n", 12)), ["a", "b"]);
+        assert_eq!(plain(&wrap("a\rb\n\tc", 12)), ["a\\u{d}b", "    c"]);
+    }
+
+    #[test]
+    fn what_is_simple_is_what_the_tables_say() {
+        for c in ('\0'..='\u{3000}').chain(['卡', '👍', '\u{e0041}', 'ｱ', '\u{ffa0}', '𝒳']) {
+            let text = c.to_string();
+            let Some(unit) = simple(&text).filter(|u| !matches!(u.kind, Kind::Break | Kind::Tab | Kind::Space)) else {
+                continue;
+            };
+            let mut slow = Vec::new();
+            push_grapheme(&text, &mut slow);
+            let told: Vec<_> = slow.iter().map(|u| (u.text.clone(), u.width, u.kind)).collect();
+            assert_eq!(told, [(unit.text.clone(), unit.width, unit.kind)], "{c:?}");
         }
     }
 

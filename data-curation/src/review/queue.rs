@@ -8,6 +8,7 @@ use crate::text::{hash, mix};
 use crate::trace::visible_message;
 use crate::{Error, taxonomy};
 use limbeck_artifact::dataset::Split;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -119,7 +120,7 @@ pub fn queue(curated: &Path, seed: u64) -> Result<Queue, Error> {
 }
 
 pub(super) fn of_rows(rows: &[Curated], labels: Vec<String>, seed: u64) -> Queue {
-    let mut items: Vec<Item> = rows.iter().map(item).collect();
+    let mut items: Vec<Item> = rows.par_iter().map(item).collect();
     items.sort_by_cached_key(|i| {
         let urgency = if matches!(i.split, Split::Train | Split::Valid) { i.reason } else { QueueReason::Random };
         (std::cmp::Reverse(i.split), urgency, mix(seed ^ hash(i.id.as_bytes())), i.id.clone())

@@ -7,7 +7,9 @@ mod draw;
 mod edit;
 mod facts;
 mod keymap;
+mod later;
 mod layout;
+mod order;
 mod pace;
 mod pick;
 mod queue_desk;
@@ -19,6 +21,7 @@ pub use app::{App, Effect};
 pub use desk::{Alike, Desk, DeskError, Gauge, Item, Judgement, Marks, Seen, State, Verdict};
 pub use draw::draw;
 pub use keymap::KeyMap;
+pub use later::{Later, Ranked};
 pub use queue_desk::{QueueDesk, Role, Setup};
 pub use rehearse::{Rehearsal, rehearse};
 
@@ -158,6 +161,9 @@ pub fn attend(app: &mut App, desk: &mut dyn Desk) {
 
 fn hear(app: &mut App, desk: &mut dyn Desk) {
     let (changed, trouble) = desk.poll();
+    if desk.rearranged() {
+        app.rearrange(desk.items(), &desk.order());
+    }
     for item in changed {
         app.changed(item, desk.state(item));
     }

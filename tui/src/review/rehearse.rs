@@ -1,7 +1,7 @@
 //! The screen without a terminal: a desk is gone through by itself, and every step from key to next picture is timed. It is
 //! how the desk's speed is measured.
 
-use super::{App, Desk, Effect, KeyMap, attend, carry_out, draw};
+use super::{App, Desk, Effect, KeyMap, POLL, attend, carry_out, draw, hear};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent};
@@ -20,9 +20,9 @@ pub struct Rehearsal {
     pub screen: String,
 }
 
-/// Decides `n` items: most are accepted, every fourth is corrected by typing, with some undone, skipped and looked at in
+/// Decides `n` items, a key at most every `pause`: most are accepted, every fourth is corrected by typing, with some undone, skipped and looked at in
 /// between.
-pub fn rehearse(desk: &mut dyn Desk, n: usize, width: u16, height: u16) -> Rehearsal {
+pub fn rehearse(desk: &mut dyn Desk, n: usize, pause: Duration, width: u16, height: u16) -> Rehearsal {
     let begun = Instant::now();
     let size = Size { width, height };
     let Ok(mut terminal) = Terminal::new(TestBackend::new(width, height));
@@ -38,7 +38,7 @@ pub fn rehearse(desk: &mut dyn Desk, n: usize, width: u16, height: u16) -> Rehea
     };
     show(&mut app, desk);
     done.first = begun.elapsed();
-    let mut i = 0;
+    let (mut i, mut polled) = (0, Instant::now());
     while done.decisions.len() < n && app.item().is_some() {
         i += 1;
         let keys: &str = match i % 20 {
@@ -54,11 +54,17 @@ pub fn rehearse(desk: &mut dyn Desk, n: usize, width: u16, height: u16) -> Rehea
         for c in keys.chars().map(|c| if c == '\n' { KeyCode::Enter } else { KeyCode::Char(c) }) {
             let pressed = Instant::now();
             app.tick(begun.elapsed());
+            // Between keys it costs as much as during one.
+            if polled.elapsed() >= POLL {
+                hear(&mut app, desk);
+                polled = Instant::now();
+            }
             let effect = app.handle(KeyEvent::from(c));
             let decides = matches!(effect, Effect::Decide { .. } | Effect::Undo { .. });
             carry_out(&mut app, desk, effect);
             done.screen = show(&mut app, desk);
             if decides { &mut done.decisions } else { &mut done.looks }.push(pressed.elapsed());
+            std::thread::sleep(pause.saturating_sub(pressed.elapsed()));
         }
         if !acceptable && done.decisions.len() == before {
             app.handle(KeyEvent::from(KeyCode::Esc));
