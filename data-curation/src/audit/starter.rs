@@ -53,6 +53,7 @@ fn line(trace: &Trace) -> Value {
         "id": trace.id,
         "time": trace.at,
         "customer": trace.customer,
+        "thread_id": trace.thread,
         "request": {"model": trace.model, "messages": trace.messages},
         "response": {
             "model": trace.model,
@@ -78,6 +79,7 @@ mod tests {
         let trace = Trace {
             id: "t1".to_string(),
             customer: Some("c".to_string()),
+            thread: Some("th".to_string()),
             at: Some("2026-01-02T03:04:05.678Z".to_string()),
             messages: vec![Message::new("system", "s"), Message::new("user", "u")],
             answer: "a".to_string(),

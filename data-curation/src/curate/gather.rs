@@ -2,6 +2,7 @@
 //! bytes each, while prompts and answers stay on disk.
 
 use super::quality::Quality;
+use super::threads;
 use crate::table::{self, Row, Slices};
 use crate::taxonomy::label_of;
 use crate::text::{Texts, normal_form};
@@ -23,6 +24,8 @@ pub(super) struct Light {
     pub ids: Texts,
     /// A small number a customer.
     pub customer: Vec<u32>,
+    /// A small number a conversation.
+    pub thread: Vec<u32>,
     /// Nanoseconds since 1970.
     pub at: Vec<Option<i64>>,
     /// Of the message.
@@ -40,6 +43,7 @@ pub(super) struct Light {
 struct One {
     id: String,
     customer: Option<u128>,
+    thread: threads::Seen,
     at: Option<i64>,
     chars: u32,
     normal: String,
@@ -57,6 +61,7 @@ impl Light {
         }
         let mut light = Light::default();
         let mut customers: HashMap<u128, u32> = HashMap::new();
+        let mut threads = threads::Threads::default();
         for slice in slices {
             let rows = table::rows(&slice?).map_err(|e| Error::table("curate", path, e))?;
             let ones: Vec<One> = rows.into_par_iter().map(|row| One::of(row, labels)).collect();
@@ -65,6 +70,7 @@ impl Light {
                 let next = customers.len() as u32;
                 light.ids.push(&one.id);
                 light.customer.push(one.customer.map_or(NONE, |c| *customers.entry(c).or_insert(next)));
+                threads.add(one.thread);
                 light.at.push(one.at);
                 light.chars.push(one.chars);
                 light.normal.push(&one.normal);
@@ -78,6 +84,7 @@ impl Light {
                 unit: "traces".to_string(),
             });
         }
+        light.thread = threads.finish();
         Ok(light)
     }
 
@@ -101,6 +108,7 @@ impl One {
         let at = row.trace.at.as_deref().and_then(|at| OffsetDateTime::parse(at, &Rfc3339).ok());
         One {
             customer: row.trace.customer.as_deref().map(text::key),
+            thread: threads::Seen::of(&row.trace),
             at: at.and_then(|at| i64::try_from(at.unix_timestamp_nanos()).ok()),
             chars: message.chars().count() as u32,
             normal: normal_form(&message),
