@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod oms;
 pub mod relpath;
 pub mod scalars;
+pub mod schema;
 pub mod stage;
 pub mod store;
 mod strict_json;

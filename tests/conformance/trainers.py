@@ -66,7 +66,10 @@ def sft(path, tokenizer, work):
         text = tokenizer.decode(made["input_ids"])
         for message in row["messages"]:
             assert " ".join(message["content"].split()) in " ".join(text.split()), (text, message)
-        learned = [token for token, mask in zip(made["input_ids"], made["assistant_masks"]) if mask]
+        if "assistant_masks" in made:
+            learned = [token for token, mask in zip(made["input_ids"], made["assistant_masks"]) if mask]
+        else:
+            learned = [token for token in made["labels"] if token != -100]
         answer = " ".join(row["messages"][-1]["content"].split())
         assert " ".join(tokenizer.decode(learned).split()) == f"{answer} <|im_end|>", tokenizer.decode(learned)
     loss = trainer.train().training_loss
@@ -81,7 +84,7 @@ def dpo(path, tokenizer, work):
     rows, dataset = rows_of(path), load_dataset("json", data_files=path, split="train")
     assert rows, "no pair: no recorded answer was corrected"
     trainer = DPOTrainer(
-        model=tiny(tokenizer),
+        model=tiny(tokenizer), ref_model=tiny(tokenizer),
         args=DPOConfig(output_dir=work, max_steps=2, per_device_train_batch_size=2, use_cpu=True, bf16=False, report_to=[],
                        save_strategy="no", logging_steps=1, disable_tqdm=True),
         train_dataset=dataset, processing_class=tokenizer,

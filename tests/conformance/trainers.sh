@@ -17,7 +17,7 @@ rm -rf "$out" && mkdir -p "$out"
     "$venv/bin/pip" install --quiet torch trl==1.16.0 datasets
 # axolotl asks for GPU packages that its dataset code does without.
 "$venv/bin/python" -c 'import axolotl' 2>/dev/null ||
-    "$venv/bin/pip" install --quiet --no-deps axolotl axolotl-contribs-lgpl axolotl-contribs-mit || true
+    "$venv/bin/pip" install --quiet --no-deps axolotl==0.19.0 colorama addict || true
 
 cargo build --release --locked -p limbeck --bin limbeck
 bin=${CARGO_TARGET_DIR:-target}/release/limbeck

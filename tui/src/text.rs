@@ -14,6 +14,9 @@ const MAX_MARKS: usize = 4;
 
 const TAB: &str = "    ";
 
+/// Narrower than this nothing is wrapped.
+const LEAST_WIDTH: usize = 12;
+
 /// A stretch of one row. `escaped` marks what stands for a character that can't be shown as itself, so that a message
 /// which spells out `\u{202e}` looks different from one that holds the character.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,35 +79,165 @@ pub fn fit(text: &str, width: usize) -> String {
 
 /// Wraps `text` to rows of at most `width` columns, at spaces where there are any. Never empty.
 pub fn wrap(text: &str, width: usize) -> Vec<Row> {
-    let width = width.max(12);
-    let (shown, hidden) = match text.char_indices().nth(MAX_CHARS) {
-        Some((end, _)) => (&text[..end], text[end..].chars().count()),
-        None => (text, 0),
-    };
-    let mut rows = Vec::new();
+    let ((shown, hidden), width) = (bounded(text), width.max(LEAST_WIDTH));
+    let mut rows: Vec<Row> = Vec::new();
     for line in shown.split_inclusive('\n') {
-        let plain = line.strip_suffix('\n').map_or(line, |line| line.strip_suffix('\r').unwrap_or(line));
-        match plain.bytes().all(|b| (b' '..=b'~').contains(&b)) {
-            true => wrap_plain(plain, width, &mut rows),
-            false => wrap_units(line, width, &mut rows),
+        match printable(line) {
+            Some(plain) => rows.extend(plain_rows(plain, width).into_iter().map(|range| {
+                let row = plain[range].trim_end_matches(' ');
+                if row.is_empty() { Row::new() } else { vec![Span { text: row.to_owned(), escaped: false }] }
+            })),
+            None => rows.extend(break_rows(units(line), width, 0).iter().map(|(_, line)| join(line))),
         }
     }
     if rows.is_empty() {
         rows.push(Row::new());
     }
-    if hidden > 0 {
-        rows.push(vec![Span { text: format!("[{hidden} more characters are not shown]"), escaped: true }]);
+    if let Some(hidden) = hidden {
+        rows.push(vec![Span { text: hidden, escaped: true }]);
     }
     rows
 }
 
-/// A line of printable ASCII: what [`wrap_units`] makes of it, at a byte a character, so that a megabyte does not make a
-/// reviewer wait.
-fn wrap_plain(line: &str, width: usize, rows: &mut Vec<Row>) {
-    let mut push = |row: &str| {
-        let row = row.trim_end_matches(' ');
-        rows.push(if row.is_empty() { Row::new() } else { vec![Span { text: row.to_owned(), escaped: false }] });
+/// A row that knows where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Laid {
+    /// Byte offset in the text of what stands first; a row reaches to the next one's.
+    pub from: usize,
+    pub pieces: Vec<Piece>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    pub text: String,
+    /// Byte offset of what it shows, or before which it was put.
+    pub from: usize,
+    pub kind: PieceKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PieceKind {
+    Plain,
+    Escaped,
+    /// Not of the text.
+    Put,
+}
+
+/// [`wrap`] with offsets. A piece never goes over one of `cuts`, ascending offsets; what is put at one stands before it.
+/// The row after a last line break is there, for a cursor may be in it.
+pub fn lay(text: &str, width: usize, cuts: &[(usize, String)]) -> Vec<Laid> {
+    let ((shown, hidden), width) = (bounded(text), width.max(LEAST_WIDTH));
+    let mut rows = Vec::new();
+    let (mut begins, mut cut) = (0, 0);
+    // The row after the last line break is a line, too.
+    let after = if shown.is_empty() || shown.ends_with('\n') { Some("") } else { None };
+    for line in shown.split_inclusive('\n').chain(after) {
+        let end = begins + line.len();
+        let first = cut;
+        while cuts
+            .get(cut)
+            .is_some_and(|(at, _)| *at < end || end == shown.len() && after.is_none_or(|_| line.is_empty()))
+        {
+            cut += 1;
+        }
+        match printable(line).filter(|_| first == cut) {
+            Some(plain) => rows.extend(plain_rows(plain, width).into_iter().map(|range| Laid {
+                from: begins + range.start,
+                pieces: match plain[range.clone()].to_owned() {
+                    text if text.is_empty() => Vec::new(),
+                    text => vec![Piece { text, from: begins + range.start, kind: PieceKind::Plain }],
+                },
+            })),
+            None => rows.extend(lay_line(line, begins, width, &cuts[first..cut])),
+        }
+        begins = end;
+    }
+    if let Some(hidden) = hidden {
+        let piece = Piece { text: hidden, from: text.len(), kind: PieceKind::Escaped };
+        rows.push(Laid { from: text.len(), pieces: vec![piece] });
+    }
+    rows
+}
+
+/// One line, which begins at byte `begins` of its text, and the cuts in it.
+fn lay_line(line: &str, begins: usize, width: usize, cuts: &[(usize, String)]) -> Vec<Laid> {
+    let mut put = cuts.iter().filter(|(_, what)| !what.is_empty()).peekable();
+    let mut all = Vec::new();
+    for unit in units(line) {
+        let unit = Unit { from: begins + unit.from, ..unit };
+        while let Some((from, what)) = put.next_if(|(from, _)| *from <= unit.from) {
+            all.push(Unit { from: *from, ..Unit::new(what.as_str(), Kind::Put) });
+        }
+        all.push(unit);
+    }
+    all.extend(put.map(|(from, what)| Unit { from: *from, ..Unit::new(what.as_str(), Kind::Put) }));
+    let laid = |(from, line): (usize, Vec<Unit<'_>>)| {
+        let mut pieces: Vec<Piece> = Vec::new();
+        for unit in line {
+            let kind = match unit.kind {
+                Kind::Escape => PieceKind::Escaped,
+                Kind::Put => PieceKind::Put,
+                _ => PieceKind::Plain,
+            };
+            match pieces.last_mut() {
+                Some(last)
+                    if last.kind == kind && !cuts.iter().any(|(cut, _)| (last.from + 1..=unit.from).contains(cut)) =>
+                {
+                    last.text.push_str(&unit.text);
+                }
+                _ => pieces.push(Piece { text: unit.text.into_owned(), from: unit.from, kind }),
+            }
+        }
+        Laid { from, pieces }
     };
+    break_rows(all.into_iter(), width, begins).into_iter().map(laid).collect()
+}
+
+/// Row and column of a byte offset at a grapheme's beginning, in rows that were laid out of `text`.
+pub fn place_of(text: &str, rows: &[Laid], at: usize) -> (usize, usize) {
+    let row = rows.partition_point(|row| row.from <= at).saturating_sub(1);
+    let from = rows.get(row).map_or(0, |row| row.from).min(at);
+    (row, units(&text[from..at]).filter(|unit| unit.kind != Kind::Break).map(|unit| unit.width).sum())
+}
+
+/// The offset in row `row` that is nearest to the column.
+pub fn offset_at(text: &str, rows: &[Laid], row: usize, column: usize) -> usize {
+    let from = rows[row].from;
+    let end = rows.get(row + 1).map_or(text.len(), |next| next.from);
+    let (mut best, mut used) = (from, 0);
+    for (i, grapheme) in text[from..end].grapheme_indices(true) {
+        best = from + i;
+        let mut pieces = Vec::new();
+        push_grapheme(grapheme, 0, &mut pieces);
+        if used >= column || pieces.iter().any(|unit| unit.kind == Kind::Break) {
+            return best;
+        }
+        used += pieces.iter().map(|unit| unit.width).sum::<usize>();
+    }
+    if row + 1 == rows.len() { end } else { best }
+}
+
+/// As much of a text as is laid out, and what to say of the rest.
+fn bounded(text: &str) -> (&str, Option<String>) {
+    match text.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => {
+            let hidden = text[end..].chars().count();
+            (&text[..end], Some(format!("[{hidden} more characters are not shown]")))
+        }
+        None => (text, None),
+    }
+}
+
+/// A line without its break, if every byte of it is a character that is shown as it is, one column wide: what most lines
+/// are, and what needs no look at graphemes, so that a megabyte does not make a reviewer wait.
+fn printable(line: &str) -> Option<&str> {
+    let plain = line.strip_suffix('\n').map_or(line, |line| line.strip_suffix('\r').unwrap_or(line));
+    plain.bytes().all(|b| (b' '..=b'~').contains(&b)).then_some(plain)
+}
+
+/// The rows of such a line, as [`break_rows`] makes them.
+fn plain_rows(line: &str, width: usize) -> Vec<std::ops::Range<usize>> {
+    let mut rows = Vec::with_capacity(line.len() / width + 1);
     let (mut start, mut end, mut break_at) = (0, 0, 0);
     for (i, b) in line.bytes().enumerate() {
         if end - start == width {
@@ -113,7 +246,7 @@ fn wrap_plain(line: &str, width: usize, rows: &mut Vec<Row>) {
                 continue;
             }
             let cut = if break_at > start { break_at } else { end };
-            push(&line[start..cut]);
+            rows.push(start..cut);
             start = if cut == end { i } else { cut };
         }
         end = i + 1;
@@ -121,22 +254,34 @@ fn wrap_plain(line: &str, width: usize, rows: &mut Vec<Row>) {
             break_at = end;
         }
     }
-    push(&line[start..end]);
+    rows.push(start..end);
+    rows
 }
 
-/// Any line, grapheme by grapheme.
-fn wrap_units(text: &str, width: usize, rows: &mut Vec<Row>) {
-    let mut line: Vec<Unit<'_>> = Vec::new();
-    let mut used = 0;
-    let mut break_at = 0;
-    for unit in units(text).take_while(|unit| unit.kind != Kind::Break) {
+/// Rows of a line's units, each with the offset at which it begins; `begins` is the line's.
+fn break_rows<'a>(
+    units: impl Iterator<Item = Unit<'a>>,
+    width: usize,
+    mut begins: usize,
+) -> Vec<(usize, Vec<Unit<'a>>)> {
+    let mut rows = Vec::new();
+    let mut line: Vec<Unit<'a>> = Vec::new();
+    let (mut used, mut break_at) = (0, 0);
+    let start = |line: &[Unit<'a>], begins: usize| line.first().map_or(begins, |unit| unit.from);
+    for unit in units {
+        if unit.kind == Kind::Break {
+            rows.push((start(&line, begins), std::mem::take(&mut line)));
+            begins = unit.from + unit.text.len();
+            (used, break_at) = (0, 0);
+            continue;
+        }
         while used + unit.width > width && !line.is_empty() {
             if matches!(unit.kind, Kind::Space | Kind::Tab) {
                 break_at = line.len();
                 break;
             }
             let rest = if break_at > 0 { line.split_off(break_at) } else { Vec::new() };
-            rows.push(join(&line));
+            rows.push((start(&line, begins), line));
             line = rest;
             used = line.iter().map(|u| u.width).sum();
             break_at = 0;
@@ -145,13 +290,16 @@ fn wrap_units(text: &str, width: usize, rows: &mut Vec<Row>) {
             continue; // a space at the end of a full row is the line break itself
         }
         used += unit.width;
-        let breaks = unit.kind != Kind::Letter;
+        let breaks = !matches!(unit.kind, Kind::Letter | Kind::Put);
         line.push(unit);
         if breaks {
             break_at = line.len();
         }
     }
-    rows.push(join(&line));
+    if !line.is_empty() || rows.is_empty() {
+        rows.push((start(&line, begins), line));
+    }
+    rows
 }
 
 fn join(line: &[Unit<'_>]) -> Row {
@@ -176,36 +324,40 @@ enum Kind {
     Tab,
     Break,
     Escape,
+    /// Not of the text.
+    Put,
 }
 
 struct Unit<'a> {
     text: Cow<'a, str>,
     width: usize,
     kind: Kind,
+    /// Byte offset of its grapheme.
+    from: usize,
 }
 
 impl<'a> Unit<'a> {
     fn new(text: impl Into<Cow<'a, str>>, kind: Kind) -> Self {
         let text = text.into();
-        Unit { width: text.width(), text, kind }
+        Unit { width: text.width(), text, kind, from: 0 }
     }
 }
 
 /// The smallest pieces that are drawn as one: grapheme clusters, and escapes for what can't be shown.
 fn units(text: &str) -> impl Iterator<Item = Unit<'_>> {
-    text.graphemes(true).flat_map(|grapheme| {
-        let simple = simple(grapheme);
+    text.grapheme_indices(true).flat_map(|(from, grapheme)| {
+        let simple = simple(grapheme, from);
         let mut rest = Vec::new();
         if simple.is_none() {
-            push_grapheme(grapheme, &mut rest);
+            push_grapheme(grapheme, from, &mut rest);
         }
         simple.into_iter().chain(rest)
     })
 }
 
 /// A grapheme that is one unit as it stands, told without a look at every table.
-fn simple(grapheme: &str) -> Option<Unit<'_>> {
-    let unit = |text, kind, width| Some(Unit { text: Cow::Borrowed(text), width, kind });
+fn simple(grapheme: &str, from: usize) -> Option<Unit<'_>> {
+    let unit = |text, kind, width| Some(Unit { text: Cow::Borrowed(text), width, kind, from });
     match grapheme {
         "\n" | "\r\n" => return unit(grapheme, Kind::Break, 0),
         "\t" => return unit(TAB, Kind::Tab, TAB.len()),
@@ -224,7 +376,24 @@ fn simple(grapheme: &str) -> Option<Unit<'_>> {
     }
 }
 
-fn push_grapheme<'a>(grapheme: &'a str, out: &mut Vec<Unit<'a>>) {
+fn push_grapheme<'a>(grapheme: &'a str, from: usize, out: &mut Vec<Unit<'a>>) {
+    let first = out.len();
+    spell_grapheme(grapheme, out);
+    out[first..].iter_mut().for_each(|unit| unit.from = from);
+}
+
+fn spell_grapheme<'a>(grapheme: &'a str, out: &mut Vec<Unit<'a>>) {
+    match grapheme {
+        "\n" | "\r\n" => return out.push(Unit::new(grapheme, Kind::Break)),
+        "\t" => return out.push(Unit::new(TAB, Kind::Tab)),
+        " " => return out.push(Unit::new(" ", Kind::Space)),
+        _ => {}
+    }
+    if let [byte] = grapheme.as_bytes()
+        && byte.is_ascii_graphic()
+    {
+        return out.push(Unit::new(grapheme, Kind::Letter));
+    }
     let mut selected = false;
     let mut marks = 0;
     let mut cut = 0;
@@ -356,24 +525,37 @@ mod tests {
             for _ in 0..next(60) {
                 text.push(if next(4) == 0 { ' ' } else { char::from(b'a' + next(26) as u8) });
             }
-            let (mut fast, mut slow) = (Vec::new(), Vec::new());
-            wrap_plain(&text, 12, &mut fast);
-            wrap_units(&text, 12, &mut slow);
-            assert_eq!(fast, slow, "{text:?}");
+            let slow: Vec<Row> = break_rows(units(&text), 12, 0).iter().map(|(_, line)| join(line)).collect();
+            assert_eq!(wrap(&text, 12), slow, "{text:?}");
+            // The same with offsets: a cut in its beginning sends a line the long way.
+            let text = format!("{text}\n{text}");
+            assert_eq!(lay(&text, 12, &[]), lay_all(&text, 12), "{text:?}");
         }
         assert_eq!(plain(&wrap("a\r\nb\n", 12)), ["a", "b"]);
         assert_eq!(plain(&wrap("a\rb\n\tc", 12)), ["a\\u{d}b", "    c"]);
+    }
+
+    /// [`lay`], every line grapheme by grapheme.
+    fn lay_all(text: &str, width: usize) -> Vec<Laid> {
+        let mut begins = 0;
+        let mut rows = Vec::new();
+        for line in text.split('\n') {
+            rows.extend(lay_line(line, begins, width, &[]));
+            begins += line.len() + 1;
+        }
+        rows
     }
 
     #[test]
     fn what_is_simple_is_what_the_tables_say() {
         for c in ('\0'..='\u{3000}').chain(['卡', '👍', '\u{e0041}', 'ｱ', '\u{ffa0}', '𝒳']) {
             let text = c.to_string();
-            let Some(unit) = simple(&text).filter(|u| !matches!(u.kind, Kind::Break | Kind::Tab | Kind::Space)) else {
+            let Some(unit) = simple(&text, 0).filter(|u| !matches!(u.kind, Kind::Break | Kind::Tab | Kind::Space))
+            else {
                 continue;
             };
             let mut slow = Vec::new();
-            push_grapheme(&text, &mut slow);
+            push_grapheme(&text, 0, &mut slow);
             let told: Vec<_> = slow.iter().map(|u| (u.text.clone(), u.width, u.kind)).collect();
             assert_eq!(told, [(unit.text.clone(), unit.width, unit.kind)], "{c:?}");
         }
@@ -390,6 +572,56 @@ mod tests {
     fn a_huge_message_is_bounded_and_says_so() {
         let rows = wrap(&"word ".repeat(40_000), 80);
         assert_eq!(plain(&rows).last().map(String::as_str), Some("[100000 more characters are not shown]"));
+    }
+
+    #[test]
+    fn laid_rows_are_the_wrapped_ones_and_know_where_they_came_from() {
+        let texts = [
+            "my card has not arrived yet",
+            "one\n\ntwo",
+            "卡片还没有到达我家里",
+            "a\tb \u{202e} c\u{65}\u{301}",
+            "",
+            "x  \n y",
+        ];
+        for text in texts {
+            for width in [12, 14, 80] {
+                let rows = lay(text, width, &[]);
+                let shown: Vec<String> = rows
+                    .iter()
+                    .map(|row| {
+                        row.pieces.iter().map(|p| p.text.as_str()).collect::<String>().trim_end_matches(' ').to_string()
+                    })
+                    .collect();
+                assert_eq!(shown, plain(&wrap(text, width)), "{text:?} {width}");
+                for (at, _) in text.grapheme_indices(true).chain([(text.len(), "")]) {
+                    let (row, column) = place_of(text, &rows, at);
+                    assert_eq!(offset_at(text, &rows, row, column), at, "{text:?} {width} {at}");
+                }
+            }
+        }
+        assert_eq!(lay("one\n", 20, &[]).len(), 2);
+        assert_eq!(place_of("one\n", &lay("one\n", 20, &[]), 4), (1, 0));
+    }
+
+    #[test]
+    fn what_is_put_into_a_text_is_told_from_it() {
+        let cuts = [(10, "1[".to_string()), (14, "]".to_string())];
+        let rows = lay("table for four please", 20, &cuts);
+        let pieces: Vec<_> =
+            rows.iter().flat_map(|row| &row.pieces).map(|p| (p.text.as_str(), p.from, p.kind)).collect();
+        let (plain, put) = (PieceKind::Plain, PieceKind::Put);
+        assert_eq!(
+            pieces,
+            [
+                ("table for ", 0, plain),
+                ("1[", 10, put),
+                ("four", 10, plain),
+                ("]", 14, put),
+                (" ", 14, plain),
+                ("please", 15, plain)
+            ]
+        );
     }
 
     #[test]

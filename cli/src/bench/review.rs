@@ -53,7 +53,7 @@ pub fn desk(settings: &Settings, args: &BenchReview) -> Result<Exit> {
     let long = |word: &str| {
         let message = word.repeat(LONG.div_ceil(word.len()));
         let begun = Instant::now();
-        std::hint::black_box(text::wrap(&message, usize::from(args.width)));
+        std::hint::black_box(text::lay(&message, usize::from(args.width), &[]));
         begun.elapsed()
     };
     let wrapped = [("English", long("a word or two of it ")), ("Chinese", long("卡片还没有到，"))];

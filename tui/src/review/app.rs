@@ -1,35 +1,36 @@
 //! The review screen as a state machine: keys in, effects out, nothing drawn and nothing written. A judgement moves on
 //! to the next item only in [`App::recorded`], which the caller calls when it is on disk.
 
-use super::desk::{Alike, Desk, Gauge, Item, Judgement, Marks, Seen, State, Verdict};
+use super::desk::{Alike, Desk, Form, Gauge, Item, Judgement, Marks, Seen, State, Verdict};
 use super::edit::LineEdit;
-use super::keymap::{Action, KeyMap};
+use super::fill::Filling;
+use super::keymap::{KeyMap, Place};
 use super::layout;
 use super::order::Order;
 use super::pace::Pace;
-use super::pick::{Picked, Picker};
-use super::view::{self, Known, View};
-use crate::text::{self, Row};
+use super::pick::Picker;
+use super::sheet::Sheet;
+use super::spans::{Found, Haystack};
+use super::view::{self, View};
+use super::write::Writing;
+use crate::text::{self, Laid};
+use limbeck_artifact::schema::Schema;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::layout::Size;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Offered when an item is rejected; any other reason can be typed.
-const REASONS: [&str; 6] = [
-    "not answerable from the text",
-    "several requests at once",
-    "outside the taxonomy",
-    "unreadable or empty",
-    "personal data left in",
-    "test or spam",
-];
-
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Mode {
+    #[default]
     Read,
     Correct(Picker),
+    /// A form of fields is filled in.
+    Fill(Box<Filling>),
+    /// A text is written.
+    Write(Box<Writing>),
     Reject(Picker),
     Filter(Picker),
     Note(LineEdit),
@@ -44,6 +45,8 @@ pub struct Page {
     pub title: &'static str,
     pub text: String,
     pub scroll: usize,
+    /// What one comes back to.
+    pub back: Box<Mode>,
 }
 
 /// What the caller must do now.
@@ -78,13 +81,15 @@ pub struct Notice {
 
 /// An entry that can be taken back.
 #[derive(Clone, Debug, PartialEq)]
-struct Step {
-    item: usize,
+pub(super) struct Step {
+    pub(super) item: usize,
     /// The item was here for a second look.
     again: bool,
     /// Counted in this session's rate.
     counted: bool,
 }
+
+type Cuts = Vec<(usize, String)>;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct App {
@@ -93,9 +98,23 @@ pub struct App {
     /// The items in the order in which they are gone through, and where each is in it.
     pub(super) order: Order,
     pub(super) labels: Arc<[String]>,
+    pub(super) form: Form,
+    /// Of a form of fields.
+    pub(super) schema: Option<Arc<Schema>>,
+    /// The recorded answer's fields, of the item on the screen.
+    pub(super) sheet: Option<Sheet>,
+    /// Where values of the fields stand in the message: bytes, and the field's row.
+    pub(super) places: Vec<(Range<usize>, usize)>,
+    /// Rows of fields of which some value is not in the message.
+    pub(super) absent: BTreeSet<usize>,
+    haystack: Haystack,
+    /// The recorded text, laid out; empty where answers are no text.
+    pub(super) answer: Vec<Laid>,
+    /// Corrections that were left in the middle, by item.
+    pub(super) drafts: BTreeMap<usize, String>,
     pub(super) keys: KeyMap,
     pub(super) judgements: Vec<Option<Judgement>>,
-    closed: Vec<bool>,
+    pub(super) closed: Vec<bool>,
     /// Of the judgements; kept, since every picture asks and a queue is long.
     reviewed: usize,
     skipped: usize,
@@ -107,30 +126,45 @@ pub struct App {
     pub(super) notice: Option<Notice>,
     pub(super) scroll: usize,
     /// The message, laid out for the screen's width.
-    pub(super) body: Vec<Row>,
+    pub(super) body: Vec<Laid>,
     pub(super) size: Size,
     pub(super) pace: Pace,
     /// Items like the one on the screen.
     pub(super) alike: Vec<Alike>,
     alike_of: Option<usize>,
     pub(super) gauge: Gauge,
-    guidelines: String,
+    pub(super) guidelines: String,
     /// Names of the filters, from the first time that they are asked for.
-    filters: Option<Arc<[String]>>,
-    body_of: Option<(usize, u16)>,
-    page: usize,
+    pub(super) filters: Option<Arc<[String]>>,
+    /// What the body was laid out for: the item, the width, and what is put into it.
+    body_of: Option<(usize, u16, Cuts)>,
+    sheet_of: Option<usize>,
+    pub(super) page: usize,
     /// Skipped items that are gone through once more.
-    again: BTreeSet<usize>,
-    history: Vec<Step>,
+    pub(super) again: BTreeSet<usize>,
+    pub(super) history: Vec<Step>,
 }
 
 impl App {
     pub fn new(desk: &dyn Desk, keys: KeyMap) -> Self {
-        let items = desk.items();
+        let (items, labels) = (desk.items(), desk.labels());
+        let form = match desk.form() {
+            Form::Labels if labels.is_empty() => Form::Text,
+            form => form,
+        };
+        let schema = if let Form::Fields(schema) = &form { Some(Arc::new(schema.clone())) } else { None };
         let mut app = App {
             name: desk.name().to_string(),
             order: Order::new(desk.order().to_vec()),
-            labels: desk.labels(),
+            labels,
+            form,
+            schema,
+            sheet: None,
+            places: Vec::new(),
+            absent: BTreeSet::new(),
+            haystack: Haystack::default(),
+            answer: Vec::new(),
+            drafts: BTreeMap::new(),
             keys,
             judgements: vec![None; items.len()],
             closed: vec![false; items.len()],
@@ -151,6 +185,7 @@ impl App {
             guidelines: desk.guidelines().to_string(),
             filters: None,
             body_of: None,
+            sheet_of: None,
             page: 1,
             again: BTreeSet::new(),
             history: Vec::new(),
@@ -166,15 +201,93 @@ impl App {
     /// Takes the terminal's size and lays the message out for it. Call it before drawing.
     pub fn fit(&mut self, size: Size) {
         self.size = size;
+        self.read_sheet();
+        self.find_places();
         let width = layout::panes(self).message.width.saturating_sub(2);
-        if let Some(at) = self.at
-            && self.body_of != Some((at, width))
-        {
-            self.body = text::wrap(&self.items[at].message, usize::from(width));
-            self.body_of = Some((at, width));
+        if let Some(at) = self.at {
+            let wanted = (at, width, self.cuts());
+            if self.body_of.as_ref() != Some(&wanted) {
+                self.body = self.laid(&self.items[at].message, width, &wanted.2);
+                self.answer = match self.form {
+                    Form::Text => self.laid(&self.items[at].answer, width, &[]),
+                    _ => Vec::new(),
+                };
+                self.body_of = Some(wanted);
+            }
         }
+        self.fit_editor();
         self.page = usize::from(layout::panes(self).message.height).max(1);
         self.scroll = self.scroll.min(self.last_scroll());
+        self.show_chosen();
+    }
+
+    fn laid(&self, text: &str, width: u16, cuts: &[(usize, String)]) -> Vec<Laid> {
+        let mut rows = text::lay(text, usize::from(width), cuts);
+        // Nobody types into it.
+        if text.ends_with('\n') && rows.len() > 1 && rows.last().is_some_and(|row| row.pieces.is_empty()) {
+            rows.pop();
+        }
+        rows
+    }
+
+    /// The fields of the item that came to the screen.
+    fn read_sheet(&mut self) {
+        if self.sheet_of == self.at {
+            return;
+        }
+        self.sheet = self.schema.as_ref().zip(self.item()).map(|(schema, item)| {
+            let mut sheet = Sheet::of(schema, &item.answer);
+            sheet.compare(&item.instead);
+            sheet
+        });
+        let message = self.item().filter(|_| self.schema.is_some()).map_or("", |item| &item.message);
+        // What is not laid out is not searched either.
+        let end = message.char_indices().nth(text::MAX_CHARS).map_or(message.len(), |(i, _)| i);
+        self.haystack = Haystack::new(&message[..end]);
+        self.sheet_of = self.at;
+    }
+
+    /// The form on the screen: the one that is filled in, or the recorded one.
+    pub(super) fn shown_sheet(&self) -> Option<&Sheet> {
+        match &self.mode {
+            Mode::Fill(filling) => Some(&filling.sheet),
+            Mode::Page(page) => match &*page.back {
+                Mode::Fill(filling) => Some(&filling.sheet),
+                _ => self.sheet.as_ref(),
+            },
+            _ => self.sheet.as_ref(),
+        }
+    }
+
+    fn find_places(&mut self) {
+        let found = self.shown_sheet().map_or(Vec::new(), |sheet| sheet.places(&self.haystack));
+        self.absent = found.iter().filter(|(_, found)| *found == Found::Absent).map(|(row, _)| *row).collect();
+        let place = |(row, found)| if let Found::At(range) = found { Some((range, row)) } else { None };
+        self.places = found.into_iter().filter_map(place).collect();
+    }
+
+    /// What is put into the message to tie places to fields, and where styles change.
+    fn cuts(&self) -> Cuts {
+        let mut cuts: Vec<(usize, bool, String)> = Vec::new();
+        for (range, row) in &self.places {
+            cuts.push((range.start, true, format!("{}[", Sheet::mark(*row))));
+            cuts.push((range.end, false, "]".to_string()));
+        }
+        if let Some(range) = self.taking() {
+            cuts.extend([(range.start, true, String::new()), (range.end, false, String::new())]);
+        }
+        // Where one ends and another begins, the first is closed first.
+        cuts.sort_by_key(|(at, opens, _)| (*at, *opens));
+        cuts.into_iter().map(|(at, _, put)| (at, put)).collect()
+    }
+
+    /// The places whose keys there are.
+    pub(super) fn places(&self) -> &'static [Place] {
+        match self.form {
+            Form::Labels => &[Place::Message],
+            Form::Fields(_) => &[Place::Message, Place::Form, Place::Editor],
+            Form::Text => &[Place::Message, Place::Editor],
+        }
     }
 
     /// Tells the time since the screen was opened.
@@ -204,9 +317,13 @@ impl App {
         self.at.map(|at| &self.items[at])
     }
 
-    /// Whether the model's answer may be accepted: it is one of the labels, or there are none to be one of.
+    /// Whether the model's answer may be accepted: it is one of the labels, or its fields fit the schema, or there is a text.
     pub fn acceptable(&self, item: &Item) -> bool {
-        self.labels.is_empty() || self.labels.contains(&item.answer)
+        match (&self.form, &self.schema) {
+            (_, Some(schema)) => Sheet::of(schema, &item.answer).trouble().is_none(),
+            (Form::Labels, _) => self.labels.contains(&item.answer),
+            _ => !item.answer.trim().is_empty(),
+        }
     }
 
     pub fn handle(&mut self, key: KeyEvent) -> Effect {
@@ -224,6 +341,8 @@ impl App {
         match &mut self.mode {
             Mode::Read => self.read(key),
             Mode::Page(_) => self.turn(key),
+            Mode::Fill(_) => self.fill(key),
+            Mode::Write(_) => self.write(key),
             _ if key.code == KeyCode::Esc => {
                 self.mode = Mode::Read;
                 Effect::None
@@ -271,6 +390,8 @@ impl App {
         match &mut self.mode {
             Mode::Correct(picker) | Mode::Reject(picker) | Mode::Filter(picker) => picker.insert(text),
             Mode::Note(edit) | Mode::Search(edit) | Mode::Jump(edit) => edit.insert(text),
+            Mode::Write(writing) => writing.buffer.insert(text),
+            Mode::Fill(_) => self.paste_into_field(text),
             Mode::Read | Mode::Page(_) => self.warn("pasted text is ignored here: correct or note first"),
         }
     }
@@ -281,13 +402,14 @@ impl App {
         match &mut self.mode {
             Mode::Correct(picker) | Mode::Reject(picker) | Mode::Filter(picker) => picker.handle(key),
             Mode::Page(page) => page.scroll = page.scroll.saturating_add_signed(by),
+            Mode::Write(writing) => writing.wheel(by),
             _ => self.scroll_by(by),
         }
     }
 
     /// A half-typed remark when the terminal goes away, and what enter does with a whole one: a note on the item.
     pub fn half_typed(&mut self) -> Effect {
-        let Mode::Note(edit) = &self.mode else { return Effect::None };
+        let Mode::Note(edit) = &self.mode else { return self.half_corrected() };
         let note = edit.text().trim().to_string();
         match self.at.filter(|_| !note.is_empty()) {
             Some(_) => self.decide(Verdict::Note, None, Some(note)),
@@ -300,6 +422,9 @@ impl App {
 
     /// The entry is on disk: on to the next item, if it was a judgement.
     pub fn recorded(&mut self, item: usize, judgement: Judgement, state: State) {
+        if judgement.verdict.judges() {
+            self.drafts.remove(&item);
+        }
         let (judges, counted) =
             (judgement.verdict.judges(), judgement.verdict.judges() && judgement.verdict != Verdict::Skip);
         let again = judges && self.again.remove(&item);
@@ -364,6 +489,10 @@ impl App {
         }
         // What there is to filter by may be other things now.
         self.filters = None;
+        if self.mode == Mode::Read {
+            // What is offered in place of fields came with the ranking.
+            self.sheet_of = None;
+        }
         if self.mode == Mode::Read && self.notice.as_ref().is_none_or(|notice| !notice.grave) {
             self.say("the queue is ranked: from the next item on, what looks wrong comes first".to_string());
         }
@@ -384,7 +513,8 @@ impl App {
     }
 
     pub fn read_page(&mut self, title: &'static str, text: String) {
-        self.mode = Mode::Page(Page { title, text, scroll: 0 });
+        let back = Box::new(std::mem::take(&mut self.mode));
+        self.mode = Mode::Page(Page { title, text, scroll: 0, back });
     }
 
     /// Something the person must know that no key of theirs caused.
@@ -408,191 +538,7 @@ impl App {
         };
     }
 
-    fn read(&mut self, key: KeyEvent) -> Effect {
-        if key.code == KeyCode::Esc {
-            if self.view.take().is_some() {
-                self.say("all items again".to_string());
-            }
-            return Effect::None;
-        }
-        let Some(action) = self.keys.action(key) else {
-            if let (KeyCode::Char(c), false) =
-                (key.code, key.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT))
-            {
-                match c.to_digit(10) {
-                    Some(n) if n > 0 => return self.instead(n as usize - 1),
-                    _ => {
-                        let (c, help) = (text::one_line(c.encode_utf8(&mut [0; 4])), self.keys.shown(Action::Help));
-                        self.warn(&format!("{c} is no key here; {help} shows the keys"));
-                    }
-                }
-            }
-            return Effect::None;
-        };
-        match action {
-            Action::Quit => return Effect::Quit,
-            Action::Report => return Effect::Report,
-            Action::Undo => match self.history.last() {
-                Some(step) => return Effect::Undo { item: step.item },
-                None => self.warn("there is nothing of yours to take back"),
-            },
-            Action::Help => {
-                let mut rows = self.keys.help();
-                let fixed = FIXED.map(|(key, what)| (key.to_string(), what));
-                rows.splice(2.min(rows.len())..2.min(rows.len()), fixed);
-                let lines: Vec<String> = rows.iter().map(|(keys, what)| format!("{keys:<17} {what}")).collect();
-                self.read_page("keys", lines.join("\n"));
-            }
-            Action::Guidelines if self.guidelines.trim().is_empty() => {
-                self.warn("there are no guidelines: write them to a file and name it as task.guidelines in the recipe");
-            }
-            Action::Guidelines => {
-                let text = self.guidelines.clone();
-                self.read_page("guidelines", text);
-                self.turn_to_label();
-            }
-            Action::Next => self.browse(1),
-            Action::Previous => self.browse(-1),
-            Action::Search => self.mode = Mode::Search(LineEdit::default()),
-            Action::Jump => self.mode = Mode::Jump(LineEdit::default()),
-            Action::Filter => {
-                let filters = self.filters.get_or_insert_with(|| view::filters(&self.items).into());
-                self.mode = Mode::Filter(Picker::new(filters.clone(), false));
-            }
-            Action::Again if self.at.is_none() => self.look_again(),
-            _ => match self.at {
-                Some(at) => return self.judge(action, at),
-                None => self.warn("there is no item on the screen"),
-            },
-        }
-        Effect::None
-    }
-
-    fn judge(&mut self, action: Action, at: usize) -> Effect {
-        let item = &self.items[at];
-        match action {
-            Action::Accept if self.acceptable(item) => {
-                let answer = item.answer.clone();
-                return self.decide(Verdict::Accept, Some(answer), None);
-            }
-            Action::Accept => {
-                let (correct, reject) = (self.keys.shown(Action::Correct), self.keys.shown(Action::Reject));
-                self.warn(&format!(
-                    "the answer is not one of the labels: correct it ({correct}) or reject the item ({reject})"
-                ));
-            }
-            Action::Correct if self.labels.is_empty() => {
-                self.warn("answers are free text here: accept, skip or reject");
-            }
-            Action::Correct => self.mode = Mode::Correct(Picker::new(self.labels.clone(), false)),
-            Action::Reject => {
-                self.mode = Mode::Reject(Picker::new(REASONS.map(str::to_string).into(), true));
-            }
-            Action::Skip => return self.decide(Verdict::Skip, None, None),
-            Action::Flag => return self.decide(Verdict::Flag, None, None),
-            Action::Note => self.mode = Mode::Note(LineEdit::default()),
-            Action::Down => self.scroll_by(1),
-            Action::Up => self.scroll_by(-1),
-            Action::PageDown => self.scroll_by(self.page.saturating_sub(1).max(1) as isize),
-            Action::PageUp => self.scroll_by(-(self.page.saturating_sub(1).max(1) as isize)),
-            Action::Top => self.scroll = 0,
-            Action::Bottom => self.scroll = self.last_scroll(),
-            Action::Again => self.warn("skipped items come again when all is done; filter for them to see them now"),
-            _ => {}
-        }
-        Effect::None
-    }
-
-    /// Takes a label that is offered in place of the answer.
-    fn instead(&mut self, n: usize) -> Effect {
-        let Some((label, _)) = self.item().and_then(|item| item.instead.get(n)).cloned() else {
-            self.warn("no label is offered under that digit");
-            return Effect::None;
-        };
-        self.decide(Verdict::Correct, Some(label), None)
-    }
-
-    fn corrected(&mut self) -> Effect {
-        let Mode::Correct(picker) = &self.mode else { return Effect::None };
-        match (picker.picked(), self.item()) {
-            (Picked::Choice(choice), Some(item)) => {
-                let label = self.labels[choice].clone();
-                let verdict = if label == item.answer { Verdict::Accept } else { Verdict::Correct };
-                self.decide(verdict, Some(label), None)
-            }
-            _ => {
-                let typed = !picker.edit.text().trim().is_empty();
-                self.warn(if typed {
-                    "no label matches; esc goes back"
-                } else {
-                    "type a few letters of the label, or use the arrows"
-                });
-                Effect::None
-            }
-        }
-    }
-
-    fn rejected(&mut self) -> Effect {
-        let Mode::Reject(picker) = &self.mode else { return Effect::None };
-        let reason = match picker.picked() {
-            Picked::Choice(choice) => REASONS[choice].to_string(),
-            Picked::Typed(reason) => reason,
-            Picked::Nothing => {
-                self.warn("say why: type a reason, or choose one with the arrows");
-                return Effect::None;
-            }
-        };
-        self.decide(Verdict::Reject, None, Some(reason))
-    }
-
-    fn filtered(&mut self, picked: &Picked) {
-        let Picked::Choice(choice) = picked else {
-            return self.warn("type a few letters of a view, or use the arrows");
-        };
-        let known = Known {
-            items: &self.items,
-            order: &self.order,
-            judgements: &self.judgements,
-            closed: &self.closed,
-            marks: &self.marks,
-        };
-        let Some(filters) = &self.filters else { return };
-        match known.filtered(&filters[*choice]) {
-            Ok(view) => self.look_at(view),
-            Err(why) => self.warn(&why),
-        }
-    }
-
-    fn searched(&mut self, typed: &str) {
-        if typed.is_empty() {
-            return self.look_at(None);
-        }
-        let known = Known {
-            items: &self.items,
-            order: &self.order,
-            judgements: &self.judgements,
-            closed: &self.closed,
-            marks: &self.marks,
-        };
-        match known.found(typed) {
-            Ok(view) => self.look_at(Some(view)),
-            Err(why) => self.warn(&why),
-        }
-    }
-
-    /// Shows a view from its first open item on, or from its first.
-    fn look_at(&mut self, view: Option<View>) {
-        self.mode = Mode::Read;
-        let n = view.as_ref().map_or(self.items.len(), |v| v.items.len());
-        let first = view.as_ref().and_then(|v| v.items.first().copied());
-        self.view = view;
-        self.go(self.next_open(0).or(first));
-        if first.is_some() {
-            self.say(format!("{n} items; esc shows all again"));
-        }
-    }
-
-    fn decide(&self, verdict: Verdict, label: Option<String>, note: Option<String>) -> Effect {
+    pub(super) fn decide(&self, verdict: Verdict, label: Option<String>, note: Option<String>) -> Effect {
         let Some(item) = self.at else { return Effect::None };
         let offered = self.items[item].instead.iter().map(|(label, who)| format!("{label} ({who})"));
         let alike = self.alike.iter().filter(|_| self.alike_of == self.at);
@@ -602,25 +548,19 @@ impl App {
         Effect::Decide { item, judgement: Judgement { verdict, label, note }, seen }
     }
 
-    fn open(&self, item: usize) -> bool {
+    pub(super) fn open(&self, item: usize) -> bool {
         !self.closed[item] || self.again.contains(&item)
     }
 
     /// The first open item of the view from the place `from` on.
-    fn next_open(&self, from: usize) -> Option<usize> {
+    pub(super) fn next_open(&self, from: usize) -> Option<usize> {
         match &self.view {
             None => (from..self.items.len()).map(|place| self.order.item(place)).find(|&item| self.open(item)),
             Some(view) => view.items.iter().copied().find(|&item| self.order.place(item) >= from && self.open(item)),
         }
     }
 
-    fn look_again(&mut self) {
-        let skipped = |j: &Option<Judgement>| j.as_ref().is_some_and(|j| j.verdict == Verdict::Skip);
-        self.again = (0..self.items.len()).filter(|&item| skipped(&self.judgements[item])).collect();
-        self.go(self.next_open(0));
-    }
-
-    fn browse(&mut self, by: isize) {
+    pub(super) fn browse(&mut self, by: isize) {
         let (order, all) = (&self.order, self.items.len());
         let to = match (&self.view, self.at.map(|at| order.place(at))) {
             (None, None) => all.checked_sub(1).filter(|_| by < 0).map(|place| order.item(place)),
@@ -636,7 +576,7 @@ impl App {
         }
     }
 
-    fn go(&mut self, to: Option<usize>) {
+    pub(super) fn go(&mut self, to: Option<usize>) {
         if self.at != to {
             self.pace.appeared();
         }
@@ -645,62 +585,34 @@ impl App {
         self.fit(self.size);
     }
 
-    fn turn(&mut self, key: KeyEvent) -> Effect {
-        let rows = usize::from(layout::panes(self).notice.y.saturating_sub(3)).max(1);
-        let Mode::Page(page) = &mut self.mode else { return Effect::None };
-        let last = text::wrap(&page.text, usize::from(self.size.width.saturating_sub(2))).len().saturating_sub(rows);
-        match self.keys.action(key) {
-            Some(Action::Down) => page.scroll = (page.scroll + 1).min(last),
-            Some(Action::Up) => page.scroll = page.scroll.min(last).saturating_sub(1),
-            Some(Action::PageDown) => page.scroll = (page.scroll + rows).min(last),
-            Some(Action::PageUp) => page.scroll = page.scroll.min(last).saturating_sub(rows),
-            Some(Action::Top) => page.scroll = 0,
-            Some(Action::Bottom) => page.scroll = last,
-            _ => self.mode = Mode::Read,
-        }
-        Effect::None
+    pub(super) fn last_scroll(&self) -> usize {
+        let answer = usize::from(layout::panes(self).answer.height);
+        // A long text goes on where the message ends.
+        let more = if self.form == Form::Text { self.answer.len().saturating_sub(answer) } else { 0 };
+        self.last_of_message() + more
     }
 
-    /// Opens the guidelines where they speak of the answer on the screen.
-    fn turn_to_label(&mut self) {
-        let Some(answer) = self.item().map(|item| item.answer.clone()).filter(|a| !a.is_empty()) else { return };
-        let width = usize::from(self.size.width.saturating_sub(2));
-        if let Mode::Page(page) = &mut self.mode
-            && let Some(found) = page.text.find(&answer)
-        {
-            page.scroll = text::wrap(&page.text[..found], width).len().saturating_sub(1);
-        }
-    }
-
-    fn last_scroll(&self) -> usize {
+    /// How far the message alone is scrolled.
+    pub(super) fn last_of_message(&self) -> usize {
         self.body.len().saturating_sub(self.page)
     }
 
-    fn scroll_by(&mut self, by: isize) {
+    pub(super) fn scroll_by(&mut self, by: isize) {
         self.scroll = self.scroll.saturating_add_signed(by).min(self.last_scroll());
     }
 
-    fn say(&mut self, text: String) {
+    pub(super) fn say(&mut self, text: String) {
         self.notice = Some(Notice { text, grave: false });
     }
 
-    fn warn(&mut self, text: &str) {
+    pub(super) fn warn(&mut self, text: &str) {
         self.notice = Some(Notice { text: text.to_string(), grave: true });
     }
 }
 
-/// Keys that are not up for change.
-const FIXED: [(&str, &str); 5] = [
-    ("1 to 9", "take the label that is offered under the digit"),
-    ("esc", "leave a list, a note or a view as it was"),
-    ("ctrl-z", "suspend; fg comes back"),
-    ("ctrl-c, ctrl-l", "quit; draw the screen again"),
-    ("", "\\u{..} in reverse: a character not to be shown"),
-];
-
 /// An entry in a few words; may hold text from strangers.
 pub fn describe(judgement: &Judgement) -> String {
-    let label = judgement.label.as_deref().unwrap_or_default();
+    let label = text::fit(judgement.label.as_deref().unwrap_or_default(), 60);
     let note = judgement.note.as_deref().unwrap_or_default();
     match judgement.verdict {
         Verdict::Accept => format!("accepted {label}"),

@@ -1,6 +1,7 @@
 //! What the review screen needs from whoever keeps the queue and the decisions: items to show, and a place where a
 //! judgement is on disk before the call returns.
 
+use limbeck_artifact::schema::Schema;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ pub struct Item {
     pub answered_by: String,
     /// Why it is in the queue.
     pub why: Vec<String>,
-    /// Labels that somebody or something else would give it, the likeliest first, each with who says so. One key takes one.
+    /// Labels (or answers) that somebody or something else would give it, the likeliest first, each with who says so. One key
+    /// takes one; of fields, one by one.
     pub instead: Vec<(String, String)>,
     pub feedback: Option<String>,
     /// Customer, time, split and the like, shown beside the item's number.
@@ -81,6 +83,18 @@ impl Marks {
     }
 }
 
+/// What an answer is, and so how it is shown and corrected.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Form {
+    /// One of the labels.
+    #[default]
+    Labels,
+    /// A JSON object under a schema; a judgement's label is its canonical text.
+    Fields(Schema),
+    /// Free text.
+    Text,
+}
+
 /// What was on the screen when a judgement was made.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Seen {
@@ -132,7 +146,12 @@ pub trait Desk {
         false
     }
 
-    /// The taxonomy, in the order of the label list. Empty when answers are free text, which can't be corrected here.
+    /// What the answers are.
+    fn form(&self) -> Form {
+        Form::Labels
+    }
+
+    /// The taxonomy, in the order of the label list. Empty where answers are no labels.
     fn labels(&self) -> Arc<[String]>;
 
     /// What stands for an item now.

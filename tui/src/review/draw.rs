@@ -2,11 +2,13 @@
 //! tells; every string that could come from a stranger goes through [`crate::text`].
 
 use super::app::{App, Mode, Page};
+use super::desk::Form;
 use super::edit::LineEdit;
-use super::facts::{self, CAPTION, Tone};
+use super::facts::{self, CAPTION};
 use super::keymap::Action;
 use super::layout::{self, Panes};
 use super::pick::Picker;
+use super::{draw_answer, hints};
 use crate::paint::{Paint, nth, put, put_right, rule};
 use crate::progress::{bar, count, percent};
 use crate::text::{self, Row};
@@ -56,13 +58,9 @@ pub fn draw(app: &App, colour: bool, frame: &mut Frame<'_>) {
         };
     }
     message(app, paint, &panes, frame);
+    draw_answer::answer(app, paint, &panes, frame);
     for (i, row) in facts::rows(app, panes.facts.width).iter().take(panes.facts.height.into()).enumerate() {
-        let style = match row.tone {
-            Tone::Plain => Style::new(),
-            Tone::Answer => paint.with(Color::Green, Modifier::BOLD),
-            Tone::Alarm => paint.alarm(),
-            Tone::Quiet => paint.quiet(),
-        };
+        let style = draw_answer::tone(row.tone, paint);
         let mut spans = vec![Span::styled(format!(" {:<1$}", row.caption, CAPTION - 1), paint.quiet())];
         spans.extend(runs(&row.value, style, paint));
         put(frame, nth(panes.facts, i), Line::from(spans));
@@ -142,12 +140,17 @@ fn message(app: &App, paint: Paint, panes: &Panes, frame: &mut Frame<'_>) {
     if item.message.trim().is_empty() {
         put(frame, nth(panes.message, 0), Line::styled(" (an empty message)", paint.quiet()));
     }
-    for (i, row) in app.body.iter().skip(app.scroll).take(page).enumerate() {
-        let mut spans = vec![Span::raw(" ")];
-        spans.extend(runs(row, Style::new(), paint));
-        put(frame, nth(panes.message, i), Line::from(spans));
+    let scroll = app.scroll.min(app.last_of_message());
+    for (i, row) in app.body.iter().skip(scroll).take(page).enumerate() {
+        put(frame, nth(panes.message, i), draw_answer::message_row(app, row, paint));
     }
-    let (first, last, rows) = (app.scroll + 1, (app.scroll + page).min(app.body.len()), app.body.len());
+    let (first, last, rows) = (scroll + 1, (scroll + page).min(app.body.len()), app.body.len());
+    let answer = match answer_caption(app) {
+        caption if caption.is_empty() => caption,
+        caption => {
+            text::fit(&(caption + &draw_answer::part(app, panes)), usize::from(panes.low_rule.width).saturating_sub(8))
+        }
+    };
     match rows > page {
         true => {
             let more = match (first > 1, last < rows) {
@@ -155,9 +158,26 @@ fn message(app: &App, paint: Paint, panes: &Panes, frame: &mut Frame<'_>) {
                 (false, true) => "↓ more",
                 _ => "↑ more, end",
             };
-            rule(paint, panes.low_rule, &format!("lines {first}-{last} of {rows}  {more}"), &app.gauge.short, frame);
+            let lines = format!("lines {first}-{last} of {rows}  {more}");
+            match answer.is_empty() {
+                true => rule(paint, panes.low_rule, &lines, &app.gauge.short, frame),
+                // Whose lines they are must be clear then.
+                false => rule(paint, panes.low_rule, &answer, &format!("message {lines}"), frame),
+            }
         }
-        false => rule(paint, panes.low_rule, "", &app.gauge.short, frame),
+        false => rule(paint, panes.low_rule, &answer, &app.gauge.short, frame),
+    }
+}
+
+/// Over the answer where it is more than a label: whose it is, and whether it is being corrected.
+fn answer_caption(app: &App) -> String {
+    let Some(item) = app.item().filter(|_| app.form != Form::Labels) else { return String::new() };
+    match &app.mode {
+        Mode::Fill(filling) if filling.changed() => "your correction, not saved yet".to_string(),
+        Mode::Write(writing) if writing.changed() => "your correction, not saved yet".to_string(),
+        Mode::Fill(_) | Mode::Write(_) => "the answer, to be corrected".to_string(),
+        _ if item.answered_by.is_empty() => "recorded answer".to_string(),
+        _ => format!("recorded answer of {}", text::fit(&item.answered_by, 24)),
     }
 }
 
@@ -282,56 +302,7 @@ fn finished(app: &App, area: Rect, frame: &mut Frame<'_>) {
 }
 
 fn keys(app: &App, paint: Paint, area: Rect, frame: &mut Frame<'_>) {
-    let fixed = |keys: &[(&str, &'static str)]| keys.iter().map(|(key, what)| ((*key).to_string(), *what)).collect();
-    let of = |actions: &[Action]| -> Vec<(String, &'static str)> {
-        actions.iter().map(|a| app.keys.hint(*a)).filter(|(key, _)| !key.is_empty()).collect()
-    };
-    let keys: Vec<(String, &'static str)> = match &app.mode {
-        Mode::Page(_) => {
-            let mut keys = vec![("↑↓".to_string(), "scroll")];
-            keys.push(("any other key".to_string(), "back"));
-            keys
-        }
-        Mode::Correct(_) => fixed(&[("enter", "take"), ("↑↓", "choose"), ("esc", "back"), ("type", "to narrow")]),
-        Mode::Filter(_) => fixed(&[("enter", "view"), ("↑↓", "choose"), ("esc", "back"), ("type", "to narrow")]),
-        Mode::Reject(_) => fixed(&[("enter", "reject"), ("↑↓", "choose"), ("esc", "back"), ("type", "another reason")]),
-        Mode::Note(_) => fixed(&[("enter", "save the note"), ("esc", "back")]),
-        Mode::Search(_) => fixed(&[("enter", "search"), ("esc", "back")]),
-        Mode::Jump(_) => fixed(&[("enter", "go"), ("esc", "back"), ("type", "a number or an id")]),
-        Mode::Read if app.at.is_none() => {
-            let again = if app.skipped() > 0 { of(&[Action::Again]) } else { Vec::new() };
-            let rest = of(&[Action::Undo, Action::Filter, Action::Report, Action::Help, Action::Quit]);
-            let back = (app.keys.shown(Action::Previous), "look back");
-            again.into_iter().chain([back]).chain(rest).collect()
-        }
-        Mode::Read => {
-            let offered = app.item().map_or(0, |item| item.instead.len().min(9));
-            let digits = match offered {
-                0 => None,
-                1 => Some(("1".to_string(), "instead")),
-                n => Some((format!("1-{n}"), "instead")),
-            };
-            let (first, rest) = (
-                of(&[Action::Accept, Action::Correct]),
-                of(&[
-                    Action::Skip,
-                    Action::Reject,
-                    Action::Note,
-                    Action::Flag,
-                    Action::Undo,
-                    Action::Help,
-                    Action::Quit,
-                    Action::Search,
-                    Action::Filter,
-                    Action::Jump,
-                    Action::Guidelines,
-                    Action::Report,
-                ]),
-            );
-            let around = format!("{}{}", app.keys.shown(Action::Previous), app.keys.shown(Action::Next));
-            first.into_iter().chain(digits).chain(rest).chain([(around, "look around")]).collect()
-        }
-    };
+    let keys = hints::hints(app);
     let (mut row, mut used) = (0, 1);
     let mut spans = vec![Span::raw(" ")];
     for (key, what) in &keys {

@@ -1,6 +1,9 @@
 //! What is known about an item beside its text: the model's answer, why it is here, feedback, what was decided.
 
 use super::app::{App, Mode, describe};
+use super::desk::Form;
+use super::fill::{DRAFT, Filling};
+use super::sheet;
 use crate::text::{self, Row};
 
 /// Columns of the captions.
@@ -8,8 +11,9 @@ pub const CAPTION: usize = 11;
 /// Rows of one fact before it is cut.
 const ROWS: usize = 2;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tone {
+    #[default]
     Plain,
     /// The one thing to look at.
     Answer,
@@ -35,11 +39,15 @@ pub fn rows(app: &App, width: u16) -> Vec<FactRow> {
     let mut add = |caption, value: &str, tone, most| push(&mut out, caption, value, tone, width, most);
     let picking = matches!(app.mode, Mode::Correct(_) | Mode::Reject(_) | Mode::Filter(_));
 
+    if let Mode::Fill(filling) = &app.mode {
+        detail(filling, &mut add);
+    }
     let by = if item.answered_by.is_empty() { String::new() } else { format!("  by {}", item.answered_by) };
-    match (item.answer.trim().is_empty(), app.acceptable(item)) {
+    match (item.answer.trim().is_empty(), app.form == Form::Labels && app.acceptable(item)) {
+        _ if app.form != Form::Labels => {}
         (true, _) => add("answer", "(none)", Tone::Alarm, 1),
         (false, true) => {
-            add("answer", &format!("{}{by}", item.answer), Tone::Answer, if app.labels.is_empty() { 4 } else { 1 })
+            add("answer", &format!("{}{by}", item.answer), Tone::Answer, 1);
         }
         (false, false) => {
             add("answer", &item.answer, Tone::Alarm, ROWS);
@@ -54,7 +62,8 @@ pub fn rows(app: &App, width: u16) -> Vec<FactRow> {
     }
     let offered: Vec<String> =
         item.instead.iter().take(9).zip(1..).map(|((label, who), n)| format!("{n} {label} ({who})")).collect();
-    if !offered.is_empty() && !picking {
+    // Of fields, each is offered beside its own.
+    if !offered.is_empty() && !picking && app.schema.is_none() {
         add("instead", &offered.join("   "), Tone::Plain, ROWS);
     }
     if let Some(judgement) = &app.judgements[at] {
@@ -71,7 +80,11 @@ pub fn rows(app: &App, width: u16) -> Vec<FactRow> {
         if !marks.flags.is_empty() {
             add("flagged", &format!("by {}", marks.flags.join(", ")), Tone::Alarm, 1);
         }
-        for (i, note) in marks.notes.iter().enumerate().take(ROWS) {
+        let told = marks.notes.iter().filter(|note| !note.starts_with(DRAFT));
+        if app.judgements[at].is_none() && marks.notes.iter().any(|note| note.starts_with(DRAFT)) {
+            add("unfinished", "a correction was left in the middle; correcting goes on with it", Tone::Plain, 1);
+        }
+        for (i, note) in told.enumerate().take(ROWS) {
             add(if i == 0 { "notes" } else { "" }, note, Tone::Plain, 1);
         }
     }
@@ -86,6 +99,27 @@ pub fn rows(app: &App, width: u16) -> Vec<FactRow> {
         }
     }
     out
+}
+
+/// What the field under the hand takes.
+fn detail(filling: &Filling, add: &mut impl FnMut(&'static str, &str, Tone, usize)) {
+    let Some(field) = filling.sheet.field(filling.at) else {
+        return add("field", "the schema does not name it", Tone::Alarm, 1);
+    };
+    add("field", &format!("{}: {}", field.name, sheet::rules(field)), Tone::Plain, 1);
+    if !field.description.is_empty() {
+        add("", &field.description, Tone::Quiet, ROWS);
+    }
+}
+
+/// How many rows there are; on a form as many as beside the item, so that nothing moves when it opens.
+pub fn height(app: &App, width: u16) -> u16 {
+    let rows = rows(app, width);
+    let Mode::Fill(filling) = &app.mode else { return rows.len() as u16 };
+    let width = usize::from(width).saturating_sub(CAPTION + 1).min(100);
+    let mut own = Vec::new();
+    detail(filling, &mut |caption, value: &str, tone, most| push(&mut own, caption, value, tone, width, most));
+    rows.len().saturating_sub(own.len()).max(2) as u16
 }
 
 fn push(out: &mut Vec<FactRow>, caption: &'static str, value: &str, tone: Tone, width: usize, most: usize) {

@@ -1,5 +1,5 @@
-//! Which key does what on the message. Every action has a name under which a settings file gives it other keys; the keys
-//! that edit text, leave a list or end the program are not up for change.
+//! Which key does what on the message, on a form of fields and in an editor. Every action has a name under which a settings
+//! file gives it other keys; the keys that edit text, leave a list or end the program are not up for change.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use std::collections::BTreeMap;
@@ -29,6 +29,39 @@ pub enum Action {
     Again,
     Help,
     Quit,
+    FieldEdit,
+    FieldWords,
+    FieldOther,
+    FieldClear,
+    FieldUndo,
+    FieldSave,
+    EditorSave,
+    EditorUndo,
+    EditorRedo,
+}
+
+/// Where a key means something; each has its own keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    Message,
+    Form,
+    /// Where letters are text: only keys with ctrl or alt, and F keys.
+    Editor,
+}
+
+impl Action {
+    fn place(self) -> Place {
+        match self {
+            Action::FieldEdit
+            | Action::FieldWords
+            | Action::FieldOther
+            | Action::FieldClear
+            | Action::FieldUndo
+            | Action::FieldSave => Place::Form,
+            Action::EditorSave | Action::EditorUndo | Action::EditorRedo => Place::Editor,
+            _ => Place::Message,
+        }
+    }
 }
 
 struct Key {
@@ -75,14 +108,32 @@ const KEYS: &[Key] = &[
     key(Action::Again, "again", &["r"], "skipped ones", "when all is done: go through skipped ones again"),
     key(Action::Help, "help", &["?", "f1"], "help", "this page"),
     key(Action::Quit, "quit", &["q"], "quit", "quit: everything is on disk already"),
+    key(Action::FieldEdit, "field_edit", &["enter", "e"], "edit", "form: edit the field; enter again takes it"),
+    key(Action::FieldWords, "field_words", &["w"], "words", "form: take words out of the message"),
+    key(
+        Action::FieldOther,
+        "field_other",
+        &["o"],
+        "others'",
+        "form: what others say in this field, one after the other",
+    ),
+    key(Action::FieldClear, "field_clear", &["d", "delete", "backspace"], "clear", "form: clear the field"),
+    key(Action::FieldUndo, "field_undo", &["u"], "undo", "form: take the latest change of a field back"),
+    key(Action::FieldSave, "field_save", &["s"], "save", "form: save the answer as it stands"),
+    key(Action::EditorSave, "editor_save", &["ctrl-s", "f2"], "save", "typing: save the answer"),
+    key(Action::EditorUndo, "editor_undo", &["alt-u", "ctrl-_"], "undo", "typing: take the latest change back"),
+    key(Action::EditorRedo, "editor_redo", &["alt-e"], "redo", "typing: do again what was taken back"),
 ];
 
 /// Keys of actions: the defaults, or what a settings file says instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyMap {
-    keys: BTreeMap<Code, Action>,
+    keys: BTreeMap<(Place, Code), Action>,
     names: BTreeMap<Action, Vec<String>>,
 }
+
+/// With ctrl they end or suspend the program, draw the screen again, or are enter, tab and backspace to a terminal.
+const RESERVED: &str = "czlmihj";
 
 /// What of a key code can be mapped, in an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,6 +141,8 @@ enum Code {
     Char(char),
     F(u8),
     Named(&'static str),
+    Ctrl(char),
+    Alt(char),
 }
 
 const NAMED: &[(&str, KeyCode)] = &[
@@ -108,16 +161,29 @@ const NAMED: &[(&str, KeyCode)] = &[
     ("pagedown", KeyCode::PageDown),
 ];
 
-fn code(key: KeyCode) -> Option<Code> {
-    match key {
-        KeyCode::Char(c) => Some(Code::Char(c)),
-        KeyCode::F(n) => Some(Code::F(n)),
-        other => NAMED.iter().find(|(_, key)| *key == other).map(|(name, _)| Code::Named(name)),
+fn code(key: KeyEvent) -> Option<Code> {
+    let (ctrl, alt) = (key.modifiers.contains(KeyModifiers::CONTROL), key.modifiers.contains(KeyModifiers::ALT));
+    match (key.code, ctrl, alt) {
+        // Terminals send one byte for all three.
+        (KeyCode::Char('7' | '/' | '_'), true, false) => Some(Code::Ctrl('_')),
+        (KeyCode::Char(c), true, false) => Some(Code::Ctrl(c.to_ascii_lowercase())),
+        (KeyCode::Char(c), false, true) => Some(Code::Alt(c.to_ascii_lowercase())),
+        (_, true, _) | (_, _, true) => None,
+        (KeyCode::Char(c), ..) => Some(Code::Char(c)),
+        (KeyCode::F(n), ..) => Some(Code::F(n)),
+        (other, ..) => NAMED.iter().find(|(_, key)| *key == other).map(|(name, _)| Code::Named(name)),
     }
 }
 
-/// A key as a settings file writes it: a character, `space`, `f1`, `enter`, `pagedown`, ...
-fn parse(text: &str) -> Option<Code> {
+/// A key as a settings file writes it: a character, `space`, `f1`, `enter`, `pagedown`, ...; for an editor `ctrl-s`, `alt-u`.
+fn parse(text: &str, place: Place) -> Option<Code> {
+    if place == Place::Editor {
+        let lower = text.to_lowercase();
+        let one = |rest: &str| rest.parse().ok().filter(|c: &char| c.is_ascii_lowercase() || *c == '_');
+        let ctrl = lower.strip_prefix("ctrl-").and_then(one).filter(|c| !RESERVED.contains(*c)).map(Code::Ctrl);
+        let alt = lower.strip_prefix("alt-").and_then(one).map(Code::Alt);
+        return ctrl.or(alt).or(lower.strip_prefix('f').and_then(function_key));
+    }
     let mut chars = text.chars();
     if let (Some(c), None) = (chars.next(), chars.next()) {
         // Digits take what is offered instead.
@@ -127,10 +193,14 @@ fn parse(text: &str) -> Option<Code> {
     if lower == "space" {
         return Some(Code::Char(' '));
     }
-    if let Some(n) = lower.strip_prefix('f').and_then(|n| n.parse().ok()) {
-        return (1..=24).contains(&n).then_some(Code::F(n));
+    if let Some(key) = lower.strip_prefix('f').and_then(function_key) {
+        return Some(key);
     }
     NAMED.iter().find(|(name, _)| *name == lower).map(|(name, _)| Code::Named(name))
+}
+
+fn function_key(number: &str) -> Option<Code> {
+    number.parse().ok().filter(|n| (1..=24).contains(n)).map(Code::F)
 }
 
 impl Default for KeyMap {
@@ -166,17 +236,24 @@ impl KeyMap {
     }
 
     fn build(names: BTreeMap<Action, Vec<String>>) -> Result<KeyMap, String> {
-        let mut keys: BTreeMap<Code, Action> = BTreeMap::new();
+        let mut keys: BTreeMap<(Place, Code), Action> = BTreeMap::new();
         for (action, texts) in &names {
+            let place = action.place();
             for text in texts {
-                let code = parse(text).ok_or_else(|| {
-                    format!(
+                let code = parse(text, place).ok_or_else(|| match place {
+                    Place::Editor => format!(
+                        "`{text}` (for {}) is no key to map where letters are text; write ctrl-s, alt-s (other letters too; \
+                         ctrl not with any of {}) or f1 to f24",
+                        name_of(*action),
+                        RESERVED.chars().map(String::from).collect::<Vec<_>>().join(", ")
+                    ),
+                    _ => format!(
                         "`{text}` (for {}) is no key to map; write one character (no digit), space, f1 to f24, {}",
                         name_of(*action),
                         NAMED.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
-                    )
+                    ),
                 })?;
-                if let Some(other) = keys.insert(code, *action)
+                if let Some(other) = keys.insert((place, code), *action)
                     && other != *action
                 {
                     return Err(format!("`{text}` is the key of both {} and {}", name_of(other), name_of(*action)));
@@ -186,11 +263,13 @@ impl KeyMap {
         Ok(KeyMap { keys, names })
     }
 
+    /// What the key does on the message.
     pub(super) fn action(&self, key: KeyEvent) -> Option<Action> {
-        if key.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT) {
-            return None;
-        }
-        self.keys.get(&code(key.code)?).copied()
+        self.action_in(Place::Message, key)
+    }
+
+    pub(super) fn action_in(&self, place: Place, key: KeyEvent) -> Option<Action> {
+        self.keys.get(&(place, code(key)?)).copied()
     }
 
     /// The first key of an action, as the screen writes it; empty when it has none.
@@ -203,13 +282,14 @@ impl KeyMap {
         (self.shown(action), KEYS.iter().find(|k| k.action == action).map_or("", |k| k.short))
     }
 
-    /// Every action's keys and what it does.
-    pub(super) fn help(&self) -> Vec<(String, &'static str)> {
+    /// Every action's keys and what it does; without those of places that there are not.
+    pub(super) fn help(&self, places: &[Place]) -> Vec<(String, &'static str)> {
         let keys = |action: Action| {
             let names = self.names.get(&action).map_or(&[][..], Vec::as_slice);
             names.iter().map(|k| glyph(k)).collect::<Vec<_>>().join(", ")
         };
-        KEYS.iter().map(|k| (keys(k.action), k.help)).filter(|(keys, _)| !keys.is_empty()).collect()
+        let known = KEYS.iter().filter(|k| places.contains(&k.action.place()));
+        known.map(|k| (keys(k.action), k.help)).filter(|(keys, _)| !keys.is_empty()).collect()
     }
 }
 
@@ -256,6 +336,15 @@ mod tests {
         assert_eq!(of(KeyCode::Char('a')), Some(Action::Skip));
         assert_eq!(map.shown(Action::Accept), "y");
         assert_eq!(map.action(KeyEvent::new(KeyCode::Char('y'), KeyModifiers::CONTROL)), None);
+        let map = with(&[("editor_save", &["ctrl-o", "alt-s"]), ("field_save", &["y"])]).unwrap();
+        let of = |place, c, modifiers| map.action_in(place, KeyEvent::new(KeyCode::Char(c), modifiers));
+        assert_eq!(of(Place::Editor, 'o', KeyModifiers::CONTROL), Some(Action::EditorSave));
+        assert_eq!(of(Place::Editor, 's', KeyModifiers::ALT), Some(Action::EditorSave));
+        assert_eq!(of(Place::Editor, '7', KeyModifiers::CONTROL), Some(Action::EditorUndo), "as terminals send ctrl-_");
+        assert_eq!(
+            (of(Place::Form, 'y', KeyModifiers::NONE), of(Place::Message, 'y', KeyModifiers::NONE)),
+            (Some(Action::FieldSave), None)
+        );
     }
 
     #[test]
@@ -266,6 +355,9 @@ mod tests {
             (&[("skip", &["ctrl-x"])], "`ctrl-x` (for skip) is no key to map; write one character"),
             (&[("skip", &["3"])], "no digit"),
             (&[("quit", &[])], "`quit` needs a key"),
+            (&[("editor_save", &["s"])], "`s` (for editor_save) is no key to map where letters are text; write ctrl-s"),
+            (&[("editor_save", &["ctrl-c"])], "ctrl not with any of c, z"),
+            (&[("field_save", &["w"])], "`w` is the key of both field_words and field_save"),
         ] {
             let error = with(changes).unwrap_err();
             assert!(error.contains(says), "{error}");

@@ -1,11 +1,17 @@
 //! The review screen: a message, the model's answer, and one key for what a person thinks of it. Every judgement is on
 //! disk before the next item is shown.
 
+mod act;
 mod app;
+mod buffer;
 mod desk;
+mod diff;
 mod draw;
+mod draw_answer;
 mod edit;
 mod facts;
+mod fill;
+mod hints;
 mod keymap;
 mod later;
 mod layout;
@@ -14,11 +20,16 @@ mod pace;
 mod pick;
 mod queue_desk;
 mod rehearse;
+mod sheet;
+mod spans;
+mod table;
 pub mod tally;
 mod view;
+mod words;
+mod write;
 
 pub use app::{App, Effect};
-pub use desk::{Alike, Desk, DeskError, Gauge, Item, Judgement, Marks, Seen, State, Verdict};
+pub use desk::{Alike, Desk, DeskError, Form, Gauge, Item, Judgement, Marks, Seen, State, Verdict};
 pub use draw::draw;
 pub use keymap::KeyMap;
 pub use later::{Later, Ranked};
@@ -116,8 +127,8 @@ pub fn run(desk: &mut dyn Desk, options: &Options) -> Result<Outcome, Error> {
             effect => carry_out(&mut app, desk, effect),
         }
     };
-    // A remark that was being typed is worth more than its last words.
-    let effect = if interrupted { app.half_typed() } else { Effect::None };
+    // A remark that was being typed is worth more than its last words; a correction even where one quits in the middle of it.
+    let effect = if interrupted { app.half_typed() } else { app.half_corrected() };
     carry_out(&mut app, desk, effect);
     match screen.close() {
         // There may be no terminal left to restore.

@@ -1,3 +1,6 @@
+mod fields;
+mod texts;
+
 use super::app::Mode;
 use super::*;
 use proptest::prelude::*;
@@ -5,6 +8,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::layout::Size;
+use ratatui::style::Color;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,6 +16,7 @@ use std::sync::Arc;
 struct Paper {
     items: Arc<[Item]>,
     labels: Arc<[String]>,
+    form: Form,
     log: Vec<(usize, Judgement)>,
     full: bool,
 }
@@ -27,6 +32,10 @@ impl Desk for Paper {
 
     fn labels(&self) -> Arc<[String]> {
         self.labels.clone()
+    }
+
+    fn form(&self) -> Form {
+        self.form.clone()
     }
 
     fn state(&self, item: usize) -> State {
@@ -64,7 +73,7 @@ impl Desk for Paper {
 
     fn similar(&self, item: usize) -> Option<Vec<Alike>> {
         let alike = |item: usize, label: &str, decided| Alike { item, label: label.into(), decided };
-        Some(if item == 0 {
+        Some(if item == 0 && self.form == Form::Labels {
             vec![alike(3, "card_delivery_estimate", true), alike(1, "card_arrival", false)]
         } else {
             vec![]
@@ -122,7 +131,7 @@ fn paper() -> Paper {
         item("卡片还没有到 👍🏽 ok", "card_delivery_estimate"),
         item("", "exchange_rate"),
     ];
-    Paper { items: items.into(), labels: labels(), log: Vec::new(), full: false }
+    Paper { items: items.into(), labels: labels(), form: Form::Labels, log: Vec::new(), full: false }
 }
 
 struct Session {
@@ -172,6 +181,36 @@ impl Session {
             .unwrap();
         // The test backend cannot print what has no columns.
         if self.size.width == 0 { String::new() } else { terminal.backend().to_string() }
+    }
+
+    /// The screen with its styles: each run of one style as `<style|text>`, plain text as it is.
+    fn styled(&mut self, colour: bool) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(self.size.width, self.size.height)).unwrap();
+        terminal.draw(|frame| draw(&self.app, colour, frame)).unwrap();
+        let buffer = terminal.backend().buffer().clone();
+        let mut out = String::new();
+        for y in 0..self.size.height {
+            let mut runs: Vec<(String, String)> = Vec::new();
+            for x in 0..self.size.width {
+                let cell = &buffer[(x, y)];
+                let colour =
+                    if cell.fg == Color::Reset { String::new() } else { format!("{:?} ", cell.fg).to_lowercase() };
+                let names =
+                    cell.modifier.iter_names().map(|(name, _)| name.to_lowercase()).collect::<Vec<_>>().join(" ");
+                let style = format!("{colour}{names}").trim().to_string();
+                match runs.last_mut() {
+                    Some((last, text)) if *last == style => text.push_str(cell.symbol()),
+                    _ => runs.push((style, cell.symbol().to_string())),
+                }
+            }
+            let line: String = runs
+                .iter()
+                .map(|(style, text)| if style.is_empty() { text.clone() } else { format!("<{style}|{text}>") })
+                .collect();
+            out.push_str(line.trim_end());
+            out.push('\n');
+        }
+        out
     }
 
     fn verdicts(&self) -> Vec<(usize, Verdict, Option<&str>, Option<&str>)> {

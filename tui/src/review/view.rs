@@ -24,14 +24,14 @@ pub struct Known<'a> {
 
 const STATES: [&str; 8] = ["all", "open", "decided", "corrected", "rejected", "skipped", "flagged", "with notes"];
 
-/// The filters there are for these items.
-pub fn filters(items: &[Item]) -> Vec<String> {
+/// The filters there are for these items; by their answers too where those are labels.
+pub fn filters(items: &[Item], by_answer: bool) -> Vec<String> {
     let tags: BTreeSet<&str> = items.iter().flat_map(|item| item.tags.iter().copied()).collect();
     let answers: BTreeSet<&str> = items.iter().map(|item| item.answer.as_str()).collect();
     let mut filters: Vec<String> = STATES.iter().map(|s| (*s).to_string()).collect();
     filters.extend(tags.into_iter().map(str::to_string));
     // Free text is no filter.
-    if answers.len() <= 1_000 {
+    if by_answer && answers.len() <= 1_000 {
         filters.extend(answers.into_iter().map(|answer| format!("answer {answer}")));
     }
     filters
