@@ -11,9 +11,11 @@ pub use curation::{Curation, Provenance};
 pub use writer::{DatasetWriter, Line};
 
 use crate::digest::{canonical_json, sha256_file, sha256_hex};
+use crate::schema::Schema;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -153,7 +155,7 @@ pub struct SplitCard {
     pub rows: u64,
     pub reviewed: u64,
     pub sha256: String,
-    /// Rows a label.
+    /// Rows a label; where answers are fields, rows a combination of them ("date, time").
     pub labels: BTreeMap<String, u64>,
 }
 
@@ -161,8 +163,11 @@ pub struct SplitCard {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DatasetCard {
     pub digest: String,
-    /// The taxonomy, sorted.
+    /// The taxonomy, sorted; empty where answers are fields.
     pub labels: Vec<String>,
+    /// The JSON Schema of the answers, where they are fields: as it was written, for the order of its fields counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
     pub splits: BTreeMap<Split, SplitCard>,
     /// What was left out on the way, by reason; `traces_in` = rows of all splits + these.
     pub traces_in: u64,
@@ -248,11 +253,12 @@ impl Dataset {
     pub fn load(dir: &Path) -> Result<Dataset> {
         let path = dir.join("dataset.json");
         let card = DatasetCard::load(dir)?;
+        let targets = Targets::of(&card)?;
         let mut splits = BTreeMap::new();
         for split in Split::ALL {
-            splits.insert(split, load_split(dir, split, card.splits.get(&split))?);
+            splits.insert(split, load_split(dir, split, card.splits.get(&split), &targets)?);
         }
-        check(&path, &card, &splits)?;
+        check(&path, &card, &targets, &splits)?;
         Ok(Dataset { card, dir: dir.to_path_buf(), splits })
     }
 
@@ -263,7 +269,8 @@ impl Dataset {
 
     /// Freezes rows as a dataset folder and returns its card. `card`'s digest and splits are computed here; its labels
     /// are sorted. Promises that are checked before anything is written: each id is [`example_id`] of its row and
-    /// occurs once, each target is one of the labels (where there are any), no group is in two splits, and
+    /// occurs once, each target is one of the labels (where there are any) or what the schema makes of it (where there is
+    /// one), no group is in two splits, and
     /// `traces_in` equals the rows plus what was left out. The card is written last.
     pub fn write(dir: &Path, card: DatasetCard, splits: BTreeMap<Split, Vec<Example>>) -> Result<DatasetCard> {
         let DatasetCard { left_out, traces_in, curation, .. } = card.clone();
@@ -284,10 +291,54 @@ fn illegible(path: &Path) -> impl FnOnce(serde_json::Error) -> Error {
     move |e| Error::invalid(&path, format!("it cannot be written as JSON: {e}"), "look for numbers that are not finite")
 }
 
-fn split_card(rows: &[Example], text: &str) -> SplitCard {
+/// What a dataset's targets must be.
+enum Targets {
+    Any,
+    Labels(Vec<String>),
+    Fields(Schema),
+}
+
+impl Targets {
+    /// Errors where the card's schema is none.
+    fn of(card: &DatasetCard) -> Result<Targets> {
+        match &card.schema {
+            None if card.labels.is_empty() => Ok(Targets::Any),
+            None => Ok(Targets::Labels(card.labels.clone())),
+            Some(text) => Schema::parse(text).map(Targets::Fields).map_err(|e| {
+                Error::invalid(Path::new("dataset.json"), format!("its schema can't be used: {e}"), FREEZE_AGAIN)
+            }),
+        }
+    }
+
+    /// What a card counts a target as. The fields' values are the customers' and have no place in a card.
+    fn class<'t>(&self, target: &'t str) -> Cow<'t, str> {
+        let Targets::Fields(schema) = self else { return Cow::Borrowed(target) };
+        let said: serde_json::Map<String, Value> = serde_json::from_str(target).unwrap_or_default();
+        let names: Vec<&str> =
+            schema.fields().iter().map(|f| f.name.as_str()).filter(|name| said.contains_key(*name)).collect();
+        Cow::Owned(if names.is_empty() { "(no field)".to_owned() } else { names.join(", ") })
+    }
+
+    fn check(&self, target: &str) -> std::result::Result<(), String> {
+        match self {
+            Targets::Any => Ok(()),
+            Targets::Labels(labels) => match labels.binary_search_by(|label| label.as_str().cmp(target)) {
+                Ok(_) => Ok(()),
+                Err(_) => Err("a target outside the taxonomy".to_owned()),
+            },
+            Targets::Fields(schema) => match schema.canonical_text(target) {
+                Ok(canonical) if canonical == target => Ok(()),
+                Ok(_) => Err("a target that is not in the schema's canonical form".to_owned()),
+                Err(fault) => Err(format!("a target that the schema does not allow ({fault})")),
+            },
+        }
+    }
+}
+
+fn split_card(rows: &[Example], text: &str, targets: &Targets) -> SplitCard {
     let mut labels = BTreeMap::new();
     for row in rows {
-        *labels.entry(row.target.clone()).or_insert(0) += 1;
+        *labels.entry(targets.class(&row.target).into_owned()).or_insert(0) += 1;
     }
     let reviewed = rows.iter().filter(|r| r.label_source == LabelSource::Human).count() as u64;
     SplitCard { rows: rows.len() as u64, reviewed, sha256: sha256_hex(text.as_bytes()), labels }
@@ -299,7 +350,7 @@ fn card_digest(path: &Path, card: &DatasetCard) -> Result<String> {
     Ok(sha256_hex(canonical_json(&value).as_bytes()))
 }
 
-fn load_split(dir: &Path, split: Split, card: Option<&SplitCard>) -> Result<Vec<Example>> {
+fn load_split(dir: &Path, split: Split, card: Option<&SplitCard>, targets: &Targets) -> Result<Vec<Example>> {
     let path = dir.join(format!("{}.jsonl", split.name()));
     let Some(card) = card else {
         return Err(Error::invalid(&path, "the card does not name this split", FREEZE_AGAIN));
@@ -313,13 +364,13 @@ fn load_split(dir: &Path, split: Split, card: Option<&SplitCard>) -> Result<Vec<
             .map_err(|e| Error::invalid(&path, format!("line {} is not a row: {e}", i + 1), FREEZE_AGAIN))
     };
     let rows: Vec<Example> = text.lines().enumerate().map(parse).collect::<Result<_>>()?;
-    if split_card(&rows, &text) != *card {
+    if split_card(&rows, &text, targets) != *card {
         return Err(Error::invalid(&path, "its counts are not those of the card", FREEZE_AGAIN));
     }
     Ok(rows)
 }
 
-fn check(path: &Path, card: &DatasetCard, splits: &BTreeMap<Split, Vec<Example>>) -> Result<()> {
+fn check(path: &Path, card: &DatasetCard, targets: &Targets, splits: &BTreeMap<Split, Vec<Example>>) -> Result<()> {
     let broken = |reason: String| Err(Error::invalid(path, reason, "this is a defect of what froze the dataset"));
     let mut ids = BTreeSet::new();
     let mut groups: BTreeMap<&str, Split> = BTreeMap::new();
@@ -332,8 +383,8 @@ fn check(path: &Path, card: &DatasetCard, splits: &BTreeMap<Split, Vec<Example>>
             if !ids.insert(&row.id) {
                 return broken(format!("{at} occurs twice"));
             }
-            if !card.labels.is_empty() && card.labels.binary_search(&row.target).is_err() {
-                return broken(format!("{at} has a target outside the taxonomy: {:?}", row.target));
+            if let Err(why) = targets.check(&row.target) {
+                return broken(format!("{at} has {why}: {:?}", row.target));
             }
             if let Some(other) = groups.insert(&row.group, *split)
                 && other != *split
@@ -378,6 +429,7 @@ mod tests {
         DatasetCard {
             digest: String::new(),
             labels: vec!["no".to_owned(), "ja".to_owned()],
+            schema: None,
             splits: BTreeMap::new(),
             traces_in,
             left_out: BTreeMap::from([("exact duplicate".to_owned(), left_out)]),
@@ -450,6 +502,28 @@ mod tests {
         check("dataset.json", "exact duplicate", "exact Duplicate");
         fs::remove_file(dir.path().join("valid.jsonl")).unwrap();
         assert!(Dataset::load(dir.path()).is_err());
+    }
+
+    #[test]
+    fn targets_that_are_fields_are_held_to_the_schema() {
+        let schema = r#"{"type": "object", "properties": {"time": {"type": "string"}, "people": {"type": "integer"}},
+            "additionalProperties": false}"#;
+        let of = |target: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let card = DatasetCard { labels: Vec::new(), schema: Some(schema.to_owned()), ..card(1, 0) };
+            let rows = BTreeMap::from([(Split::Test, vec![row("at 7", target, "g")])]);
+            Dataset::write(dir.path(), card, rows).map(|_| Dataset::load(dir.path()).unwrap().card)
+        };
+        let card = of(r#"{"time":"7","people":2}"#).unwrap();
+        assert_eq!(card.schema.unwrap(), schema, "as it was written, to the byte");
+        assert_eq!(card.splits[&Split::Test].labels, BTreeMap::from([("time, people".to_owned(), 1)]));
+        let refused = |target: &str, says: &str| {
+            let e = of(target).unwrap_err().to_string();
+            assert!(e.contains(says), "{e}");
+        };
+        refused(r#"{"people":2,"time":"7"}"#, "canonical form");
+        refused(r#"{"time":"7","people":"two"}"#, "does not allow (people: ");
+        refused("none", "does not allow");
     }
 
     #[test]

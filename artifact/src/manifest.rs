@@ -42,10 +42,16 @@ pub struct ArtifactManifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
-    /// `classify`.
+    /// `classify` or `extract`.
     pub kind: String,
-    /// In the order of the posterior that the model answers with.
+    /// In the order of the posterior that the model answers with; empty where answers are fields.
     pub labels: Vec<String>,
+    /// The JSON Schema of the answers, where they are fields: as it was written, for the order of its fields counts.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub schema: Option<String>,
+    /// Where a written answer is cut off, in tokens.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub max_new_tokens: Option<usize>,
     /// The system prompt that goes before each message.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub system: Option<String>,
@@ -152,7 +158,13 @@ mod tests {
             name: "quickstart".to_owned(),
             version: version.to_owned(),
             created: "2026-01-02T03:04:05Z".to_owned(),
-            task: Task { kind: "classify".to_owned(), labels: vec!["a".to_owned(), "b".to_owned()], system: None },
+            task: Task {
+                kind: "classify".to_owned(),
+                labels: vec!["a".to_owned(), "b".to_owned()],
+                schema: None,
+                max_new_tokens: None,
+                system: None,
+            },
             base: BaseModel { name: "base".to_owned(), digest: sha256_hex(b"b"), license: None, quantize_base: None },
             dataset_digest: sha256_hex(b"d"),
             recipe_lock_digest: sha256_hex(b"r"),

@@ -63,7 +63,10 @@ pub struct RecipeArg {
 #[derive(Subcommand, Debug)]
 pub enum Verb {
     /// Write a new, commented recipe
-    #[command(after_help = "Example:\n  limbeck init recipes/router --labels refund,lost_card,other")]
+    #[command(after_help = "\
+Example:
+  limbeck init recipes/router --labels refund,lost_card,other    one label for a message
+  limbeck init recipes/bookings --fields date,time,people        fields out of a message, as JSON")]
     Init(Init),
     /// Run all stages of a recipe, in order; what is already done is not done again
     #[command(after_help = "\
@@ -333,6 +336,9 @@ pub struct Init {
     /// The taxonomy, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "LABEL,...")]
     pub labels: Vec<String>,
+    /// Instead of labels: the fields that are to be pulled out of a message; writes a schema.json of texts to go on from
+    #[arg(long, value_delimiter = ',', value_name = "FIELD,...", conflicts_with = "labels")]
+    pub fields: Vec<String>,
 }
 
 #[derive(Args, Debug)]

@@ -162,7 +162,7 @@ impl ToRank {
 /// What a linear model says of each labelled item without having learned from it.
 pub fn posteriors(queue: &Queue, told: &(dyn Fn(f32) + Sync)) -> Vec<Option<Vec<f32>>> {
     let mut posteriors = vec![None; queue.items.len()];
-    let number = |label: &str| queue.labels.iter().position(|l| l == label);
+    let number = |label: &str| queue.answers.labels().iter().position(|l| l == label);
     let known: Vec<(usize, usize)> =
         (0..queue.items.len()).filter_map(|i| Some((i, queue.items[i].label.as_deref().and_then(number)?))).collect();
     if known.len() < LEAST {
@@ -172,7 +172,7 @@ pub fn posteriors(queue: &Queue, told: &(dyn Fn(f32) + Sync)) -> Vec<Option<Vec<
         .iter()
         .map(|(i, label)| FloorRow { text: &queue.items[*i].message, label: *label, weight: 1.0 })
         .collect();
-    let answers = out_of_fold(&rows, queue.labels.len(), FOLDS, VISITS, told);
+    let answers = out_of_fold(&rows, queue.answers.labels().len(), FOLDS, VISITS, told);
     known.iter().zip(answers).for_each(|((i, _), answer)| posteriors[*i] = Some(answer));
     posteriors
 }

@@ -18,3 +18,4 @@ pub mod trace;
 pub use curate::{Balance, CurateOptions, CuratePlan, CurateSummary, Fractions, Quality, curate};
 pub use error::Error;
 pub use import::{ImportPlan, ImportSummary, NamedFile, Reading, import, import_as};
+pub use taxonomy::{Answers, Fields};

@@ -2,6 +2,7 @@
 //! published: a simulated frontier model answers, simulated customers write and react. Seeded, and only basic
 //! arithmetic, so that the same seed gives the same bytes on every machine.
 
+pub mod booking;
 pub mod bulk;
 mod disturb;
 mod frontier;
@@ -186,7 +187,6 @@ fn write(plan: &SimulatePlan, calls: &[Call], labels: Vec<String>, rng: &mut Rng
     let system = format!("Classify the customer message. Answer with one of: {}.", labels.join(", "));
     let redactor = Redactor::new()?;
     let (mut traces, mut decisions) = (String::new(), String::new());
-    let reviewed_from = OffsetDateTime::UNIX_EPOCH + Duration::seconds(START + DAYS * 86_400 + 9 * 3_600);
     let mut decided = 0;
     for call in calls {
         let line = line(call, &system, &labels, rng);
@@ -197,7 +197,7 @@ fn write(plan: &SimulatePlan, calls: &[Call], labels: Vec<String>, rng: &mut Rng
             let right = read.label(&labels) == Some(gold.as_str());
             let (verdict, label) =
                 if right { (Verdict::Accept, None) } else { (Verdict::Correct, Some(gold.as_str())) };
-            let at = rfc3339(reviewed_from + Duration::seconds(4 * decided));
+            let at = rfc3339(reviewed_from() + Duration::seconds(4 * decided));
             let decision = Decision::new(&at, &plan.reviewer, &read.id, verdict, label, &read.shown_sha256(), None);
             decisions.push_str(&decision.to_line());
             decisions.push('\n');
@@ -250,6 +250,11 @@ fn line(call: &Call, system: &str, labels: &[String], rng: &mut Rng) -> String {
         Some(damage) => damage.apply(record),
         None => record.to_string(),
     }
+}
+
+/// When the simulated reviewer begins: the morning after the last call.
+fn reviewed_from() -> OffsetDateTime {
+    OffsetDateTime::UNIX_EPOCH + Duration::seconds(START + DAYS * 86_400 + 9 * 3_600)
 }
 
 fn rfc3339(at: OffsetDateTime) -> String {

@@ -9,7 +9,8 @@ use limbeck_data_curation::redact::RedactOptions;
 use limbeck_data_curation::review::{FreezePlan, Frozen, freeze};
 use limbeck_data_curation::simulate::bulk::{BulkPlan, Pair, bulk, labels};
 use limbeck_data_curation::{
-    Balance, CurateOptions, CuratePlan, CurateSummary, Error, Fractions, ImportPlan, NamedFile, Quality, curate, import,
+    Answers, Balance, CurateOptions, CuratePlan, CurateSummary, Error, Fractions, ImportPlan, NamedFile, Quality,
+    curate, import,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -52,7 +53,7 @@ impl Run {
     fn plan(&self, options: CurateOptions) -> CuratePlan {
         CuratePlan {
             imported: self.path("import"),
-            labels: labels(),
+            answers: Answers::Labels(labels()),
             min_chars: 1,
             max_chars: 8000,
             near_dup_threshold: 0.8,

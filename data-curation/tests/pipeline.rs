@@ -10,7 +10,7 @@ use limbeck_data_curation::simulate::{SimulatePlan, Simulated, read_banking77, s
 use limbeck_data_curation::text::{jaccard, normal_form, shingles};
 use limbeck_data_curation::trace::visible_message;
 use limbeck_data_curation::{
-    CurateOptions, CuratePlan, CurateSummary, Fractions, ImportPlan, ImportSummary, NamedFile, curate, import,
+    Answers, CurateOptions, CuratePlan, CurateSummary, Fractions, ImportPlan, ImportSummary, NamedFile, curate, import,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -74,7 +74,7 @@ impl Run {
     fn curate_plan(&self) -> CuratePlan {
         CuratePlan {
             imported: self.path("import"),
-            labels: self.labels.clone(),
+            answers: Answers::Labels(self.labels.clone()),
             min_chars: 3,
             max_chars: 8000,
             near_dup_threshold: 0.8,
@@ -347,7 +347,7 @@ fn a_reviewer_can_undo_skip_reject_and_correct() {
     let path = run.path("mine.jsonl");
     let mut decisions = Decisions::load(&[&path]).unwrap();
     let first = q.open(&decisions)[0];
-    let other = q.labels.iter().find(|l| Some(*l) != first.label.as_ref()).unwrap();
+    let other = q.answers.labels().iter().find(|l| Some(*l) != first.label.as_ref()).unwrap();
     let mut n = 0;
     let mut decide = |decisions: &mut Decisions, verdict, label: Option<&str>, shown: &str| {
         n += 1;

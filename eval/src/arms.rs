@@ -3,7 +3,7 @@
 
 use crate::error::{AnswerError, EvalError};
 use crate::floor::{self, FloorRow, LinearFloor, text_of};
-use crate::metrics::{Prediction, argmax};
+use crate::metrics::{Prediction, Said, argmax};
 use crate::predictions::{self, Kept};
 use limbeck_artifact::dataset::{Example, Message};
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
@@ -36,7 +36,16 @@ enum Source<'a> {
     Recorded,
     LinearFloor,
     Model(Open<'a>),
+    Writer(OpenWriter<'a>),
 }
+
+/// Something that writes an answer to a prompt.
+pub trait AnswerWriter {
+    /// An answer that can't be used is no error: it counts as wrong and as invalid. An error ends the evaluation.
+    fn write(&mut self, messages: &[Message]) -> Result<Said, AnswerError>;
+}
+
+type OpenWriter<'a> = Box<dyn FnOnce() -> Result<Box<dyn AnswerWriter + 'a>, AnswerError> + 'a>;
 
 /// One arm of the comparison.
 pub struct Arm<'a> {
@@ -74,11 +83,28 @@ impl<'a> Arm<'a> {
         Arm { name: name.into(), title: title.into(), key: key.into(), calibrate: true, source }
     }
 
+    /// A model that writes its answers; otherwise as [`Arm::model`].
+    pub fn writer(
+        name: &str,
+        title: &str,
+        key: &str,
+        open: impl FnOnce() -> Result<Box<dyn AnswerWriter + 'a>, AnswerError> + 'a,
+    ) -> Arm<'a> {
+        let source = Source::Writer(Box::new(open));
+        Arm { name: name.into(), title: title.into(), key: key.into(), calibrate: true, source }
+    }
+
+    /// Whether it is asked about the calibration split too.
+    pub fn calibrated(mut self, calibrate: bool) -> Arm<'a> {
+        self.calibrate = calibrate;
+        self
+    }
+
     pub fn kind(&self) -> ArmKind {
         match self.source {
             Source::Recorded => ArmKind::Recorded,
             Source::LinearFloor => ArmKind::LinearFloor,
-            Source::Model(_) => ArmKind::Model,
+            Source::Model(_) | Source::Writer(_) => ArmKind::Model,
         }
     }
 }
@@ -86,6 +112,8 @@ impl<'a> Arm<'a> {
 /// The rows that every arm answers; already limited to reviewed ones.
 pub(crate) struct Questions<'a> {
     pub labels: &'a [String],
+    /// The text of the answers' schema, where they are fields.
+    pub schema: Option<&'a str>,
     pub train: Vec<&'a Example>,
     pub calibration: Vec<&'a Example>,
     pub test: Vec<&'a Example>,
@@ -115,15 +143,22 @@ pub(crate) fn run(arm: Arm<'_>, questions: &Questions<'_>, dir: &Path, emit: &dy
     let answers = match arm.source {
         Source::Recorded => Answers {
             calibration: Vec::new(),
-            test: questions.test.iter().map(|row| recorded_answer(row, labels)).collect(),
+            test: questions.test.iter().map(|row| recorded_answer(row, labels, questions.schema.is_some())).collect(),
         },
         Source::LinearFloor => {
             let mut floor = train_floor(questions);
-            ask_all(&arm.name, &mut floor, calibration, questions, &progress)?
+            let mut one = |row: &Example| ask(&arm.name, &mut floor, row, labels.len());
+            ask_all(&mut one, calibration, questions, &progress)?
         }
         Source::Model(open) => {
             let mut model = open().map_err(|source| EvalError::Open { arm: arm.name.clone(), source })?;
-            ask_all(&arm.name, model.as_mut(), calibration, questions, &progress)?
+            let mut one = |row: &Example| ask(&arm.name, model.as_mut(), row, labels.len());
+            ask_all(&mut one, calibration, questions, &progress)?
+        }
+        Source::Writer(open) => {
+            let mut writer = open().map_err(|source| EvalError::Open { arm: arm.name.clone(), source })?;
+            let mut one = |row: &Example| have_written(&arm.name, writer.as_mut(), row);
+            ask_all(&mut one, calibration, questions, &progress)?
         }
     };
     let kept = Kept { calibration: answers.calibration, test: answers.test };
@@ -133,21 +168,20 @@ pub(crate) fn run(arm: Arm<'_>, questions: &Questions<'_>, dir: &Path, emit: &dy
 }
 
 fn ask_all(
-    arm: &str,
-    model: &mut dyn Answerer,
+    one: &mut dyn FnMut(&Example) -> Result<Prediction, EvalError>,
     calibration: &[&Example],
     questions: &Questions<'_>,
     progress: &dyn Fn(usize),
 ) -> Result<Answers, EvalError> {
     // The first call pays for lazy set-up; it is not a latency anyone will see in service.
     if let Some(first) = calibration.first().or(questions.test.first()) {
-        ask(arm, model, first, questions.labels.len())?;
+        one(first)?;
     }
     let mut done = 0;
     let mut ask_split = |rows: &[&Example]| -> Result<Vec<Prediction>, EvalError> {
         rows.iter()
             .map(|row| {
-                let prediction = ask(arm, model, row, questions.labels.len())?;
+                let prediction = one(row)?;
                 done += 1;
                 if done % 16 == 0 {
                     progress(done);
@@ -175,9 +209,23 @@ fn ask(arm: &str, model: &mut dyn Answerer, row: &Example, labels: usize) -> Res
         row: row.id.clone(),
         label: argmax(&posterior),
         posterior: (!posterior.is_empty()).then_some(posterior),
-        // Microseconds: what is written and read back is the very same number.
-        latency_ms: Some((elapsed_ms * 1e3).round() / 1e3),
+        latency_ms: Some(microseconds(elapsed_ms)),
+        said: None,
     })
+}
+
+/// Rounded to them: what is written and read back is the very same number.
+fn microseconds(ms: f64) -> f64 {
+    (ms * 1e3).round() / 1e3
+}
+
+fn have_written(arm: &str, writer: &mut dyn AnswerWriter, row: &Example) -> Result<Prediction, EvalError> {
+    let begun = Instant::now();
+    let said = writer.write(&row.messages);
+    let elapsed_ms = begun.elapsed().as_secs_f64() * 1e3;
+    let said = said.map_err(|source| EvalError::Answer { arm: arm.to_owned(), row: row.id.clone(), source })?;
+    let latency_ms = Some(microseconds(elapsed_ms));
+    Ok(Prediction { row: row.id.clone(), label: None, posterior: None, latency_ms, said: Some(said) })
 }
 
 fn check_posterior(posterior: &[f32], labels: usize) -> Result<(), String> {
@@ -208,12 +256,13 @@ fn train_floor(questions: &Questions<'_>) -> LinearFloor {
     LinearFloor::train(&rows, questions.labels.len())
 }
 
-fn recorded_answer(row: &Example, labels: &[String]) -> Prediction {
+fn recorded_answer(row: &Example, labels: &[String], in_words: bool) -> Prediction {
     Prediction {
         row: row.id.clone(),
         label: label_of(&row.recorded.answer, labels),
         posterior: None,
         latency_ms: row.recorded.latency_ms.filter(|ms| ms.is_finite() && *ms >= 0.0),
+        said: in_words.then(|| Said { text: row.recorded.answer.clone(), confidence: None }),
     }
 }
 
@@ -234,17 +283,20 @@ pub(crate) fn label_of(answer: &str, labels: &[String]) -> Option<usize> {
 fn predictions_key(arm: &Arm<'_>, questions: &Questions<'_>, calibration: &[&Example]) -> String {
     let ids = |rows: &[&Example]| rows.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
     let made_of = match arm.source {
-        Source::Model(_) => json!("model"),
+        Source::Model(_) | Source::Writer(_) => json!("model"),
         Source::Recorded => json!(questions.test.iter().map(|row| &row.recorded).collect::<Vec<_>>()),
         Source::LinearFloor => {
             let weights: Vec<f32> = questions.train.iter().map(|row| row.weight).collect();
             json!([floor::VERSION, ids(&questions.train), weights])
         }
     };
-    let inputs = json!({
+    let mut inputs = json!({
         "arm": arm.name, "key": arm.key, "made_of": made_of, "labels": questions.labels,
         "calibration": ids(calibration), "test": ids(&questions.test),
     });
+    if let Some(schema) = questions.schema {
+        inputs["schema"] = json!(schema);
+    }
     sha256_hex(canonical_json(&inputs).as_bytes())
 }
 

@@ -121,6 +121,26 @@ pub fn calibration_scores(posteriors: &[&[f32]], gold: &[usize], temperature: f6
     CalibrationScores { rows: posteriors.len() as u64, ece, brier: brier / n, nll: nll(posteriors, gold, temperature) }
 }
 
+/// As [`calibration_scores`], of confidences that are all that is known of an answer: right or wrong are the two classes.
+pub fn confidence_scores(confidences: &[(f64, bool)]) -> CalibrationScores {
+    let n = confidences.len().max(1) as f64;
+    let bins = reliability(confidences, 0.95);
+    let ece = bins.iter().map(|bin| bin.rows as f64 / n * (bin.accuracy - bin.mean_confidence).abs()).sum();
+    let brier = confidences.iter().map(|(p, right)| 2.0 * (p - f64::from(u8::from(*right))).powi(2)).sum::<f64>();
+    let nll = confidences.iter().map(|(p, right)| -(if *right { *p } else { 1.0 - p }).max(FLOOR).ln()).sum::<f64>();
+    CalibrationScores { rows: confidences.len() as u64, ece, brier: brier / n, nll: nll / n }
+}
+
+/// A confidence as the posterior of right and wrong, as [`temper`] and [`fit_temperature`] take it.
+pub(crate) fn as_posterior(confidence: f64) -> [f32; 2] {
+    [confidence as f32, (1.0 - confidence) as f32]
+}
+
+/// A confidence at `temperature`: its odds to the power of 1/T.
+pub fn temper_confidence(confidence: f64, temperature: f64) -> f64 {
+    temper(&as_posterior(confidence), temperature)[0]
+}
+
 /// A point of the risk–coverage curve: answering only rows at or above `threshold` covers that share of the rows, and
 /// that share of the answers is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -189,5 +209,25 @@ pub fn serve_at(confidences: &[(f64, bool)], threshold: f64, confidence_level: f
         wrong,
         risk: (served > 0).then(|| wrong as f64 / served as f64),
         risk_upper: (served > 0).then(|| upper_bound(wrong, served, confidence_level)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A confidence is the posterior of a classifier of two labels whose first is chosen.
+    #[test]
+    fn confidences_are_scored_as_two_classes() {
+        let given = [(0.9, true), (0.8, false), (0.6, true), (0.99, true), (0.7, false)];
+        let posteriors: Vec<[f32; 2]> = given.iter().map(|(p, _)| as_posterior(*p)).collect();
+        let posteriors: Vec<&[f32]> = posteriors.iter().map(|p| p.as_slice()).collect();
+        let gold: Vec<usize> = given.iter().map(|(_, right)| usize::from(!right)).collect();
+        let (ours, theirs) = (confidence_scores(&given), calibration_scores(&posteriors, &gold, 1.0));
+        for (ours, theirs) in [(ours.ece, theirs.ece), (ours.brier, theirs.brier), (ours.nll, theirs.nll)] {
+            assert!((ours - theirs).abs() < 1e-6, "{ours} {theirs}");
+        }
+        assert!((temper_confidence(0.8, 2.0) - 2.0 / 3.0).abs() < 1e-6, "odds of 4 become odds of 2");
+        assert!(temper_confidence(0.0, 2.0) < 1e-5 && temper_confidence(1.0, 2.0) > 1.0 - 1e-5);
     }
 }

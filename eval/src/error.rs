@@ -17,6 +17,10 @@ pub enum EvalError {
         "failed to evaluate row {row}: its target `{target}` is not one of the {labels} labels. Try: add it to [task] labels, or correct the row in review"
     )]
     UnknownTarget { row: String, target: String, labels: usize },
+    #[error(
+        "failed to evaluate row {row}: its target `{target}` is not what the schema allows: {why}. Try: correct the row in review, or the schema"
+    )]
+    InvalidTarget { row: String, target: String, why: String },
     #[error("failed to open arm `{arm}`: {source}")]
     Open { arm: String, source: AnswerError },
     #[error("failed to answer row {row} with arm `{arm}`: {source}")]

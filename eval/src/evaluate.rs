@@ -1,20 +1,24 @@
 //! The evaluation itself: ask every arm about the same reviewed rows, measure, calibrate, compare, decide. The caller
 //! chooses arms and gates; nothing here knows what a model is.
 
-use crate::arms::{self, Answers, Arm, ArmKind, Questions, label_of};
+use crate::arms::{self, Answers, Arm, ArmKind, Questions};
 use crate::calibration::{
-    RiskPoint, aurc, calibration_scores, confidences, fit_temperature, reliability, risk_coverage, serve_at, temper,
+    RiskPoint, as_posterior, aurc, calibration_scores, confidence_scores, confidences, fit_temperature, reliability,
+    risk_coverage, serve_at, temper, temper_confidence,
 };
 use crate::cost::{Cost, PriceTable, Usage, recorded_cost, self_hosted_cost};
 use crate::error::EvalError;
+use crate::extraction::score_fields;
 use crate::floor::text_of;
 use crate::gates::{Evidence, Gate, Verdict, decide};
-use crate::metrics::{Prediction, latency, score};
+use crate::judge::Judge;
+use crate::metrics::{Prediction, latency, score, score_answers};
 use crate::report::{ArmResult, Calibration, Comparison, Fact, Lineage, Mistake, Report, Routing, SCHEMA, TestRows};
 use crate::statistics::{Paired, Risk, mcnemar_exact, tango_interval, wilson};
 use crate::words::{percent, signed_points};
 use limbeck_artifact::dataset::{DatasetCard, Example, LabelSource};
 use limbeck_artifact::event::{Emit, EventKind};
+use limbeck_artifact::schema::Schema;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -25,8 +29,9 @@ pub struct EvalPlan {
     pub name: String,
     pub version: String,
     pub program_version: String,
-    /// In the order of every posterior.
+    /// In the order of every posterior; empty where answers are fields.
     pub labels: Vec<String>,
+    pub fields: Option<Fields>,
     /// The arm that gates judge.
     pub candidate: String,
     /// The arm that it would replace, where escalated calls go.
@@ -46,6 +51,13 @@ pub struct EvalPlan {
     pub reproduce: Vec<String>,
     /// How many of the candidate's mistakes the report shows.
     pub mistakes: usize,
+}
+
+/// Answers that are fields: their schema, as it is understood and as it was written.
+#[derive(Clone, Debug)]
+pub struct Fields {
+    pub schema: Schema,
+    pub text: String,
 }
 
 /// The rows of a frozen dataset that an evaluation reads.
@@ -68,6 +80,7 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
     check(plan, &arms)?;
     let questions = Questions {
         labels: &plan.labels,
+        schema: plan.fields.as_ref().map(|fields| fields.text.as_str()),
         train: rows.train.iter().collect(),
         calibration: reviewed(rows.calibration),
         test: reviewed(rows.test),
@@ -83,15 +96,17 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
     if questions.test.is_empty() {
         return Err(EvalError::NoRows { split: "test" });
     }
-    let gold = gold_labels(&questions.test, &plan.labels)?;
-    let calibration_gold = gold_labels(&questions.calibration, &plan.labels)?;
+    let mut judge = Judge::new(&plan.labels, plan.fields.as_ref());
+    let gold = judge.gold(&questions.test)?;
+    let calibration_gold = judge.gold(&questions.calibration)?;
 
     let dir = plan.dir.join("predictions");
     let (mut results, mut answers) = (Vec::new(), BTreeMap::<String, Answers>::new());
     for arm in arms {
         let (name, title, kind) = (arm.name.clone(), arm.title.clone(), arm.kind());
-        let given = arms::run(arm, &questions, &dir, emit)?;
-        let result = measure(plan, &name, title, kind, &given, &questions, &gold, &calibration_gold);
+        let mut given = arms::run(arm, &questions, &dir, emit)?;
+        judge.mark(&mut given);
+        let result = measure(plan, &judge, &name, title, kind, &given, &questions, &gold, &calibration_gold);
         emit.emit(arm_scored(&result));
         results.push(result);
         answers.insert(name, given);
@@ -100,6 +115,7 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
     let gates: Vec<_> = {
         let evidence = Evidence {
             labels: &plan.labels,
+            in_words: plan.fields.is_some(),
             gold: &gold,
             arms: answers.iter().map(|(name, answers)| (name.as_str(), answers.test.as_slice())).collect(),
             candidate: &plan.candidate,
@@ -130,6 +146,7 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
         made: plan.made.clone(),
         notes: plan.notes.clone(),
         labels: plan.labels.clone(),
+        fields: plan.fields.iter().flat_map(|f| f.schema.fields()).map(|f| f.name.clone()).collect(),
         test: TestRows {
             rows: gold.len() as u64,
             groups: groups.len() as u64,
@@ -138,7 +155,7 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
         },
         comparisons: compare(plan, &results, &answers, &gold),
         routing: route(plan, &results, &answers, &gold),
-        mistakes: mistakes(plan, &results, &answers, &questions, &gold),
+        mistakes: mistakes(plan, &judge, &results, &answers, &questions, &gold),
         arms: results,
         gates,
         lineage: Lineage::of(rows.card),
@@ -151,7 +168,7 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
 fn check(plan: &EvalPlan, arms: &[Arm<'_>]) -> Result<(), EvalError> {
     let refuse = |what: String, hint: &str| Err(EvalError::Plan { what, hint: hint.to_owned() });
     let labels: BTreeSet<&String> = plan.labels.iter().collect();
-    if labels.len() < 2 || labels.len() != plan.labels.len() {
+    if plan.fields.is_none() && (labels.len() < 2 || labels.len() != plan.labels.len()) {
         return refuse("at least two labels are needed, all different".into(), "correct [task] labels");
     }
     let names: BTreeSet<&str> = arms.iter().map(|arm| arm.name.as_str()).collect();
@@ -192,18 +209,6 @@ fn reviewed(rows: &[Example]) -> Vec<&Example> {
     rows.iter().filter(|row| row.label_source == LabelSource::Human).collect()
 }
 
-fn gold_labels(rows: &[&Example], labels: &[String]) -> Result<Vec<usize>, EvalError> {
-    rows.iter()
-        .map(|row| {
-            label_of(&row.target, labels).ok_or_else(|| EvalError::UnknownTarget {
-                row: row.id.clone(),
-                target: row.target.clone(),
-                labels: labels.len(),
-            })
-        })
-        .collect()
-}
-
 fn arm_scored(result: &ArmResult) -> EventKind {
     let (p50_ms, p95_ms) = result.latency.as_ref().map_or((0.0, 0.0), |l| (l.p50_ms, l.p95_ms));
     EventKind::ArmScored {
@@ -223,6 +228,7 @@ fn posteriors(predictions: &[Prediction]) -> Option<Vec<&[f32]>> {
 #[expect(clippy::too_many_arguments, reason = "one call; a struct would only rename the list")]
 fn measure(
     plan: &EvalPlan,
+    judge: &Judge<'_>,
     name: &str,
     title: String,
     kind: ArmKind,
@@ -243,6 +249,7 @@ fn measure(
             None => Err("no call was timed".to_owned()),
         },
     };
+    let of_confidences = || calibrate_confidences(answers, gold, calibration_gold, confidence);
     let calibration = posteriors(&answers.test).map(|test| {
         let fitted_on = posteriors(&answers.calibration).unwrap_or_default();
         let temperature = fit_temperature(&fitted_on, calibration_gold);
@@ -254,16 +261,60 @@ fn measure(
             bins: reliability(&confidences(&test, gold, temperature), confidence),
         }
     });
+    let extraction = judge.numbers().zip(plan.fields.as_ref()).map(|(numbers, fields)| {
+        score_fields(&fields.schema, &numbers.gold_values(gold), &numbers.values(&answers.test), confidence)
+    });
     ArmResult {
         name: name.to_owned(),
         title,
         kind,
-        scores: score(gold, &predicted, &plan.labels, confidence),
+        scores: match &extraction {
+            None => score(gold, &predicted, &plan.labels, confidence),
+            Some(fields) => score_answers(gold, &predicted, fields, confidence),
+        },
         latency,
         cost_missing: cost.as_ref().err().cloned(),
         cost: cost.ok(),
-        calibration,
+        calibration: calibration.or_else(of_confidences),
+        extraction,
     }
+}
+
+/// Each row's confidence at `temperature` and whether its answer was right; none where answers have no confidence. Who
+/// serves an answer sees that it is not valid, so that such a one has none.
+fn said_confidences(predictions: &[Prediction], gold: &[usize], temperature: f64) -> Option<Vec<(f64, bool)>> {
+    let one = |(p, gold): (&Prediction, &usize)| {
+        let confidence = p.said.as_ref()?.confidence?;
+        Some(match p.label {
+            None => (0.0, false),
+            Some(label) => (temper_confidence(confidence, temperature), label == *gold),
+        })
+    };
+    predictions.iter().zip(gold).map(one).collect()
+}
+
+fn calibrate_confidences(
+    answers: &Answers,
+    gold: &[usize],
+    calibration_gold: &[usize],
+    level: f64,
+) -> Option<Calibration> {
+    let raw = said_confidences(&answers.test, gold, 1.0)?;
+    let valid = answers.calibration.iter().zip(calibration_gold).filter(|(p, _)| p.label.is_some());
+    let (valid, valid_gold): (Vec<Prediction>, Vec<usize>) = valid.map(|(p, gold)| (p.clone(), *gold)).unzip();
+    let fitted_on = said_confidences(&valid, &valid_gold, 1.0).unwrap_or_default();
+    let posteriors: Vec<[f32; 2]> = fitted_on.iter().map(|(confidence, _)| as_posterior(*confidence)).collect();
+    let posteriors: Vec<&[f32]> = posteriors.iter().map(|p| p.as_slice()).collect();
+    let wrong: Vec<usize> = fitted_on.iter().map(|(_, right)| usize::from(!right)).collect();
+    let temperature = fit_temperature(&posteriors, &wrong);
+    let tempered = said_confidences(&answers.test, gold, temperature)?;
+    Some(Calibration {
+        temperature,
+        fitted_rows: fitted_on.len() as u64,
+        raw: confidence_scores(&raw),
+        tempered: confidence_scores(&tempered),
+        bins: reliability(&tempered, level),
+    })
 }
 
 fn usage(row: &Example) -> Usage<'_> {
@@ -317,7 +368,10 @@ fn route(
     let result = results.iter().find(|result| result.name == plan.candidate)?;
     let temperature = result.calibration.as_ref()?.temperature;
     let candidate = answers.get(&plan.candidate)?;
-    let confidences = confidences(&posteriors(&candidate.test)?, gold, temperature);
+    let confidences = match posteriors(&candidate.test) {
+        Some(posteriors) => confidences(&posteriors, gold, temperature),
+        None => said_confidences(&candidate.test, gold, temperature)?,
+    };
     let level = 1.0 - plan.risk.alpha;
     let served = serve_at(&confidences, plan.threshold, level);
 
@@ -355,6 +409,7 @@ fn thin(points: Vec<RiskPoint>) -> Vec<RiskPoint> {
 
 fn mistakes(
     plan: &EvalPlan,
+    judge: &Judge<'_>,
     results: &[ArmResult],
     answers: &BTreeMap<String, Answers>,
     questions: &Questions<'_>,
@@ -368,7 +423,10 @@ fn mistakes(
         .and_then(|result| result.calibration.as_ref())
         .map_or(1.0, |calibration| calibration.temperature);
     let frontier = plan.frontier.as_ref().and_then(|name| answers.get(name));
-    let confidence = |p: &Prediction| Some(temper(p.posterior.as_deref()?, temperature)[p.label?]);
+    let confidence = |p: &Prediction| match (&p.posterior, &p.said) {
+        (Some(posterior), _) => Some(temper(posterior, temperature)[p.label?]),
+        (None, said) => p.label.and(said.as_ref()?.confidence).map(|c| temper_confidence(c, temperature)),
+    };
     let mut wrong: Vec<(usize, Option<f64>)> = candidate
         .test
         .iter()
@@ -383,11 +441,11 @@ fn mistakes(
         .map(|(i, confidence)| {
             let text = text_of(&questions.test[i].messages);
             let cut: String = text.chars().take(SHOWN_CHARS).collect();
-            let name = |label: Option<usize>| label.map(|label| plan.labels[label].clone());
+            let name = |label: Option<usize>| label.map(|label| judge.name(label));
             Mistake {
                 row: questions.test[i].id.clone(),
                 text: if cut.len() < text.len() { cut + "…" } else { cut },
-                gold: plan.labels[gold[i]].clone(),
+                gold: judge.name(gold[i]),
                 answer: name(candidate.test[i].label),
                 confidence,
                 frontier: frontier.and_then(|frontier| name(frontier.test[i].label)),

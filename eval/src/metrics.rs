@@ -1,6 +1,7 @@
 //! What the answers of one arm are worth on rows whose truth is known: accuracy, macro-F1, per-class precision and
 //! recall, confusion. Pure functions of predictions and gold labels; golden values come from scikit-learn.
 
+use crate::extraction::Extraction;
 use crate::statistics::{Interval, wilson};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,18 @@ pub struct Prediction {
     pub posterior: Option<Vec<f32>>,
     /// Wall time of the call, in milliseconds, rounded to the microsecond.
     pub latency_ms: Option<f64>,
+    /// What was written, where answers are fields; `label` then numbers the distinct answers of one evaluation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<Said>,
+}
+
+/// An answer in words.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Said {
+    pub text: String,
+    /// Of the answer as a whole, from 0 to 1: the product of its tokens' probabilities. None where only an answer was
+    /// recorded.
+    pub confidence: Option<f64>,
 }
 
 /// Rows by gold label and answer. `counts[gold][predicted]`; `invalid[gold]` are answers outside the labels.
@@ -98,7 +111,8 @@ pub struct ClassScore {
     pub f1: Option<f64>,
 }
 
-/// The scores of one arm on the test rows. Intervals are Wilson's, two-sided at the plan's confidence.
+/// The scores of one arm on the test rows. Where answers are fields, accuracy is the share of answers whose fields are all
+/// right, macro-F1 the mean over fields, and there are no classes. Intervals are Wilson's, two-sided at the plan's confidence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     pub rows: u64,
@@ -131,6 +145,24 @@ pub fn score(gold: &[usize], predicted: &[Option<usize>], labels: &[String], con
         invalid_rate: share(invalid, rows).unwrap_or(0.0),
         per_class,
         confusion,
+    }
+}
+
+/// As [`score`], of answers that no list of labels has: without classes, and with their mean F1 over fields.
+pub fn score_answers(gold: &[usize], predicted: &[Option<usize>], fields: &Extraction, confidence: f64) -> Scores {
+    let (rows, invalid) = (gold.len() as u64, predicted.iter().filter(|p| p.is_none()).count() as u64);
+    let correct = gold.iter().zip(predicted).filter(|(gold, p)| **p == Some(**gold)).count() as u64;
+    Scores {
+        rows,
+        correct,
+        accuracy: share(correct, rows).unwrap_or(0.0),
+        accuracy_interval: wilson(correct, rows, confidence),
+        macro_f1: fields.macro_f1(),
+        zero_support: fields.fields.iter().filter(|f| f.gold == 0).map(|f| f.field.clone()).collect(),
+        invalid,
+        invalid_rate: share(invalid, rows).unwrap_or(0.0),
+        per_class: Vec::new(),
+        confusion: Confusion { counts: Vec::new(), invalid: Vec::new() },
     }
 }
 

@@ -18,6 +18,8 @@ pub struct CardPlan {
     pub base_model_relation: String,
     /// ISO 639-1 codes.
     pub language: Vec<String>,
+    /// The hub's word for what it does: `text-classification` where this is empty.
+    pub pipeline_tag: String,
     pub tags: Vec<String>,
     /// Files and what they are, for the reader.
     pub files: Vec<(String, String)>,
@@ -33,10 +35,13 @@ pub struct CardPlan {
 pub fn model_card(plan: &CardPlan, report: &Report) -> String {
     let mut card = front_matter(plan, report);
     let _ = writeln!(card, "\n# {} {}\n", md(&report.name), md(&report.version));
+    let what = match report.fields.as_slice() {
+        [] => format!("A small classifier for {} labels", report.labels.len()),
+        fields => format!("A small model that pulls {} fields out of a message, as JSON", fields.len()),
+    };
     let _ = writeln!(
         card,
-        "A small classifier for {} labels, made from {} by fine-tuning on reviewed production traffic.\n\n**Gates: {}.** {}\n",
-        report.labels.len(),
+        "{what}, made from {} by fine-tuning on reviewed production traffic.\n\n**Gates: {}.** {}\n",
         md(&plan.base_model),
         report.verdict.name(),
         md(&report.headline)
@@ -56,7 +61,12 @@ pub fn model_card(plan: &CardPlan, report: &Report) -> String {
     }
     results(&mut card, report);
     data(&mut card, report);
-    let _ = writeln!(card, "## Intended use\n\n{}\n\nLabels: {}.\n", md(&plan.intended_use), labels(report));
+    let (what, names) = match report.fields.as_slice() {
+        [] => ("Labels", report.labels.as_slice()),
+        fields => ("Fields", fields),
+    };
+    let names: Vec<String> = names.iter().map(|name| md(name)).collect();
+    let _ = writeln!(card, "## Intended use\n\n{}\n\n{what}: {}.\n", md(&plan.intended_use), names.join(", "));
     limits(&mut card, report);
     card
 }
@@ -71,7 +81,8 @@ fn front_matter(plan: &CardPlan, report: &Report) -> String {
     scalar("license", &plan.license);
     scalar("base_model", &plan.base_model);
     scalar("base_model_relation", &plan.base_model_relation);
-    scalar("pipeline_tag", "text-classification");
+    let task = if plan.pipeline_tag.is_empty() { "text-classification" } else { &plan.pipeline_tag };
+    scalar("pipeline_tag", task);
     for (key, values) in [("language", &plan.language), ("tags", &plan.tags)] {
         if !values.is_empty() {
             let _ = writeln!(yaml, "{key}:");
@@ -83,14 +94,14 @@ fn front_matter(plan: &CardPlan, report: &Report) -> String {
     if let Some(candidate) = report.candidate_arm() {
         let _ = writeln!(
             yaml,
-            "model-index:\n- name: {}\n  results:\n  - task:\n      type: text-classification\n    dataset:\n      name: {}\n      type: {}\n      split: test\n      revision: {}\n    metrics:",
+            "model-index:\n- name: {}\n  results:\n  - task:\n      type: {task}\n    dataset:\n      name: {}\n      type: {}\n      split: test\n      revision: {}\n    metrics:",
             quoted(&report.name),
             quoted(&format!("{}, reviewed test split", report.name)),
             quoted(&report.name),
             quoted(&report.lineage.dataset)
         );
         for (kind, name, value) in
-            [("accuracy", "accuracy", candidate.scores.accuracy), ("f1", "macro-F1", candidate.scores.macro_f1)]
+            [("accuracy", report.what(), candidate.scores.accuracy), ("f1", "macro-F1", candidate.scores.macro_f1)]
         {
             let _ = writeln!(yaml, "    - type: {kind}\n      name: {name}\n      value: {value:.4}");
         }
@@ -107,9 +118,10 @@ fn quoted(text: &str) -> String {
 fn results(card: &mut String, report: &Report) {
     let _ = writeln!(
         card,
-        "## Results\n\nAll arms answered the same {} reviewed test rows. Intervals are Wilson's at {}.\n\n| arm | accuracy | interval | macro-F1 | p50 | p95 | 1,000 calls | vs frontier |\n|---|---:|---:|---:|---:|---:|---:|---:|",
+        "## Results\n\nAll arms answered the same {} reviewed test rows. Intervals are Wilson's at {}.\n\n| arm | {} | interval | macro-F1 | p50 | p95 | 1,000 calls | vs frontier |\n|---|---:|---:|---:|---:|---:|---:|---:|",
         thousands(report.test.rows),
-        percent(report.test.confidence)
+        percent(report.test.confidence),
+        report.what(),
     );
     for arm in &report.arms {
         let interval = arm.scores.accuracy_interval;
@@ -131,6 +143,7 @@ fn results(card: &mut String, report: &Report) {
         );
     }
     card.push('\n');
+    fields(card, report);
     if !report.gates.is_empty() {
         card.push_str("| gate | demand | verdict | why |\n|---|---|---|---|\n");
         for gate in &report.gates {
@@ -145,6 +158,30 @@ fn results(card: &mut String, report: &Report) {
         }
         card.push('\n');
     }
+}
+
+/// Field by field, where answers are fields.
+fn fields(card: &mut String, report: &Report) {
+    let Some(extraction) = report.candidate_arm().and_then(|arm| arm.extraction.as_ref()) else { return };
+    card.push_str(
+        "| field | F1 | precision | recall | right | wrong | missing | hallucinated |\n|---|---:|---:|---:|---:|---:|---:|---:|\n",
+    );
+    let rate = |rate: Option<f64>| rate.map_or("–".to_owned(), |x| format!("{:.1} %", x * 100.0));
+    for f in extraction.fields.iter().chain([&extraction.all]) {
+        let _ = writeln!(
+            card,
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            md(&f.field),
+            rate(f.f1),
+            rate(f.precision),
+            rate(f.recall),
+            f.correct,
+            f.wrong,
+            f.missing,
+            f.hallucinated
+        );
+    }
+    let _ = writeln!(card, "\n{} of the answers are valid under the schema.\n", percent(extraction.validity));
 }
 
 fn data(card: &mut String, report: &Report) {
@@ -173,10 +210,6 @@ fn data(card: &mut String, report: &Report) {
             let _ = writeln!(card, "{what}: {}.\n", list.join(", "));
         }
     }
-}
-
-fn labels(report: &Report) -> String {
-    report.labels.iter().map(|label| md(label)).collect::<Vec<_>>().join(", ")
 }
 
 fn limits(card: &mut String, report: &Report) {
@@ -214,9 +247,12 @@ fn limits(card: &mut String, report: &Report) {
             percent(report.test.confidence)
         );
     }
+    card.push_str(match report.fields.as_slice() {
+        [] => "- It always answers one of its labels, also to a message that is about none of them.\n",
+        _ => "- It may find a value where there is none, and what it writes need not be in the message.\n",
+    });
     card.push_str(
-        "- It always answers one of its labels, also to a message that is about none of them.\n\
-         - It was tested on traffic like its training traffic; other wording, languages and times need a new test.\n\
+        "- It was tested on traffic like its training traffic; other wording, languages and times need a new test.\n\
          - Redaction by rules does not find names.\n",
     );
 }

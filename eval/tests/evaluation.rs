@@ -231,6 +231,7 @@ fn the_card_carries_what_the_hub_reads() {
             license: "apache-2.0".into(),
             base_model: "HuggingFaceTB/SmolLM2-135M-Instruct".into(),
             base_model_relation: "quantized".into(),
+            pipeline_tag: String::new(),
             language: vec!["en".into()],
             tags: vec!["limbeck".into(), "gguf".into()],
             files: vec![("model.gguf".into(), "weights, Q8_0".into())],

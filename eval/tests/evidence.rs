@@ -192,6 +192,7 @@ fn decided(rule: Rule, right: &[bool], other: &[bool]) -> GateResult {
             label: Some(usize::from(!right)),
             posterior: None,
             latency_ms: Some(if *right { 10.0 } else { 100.0 }),
+            said: None,
         };
         flags.iter().map(one).collect()
     };
@@ -199,6 +200,7 @@ fn decided(rule: Rule, right: &[bool], other: &[bool]) -> GateResult {
     let labels = ["yes".to_owned(), "no".to_owned()];
     let evidence = Evidence {
         labels: &labels,
+        in_words: false,
         gold: &gold,
         arms: BTreeMap::from([("candidate", candidate.as_slice()), ("other", rival.as_slice())]),
         candidate: "candidate",

@@ -2,6 +2,7 @@
 //! value keeps its origin. Mistakes are all reported at once, each with its place and what was probably meant.
 
 mod error;
+mod kinds;
 mod lock;
 mod plan;
 mod read;
@@ -12,6 +13,7 @@ mod source;
 mod template;
 
 pub use error::{RecipeError, RecipeErrors};
+pub use kinds::SchemaFile;
 pub use plan::settings;
 pub use recipe::{
     Balance, BaseModel, CacheDtype, Data, DecayType, Distill, Dtype, Eval, Gate, GateRule, LossNormalization,
@@ -20,4 +22,4 @@ pub use recipe::{
 };
 pub use resolve::{Entry, Origin, Resolved, load, load_text, locate};
 pub use source::{Place, Source};
-pub use template::template;
+pub use template::{Asked, template};

@@ -30,9 +30,17 @@ fn prefixes(stage: Stage) -> &'static [&'static str] {
         ],
         Stage::Train => &["seed", "model.max_seq_length", "model.device", "train."],
         Stage::Quantize => &["name", "version", "quantize.formats"],
-        Stage::Eval => {
-            &["name", "version", "seed", "model.max_seq_length", "model.device", "data.notes", "quantize.ship", "eval."]
-        }
+        Stage::Eval => &[
+            "name",
+            "version",
+            "seed",
+            "task.max_new_tokens",
+            "model.max_seq_length",
+            "model.device",
+            "data.notes",
+            "quantize.ship",
+            "eval.",
+        ],
         Stage::Package => &[""],
         Stage::Promote => &["name", "version", "promote."],
     }

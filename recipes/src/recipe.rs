@@ -25,8 +25,12 @@ pub struct Recipe {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Task {
     pub kind: String,
-    /// As written; a dataset sorts them.
+    /// As written; a dataset sorts them. Of `classify`.
+    #[serde(default)]
     pub labels: Vec<String>,
+    /// Of `extract`.
+    pub schema: Option<PathBuf>,
+    pub max_new_tokens: Option<usize>,
     pub system: Option<String>,
     pub guidelines: Option<PathBuf>,
 }
@@ -283,6 +287,10 @@ pub enum GateRule {
 pub enum Metric {
     Accuracy,
     MacroF1,
+    /// All fields right.
+    ExactMatch,
+    /// The answer is valid under the schema.
+    Validity,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -308,6 +316,7 @@ impl Recipe {
         self.data.traces.iter_mut().for_each(join);
         self.data.decontaminate_against.iter_mut().for_each(join);
         self.task.guidelines.iter_mut().for_each(join);
+        self.task.schema.iter_mut().for_each(join);
         self.review.decisions.iter_mut().for_each(join);
         self.review.store.iter_mut().for_each(join);
         self.eval.prices.iter_mut().for_each(join);

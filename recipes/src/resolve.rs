@@ -2,6 +2,7 @@
 //! structs. Every value keeps its origin for `explain` and the lock.
 
 use crate::error::{RecipeError, RecipeErrors};
+use crate::kinds::{self, SchemaFile};
 use crate::read::{GivenGate, Reader};
 use crate::recipe::Recipe;
 use crate::schema::{self, FIELDS, GATES, Need};
@@ -58,6 +59,8 @@ pub struct Resolved {
     pub path: PathBuf,
     pub source: Source,
     pub origins: BTreeMap<String, Origin>,
+    /// What `task.schema` names, read and understood; none for other kinds, and in a text that was not loaded from disk.
+    pub schema: Option<SchemaFile>,
     pub(crate) entries: Vec<Entry>,
 }
 
@@ -89,7 +92,9 @@ pub fn load(path: &Path, sets: &[(String, String)]) -> Result<Resolved, RecipeEr
         RecipeError::new(format!("reading the recipe {}: {e}", path.display()), None)
             .hint("name a recipe folder or file, or write a new one with `limbeck init NAME`")
     })?;
-    load_text(&path, &text, sets)
+    let mut resolved = load_text(&path, &text, sets)?;
+    resolved.schema = kinds::read_schema(&resolved)?;
+    Ok(resolved)
 }
 
 /// As [`load`], from a text that stands at `path`.
@@ -124,14 +129,20 @@ pub fn load_text(path: &Path, text: &str, sets: &[(String, String)]) -> Result<R
     })?;
     recipe.rebase(path.parent().unwrap_or(Path::new("")));
     let origins = entries.iter().map(|e| (e.key.clone(), e.origin.clone())).collect();
-    Ok(Resolved { recipe, path: path.to_owned(), source, origins, entries })
+    Ok(Resolved { recipe, path: path.to_owned(), source, origins, schema: None, entries })
 }
 
 fn missing(reader: &mut Reader, source: &Source) {
     // A key that is there but wrong has its own error.
     let reported: Vec<String> = reader.errors.iter().map(|e| e.message.clone()).collect();
     let is_reported = |key: &str| reported.iter().any(|m| m.starts_with(&format!("`{key}` ")));
-    for field in FIELDS.iter().filter(|f| f.need == Need::Required) {
+    let kind = kinds::of(&|key| given_or_default(reader, key));
+    let needed = |f: &&schema::Field| match f.need {
+        Need::Required => true,
+        Need::Of(of) => kind.as_deref() == Some(of),
+        _ => false,
+    };
+    for field in FIELDS.iter().filter(needed) {
         let section = schema::parent(field.key);
         if reader.values.contains_key(field.key) || is_reported(field.key) || is_reported(section) {
             continue;
@@ -212,6 +223,10 @@ fn across(reader: &mut Reader, source: &Source) {
     for (key, message, hint) in adapter_only(&get) {
         errors.push(RecipeError::new(message, Some(place(&[key]))).hint(hint));
     }
+    for (key, message, hint) in kinds::misplaced(&get) {
+        errors.push(RecipeError::new(message, Some(place(&[key]))).hint(hint));
+    }
+    errors.extend(kinds::gates(reader, &get));
     for (key, message, hint) in valid_split(&get) {
         errors.push(RecipeError::new(message, Some(place(&[key]))).hint(hint));
     }
@@ -301,6 +316,7 @@ fn entries(reader: &Reader, source: &Source) -> Vec<Entry> {
         };
         entries.push(Entry { key: field.key.to_owned(), value, origin, doc: field.doc });
     }
+    let task = kinds::of(&get);
     for (gate, name) in reader.gates.iter().zip(gate_names(&reader.gates)) {
         let Some(kind) = gate.text("kind").and_then(schema::gate_kind) else { continue };
         let key = |k: &str| format!("{GATES}.{name}.{k}");
@@ -314,7 +330,8 @@ fn entries(reader: &Reader, source: &Source) -> Vec<Entry> {
         });
         entries.push(Entry { key: key("kind"), value: text(kind.kind), origin: of("kind"), doc: kind.doc });
         for field in kind.fields {
-            let Some(value) = gate.fields.get(field.key).map(|g| g.value.clone()).or_else(|| field.default()) else {
+            let default = || kinds::gate_default(field, task.as_deref()).or_else(|| field.default());
+            let Some(value) = gate.fields.get(field.key).map(|g| g.value.clone()).or_else(default) else {
                 continue;
             };
             entries.push(Entry { key: key(field.key), value, origin: of(field.key), doc: field.doc });

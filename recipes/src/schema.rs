@@ -45,6 +45,10 @@ pub(crate) enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Need {
     Required,
+    /// Required where `task.kind` is this, and out of place where it is another.
+    Of(&'static str),
+    /// As `Of`, but may be left out.
+    OptionalOf(&'static str),
     Optional,
     /// TOML text of the value.
     Default(&'static str),
@@ -60,7 +64,7 @@ pub(crate) struct Field {
 }
 
 use Kind::*;
-use Need::{Default, Optional, Required};
+use Need::{Default, Of, Optional, OptionalOf, Required};
 
 const fn field(key: &'static str, kind: Kind, need: Need, doc: &'static str) -> Field {
     Field { key, kind, need, doc }
@@ -91,7 +95,11 @@ const TRACE_FORMATS: &[&str] = &[
 /// Signs of a bad example; `limbeck-data-curation` knows each by this name.
 const SIGNS: &[&str] =
     &["refusal", "truncated", "outside_taxonomy", "repeated_ngrams", "template_leakage", "cut_by_collector"];
-const METRICS: &[&str] = &["accuracy", "macro_f1"];
+/// What a floor may be under, by kind of task.
+pub(crate) const METRICS_OF: &[(&str, &[&str])] =
+    &[("classify", &["accuracy", "macro_f1"]), ("extract", &["exact_match", "validity"])];
+const METRICS: &[&str] = &["accuracy", "macro_f1", "exact_match", "validity"];
+pub(crate) const KINDS: &[&str] = &["classify", "extract"];
 
 #[rustfmt::skip]
 pub(crate) const FIELDS: &[Field] = &[
@@ -99,8 +107,10 @@ pub(crate) const FIELDS: &[Field] = &[
     field("version", Name, Default("\"0.1.0\""), "version of the artifact"),
     field("seed", Int { min: 0, max: i64::MAX }, Default("17"), "seeds the split, the order of batches, the adapter and the bootstrap"),
 
-    field("task.kind", Choice(&["classify"]), Default("\"classify\""), "what the artifact does: pick one label for a message"),
-    field("task.labels", Texts { min: 2 }, Required, "the taxonomy; the tuned model answers with exactly one of these"),
+    field("task.kind", Choice(KINDS), Default("\"classify\""), "what the artifact does: classify picks one label for a message, extract pulls fields out of it as JSON"),
+    field("task.labels", Texts { min: 2 }, Of("classify"), "the taxonomy; the tuned model answers with exactly one of these"),
+    field("task.schema", Path, Of("extract"), "JSON Schema of the answer: an object of plain fields, each with a description for reviewers"),
+    field("task.max_new_tokens", Int { min: 1, max: 32_768 }, OptionalOf("extract"), "longest answer in tokens; one that does not end by then is cut off, and invalid"),
     field("task.system", Text, Optional, "replaces the system prompt that the traces recorded"),
     field("task.guidelines", Path, Optional, "a text file that tells reviewers how to give the labels; a key of the review screen shows it"),
 
@@ -216,6 +226,7 @@ struct DefaultUnder {
 const DEFAULTS_UNDER: &[DefaultUnder] = &[
     // LoRA's best rate is some ten times full fine-tuning's (LoRA Without Regret, in TRL's documentation).
     DefaultUnder { key: "train.method", value: "full", of: "train.learning_rate", default: "5e-5" },
+    DefaultUnder { key: "task.kind", value: "extract", of: "task.max_new_tokens", default: "256" },
     // AdamW's usual decay; on LoRA's factors it would pull back to the base.
     DefaultUnder { key: "train.method", value: "full", of: "train.weight_decay", default: "0.01" },
 ];
@@ -238,7 +249,12 @@ pub(crate) struct GateKind {
     pub doc: &'static str,
 }
 
-const METRIC: Field = field("metric", Choice(METRICS), Default("\"accuracy\""), "accuracy or macro_f1");
+const METRIC: Field = field(
+    "metric",
+    Choice(METRICS),
+    Default("\"accuracy\""),
+    "accuracy or macro_f1 of labels; exact_match (all fields right) or validity (answers that fit the schema) of an extraction, where exact_match is the default",
+);
 
 #[rustfmt::skip]
 pub(crate) const GATE_KINDS: &[GateKind] = &[

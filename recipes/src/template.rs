@@ -22,11 +22,24 @@ against = "tuned"
 max_agreement_loss = 0.02
 "#;
 
-/// A commented recipe named `name`; `labels` is the taxonomy, or two placeholders when empty.
-pub fn template(name: &str, labels: &[String]) -> String {
+/// What the recipe's task is.
+#[derive(Clone, Copy, Debug)]
+pub enum Asked<'a> {
+    /// One of these labels; two placeholders when empty.
+    Labels(&'a [String]),
+    /// Fields as `schema.json` beside the recipe says.
+    Fields,
+}
+
+/// A commented recipe named `name`.
+pub fn template(name: &str, asked: Asked<'_>) -> String {
+    let (kind, schema) = match asked {
+        Asked::Labels(_) => ("classify", ""),
+        Asked::Fields => ("extract", " schema.json for the answer's fields,"),
+    };
     let mut text = format!(
         "# {name}: what this recipe makes, in one sentence.\n\
-         # Needs: traces.jsonl beside this file (chat-completion traces, one recorded call a line), and a base model.\n\
+         # Needs: traces.jsonl beside this file (chat-completion traces, one recorded call a line),{schema} and a base model.\n\
          # Launch: limbeck run {name}\n\
          # Good looks like: every gate passes; the report shows the tuned file near the frontier model.\n\
          #\n\
@@ -43,9 +56,17 @@ pub fn template(name: &str, labels: &[String]) -> String {
             section = of;
         }
         let key = field.key[of.len()..].trim_start_matches('.');
+        if let Need::Of(other) | Need::OptionalOf(other) = field.need
+            && other != kind
+        {
+            continue;
+        }
         let _ = match (field.key, field.need) {
             ("name", _) => writeln!(text, "name = \"{name}\" # {}", field.doc),
-            ("task.labels", _) => writeln!(text, "labels = {} # {}", list(labels), field.doc),
+            ("task.kind", _) if kind != "classify" => writeln!(text, "kind = \"{kind}\" # {}", field.doc),
+            ("task.labels", _) => writeln!(text, "labels = {} # {}", list(asked), field.doc),
+            ("task.schema", _) => writeln!(text, "schema = \"schema.json\" # {}", field.doc),
+            ("task.max_new_tokens", _) => writeln!(text, "# {key} = 256 # {}", field.doc),
             ("model.base", _) => writeln!(text, "base = \"base.gguf\" # {}", field.doc),
             ("data.traces", _) => writeln!(text, "traces = [\"traces.jsonl\"] # {}", field.doc),
             (_, Need::Default(value)) => writeln!(text, "# {key} = {value} # {}", field.doc),
@@ -55,10 +76,10 @@ pub fn template(name: &str, labels: &[String]) -> String {
     text
 }
 
-fn list(labels: &[String]) -> String {
-    let labels: Vec<toml::Value> = match labels {
-        [] => vec!["first_label".into(), "second_label".into()],
-        labels => labels.iter().map(|l| l.as_str().into()).collect(),
+fn list(asked: Asked<'_>) -> String {
+    let labels: Vec<toml::Value> = match asked {
+        Asked::Labels([]) | Asked::Fields => vec!["first_label".into(), "second_label".into()],
+        Asked::Labels(labels) => labels.iter().map(|l| l.as_str().into()).collect(),
     };
     toml::Value::Array(labels).to_string()
 }

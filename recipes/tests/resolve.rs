@@ -3,8 +3,8 @@
 
 use limbeck_artifact::event::Stage;
 use limbeck_recipes::{
-    BaseModel, CacheDtype, DecayType, GateRule, LossNormalization, LrScheduler, Method, Origin, QuantizeBase, Resolved,
-    TrainOn, ValidMetric, load, load_text, settings, template,
+    Asked, BaseModel, CacheDtype, DecayType, GateRule, LossNormalization, LrScheduler, Method, Origin, QuantizeBase,
+    Resolved, TrainOn, ValidMetric, load, load_text, settings, template,
 };
 use std::path::Path;
 
@@ -193,7 +193,7 @@ fn a_stage_depends_on_its_own_settings_only() {
 #[test]
 fn the_template_is_a_recipe_and_shows_every_default() {
     let labels = ["a".to_owned(), "b \"quoted\"".to_owned()];
-    let text = template("fresh", &labels);
+    let text = template("fresh", Asked::Labels(&labels));
     let r = load_text(Path::new("recipe.toml"), &text, &[]).unwrap_or_else(|e| panic!("{e}\n{text}"));
     assert_eq!(r.recipe.task.labels, labels);
     assert_eq!(r.recipe.eval.gates.len(), 3);

@@ -49,6 +49,40 @@ impl Mini {
         Mini { folder }
     }
 
+    /// The booking extractor's first traces on the same base: fields instead of labels. `gate` is the body of its gate.
+    pub fn bookings(gate: &str) -> Mini {
+        let folder = tempfile::tempdir().unwrap();
+        let recipe = folder.path().join("mini");
+        std::fs::create_dir(&recipe).unwrap();
+        let bookings = repo().join("recipes/booking-extractor");
+        let traces = std::fs::read(bookings.join("traces.jsonl")).unwrap();
+        // The base knows letters, not words: what is long in words is too long for it.
+        let fits = |line: &&[u8]| {
+            let Ok(call) = serde_json::from_slice::<serde_json::Value>(line) else { return true };
+            let content = |message: &serde_json::Value| message["content"].as_str().map_or(0, str::len);
+            let asked = call["request"]["messages"].as_array();
+            let asked: usize = asked.into_iter().flatten().skip(1).map(content).sum();
+            asked + content(&call["response"]["choices"][0]["message"]) < 140
+        };
+        let lines: Vec<&[u8]> = traces.split_inclusive(|b| *b == b'\n').filter(fits).take(200).collect();
+        std::fs::write(recipe.join("traces.jsonl"), lines.concat()).unwrap();
+        for file in ["prices.toml", "decisions.jsonl", "schema.json", "guidelines.md"] {
+            std::fs::copy(bookings.join(file), recipe.join(file)).unwrap();
+        }
+        tiny_base::write(&recipe.join("base.gguf"), 2, GgmlType::F32, 1);
+        let toml = format!(
+            "name = \"mini\"\nversion = \"0.1.0\"\nseed = 3\n\n[task]\nkind = \"extract\"\nschema = \"schema.json\"\n\
+             system = \"Extract.\"\nmax_new_tokens = 24\n\n[model]\nbase = \"base.gguf\"\nmax_seq_length = 256\n\n\
+             [data]\ntraces = [\"traces.jsonl\"]\n\n[data.split]\nvalid = 0.1\ncalibration = 0.15\ntest = 0.3\n\n\
+             [review]\ndecisions = [\"decisions.jsonl\"]\n\n\
+             [train]\nr = 4\nlearning_rate = 1e-2\nnum_epochs = 2\nbatch_size = 4\n\n\
+             [quantize]\nformats = [\"Q8_0\"]\nship = \"Q8_0\"\n\n[eval]\nprices = \"prices.toml\"\n\n\
+             [[eval.gate]]\n{gate}\n\n[promote]\nchannel = \"staging\"\n"
+        );
+        std::fs::write(recipe.join("recipe.toml"), toml).unwrap();
+        Mini { folder }
+    }
+
     pub fn path(&self) -> &Path {
         self.folder.path()
     }

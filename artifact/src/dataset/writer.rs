@@ -1,7 +1,7 @@
 //! Freezing row by row: memory holds an id a row and a name a group, however long the rows. Nothing shows under its name
 //! until all promises of the format have been checked.
 
-use super::{Curation, DatasetCard, Example, LabelSource, Split, SplitCard, card_digest, illegible};
+use super::{Curation, DatasetCard, Example, LabelSource, Split, SplitCard, Targets, card_digest, illegible};
 use crate::digest::hex;
 use crate::files::{AtomicFile, write_atomic};
 use crate::{Error, Result};
@@ -45,6 +45,7 @@ struct Out {
 pub struct DatasetWriter {
     path: PathBuf,
     card: DatasetCard,
+    targets: Targets,
     out: BTreeMap<Split, Out>,
     ids: HashSet<[u8; 32]>,
     groups: HashMap<String, Split>,
@@ -64,15 +65,15 @@ impl DatasetWriter {
             out.insert(split, Out { path, file, sha256: Sha256::new(), card });
         }
         let path = dir.join("dataset.json");
-        Ok(DatasetWriter { path, card, out, ids: HashSet::new(), groups: HashMap::new() })
+        let targets = Targets::of(&card)?;
+        Ok(DatasetWriter { path, card, targets, out, ids: HashSet::new(), groups: HashMap::new() })
     }
 
     /// Appends a row to its split. Errors where its id occurred before, its target is none of the labels (where there
-    /// are any), or its group is in another split.
+    /// are any) or not what the schema asks for, or its group is in another split.
     pub fn push(&mut self, split: Split, row: &Example, line: Line) -> Result<()> {
-        let labels = &self.card.labels;
-        if !labels.is_empty() && labels.binary_search(&row.target).is_err() {
-            return broken(&self.path, format!("{} has a target outside the taxonomy: {:?}", at(row), row.target));
+        if let Err(why) = self.targets.check(&row.target) {
+            return broken(&self.path, format!("{} has {why}: {:?}", at(row), row.target));
         }
         let id: [u8; 32] = Sha256::digest(row.id.as_bytes()).into();
         if !self.ids.insert(id) {
@@ -93,10 +94,11 @@ impl DatasetWriter {
         out.sha256.update(line.0.as_bytes());
         out.card.rows += 1;
         out.card.reviewed += u64::from(row.label_source == LabelSource::Human);
-        match out.card.labels.get_mut(&row.target) {
+        let class = self.targets.class(&row.target);
+        match out.card.labels.get_mut(class.as_ref()) {
             Some(n) => *n += 1,
             None => {
-                out.card.labels.insert(row.target.clone(), 1);
+                out.card.labels.insert(class.into_owned(), 1);
             }
         }
         Ok(())

@@ -52,6 +52,18 @@ impl Schema {
         faults
     }
 
+    /// A text's answer in canonical form.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn canonical_text(&self, text: &str) -> Result<String, Fault> {
+        let answer = self.read(text)?;
+        match self.check(&answer).into_iter().next() {
+            None => Ok(self.canonical(&answer)),
+            Some(fault) => Err(fault),
+        }
+    }
+
     /// The answer as compact JSON: fields in the schema's order, those that say nothing left out, whole numbers without a
     /// point; fields that the schema does not name follow by name. Two answers that say the same are the same text.
     pub fn canonical(&self, answer: &Value) -> String {

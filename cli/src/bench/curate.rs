@@ -11,7 +11,7 @@ use limbeck_data_curation::import::MAX_LINE_BYTES;
 use limbeck_data_curation::redact::RedactOptions;
 use limbeck_data_curation::review::{FreezePlan, Frozen, freeze};
 use limbeck_data_curation::simulate::bulk::{BulkPlan, Pair, bulk, labels};
-use limbeck_data_curation::{CurateOptions, CuratePlan, Fractions, ImportPlan, NamedFile, curate, import};
+use limbeck_data_curation::{Answers, CurateOptions, CuratePlan, Fractions, ImportPlan, NamedFile, curate, import};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Write};
@@ -99,7 +99,7 @@ pub fn stage(stage: CurateStage, dir: &Path, count: u64, seed: u64) -> Result<St
         CurateStage::Curate => {
             let plan = CuratePlan {
                 imported: dir.join("import"),
-                labels: labels(),
+                answers: Answers::Labels(labels()),
                 min_chars: 1,
                 max_chars: 8000,
                 near_dup_threshold: THRESHOLD,

@@ -245,6 +245,7 @@ fn freeze(rows: &Rows, labels: &[String], dir: &Path) -> Result<Dataset> {
     let card = DatasetCard {
         digest: String::new(),
         labels: labels.to_vec(),
+        schema: None,
         splits: BTreeMap::new(),
         traces_in: (rows.train.len() + rows.test.len()) as u64,
         left_out: BTreeMap::new(),

@@ -11,6 +11,7 @@ use crate::settings::Settings;
 use crate::stages::cannot;
 use limbeck_artifact::dataset::Split;
 use limbeck_artifact::journal;
+use limbeck_data_curation::Answers;
 use limbeck_data_curation::review::rank::{self, RankPlan};
 use limbeck_data_curation::review::{Item, Queue, QueueReason, Source};
 use limbeck_data_curation::text::Rng;
@@ -284,7 +285,7 @@ pub fn suspects(settings: &Settings, args: &BenchSuspects) -> Result<Exit> {
         items.push(item(items.len(), text, &labels[label]));
     }
     let begun = Instant::now();
-    let mut queue = Queue { items, labels, reviewers: 1 };
+    let mut queue = Queue { items, answers: Answers::Labels(labels), reviewers: 1 };
     let posteriors = queue::posteriors(&queue, &|_| {});
     let plan = RankPlan { random_share: 0.2, seed: args.seed };
     let ranking = rank::rank(&queue, &posteriors, &HashMap::new(), &plan, "");
@@ -343,6 +344,7 @@ fn item(n: usize, text: &str, label: &str) -> Item {
         label: Some(label.to_owned()),
         rivals: Vec::new(),
         reason: QueueReason::Random,
+        detail: None,
         feedback: None,
         at: None,
         shown_sha256: String::new(),

@@ -2,9 +2,10 @@
 
 use super::{Finished, Run, Work, digests, named};
 use crate::exit::Result;
+use limbeck_artifact::digest::sha256_hex;
 use limbeck_artifact::event::Stage;
 use limbeck_data_curation::{
-    Balance, CurateOptions, CuratePlan, CurateSummary, Fractions, ImportSummary, Quality, curate,
+    Answers, Balance, CurateOptions, CuratePlan, CurateSummary, Fields, Fractions, ImportSummary, Quality, curate,
 };
 
 pub fn run(run: &Run<'_>, imported: &Finished<ImportSummary>) -> Result<Finished<CurateSummary>> {
@@ -12,14 +13,23 @@ pub fn run(run: &Run<'_>, imported: &Finished<ImportSummary>) -> Result<Finished
     let against = named(&recipe.data.decontaminate_against);
     let mut inputs = digests(&against, false)?;
     inputs.insert("import".to_owned(), imported.digest());
+    let answers = match &run.resolved.schema {
+        None => {
+            let mut labels = recipe.task.labels.clone();
+            labels.sort();
+            Answers::Labels(labels)
+        }
+        Some(file) => {
+            inputs.insert("task.schema".to_owned(), sha256_hex(file.text.as_bytes()));
+            Answers::Fields(Fields { schema: file.schema.clone(), text: file.text.clone() })
+        }
+    };
     run.stage(Stage::Curate, inputs, |emit, _| {
-        let mut labels = recipe.task.labels.clone();
-        labels.sort();
         let chars = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let split = &recipe.data.split;
         let plan = CuratePlan {
             imported: run.folder(Stage::Import),
-            labels,
+            answers,
             min_chars: chars(recipe.data.min_chars),
             max_chars: chars(recipe.data.max_chars),
             near_dup_threshold: recipe.data.near_dup_threshold,

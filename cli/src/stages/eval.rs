@@ -11,15 +11,17 @@ use limbeck_artifact::digest::{sha256_file, sha256_hex};
 use limbeck_artifact::event::{EventKind, Stage};
 use limbeck_eval::statistics::Risk;
 use limbeck_eval::{
-    AnswerError, Answerer, Arm, EvalPlan, Fact, Gate, Metric, PriceTable, Rows, Rule, Verdict, evaluate,
+    AnswerError, AnswerWriter, Answerer, Arm, EvalPlan, Fact, Fields, Gate, Metric, PriceTable, Rows, Rule, Said,
+    Verdict, evaluate,
 };
 use limbeck_model::adapter::Adapter;
-use limbeck_model::decoder::Decoder;
+use limbeck_model::decoder::{Decoder, LoraSet};
 use limbeck_model::device::{self, DeviceName};
+use limbeck_model::generate::Writer;
 use limbeck_model::score::LabelScorer;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
-use limbeck_recipes::{GateRule, Method};
+use limbeck_recipes::{GateRule, Method, Recipe};
 use limbeck_trainer::TrainReport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -54,6 +56,22 @@ impl Answerer for ModelArm {
     }
 }
 
+/// A model that writes its answers.
+pub struct WriterArm(pub Writer);
+
+impl AnswerWriter for WriterArm {
+    fn write(&mut self, messages: &[Message]) -> std::result::Result<Said, AnswerError> {
+        let written = self.0.write(messages, &may_be_fields)?;
+        Ok(Said { text: written.text, confidence: Some(written.probability) })
+    }
+}
+
+/// Whether a beginning can become a JSON object, in a code fence or not. What can't is invalid however it goes on, and an
+/// untuned model goes on at length.
+pub fn may_be_fields(begun: &str) -> bool {
+    begun.is_empty() || begun.starts_with('{') || "```".starts_with(begun) || begun.starts_with("```")
+}
+
 /// Opens a model; with what a training left, an adapter that is not merged or all weights, where that is given.
 ///
 /// # Errors
@@ -64,6 +82,39 @@ pub fn open_scorer(
     device: DeviceName,
     labels: &[String],
 ) -> std::result::Result<LabelScorer, AnswerError> {
+    let opened = open_model(model, tuned, device)?;
+    let scorer = LabelScorer::new(opened.decoder, opened.tokenizer, labels)?;
+    Ok(match opened.lora {
+        None => scorer,
+        Some(lora) => scorer.with_lora(lora),
+    })
+}
+
+/// As [`open_scorer`], to write answers of at most so many tokens.
+///
+/// # Errors
+/// When the files can't be read or don't fit together.
+pub fn open_writer(
+    model: &Path,
+    tuned: Option<&Path>,
+    device: DeviceName,
+    max_new_tokens: usize,
+) -> std::result::Result<Writer, AnswerError> {
+    let opened = open_model(model, tuned, device)?;
+    let writer = Writer::new(opened.decoder, opened.tokenizer, max_new_tokens);
+    Ok(match opened.lora {
+        None => writer,
+        Some(lora) => writer.with_lora(lora),
+    })
+}
+
+struct OpenModel {
+    decoder: Arc<Decoder>,
+    tokenizer: Arc<ChatTokenizer>,
+    lora: Option<LoraSet>,
+}
+
+fn open_model(model: &Path, tuned: Option<&Path>, device: DeviceName) -> std::result::Result<OpenModel, AnswerError> {
     let ops = device::ops(device)?;
     let mut weights = Weights::open(model)?;
     let mut adapter = None;
@@ -76,11 +127,8 @@ pub fn open_scorer(
     if let Some(adapter) = &adapter {
         adapter.check(&decoder.config)?;
     }
-    let scorer = LabelScorer::new(decoder, Arc::new(ChatTokenizer::open(model)?), labels)?;
-    Ok(match adapter {
-        None => scorer,
-        Some(adapter) => scorer.with_lora(adapter.constants(ops.as_ref())),
-    })
+    let tokenizer = Arc::new(ChatTokenizer::open(model)?);
+    Ok(OpenModel { decoder, tokenizer, lora: adapter.map(|adapter| adapter.constants(ops.as_ref())) })
 }
 
 pub fn run(
@@ -109,16 +157,31 @@ pub fn run(
         }
         let dataset = Dataset::load(&run.dataset_dir())?;
         let labels = dataset.card.labels.clone();
+        let fields =
+            run.resolved.schema.as_ref().map(|file| Fields { schema: file.schema.clone(), text: file.text.clone() });
+        let in_words = fields.is_some();
+        let max_new_tokens = max_new_tokens(recipe);
         let model = |name: &str, title: &str, digest: &str, file: PathBuf, tuned: Option<PathBuf>| {
+            if in_words {
+                let key = sha256_hex(format!("{digest} {device} {PROGRAM_VERSION} {max_new_tokens}").as_bytes());
+                let open = move || {
+                    let writer = open_writer(&file, tuned.as_deref(), device, max_new_tokens)?;
+                    Ok(Box::new(WriterArm(writer)) as Box<dyn AnswerWriter>)
+                };
+                // Writing takes its time, and only the candidate's confidence decides anything.
+                return Arm::writer(name, title, &key, open).calibrated(name == recipe.quantize.ship);
+            }
             let key = sha256_hex(format!("{digest} {device} {PROGRAM_VERSION}").as_bytes());
             let labels = labels.clone();
             Arm::model(name, title, &key, move || {
                 Ok(Box::new(ModelArm(open_scorer(&file, tuned.as_deref(), device, &labels)?)) as Box<dyn Answerer>)
             })
         };
-        let mut arms = vec![
-            Arm::recorded(FRONTIER, "the frontier model, as recorded in the traces"),
-            Arm::linear_floor(LINEAR, "TF-IDF and logistic regression on the same train split"),
+        let mut arms = vec![Arm::recorded(FRONTIER, "the frontier model, as recorded in the traces")];
+        if !in_words {
+            arms.push(Arm::linear_floor(LINEAR, "TF-IDF and logistic regression on the same train split"));
+        }
+        arms.extend([
             model(BASE, "the base model, untuned", &base.digest, base.path.clone(), None),
             model(
                 TUNED,
@@ -130,13 +193,13 @@ pub fn run(
                 base.path.clone(),
                 Some(outcome(run)),
             ),
-        ];
+        ]);
         for format in &recipe.quantize.formats {
             let Some(file) = quantized.summary.get(format) else { continue };
             let title = format!("the {format} file itself, read back");
             arms.push(model(format, &title, &file.sha256, run.dir.join(&file.file), None));
         }
-        let plan = plan(run, &labels, prices.clone(), &base.name, quantized);
+        let plan = EvalPlan { fields, ..plan(run, &labels, prices.clone(), &base.name, quantized) };
         let rows = Rows {
             card: &dataset.card,
             train: dataset.rows(Split::Train),
@@ -184,6 +247,7 @@ fn plan(
         version: recipe.version.clone(),
         program_version: PROGRAM_VERSION.to_owned(),
         labels: labels.to_vec(),
+        fields: None,
         candidate: recipe.quantize.ship.clone(),
         frontier: Some(FRONTIER.to_owned()),
         gates: e.gates.iter().map(|gate| Gate { name: gate.name.clone(), rule: rule(&gate.rule) }).collect(),
@@ -200,12 +264,19 @@ fn plan(
     }
 }
 
+/// Where a written answer is cut off, in tokens.
+pub fn max_new_tokens(recipe: &Recipe) -> usize {
+    recipe.task.max_new_tokens.unwrap_or(256)
+}
+
 fn rule(rule: &GateRule) -> Rule {
     match rule.clone() {
         GateRule::Floor { metric, min } => Rule::Floor {
             metric: match metric {
                 limbeck_recipes::Metric::Accuracy => Metric::Accuracy,
                 limbeck_recipes::Metric::MacroF1 => Metric::MacroF1,
+                limbeck_recipes::Metric::ExactMatch => Metric::ExactMatch,
+                limbeck_recipes::Metric::Validity => Metric::Validity,
             },
             min,
         },

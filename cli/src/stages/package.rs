@@ -1,7 +1,7 @@
 //! Package: everything that is needed to serve the file and to believe in it, in one signed folder, `package/`. It is
 //! made beside its place and moved there whole.
 
-use super::eval::Evaluated;
+use super::eval::{Evaluated, max_new_tokens};
 use super::quantize::QuantizedFiles;
 use super::{Finished, PROGRAM_VERSION, Run, Work, cannot};
 use crate::base::Base;
@@ -96,6 +96,8 @@ pub fn run(
             task: Task {
                 kind: recipe.task.kind.clone(),
                 labels: dataset.card.labels.clone(),
+                schema: dataset.card.schema.clone(),
+                max_new_tokens: dataset.card.schema.as_ref().map(|_| max_new_tokens(recipe)),
                 system: system(&dataset),
             },
             base: BaseModel {
@@ -189,10 +191,12 @@ fn lineage(dataset: &Dataset) -> String {
     let mut text = String::new();
     for split in Split::ALL {
         for row in dataset.rows(split) {
+            // Fields hold what customers said; labels don't.
+            let target = dataset.card.schema.is_none().then_some(&row.target);
             let line = json!({
                 "id": row.id,
                 "split": split.name(),
-                "target": row.target,
+                "target": target,
                 "label_source": row.label_source,
                 "trace": row.trace,
                 "decision": row.decision,
@@ -245,12 +249,19 @@ fn card(run: &Run<'_>, report: &Report, base: &Base, kept: QuantizeBase, model: 
              weights. What was evaluated is the merged file."
         )),
     };
+    let in_words = !report.fields.is_empty();
+    let pipeline_tag = if in_words { "text-generation" } else { "text-classification" };
+    let answers = match in_words {
+        true => format!("Answers a message with a JSON object of its fields: {}.", report.fields.join(", ")),
+        false => format!("Answers a message with one of {} labels.", report.labels.len()),
+    };
     let plan = CardPlan {
         license: base.license.clone().unwrap_or_else(|| "other".to_owned()),
         base_model: base.name.clone(),
         base_model_relation: "finetune".to_owned(),
         language: vec!["en".to_owned()],
-        tags: ["text-classification", "gguf", "lora", "limbeck"].map(String::from).to_vec(),
+        pipeline_tag: pipeline_tag.to_owned(),
+        tags: [pipeline_tag, "gguf", "lora", "limbeck"].map(String::from).to_vec(),
         files: [
             (model, "the served model, a GGUF file that llama.cpp loads too"),
             ("adapter/", "the LoRA adapter, in PEFT's layout"),
@@ -264,8 +275,7 @@ fn card(run: &Run<'_>, report: &Report, base: &Base, kept: QuantizeBase, model: 
         .map(|(file, what)| (file.to_owned(), what.to_owned()))
         .to_vec(),
         intended_use: format!(
-            "Answers a message with one of {} labels. Serve an answer of confidence {} or more; escalate the others.",
-            report.labels.len(),
+            "{answers} Serve an answer of confidence {} or more; escalate the others.",
             recipe.eval.threshold
         ),
         notes: recipe.data.notes.iter().cloned().chain(over_codes).collect(),

@@ -5,8 +5,11 @@ use crate::exit::{Exit, Failure, Result};
 use crate::output;
 use crate::settings::{Settings, shell};
 use limbeck_artifact::files::AtomicFile;
+use limbeck_artifact::schema::Schema;
+use limbeck_recipes::Asked;
 use serde_json::json;
 use std::io::Write;
+use std::path::Path;
 
 pub fn init(settings: &Settings, args: &Init) -> Result<Exit> {
     let name = args
@@ -15,23 +18,56 @@ pub fn init(settings: &Settings, args: &Init) -> Result<Exit> {
         .map(|n| n.to_string_lossy().to_lowercase().replace([' ', '_'], "-"))
         .unwrap_or_default();
     let path = args.folder.join("recipe.toml");
-    let text = limbeck_recipes::template(&name, &args.labels);
+    let asked = if args.fields.is_empty() { Asked::Labels(&args.labels) } else { Asked::Fields };
+    let text = limbeck_recipes::template(&name, asked);
     // The template is checked as any recipe is: a name or label that can't be used is told here.
     limbeck_recipes::load_text(&path, &text, &[]).map_err(Failure::recipe)?;
-    let mut file = AtomicFile::create(&path)?;
-    file.write_all(text.as_bytes())?;
-    if !file.commit_new()? {
-        let message = format!("{} is there already", path.display());
-        return Err(Failure::new(Exit::Usage, message).help("choose another folder; nothing was written"));
+    let schema = (!args.fields.is_empty()).then(|| schema(&args.fields)).transpose()?;
+    write_new(&path, &text)?;
+    if let Some(text) = &schema {
+        write_new(&args.folder.join("schema.json"), text)?;
     }
     if settings.json {
-        output::json(&json!({"recipe": path}))?;
+        let schema = schema.map(|_| args.folder.join("schema.json"));
+        output::json(&json!({"recipe": path, "schema": schema}))?;
     } else {
+        let edit = if schema.is_some() { "describe the fields in schema.json" } else { "edit the labels" };
         let folder = shell(&args.folder);
+        let beside = if schema.is_some() { " and schema.json" } else { "" };
         output::stdout(&format!(
-            "wrote {}\n\nNext\n  put traces.jsonl and a base model beside it, edit the labels, then\n  limbeck explain {folder}\n  limbeck run {folder}\n",
+            "wrote {}{beside}\n\nNext\n  put traces.jsonl and a base model beside it, {edit}, then\n  limbeck explain {folder}\n  limbeck run {folder}\n",
             path.display()
         ))?;
     }
     Ok(Exit::Ok)
+}
+
+fn write_new(path: &Path, text: &str) -> Result<()> {
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(text.as_bytes())?;
+    if file.commit_new()? {
+        return Ok(());
+    }
+    let message = format!("{} is there already", path.display());
+    Err(Failure::new(Exit::Usage, message).help("choose another folder; nothing was written over"))
+}
+
+/// A schema of texts, none of them required.
+fn schema(fields: &[String]) -> Result<String> {
+    let property = |name: &String| {
+        format!(
+            "    {}: {{\"type\": \"string\", \"description\": \"what this is, as the message says it\"}}",
+            json!(name)
+        )
+    };
+    let properties: Vec<String> = fields.iter().map(property).collect();
+    let text = format!(
+        "{{\n  \"$schema\": \"https://json-schema.org/draft/2020-12/schema\",\n  \"type\": \"object\",\n  \"properties\": {{\n{}\n  }},\n  \"additionalProperties\": false\n}}\n",
+        properties.join(",\n")
+    );
+    match Schema::parse(&text) {
+        Ok(_) => Ok(text),
+        Err(e) => Err(Failure::new(Exit::Usage, format!("these fields make no schema: {e}"))
+            .help("give each field a name of its own, separated by commas")),
+    }
 }

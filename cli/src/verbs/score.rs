@@ -4,15 +4,17 @@ use crate::args::Score;
 use crate::exit::{Exit, Failure, Result};
 use crate::output;
 use crate::settings::Settings;
-use crate::stages::eval::open_scorer;
+use crate::stages::eval::{may_be_fields, open_scorer, open_writer};
 use crate::verbs::verify;
 use limbeck_artifact::dataset::Message;
 use limbeck_artifact::keys;
 use limbeck_artifact::manifest::ArtifactManifest;
+use limbeck_artifact::schema::Schema;
 use limbeck_artifact::store::Store;
 use limbeck_artifact::untrusted::visible_line;
-use limbeck_eval::{Report, temper};
+use limbeck_eval::{Report, temper, temper_confidence};
 use limbeck_model::device::DeviceName;
+use limbeck_model::generate::Writer;
 use limbeck_model::score::LabelScorer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -56,9 +58,10 @@ pub fn score(settings: &Settings, args: &Score) -> Result<Exit> {
     if settings.json {
         output::json(&serde_json::to_value(&answer)?)?;
     } else {
+        let fault = answer.fault.as_ref().map_or(String::new(), |why| format!(" · not valid: {}", visible_line(why)));
         output::stdout(&format!(
-            "{}\n  confidence {:.3} · {} (threshold {})\n",
-            visible_line(&answer.label),
+            "{}\n  confidence {:.3} · {} (threshold {}){fault}\n",
+            visible_line(answer.text()),
             answer.confidence,
             answer.route,
             scorer.threshold
@@ -110,25 +113,51 @@ fn locate(args: &Score) -> Result<PathBuf> {
     }
 }
 
+/// How the artifact answers.
+enum Model {
+    Labels(LabelScorer),
+    Fields(Box<Writer>, Schema),
+}
+
 struct Scorer {
-    scorer: LabelScorer,
+    model: Model,
     system: Option<String>,
     temperature: f64,
     threshold: f64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<Value>,
-    label: String,
-    /// Of the label, after the temperature that was fitted on the calibration split.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<String>,
+    /// None where what was written is not valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fields: Option<Value>,
+    /// The fields as JSON, in the schema's order.
+    #[serde(skip)]
+    canonical: Option<String>,
+    /// What was written where it is not valid, and why it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    written: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault: Option<String>,
+    /// Of the label, or of all that was written, after the temperature that was fitted on the calibration split.
     confidence: f64,
     /// `serve` or `escalate`.
     route: &'static str,
     latency_ms: f64,
     /// The runners-up, likeliest first.
-    others: Vec<(String, f64)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    others: Option<Vec<(String, f64)>>,
+}
+
+impl Answer {
+    /// The answer as a person reads it.
+    fn text(&self) -> &str {
+        self.label.as_deref().or(self.canonical.as_deref()).or(self.written.as_deref()).unwrap_or_default()
+    }
 }
 
 impl Scorer {
@@ -137,14 +166,22 @@ impl Scorer {
         let model = manifest.file(dir, "model")?;
         let report = Report::load(&manifest.file(dir, "report")?)?;
         let calibration = report.candidate_arm().and_then(|arm| arm.calibration.as_ref());
-        let scorer = open_scorer(&model, None, device, &manifest.task.labels)
-            .map_err(|e| Failure::new(Exit::Unexpected, format!("failed to open {}: {e}", model.display())))?;
+        let cannot = |e| Failure::new(Exit::Unexpected, format!("failed to open {}: {e}", model.display()));
+        let answers = match &manifest.task.schema {
+            None => Model::Labels(open_scorer(&model, None, device, &manifest.task.labels).map_err(cannot)?),
+            Some(text) => {
+                let schema = Schema::parse(text)
+                    .map_err(|e| Failure::new(Exit::Unexpected, format!("the artifact's schema can't be used: {e}")))?;
+                let max_new_tokens = manifest.task.max_new_tokens.unwrap_or(256);
+                Model::Fields(Box::new(open_writer(&model, None, device, max_new_tokens).map_err(cannot)?), schema)
+            }
+        };
         let threshold = threshold.or(manifest.threshold).unwrap_or(0.0);
         if !(0.0..=1.0).contains(&threshold) {
             return Err(Failure::new(Exit::Usage, format!("a threshold of {threshold} is not between 0 and 1")));
         }
         Ok(Scorer {
-            scorer,
+            model: answers,
             system: manifest.task.system,
             temperature: calibration.map_or(1.0, |c| c.temperature),
             threshold,
@@ -160,16 +197,49 @@ impl Scorer {
         }
         let keep = |m: &&Message| self.system.is_none() || !matches!(m.role.as_str(), "system" | "developer");
         asked.extend(messages.iter().filter(keep).cloned());
-        let posterior = temper(&self.scorer.score(&asked)?, self.temperature);
+        let mut answer = match &self.model {
+            Model::Labels(scorer) => self.label(scorer, &asked)?,
+            Model::Fields(writer, schema) => self.fields(writer, schema, &asked)?,
+        };
+        answer.latency_ms = begun.elapsed().as_secs_f64() * 1e3;
+        Ok(answer)
+    }
+
+    fn route(&self, confidence: f64) -> &'static str {
+        if confidence >= self.threshold { "serve" } else { "escalate" }
+    }
+
+    fn fields(&self, writer: &Writer, schema: &Schema, asked: &[Message]) -> Result<Answer> {
+        let written = writer.write(asked, &may_be_fields)?;
+        let read = match written.ended {
+            true => schema.canonical_text(&written.text).map_err(|fault| fault.to_string()),
+            false => Err(match may_be_fields(written.text.trim_start()) {
+                true => "it was cut off".to_owned(),
+                false => "the answer is no JSON".to_owned(),
+            }),
+        };
+        let blank = Answer::default();
+        Ok(match read {
+            Ok(text) => {
+                let confidence = temper_confidence(written.probability, self.temperature);
+                let fields = Some(serde_json::from_str(&text)?);
+                Answer { fields, canonical: Some(text), confidence, route: self.route(confidence), ..blank }
+            }
+            // Whatever the threshold: what can't be used is not served.
+            Err(why) => Answer { written: Some(written.text), fault: Some(why), route: "escalate", ..blank },
+        })
+    }
+
+    fn label(&self, scorer: &LabelScorer, asked: &[Message]) -> Result<Answer> {
+        let posterior = temper(&scorer.score(asked)?, self.temperature);
         let mut order: Vec<usize> = (0..posterior.len()).collect();
         order.sort_by(|a, b| posterior[*b].total_cmp(&posterior[*a]).then(a.cmp(b)));
-        let named = |i: &usize| (self.scorer.labels()[*i].clone(), posterior[*i]);
+        let named = |i: &usize| (scorer.labels()[*i].clone(), posterior[*i]);
         let Some((label, confidence)) = order.first().map(named) else {
             return Err(Failure::new(Exit::Unexpected, "the artifact names no labels"));
         };
-        let route = if confidence >= self.threshold { "serve" } else { "escalate" };
-        let others = order.iter().skip(1).take(3).map(named).collect();
-        Ok(Answer { id: None, label, confidence, route, latency_ms: begun.elapsed().as_secs_f64() * 1e3, others })
+        let others = Some(order.iter().skip(1).take(3).map(named).collect());
+        Ok(Answer { label: Some(label), confidence, route: self.route(confidence), others, ..Answer::default() })
     }
 }
 

@@ -2,6 +2,7 @@
 //! latency and kind, a score with its parts, and a verdict that may be "don't". One pass, bounded memory.
 
 pub mod economics;
+mod fields;
 mod html;
 pub mod score;
 pub mod site;
@@ -112,6 +113,16 @@ pub struct SiteReport {
     pub economics: Option<Economics>,
     pub verdict: Verdict,
     pub why: String,
+}
+
+/// Share of JSON answers with one set of keys from which a site is taken to answer with fields.
+const FIELDS_SHARE: f64 = 0.5;
+
+impl SiteReport {
+    /// Whether its answers are fields rather than labels.
+    pub fn has_fields(&self) -> bool {
+        self.labels.is_empty() && self.same_keys >= FIELDS_SHARE
+    }
 }
 
 /// An audit that is done: the report, and what the starter recipe needs to find the site's calls again.
@@ -343,8 +354,8 @@ impl Audited {
     /// The number of the best site that a recipe can be written for: one that answers with labels, and whose verdict is for
     /// it; the best of the others with labels when there is none, for a person who decides otherwise.
     pub fn best(&self) -> Option<usize> {
-        let with_labels = || self.report.sites.iter().filter(|s| !s.labels.is_empty());
-        with_labels().find(|s| s.verdict.is_for_it()).or_else(|| with_labels().next()).map(|s| s.number)
+        let able = || self.report.sites.iter().filter(|s| !s.labels.is_empty() || s.has_fields());
+        able().find(|s| s.verdict.is_for_it()).or_else(|| able().next()).map(|s| s.number)
     }
 
     fn is_of(&self, number: usize, trace: &Trace) -> bool {

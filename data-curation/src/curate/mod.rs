@@ -21,6 +21,7 @@ pub use write::{Sample, load, pieces};
 use crate::Error;
 use crate::import::{NamedFile, load_json};
 use crate::table::Row;
+use crate::taxonomy::Answers;
 use crate::text::{Picked, hash, key, mix};
 use against::Protected;
 use gather::{Light, NONE};
@@ -34,8 +35,7 @@ use std::path::{Path, PathBuf};
 pub struct CuratePlan {
     /// The folder that [`crate::import`] wrote.
     pub imported: PathBuf,
-    /// The taxonomy.
-    pub labels: Vec<String>,
+    pub answers: Answers,
     /// Characters of the message.
     pub min_chars: u32,
     pub max_chars: u32,
@@ -110,11 +110,19 @@ pub struct CurateSummary {
     #[serde(default)]
     pub threads: u64,
     pub labels: Vec<String>,
+    /// The text of the answers' schema, where they are fields.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
 }
 
 impl CurateSummary {
     pub fn load(dir: &Path) -> Result<CurateSummary, Error> {
         load_json(&dir.join("curate.json"))
+    }
+
+    /// What counts as an answer.
+    pub fn answers(&self) -> Result<Answers, Error> {
+        Answers::of(&self.labels, self.schema.as_deref()).map_err(|e| Error::Plan(format!("the schema: {e}")))
     }
 
     /// "1,115 = 1,021 kept + 22 exact_duplicate + …".
@@ -142,7 +150,8 @@ pub struct LeftOut {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curated {
     pub row: Row,
-    /// The label that the recorded answer is; none when it is outside the taxonomy or was cut off.
+    /// The label that the recorded answer is, or its fields in canonical form; none when it is outside the taxonomy, not
+    /// valid, or was cut off.
     pub label: Option<String>,
     pub split: Split,
     /// Rows of one group never straddle two splits.
@@ -213,7 +222,7 @@ impl Fate {
 pub fn curate(plan: &CuratePlan, emit: &dyn Emit) -> Result<CurateSummary, Error> {
     check(plan)?;
     let protected = Protected::read(&plan.options.decontaminate_against)?;
-    let light = Light::read(&plan.imported.join("accepted.parquet"), &plan.labels, emit)?;
+    let light = Light::read(&plan.imported.join("accepted.parquet"), &plan.answers, emit)?;
     let mut fate = Fate::new(light.len());
     filter(plan, &light, &mut fate);
     fate.all_but_first("duplicate_id", |row| key(light.ids.get(row)));
@@ -243,8 +252,9 @@ pub fn curate(plan: &CuratePlan, emit: &dyn Emit) -> Result<CurateSummary, Error
 }
 
 fn check(plan: &CuratePlan) -> Result<(), Error> {
-    let distinct: BTreeSet<&String> = plan.labels.iter().collect();
-    if plan.labels.len() < 2 || distinct.len() < plan.labels.len() {
+    if let Answers::Labels(labels) = &plan.answers
+        && (labels.len() < 2 || labels.iter().collect::<BTreeSet<_>>().len() < labels.len())
+    {
         return Err(Error::Plan("the taxonomy needs two labels at least, each once".to_string()));
     }
     if !(plan.near_dup_threshold > 0.0 && plan.near_dup_threshold <= 1.0) {
@@ -303,8 +313,7 @@ fn deal(plan: &CuratePlan, light: &Light, fate: &mut Fate) -> Result<(), Error> 
     let dealt: Vec<u32> = fate.live().into_iter().filter(|row| fate.split[*row as usize].is_none()).collect();
     let group: Vec<usize> = dealt.iter().map(|row| fate.group[*row as usize] as usize).collect();
     // The recorded answer stands in for the label that review has yet to give; the last number is "none of them".
-    let label: Vec<usize> =
-        dealt.iter().map(|row| (light.label[*row as usize] as usize).min(plan.labels.len())).collect();
+    let label: Vec<usize> = dealt.iter().map(|row| (light.class[*row as usize] as usize).min(light.classes)).collect();
     let splits = split::assign(&group, &label, &fractions, plan.seed);
     dealt.iter().zip(splits).for_each(|(row, split)| fate.split[*row as usize] = Some(split));
     Ok(())
@@ -369,7 +378,7 @@ fn balance(plan: &CuratePlan, light: &Light, fate: &mut Fate) {
     let mut classes: BTreeMap<u32, Vec<(u64, u32)>> = BTreeMap::new();
     for row in fate.live().into_iter().filter(|row| fate.split[*row as usize] == Some(Split::Train)) {
         let drawn = mix(plan.seed ^ hash(light.ids.get(row as usize).as_bytes()));
-        classes.entry(light.label[row as usize]).or_default().push((drawn, row));
+        classes.entry(light.class[row as usize]).or_default().push((drawn, row));
     }
     // Answers outside the taxonomy are no class; review finds theirs.
     classes.remove(&NONE);
@@ -389,8 +398,14 @@ fn balance(plan: &CuratePlan, light: &Light, fate: &mut Fate) {
 fn rivals(plan: &CuratePlan, light: &Light, cluster: &[u32]) -> BTreeMap<u32, BTreeSet<String>> {
     let mut rivals: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
     for (row, first) in cluster.iter().enumerate().filter(|(row, first)| *row != **first as usize) {
-        let (own, other) = (light.answer(*first as usize, &plan.labels), light.answer(row, &plan.labels));
-        if own != other {
+        let (own, other) = (light.answer(*first as usize), light.answer(row));
+        let differ = match &plan.answers {
+            Answers::Labels(_) => own != other,
+            Answers::Fields(fields) => {
+                fields.contradict(own, light.normal.get(*first as usize), other, light.normal.get(row))
+            }
+        };
+        if differ {
             rivals.entry(*first).or_default().insert(other.to_string());
         }
     }
@@ -401,7 +416,8 @@ fn summarize(plan: &CuratePlan, light: &Light, fate: &Fate) -> CurateSummary {
     let mut summary = CurateSummary {
         rows_in: light.len() as u64,
         kept: Split::ALL.into_iter().map(|s| (s, 0)).collect(),
-        labels: plan.labels.clone(),
+        labels: plan.answers.labels().to_vec(),
+        schema: plan.answers.fields().map(|fields| fields.text.clone()),
         ..CurateSummary::default()
     };
     let mut groups = BTreeSet::new();
@@ -467,7 +483,8 @@ fn report(summary: &CurateSummary, emit: &dyn Emit) {
         counted("rows to look at".to_string(), *n, sign);
     }
     if summary.outside_taxonomy > 0 {
-        counted("rows for review".to_string(), summary.outside_taxonomy, "answer_outside_taxonomy");
+        let reason = if summary.schema.is_some() { "answer_not_valid" } else { "answer_outside_taxonomy" };
+        counted("rows for review".to_string(), summary.outside_taxonomy, reason);
     }
     if summary.disagreements > 0 {
         counted("rows for review".to_string(), summary.disagreements, "copies_answered_differently");

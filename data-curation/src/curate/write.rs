@@ -63,11 +63,11 @@ pub(super) fn write(
         from = range.end;
         let refs = references(&slice).map_err(|e| Error::table("read", &source, e))?;
         for (at, row) in range.clone().enumerate().filter(|(_, row)| fate.reason(*row).is_some()) {
-            let line = left_out(plan, light, fate, row, refs[at].clone());
+            let line = left_out(light, fate, row, refs[at].clone());
             writeln!(log, "{}", serde_json::json!(line)).map_err(io(&log_path))?;
         }
         sample(&slice, &range, &refs, &samples, &mut sampled).map_err(|e| Error::table("read", &source, e))?;
-        let kept = kept(&slice, range, plan, light, fate, rivals).map_err(failed)?;
+        let kept = kept(&slice, range, light, fate, rivals).map_err(failed)?;
         if let Some(file) = target.take() {
             writer = Some(table::Writer::of(file, kept.schema()).map_err(failed)?);
         }
@@ -93,9 +93,9 @@ fn references(slice: &DataFrame) -> PolarsResult<Vec<TraceRef>> {
     Ok(all.map(|((id, file), line)| TraceRef { id: text(id), file: text(file), line: line.unwrap_or(0) }).collect())
 }
 
-fn left_out(plan: &CuratePlan, light: &Light, fate: &Fate, row: usize, trace: TraceRef) -> LeftOut {
+fn left_out(light: &Light, fate: &Fate, row: usize, trace: TraceRef) -> LeftOut {
     let twin = fate.like(row);
-    let answer = |row: usize| light.answer(row, &plan.labels);
+    let answer = |row: usize| light.answer(row);
     let note = twin
         .filter(|t| answer(*t) != answer(row))
         .map(|t| format!("answered {:?}, the kept one {:?}", answer(row), answer(t)))
@@ -108,7 +108,6 @@ fn left_out(plan: &CuratePlan, light: &Light, fate: &Fate, row: usize, trace: Tr
 fn kept(
     slice: &DataFrame,
     range: std::ops::Range<usize>,
-    plan: &CuratePlan,
     light: &Light,
     fate: &Fate,
     rivals: &BTreeMap<u32, BTreeSet<String>>,
@@ -117,7 +116,7 @@ fn kept(
         Column::new(name.into(), range.clone().map(get).collect::<Vec<_>>())
     };
     let columns = [
-        column("label", &|row| plan.labels.get(light.label[row] as usize).cloned()),
+        column("label", &|row| light.known.get(light.label[row] as usize).cloned()),
         column("split", &|row| fate.split[row].map(|s| s.name().to_string())),
         column("group", &|row| Some(format!("g{:06}", fate.group[row]))),
         column("rivals", &|row| rivals.get(&(row as u32)).map(|r| serde_json::json!(r).to_string())),

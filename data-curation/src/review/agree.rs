@@ -2,6 +2,8 @@
 //! did. Judgements made in sight of another's say nothing about agreement and are left out.
 
 use super::{Decision, Decisions, Item, Pass, Queue, Standing, Verdict};
+use crate::taxonomy::Answers;
+use crate::text::hash;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -77,17 +79,18 @@ fn independent<'d>(said: &super::Said<'d>) -> Vec<&'d Decision> {
         .collect()
 }
 
-/// A vote as a category: the label's number, or the taxonomy's length for a rejection.
-fn category(item: &Item, vote: &Decision, labels: &[String]) -> Option<usize> {
-    match item.standing(Some(vote), labels) {
-        Standing::Labelled(label) => labels.iter().position(|l| *l == label),
-        Standing::Rejected(_) => Some(labels.len()),
+/// A judgement as a category: the label's number or the digest of the fields, and one more for a rejection.
+fn category(standing: &Standing, answers: &Answers) -> Option<usize> {
+    match (standing, answers) {
+        (Standing::Labelled(label), Answers::Labels(labels)) => labels.iter().position(|l| l == label),
+        (Standing::Labelled(fields), Answers::Fields(_)) => Some(hash(fields.as_bytes()) as usize),
+        (Standing::Rejected(_), _) => Some(usize::MAX),
         _ => None,
     }
 }
 
 /// Over some items of the queue, or all.
-pub fn agreement<'q>(items: impl Iterator<Item = &'q Item>, labels: &[String], decisions: &Decisions) -> Agreement {
+pub fn agreement<'q>(items: impl Iterator<Item = &'q Item>, answers: &Answers, decisions: &Decisions) -> Agreement {
     let mut units = Vec::new();
     let mut of_pair: BTreeMap<(&str, &str), Vec<(usize, usize)>> = BTreeMap::new();
     let mut found = Agreement::default();
@@ -98,7 +101,7 @@ pub fn agreement<'q>(items: impl Iterator<Item = &'q Item>, labels: &[String], d
         }
         let mut rated: Vec<(&str, usize)> = independent(&said)
             .into_iter()
-            .filter_map(|vote| Some((vote.reviewer.as_str(), category(item, vote, labels)?)))
+            .filter_map(|vote| Some((vote.reviewer.as_str(), category(&item.standing(Some(vote), answers), answers)?)))
             .collect();
         rated.sort_unstable();
         if rated.len() < 2 {
@@ -158,16 +161,14 @@ pub fn reviewers(queue: &Queue, decisions: &Decisions) -> Vec<Reviewer> {
         if votes.len() < 2 {
             continue;
         }
-        let settled = match item.settled(&said, &queue.labels, queue.reviewers) {
-            Standing::Labelled(label) => queue.labels.iter().position(|l| *l == label),
-            Standing::Rejected(_) => Some(queue.labels.len()),
-            _ => None,
-        };
+        let answers = &queue.answers;
+        let settled = category(&item.settled(&said, answers, queue.reviewers), answers);
         let Some(settled) = settled else { continue };
         for vote in votes {
             if let Ok(i) = out.binary_search_by(|r| r.name.as_str().cmp(&vote.reviewer)) {
                 out[i].shared += 1;
-                out[i].as_settled += u64::from(category(item, vote, &queue.labels) == Some(settled));
+                let same = category(&item.standing(Some(vote), answers), answers) == Some(settled);
+                out[i].as_settled += u64::from(same);
             }
         }
     }

@@ -5,6 +5,7 @@
 //! Label Studio: <https://labelstud.io/guide/task_format>. Argilla: `Record.to_dict` of its Python client, 2.x.
 
 use super::{Decision, Decisions, Item, Pass, Queue, Verdict};
+use crate::taxonomy::Answers;
 use crate::trace::shown_sha256;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,10 +21,10 @@ pub enum Format {
 }
 
 /// The items as one JSON list. The recorded answer goes along as prediction or suggestion.
-pub fn export<'q>(items: impl Iterator<Item = &'q Item>, format: Format) -> Value {
-    let entry = match format {
-        Format::LabelStudio => task,
-        Format::Argilla => record,
+pub fn export<'q>(items: impl Iterator<Item = &'q Item>, answers: &Answers, format: Format) -> Value {
+    let entry = |item| match format {
+        Format::LabelStudio => task(item, answers),
+        Format::Argilla => record(item),
     };
     Value::Array(items.map(entry).collect())
 }
@@ -35,13 +36,16 @@ fn about(item: &Item) -> Value {
     })
 }
 
-fn task(item: &Item) -> Value {
+fn task(item: &Item, answers: &Answers) -> Value {
     let mut data = about(item);
     data["text"] = json!(item.message);
     let score = item.hint.map(|h| h.self_confidence);
     let predictions = item.label.iter().map(|label| {
-        let result =
-            json!([{"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [label]}}]);
+        let (kind, key) = match answers {
+            Answers::Labels(_) => ("choices", "choices"),
+            Answers::Fields(_) => ("textarea", "text"),
+        };
+        let result = json!([{"from_name": "label", "to_name": "text", "type": kind, "value": {key: [label]}}]);
         json!({"model_version": "recorded answer", "score": score, "result": result})
     });
     json!({"data": data, "predictions": predictions.collect::<Vec<_>>()})
@@ -60,17 +64,29 @@ fn record(item: &Item) -> Value {
 }
 
 /// The labelling configuration that the tasks are made for.
-pub fn label_studio_config(labels: &[String], reasons: &[&str]) -> String {
+pub fn label_studio_config(answers: &Answers, reasons: &[&str]) -> String {
     let escape =
         |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;");
     let choices = |names: &mut dyn Iterator<Item = &str>| -> String {
         names.map(|name| format!("    <Choice value=\"{}\"/>\n", escape(name))).collect()
     };
+    let label = match answers {
+        Answers::Labels(labels) => format!(
+            "  <Choices name=\"label\" toName=\"text\" choice=\"single\">\n{}  </Choices>\n",
+            choices(&mut labels.iter().map(String::as_str))
+        ),
+        Answers::Fields(fields) => {
+            let names: Vec<String> = fields.schema.fields().iter().map(|f| escape(&f.name)).collect();
+            format!(
+                "  <Header value=\"A JSON object of: {}\"/>\n  <TextArea name=\"label\" toName=\"text\" editable=\"true\" maxSubmissions=\"1\"/>\n",
+                names.join(", ")
+            )
+        }
+    };
     format!(
-        "<View>\n  <Text name=\"text\" value=\"$text\"/>\n  <Choices name=\"label\" toName=\"text\" choice=\"single\">\n{}  </Choices>\n\
+        "<View>\n  <Text name=\"text\" value=\"$text\"/>\n{label}\
          \x20 <Header value=\"Or reject, with a reason\"/>\n  <Choices name=\"reject\" toName=\"text\" choice=\"single\">\n{}  </Choices>\n\
          \x20 <TextArea name=\"note\" toName=\"text\"/>\n</View>\n",
-        choices(&mut labels.iter().map(String::as_str)),
         choices(&mut reasons.iter().copied())
     )
 }
@@ -128,7 +144,7 @@ pub fn import(text: &str, queue: &Queue, decisions: &Decisions, now: &str) -> Re
             continue;
         }
         for answer in answers {
-            match decision(item, &answer, &queue.labels, now) {
+            match decision(item, &answer, &queue.answers, now) {
                 Err(why) => *imported.left_out.entry(why).or_default() += 1,
                 Ok(new) if is_known(&new, decisions) => imported.known += 1,
                 Ok(new) => imported.decisions.entry(answer.reviewer).or_default().push(new),
@@ -145,12 +161,10 @@ fn is_known(new: &Decision, decisions: &Decisions) -> bool {
     })
 }
 
-fn decision(item: &Item, answer: &Answer, labels: &[String], now: &str) -> Result<Decision, &'static str> {
-    let given = answer
-        .label
-        .as_deref()
-        .map(|label| crate::taxonomy::label_of(labels, label).ok_or("its label is none of the taxonomy"));
-    let (verdict, label) = match (&answer.reject, given.transpose()?) {
+fn decision(item: &Item, answer: &Answer, answers: &Answers, now: &str) -> Result<Decision, &'static str> {
+    let given = answer.label.as_deref().map(|label| answers.read(label).map_err(|_| answers.void()));
+    let given = given.transpose()?;
+    let (verdict, label) = match (&answer.reject, given.as_deref()) {
         (Some(_), _) => (Verdict::Reject, None),
         (None, Some(label)) if Some(label) == item.label.as_deref() => (Verdict::Accept, Some(label)),
         (None, Some(label)) => (Verdict::Correct, Some(label)),
@@ -196,7 +210,7 @@ fn annotation(annotation: &Value) -> Answer {
     Answer {
         reviewer: format!("label-studio:{who}"),
         at: annotation.get("updated_at").or(annotation.get("created_at")).and_then(Value::as_str).and_then(utc),
-        label: of("label", "choices"),
+        label: of("label", "choices").or_else(|| of("label", "text")),
         reject: of("reject", "choices"),
         note: of("note", "text"),
         cancelled: annotation.get("was_cancelled").and_then(Value::as_bool).unwrap_or(false),
@@ -255,6 +269,7 @@ mod tests {
                 label: label.map(str::to_string),
                 rivals: Vec::new(),
                 reason: QueueReason::Random,
+                detail: None,
                 feedback: None,
                 at: None,
                 source: Source::Random,
@@ -264,7 +279,7 @@ mod tests {
             }
         };
         let items = vec![item("t1", Some("a")), item("t2", Some("b")), item("t3", None)];
-        Queue { items, labels: vec!["a".into(), "b".into()], reviewers: 1 }
+        Queue { items, answers: Answers::Labels(vec!["a".into(), "b".into()]), reviewers: 1 }
     }
 
     fn all(imported: &Imported) -> Vec<(String, Verdict, Option<String>, Option<String>)> {
@@ -275,7 +290,7 @@ mod tests {
     #[test]
     fn tasks_come_back_as_decisions() {
         let queue = queue();
-        let mut tasks = export(queue.items.iter(), Format::LabelStudio);
+        let mut tasks = export(queue.items.iter(), &queue.answers, Format::LabelStudio);
         assert_eq!(tasks[0]["predictions"][0]["result"][0]["value"]["choices"], json!(["a"]));
         assert_eq!(tasks[2]["predictions"], json!([]));
         let choice = |name: &str, value: &str| json!({"from_name": name, "to_name": "text", "type": "choices", "value": {"choices": [value]}});
@@ -316,7 +331,7 @@ mod tests {
     #[test]
     fn records_come_back_as_decisions() {
         let queue = queue();
-        let mut records = export(queue.items.iter(), Format::Argilla);
+        let mut records = export(queue.items.iter(), &queue.answers, Format::Argilla);
         assert_eq!(records[1]["suggestions"]["label"]["value"], json!("b"));
         records[0]["responses"] = json!({
             "label": [{"value": "b", "user_id": "u1"}, {"value": "a", "user_id": "u2"}],
@@ -346,7 +361,7 @@ mod tests {
 
     #[test]
     fn the_configuration_escapes_labels() {
-        let config = label_studio_config(&["a<b & \"c\"".to_string()], &["spam"]);
+        let config = label_studio_config(&Answers::Labels(vec!["a<b & \"c\"".to_string()]), &["spam"]);
         assert!(config.contains("<Choice value=\"a&lt;b &amp; &quot;c&quot;\"/>"), "{config}");
     }
 }

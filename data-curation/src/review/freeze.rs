@@ -10,6 +10,7 @@ use crate::frozen::{self, Table};
 use crate::import::{ImportSummary, NamedFile};
 use crate::redact::Redactor;
 use crate::redact::measure::measure;
+use crate::taxonomy::Answers;
 use limbeck_artifact::dataset::{
     Curation, DatasetCard, DatasetWriter, Example, LabelSource, Line, Message, Split, example_id,
 };
@@ -76,17 +77,18 @@ pub fn freeze(plan: &FreezePlan, emit: &dyn Emit) -> Result<Frozen, Error> {
             format!("line {line} of {} ends in the middle and counts for nothing: decide it again", path.display());
         emit.emit(EventKind::Warning { text });
     }
+    let answers = summary.answers()?;
+    tell_unreadable(&answers, &decisions, emit);
     let mut freezing = Freezing::new(plan, &imported, &summary)?;
     let mut status = ReviewStatus::default();
     let mut judged = Judged::new(plan.seed);
     let mut done = 0;
     for rows in curate::pieces(&plan.curated)? {
         let rows = rows?;
-        let mut queue = of_rows(&[], summary.labels.clone(), 0);
+        let mut queue = of_rows(&[], answers.clone(), 0);
         queue.reviewers = plan.reviewers_per_item;
         // Digests of what was shown are most of the work here.
-        queue.items =
-            rows.par_chunks(1024).flat_map_iter(|some| of_rows(some, summary.labels.clone(), 0).items).collect();
+        queue.items = rows.par_chunks(1024).flat_map_iter(|some| of_rows(some, answers.clone(), 0).items).collect();
         add(&mut status, queue.status(&decisions));
         for item in &queue.items {
             judged.add(item, &queue.settled(item, &decisions), &decisions);
@@ -131,10 +133,25 @@ pub fn freeze(plan: &FreezePlan, emit: &dyn Emit) -> Result<Frozen, Error> {
         let _ = std::fs::remove_dir(&plan.out);
         return Ok(Frozen::Incomplete { status, missing });
     }
-    judged.finish(&summary.labels, &decisions, plan.max_label_error, &mut freezing.curation);
+    judged.finish(&answers, &decisions, plan.max_label_error, &mut freezing.curation);
     let card = freezing.finish(imported.traces_in)?;
     report(&card, emit);
     Ok(Frozen::Done(card))
+}
+
+/// Decisions that are named; of more, the status has the count.
+const NAMED: usize = 5;
+
+/// Names the first decisions whose fields can't be, with what is wrong: somebody has to mend them.
+fn tell_unreadable(answers: &Answers, decisions: &Decisions, emit: &dyn Emit) {
+    if answers.fields().is_none() {
+        return;
+    }
+    let faults = decisions.list().iter().filter_map(|d| Some((d, answers.read(d.label.as_deref()?).err()?)));
+    for (d, why) in faults.take(NAMED) {
+        let text = format!("the decision {} on {} by {} does not count: {why}", d.id, d.item, d.reviewer);
+        emit.emit(EventKind::Warning { text });
+    }
 }
 
 fn add(status: &mut ReviewStatus, piece: ReviewStatus) {
@@ -177,6 +194,7 @@ impl<'p> Freezing<'p> {
         let card = DatasetCard {
             digest: String::new(),
             labels: summary.labels.clone(),
+            schema: summary.schema.clone(),
             splits: BTreeMap::new(),
             traces_in: imported.traces_in,
             left_out: BTreeMap::new(),

@@ -3,6 +3,7 @@
 
 use super::certify::{self, ALPHA};
 use super::{Decisions, Item, Standing, agree, rank};
+use crate::taxonomy::Answers;
 use limbeck_artifact::dataset::Curation;
 
 /// Gathers while the rows pass by in pieces.
@@ -31,14 +32,14 @@ impl Judged {
     }
 
     /// Puts it into the card.
-    pub fn finish(mut self, labels: &[String], decisions: &Decisions, rate: f64, card: &mut Curation) {
+    pub fn finish(mut self, answers: &Answers, decisions: &Decisions, rate: f64, card: &mut Curation) {
         self.drawn.sort_unstable_by_key(|(place, _)| *place);
         let reviewed: Vec<bool> = self.drawn.iter().map_while(|(_, wrong)| *wrong).collect();
         bound(&reviewed, self.drawn.len() as u64, rate, card);
         // Test and calibration are reviewed in random order; of the pool, the draw's reviewed beginning is random.
         let end = self.drawn.get(reviewed.len()).map_or(u64::MAX, |(place, _)| *place);
         let random = self.shared.iter().filter(|(place, _)| place.is_none_or(|place| place < end));
-        let found = agree::agreement(random.map(|(_, item)| item), labels, decisions);
+        let found = agree::agreement(random.map(|(_, item)| item), answers, decisions);
         (card.kappa, card.krippendorff_alpha) = (found.cohen_kappa, found.krippendorff_alpha);
         card.agreement_note = match (found.items, found.cohen_kappa.or(found.krippendorff_alpha)) {
             (0, _) => "no item of the random share was judged by two people without sight of each other".to_string(),
@@ -82,6 +83,7 @@ mod tests {
             label: Some("a".into()),
             rivals: Vec::new(),
             reason: QueueReason::Random,
+            detail: None,
             feedback: None,
             at: None,
             shown_sha256: String::new(),
@@ -103,8 +105,8 @@ mod tests {
     /// The whole queue's figures, by the way that the desk takes: [`rank::drawn_outcomes`] and the certificate.
     #[test]
     fn the_card_says_what_the_desk_says_and_nothing_that_was_not_drawn() {
-        let labels = vec!["a".to_string(), "b".to_string()];
-        let mut queue = Queue { items: (0..400).map(item).collect(), labels: labels.clone(), reviewers: 1 };
+        let answers = Answers::Labels(vec!["a".to_string(), "b".to_string()]);
+        let mut queue = Queue { items: (0..400).map(item).collect(), answers: answers.clone(), reviewers: 1 };
         rank::plain(&mut queue, 5);
         let drawn = rank::drawn(&queue);
         let mut decisions = Decisions::default();
@@ -129,7 +131,7 @@ mod tests {
         let standings: Vec<Standing> = queue.items.iter().map(|i| queue.settled(i, &decisions)).collect();
         queue.items.iter().zip(&standings).for_each(|(i, s)| judged.add(i, s, &decisions));
         let mut card = Curation::default();
-        judged.finish(&labels, &decisions, 0.05, &mut card);
+        judged.finish(&answers, &decisions, 0.05, &mut card);
 
         let outcomes = rank::drawn_outcomes(&queue, &drawn, |i| &standings[i]);
         assert_eq!(outcomes.len(), 160);
@@ -147,12 +149,12 @@ mod tests {
 
     #[test]
     fn without_reviews_there_is_a_reason() {
-        let labels = vec!["a".to_string(), "b".to_string()];
+        let answers = Answers::Labels(vec!["a".to_string(), "b".to_string()]);
         for (n, says) in [(400, "0 rows of the random share"), (8, "6 rows in train and valid are too few")] {
             let mut judged = Judged::new(5);
             (0..n).for_each(|i| judged.add(&item(i), &Standing::Open, &Decisions::default()));
             let mut card = Curation::default();
-            judged.finish(&labels, &Decisions::default(), 0.05, &mut card);
+            judged.finish(&answers, &Decisions::default(), 0.05, &mut card);
             assert_eq!((card.kappa, card.label_error_at_most), (None, None));
             assert!(card.label_error_note.contains(says), "{}", card.label_error_note);
             assert!(card.agreement_note.starts_with("no item"), "{}", card.agreement_note);

@@ -3,14 +3,16 @@
 //! the hard ones only, and its accuracy would be nobody's.
 
 use super::{Decision, Decisions, Pass, Said, Verdict};
+use crate::Error;
 use crate::curate::{self, CurateSummary, Curated};
+use crate::taxonomy::{Answers, Fields};
 use crate::text::{hash, mix};
 use crate::trace::visible_message;
-use crate::{Error, taxonomy};
 use limbeck_artifact::dataset::Split;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 /// Why an item stands where it stands; in order of urgency.
@@ -19,9 +21,15 @@ use std::path::Path;
 pub enum QueueReason {
     /// The recorded answer is none of the labels.
     OutsideTaxonomy,
+    /// It is not valid under the schema.
+    Invalid,
     /// Copies of the message were answered differently.
     Disagreement,
+    /// The message does not say a value of the answer.
+    NotInMessage,
     NegativeFeedback,
+    /// Few answers have these fields.
+    RareFields,
     Random,
 }
 
@@ -30,6 +38,9 @@ impl QueueReason {
     pub fn text(self) -> &'static str {
         match self {
             QueueReason::OutsideTaxonomy => "the answer is none of the labels",
+            QueueReason::Invalid => "the answer is not valid",
+            QueueReason::NotInMessage => "the message does not say it",
+            QueueReason::RareFields => "few answers have these fields",
             QueueReason::Disagreement => "copies of this message were answered differently",
             QueueReason::NegativeFeedback => "the customer disliked the answer",
             QueueReason::Random => "drawn at random",
@@ -92,6 +103,8 @@ pub struct Item {
     /// Answers that copies of the message got.
     pub rivals: Vec<String>,
     pub reason: QueueReason,
+    /// What exactly: the fault of an answer that is not valid, the values that the message does not say.
+    pub detail: Option<String>,
     pub feedback: Option<String>,
     pub at: Option<String>,
     pub shown_sha256: String,
@@ -108,24 +121,44 @@ pub struct Item {
 pub struct Queue {
     /// Test first, then calibration, valid, train; or as ranked.
     pub items: Vec<Item>,
-    pub labels: Vec<String>,
+    pub answers: Answers,
     /// How many people must judge an item.
     pub reviewers: u32,
 }
 
 /// Reads what [`crate::curate()`] wrote. The seed orders what nothing else orders.
 pub fn queue(curated: &Path, seed: u64) -> Result<Queue, Error> {
-    let labels = CurateSummary::load(curated)?.labels;
-    Ok(of_rows(&curate::load(curated)?, labels, seed))
+    let answers = CurateSummary::load(curated)?.answers()?;
+    Ok(of_rows(&curate::load(curated)?, answers, seed))
 }
 
-pub(super) fn of_rows(rows: &[Curated], labels: Vec<String>, seed: u64) -> Queue {
-    let mut items: Vec<Item> = rows.par_iter().map(item).collect();
+/// A combination of fields is rare where fewer than this share of the answers have it.
+const RARE: f64 = 0.02;
+
+pub(super) fn of_rows(rows: &[Curated], answers: Answers, seed: u64) -> Queue {
+    let mut items: Vec<Item> = rows.par_iter().map(|row| item(row, &answers)).collect();
+    if let Answers::Fields(fields) = &answers {
+        mark_rare(&mut items, fields);
+    }
     items.sort_by_cached_key(|i| {
         let urgency = if matches!(i.split, Split::Train | Split::Valid) { i.reason } else { QueueReason::Random };
         (std::cmp::Reverse(i.split), urgency, mix(seed ^ hash(i.id.as_bytes())), i.id.clone())
     });
-    Queue { items, labels, reviewers: 1 }
+    Queue { items, answers, reviewers: 1 }
+}
+
+/// What nothing else says of an item: that few answers have its combination of fields.
+fn mark_rare(items: &mut [Item], fields: &Fields) {
+    let patterns: Vec<Option<u64>> = items.iter().map(|i| i.label.as_deref().map(|l| fields.pattern(l))).collect();
+    let mut counts: HashMap<u64, usize> = HashMap::new();
+    patterns.iter().flatten().for_each(|p| *counts.entry(*p).or_default() += 1);
+    let few = RARE * items.len() as f64;
+    for (item, pattern) in items.iter_mut().zip(patterns) {
+        let rare = pattern.is_some_and(|p| (counts[&p] as f64) < few);
+        if rare && item.reason == QueueReason::Random {
+            item.reason = QueueReason::RareFields;
+        }
+    }
 }
 
 /// Feedback in words of which production logs have no fixed set.
@@ -133,13 +166,29 @@ fn says(feedback: Option<&str>, words: &[&str]) -> bool {
     feedback.is_some_and(|f| words.iter().any(|w| f.to_lowercase().contains(w)))
 }
 
-fn item(row: &Curated) -> Item {
+fn item(row: &Curated, answers: &Answers) -> Item {
     let trace = &row.row.trace;
     let feedback = trace.feedback.as_deref();
+    let message = visible_message(&trace.messages);
+    let not_said = match (answers, &row.label) {
+        (Answers::Fields(fields), Some(label)) => fields.not_in(label, &message),
+        _ => Vec::new(),
+    };
+    let mut detail = None;
     let reason = if row.label.is_none() {
-        QueueReason::OutsideTaxonomy
+        match answers {
+            Answers::Labels(_) => QueueReason::OutsideTaxonomy,
+            Answers::Fields(_) => {
+                detail = trace.read(answers).err();
+                QueueReason::Invalid
+            }
+        }
     } else if !row.rivals.is_empty() {
         QueueReason::Disagreement
+    } else if !not_said.is_empty() {
+        let said: Vec<String> = not_said.iter().map(|(name, value)| format!("{name} {value:?}")).collect();
+        detail = Some(said.join(", "));
+        QueueReason::NotInMessage
     } else if says(feedback, &["down", "negative", "bad", "dislike"]) {
         QueueReason::NegativeFeedback
     } else {
@@ -148,16 +197,18 @@ fn item(row: &Curated) -> Item {
     let source = match reason {
         _ if says(feedback, &["escalat", "handoff", "hand-off", "handed_over", "re-ask", "reask"]) => Source::Escalated,
         QueueReason::Random => Source::Random,
+        QueueReason::RareFields => Source::LowConfidence,
         _ => Source::Disagreement,
     };
     Item {
         id: trace.id.clone(),
         split: row.split,
-        message: visible_message(&trace.messages),
+        message,
         answer: trace.answer.clone(),
         label: row.label.clone(),
         rivals: row.rivals.clone(),
         reason,
+        detail,
         feedback: trace.feedback.clone(),
         at: trace.at.clone(),
         shown_sha256: trace.shown_sha256(),
@@ -173,7 +224,7 @@ fn item(row: &Curated) -> Item {
 pub enum Standing {
     Open,
     Skipped,
-    /// The target is this label.
+    /// The target is this label, or these fields in canonical form.
     Labelled(String),
     /// It stays out; why.
     Rejected(String),
@@ -193,7 +244,7 @@ impl Standing {
 
 impl Item {
     /// `decision` is what [`Decisions::fold`] holds for this item.
-    pub fn standing(&self, decision: Option<&Decision>, labels: &[String]) -> Standing {
+    pub fn standing(&self, decision: Option<&Decision>, answers: &Answers) -> Standing {
         let Some(decision) = decision else { return Standing::Open };
         if decision.verdict == Verdict::Skip {
             return Standing::Skipped;
@@ -201,21 +252,21 @@ impl Item {
         if decision.shown_sha256 != self.shown_sha256 {
             return Standing::Void("it was made about another text");
         }
-        let label = match decision.verdict {
+        let label: Option<Cow<'_, str>> = match decision.verdict {
             Verdict::Reject => {
                 return Standing::Rejected(decision.note.clone().unwrap_or_else(|| "no reason given".to_string()));
             }
-            Verdict::Correct => decision.label.as_deref().and_then(|l| taxonomy::label_of(labels, l)),
-            _ => self.label.as_deref(),
+            Verdict::Correct => decision.label.as_deref().and_then(|l| answers.read(l).ok()),
+            _ => self.label.as_deref().map(Cow::Borrowed),
         };
-        label.map_or(Standing::Void("its label is none of the taxonomy"), |l| Standing::Labelled(l.to_string()))
+        label.map_or(Standing::Void(answers.void()), |l| Standing::Labelled(l.into_owned()))
     }
 
     /// What all that was said of the item comes to, where `reviewers` must judge it. With one reviewer the latest decision
     /// stands, unless somebody judged blind: independent judgements that differ are a dispute, never a matter of who was
     /// last.
-    pub fn settled(&self, said: &Said<'_>, labels: &[String], reviewers: u32) -> Standing {
-        let latest = self.standing(said.standing(), labels);
+    pub fn settled(&self, said: &Said<'_>, answers: &Answers, reviewers: u32) -> Standing {
+        let latest = self.standing(said.standing(), answers);
         if said.adjudication().is_some() {
             return latest;
         }
@@ -224,7 +275,7 @@ impl Item {
             return latest;
         }
         let judged: Vec<Standing> =
-            said.votes.iter().map(|d| self.standing(Some(d), labels)).filter(Standing::is_reviewed).collect();
+            said.votes.iter().map(|d| self.standing(Some(d), answers)).filter(Standing::is_reviewed).collect();
         let alike = |a: &Standing, b: &Standing| match (a, b) {
             (Standing::Rejected(_), Standing::Rejected(_)) => true,
             (a, b) => a == b,
@@ -272,7 +323,7 @@ pub struct Missing {
 
 impl Queue {
     pub fn settled(&self, item: &Item, decisions: &Decisions) -> Standing {
-        item.settled(&decisions.of(&item.id), &self.labels, self.reviewers)
+        item.settled(&decisions.of(&item.id), &self.answers, self.reviewers)
     }
 
     pub fn status(&self, decisions: &Decisions) -> ReviewStatus {

@@ -9,6 +9,7 @@ use super::noise::noise;
 use super::{Hint, Item, Queue, QueueReason, Source, Standing};
 use crate::Error;
 use crate::curate::LeftOut;
+use crate::taxonomy::Answers;
 use crate::text::{hash, mix};
 use limbeck_artifact::dataset::Split;
 use limbeck_artifact::files::write_atomic;
@@ -208,18 +209,20 @@ pub(super) fn pooled(item: &Item) -> bool {
 
 /// The rows with a label and a posterior, and what confident learning says of them.
 fn learn(queue: &Queue, posteriors: &[Option<Vec<f32>>]) -> (Vec<usize>, super::noise::Noise) {
-    let number: HashMap<&str, usize> = queue.labels.iter().enumerate().map(|(i, l)| (l.as_str(), i)).collect();
+    let labels = queue.answers.labels();
+    let number: HashMap<&str, usize> = labels.iter().enumerate().map(|(i, l)| (l.as_str(), i)).collect();
     let label = |i: usize| queue.items[i].label.as_deref().and_then(|l| number.get(l)).copied();
     let known: Vec<usize> =
         (0..queue.items.len()).filter(|i| posteriors[*i].is_some() && label(*i).is_some()).collect();
     let given: Vec<usize> = known.iter().filter_map(|i| label(*i)).collect();
     let rows: Vec<&[f32]> = known.iter().filter_map(|i| posteriors[*i].as_deref()).collect();
-    let found = noise(&given, &rows, queue.labels.len());
+    let found = noise(&given, &rows, labels.len());
     (known, found)
 }
 
 fn source(item: &Item, hint: Option<&Hint>, random: bool) -> Source {
-    let contradicted = item.reason != QueueReason::Random || hint.is_some_and(|h| h.suspect);
+    let contradicted =
+        !matches!(item.reason, QueueReason::Random | QueueReason::RareFields) || hint.is_some_and(|h| h.suspect);
     match item.source {
         _ if random => Source::Random,
         Source::Escalated => Source::Escalated,
@@ -233,10 +236,11 @@ fn by_value(queue: &Queue, pool: &[usize], hints: &[Option<Hint>], copies: &[u32
     let item = |i: usize| &queue.items[i];
     let doubt = |i: usize| hints[i].map_or(1.0, |h| 1.0 - f64::from(h.self_confidence));
     let disagreement = |i: usize| {
-        let guessed = hints[i].is_some_and(|h| item(i).label.as_deref() != Some(queue.labels[h.guess].as_str()));
+        let guessed =
+            hints[i].is_some_and(|h| item(i).label.as_deref() != Some(queue.answers.labels()[h.guess].as_str()));
         let parts = [
             guessed,
-            item(i).reason == QueueReason::OutsideTaxonomy,
+            matches!(item(i).reason, QueueReason::OutsideTaxonomy | QueueReason::Invalid),
             !item(i).rivals.is_empty(),
             item(i).reason == QueueReason::NegativeFeedback,
             item(i).source == Source::Escalated,
@@ -249,22 +253,28 @@ fn by_value(queue: &Queue, pool: &[usize], hints: &[Option<Hint>], copies: &[u32
         fractional_ranks(&pool.iter().map(|i| f64::from(copies[*i])).collect::<Vec<_>>()),
     ];
     let value: Vec<f64> = (0..pool.len()).map(|n| signals.iter().map(|s| s[n]).sum::<f64>()).collect();
-    let wrong = |i: usize| item(i).label.is_none() || hints[i].is_some_and(|h| h.suspect);
+    // Suspects first. No floor knows fields: there the reason itself says how urgent an item is.
+    let tier = |i: usize| match &queue.answers {
+        Answers::Labels(_) => u8::from(!(item(i).label.is_none() || hints[i].is_some_and(|h| h.suspect))),
+        Answers::Fields(_) => item(i).reason as u8,
+    };
     let mut order: Vec<usize> = (0..pool.len()).collect();
     order.sort_by(|a, b| {
         let (x, y) = (pool[*a], pool[*b]);
-        wrong(y).cmp(&wrong(x)).then(value[*b].total_cmp(&value[*a])).then_with(|| {
+        tier(x).cmp(&tier(y)).then(value[*b].total_cmp(&value[*a])).then_with(|| {
             let tie = |i: usize| mix(seed ^ hash(item(i).id.as_bytes()));
             tie(x).cmp(&tie(y)).then_with(|| item(x).id.cmp(&item(y).id))
         })
     });
     let messages: Vec<&str> = order.iter().map(|n| item(pool[*n]).message.as_str()).collect();
     let clusters = clusters(&messages, seed);
-    // Suspects first, all of them: the quota orders each tier by itself.
-    let tier = order.iter().take_while(|n| wrong(pool[**n])).count();
-    let (first, rest) = clusters.split_at(tier);
-    let quotas = with_quota(first).into_iter().chain(with_quota(rest).into_iter().map(|n| n + tier));
-    quotas.map(|n| pool[order[n]]).collect()
+    // The quota orders each tier by itself.
+    let mut out = Vec::with_capacity(order.len());
+    for of_tier in order.chunk_by(|a, b| tier(pool[*a]) == tier(pool[*b])) {
+        let from = out.len();
+        out.extend(with_quota(&clusters[from..from + of_tier.len()]).into_iter().map(|n| pool[of_tier[n]]));
+    }
+    out
 }
 
 /// The share of rows that each value exceeds, ties averaged: 0 for the smallest, below 1 for the largest.
@@ -376,6 +386,7 @@ mod tests {
             label: label.map(str::to_string),
             rivals: Vec::new(),
             reason: if label.is_none() { QueueReason::OutsideTaxonomy } else { QueueReason::Random },
+            detail: None,
             feedback: None,
             at: None,
             shown_sha256: String::new(),
@@ -394,7 +405,7 @@ mod tests {
         let truth = |i: usize| i % 2;
         let given = |i: usize| if i % 10 < 1 { 1 - truth(i) } else { truth(i) };
         let items = (0..n).map(|i| item(i, split(i), Some(labels[given(i)].as_str()))).collect();
-        let mut queue = Queue { items, labels, reviewers: 1 };
+        let mut queue = Queue { items, answers: Answers::Labels(labels), reviewers: 1 };
         let posteriors: Vec<Option<Vec<f32>>> =
             (0..n).map(|i| Some(if truth(i) == 0 { vec![0.9, 0.1] } else { vec![0.1, 0.9] })).collect();
         let copies = HashMap::from([("t1".to_string(), 5)]);
@@ -423,6 +434,25 @@ mod tests {
         assert_eq!(by_value[first].id, "t1", "of equal doubt, the one that stands for most comes first");
         assert_eq!((by_value[first].source, by_value[first].copies), (Source::LowConfidence, 5));
         assert!((ranking.head.noise - 0.1).abs() < 0.02, "{}", ranking.head.noise);
+    }
+
+    #[test]
+    fn of_fields_the_reason_says_what_comes_first() {
+        use QueueReason::{Disagreement, Invalid, NotInMessage, RareFields};
+        let reasons = [QueueReason::Random, RareFields, NotInMessage, Disagreement, Invalid];
+        let schema = r#"{"type": "object", "properties": {"time": {"type": "string"}}}"#;
+        let items = (0..50)
+            .map(|i| Item { reason: reasons[i % 5], ..item(i, Split::Train, (i % 5 < 4).then_some("{}")) })
+            .collect();
+        let answers = Answers::of(&[], Some(schema)).unwrap();
+        let mut queue = Queue { items, answers, reviewers: 1 };
+        let plan = RankPlan { random_share: 0.0, seed: 3 };
+        rank(&queue, &vec![None; 50], &HashMap::new(), &plan, "k").apply(&mut queue);
+        let order: Vec<QueueReason> = queue.items.iter().map(|i| i.reason).collect();
+        let want: Vec<QueueReason> = reasons.iter().rev().flat_map(|r| [*r; 10]).collect();
+        assert_eq!(order, want);
+        assert_eq!(queue.items[49].source, Source::LowConfidence);
+        assert_eq!(queue.items[0].source, Source::Disagreement);
     }
 
     #[test]
@@ -472,7 +502,7 @@ mod tests {
         let share_of_suspects = |seed: u64| {
             let labels = vec!["a".to_string(), "b".to_string()];
             let items: Vec<Item> = (0..300).map(|i| item(i, Split::Train, Some("a"))).collect();
-            let queue = Queue { items, labels, reviewers: 1 };
+            let queue = Queue { items, answers: Answers::Labels(labels), reviewers: 1 };
             let posterior = |i: usize| if i < 60 { vec![0.05, 0.95] } else { vec![0.9, 0.1] };
             let posteriors: Vec<_> = (0..300).map(|i| Some(posterior(i))).collect();
             let ranking = rank(&queue, &posteriors, &HashMap::new(), &RankPlan { random_share: 0.2, seed }, "k");

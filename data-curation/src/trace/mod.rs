@@ -23,10 +23,12 @@ pub use format::Format;
 pub(crate) use otel::any as any_value;
 
 use crate::redact::{Kind, Redactor};
+use crate::taxonomy::Answers;
 use limbeck_artifact::dataset::Message;
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// A recorded call: what was asked, what the model answered, and what production knew about it.
@@ -174,8 +176,22 @@ impl Trace {
 
     /// The label that the answer is; none when it is outside the taxonomy or the token limit cut it off.
     pub fn label<'l>(&self, labels: &'l [String]) -> Option<&'l str> {
-        let cut_off = self.finish_reason.as_deref() == Some("length");
-        crate::taxonomy::label_of(labels, &self.answer).filter(|_| !cut_off)
+        crate::taxonomy::label_of(labels, &self.answer).filter(|_| !self.is_cut_off())
+    }
+
+    /// The answer as the task reads it.
+    ///
+    /// # Errors
+    /// Why it is none that counts.
+    pub fn read<'a>(&self, answers: &'a Answers) -> Result<Cow<'a, str>, String> {
+        match self.is_cut_off() {
+            true => Err("the token limit cut it off".to_string()),
+            false => answers.read(&self.answer),
+        }
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.finish_reason.as_deref() == Some("length")
     }
 
     /// The digest of what a reviewer is shown: a decision holds only for this.

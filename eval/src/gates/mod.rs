@@ -40,6 +40,10 @@ impl Verdict {
 pub enum Metric {
     Accuracy,
     MacroF1,
+    /// All fields right: what accuracy is of fields.
+    ExactMatch,
+    /// The answer is one that counts.
+    Validity,
 }
 
 /// One demand on the candidate. Rates are shares of 1: a margin of three points is 0.03.
@@ -123,6 +127,8 @@ pub struct GateResult {
 /// What the gates look at: every arm's predictions on the test rows.
 pub struct Evidence<'a> {
     pub labels: &'a [String],
+    /// Answers are fields: what is right is right as a whole.
+    pub in_words: bool,
     /// Gold label of each test row.
     pub gold: &'a [usize],
     pub arms: BTreeMap<&'a str, &'a [Prediction]>,

@@ -47,7 +47,7 @@ pub(super) fn decide(gate: &Gate, evidence: &Evidence<'_>) -> GateResult {
     };
     GateResult {
         gate: gate.name.clone(),
-        demand: demand(&gate.rule),
+        demand: demand(&gate.rule, &share_of_right(evidence).to_lowercase()),
         verdict: finding.verdict,
         reason,
         numbers: finding.numbers,
@@ -55,17 +55,25 @@ pub(super) fn decide(gate: &Gate, evidence: &Evidence<'_>) -> GateResult {
     }
 }
 
-fn demand(rule: &Rule) -> String {
+/// What the share of right answers is called.
+fn share_of_right(evidence: &Evidence<'_>) -> &'static str {
+    if evidence.in_words { "Exact match" } else { "Accuracy" }
+}
+
+fn demand(rule: &Rule, right: &str) -> String {
     match rule {
-        Rule::Floor { metric: Metric::Accuracy, min } => format!("accuracy at least {}", percent(*min)),
+        Rule::Floor { metric: Metric::Accuracy | Metric::ExactMatch, min } => {
+            format!("{right} at least {}", percent(*min))
+        }
+        Rule::Floor { metric: Metric::Validity, min } => format!("valid answers at least {}", percent(*min)),
         Rule::Floor { metric: Metric::MacroF1, min } => format!("macro-F1 at least {}", percent(*min)),
-        Rule::Improvement { over, min } => format!("accuracy at least {} above {over}", points(*min)),
-        Rule::NonInferiority { against, margin } => format!("accuracy at most {} below {against}", points(*margin)),
+        Rule::Improvement { over, min } => format!("{right} at least {} above {over}", points(*min)),
+        Rule::NonInferiority { against, margin } => format!("{right} at most {} below {against}", points(*margin)),
         Rule::PerClassRecall { min } => format!("recall of every class at least {}", percent(*min)),
         Rule::Quantization { against, max_agreement_loss, max_accuracy_loss } => {
             let agree = format!("same answer as {against} on at least {} of rows", percent(1.0 - max_agreement_loss));
             match max_accuracy_loss {
-                Some(loss) => format!("{agree}, accuracy at most {} lower", points(*loss)),
+                Some(loss) => format!("{agree}, {right} at most {} lower", points(*loss)),
                 None => agree,
             }
         }
@@ -108,9 +116,13 @@ fn hits(flags: &[bool]) -> u64 {
 /// Rules that look at the candidate only.
 fn alone(rule: &Rule, candidate: &[Prediction], evidence: &Evidence<'_>) -> Finding {
     match rule {
-        Rule::Floor { metric: Metric::Accuracy, min } => {
+        Rule::Floor { metric: Metric::Accuracy | Metric::ExactMatch, min } => {
             let k = hits(&correct(candidate, evidence.gold));
-            proportion("Accuracy", k, evidence.gold.len() as u64, *min, evidence)
+            proportion(share_of_right(evidence), k, evidence.gold.len() as u64, *min, evidence)
+        }
+        Rule::Floor { metric: Metric::Validity, min } => {
+            let k = candidate.iter().filter(|prediction| prediction.label.is_some()).count() as u64;
+            proportion("Share of valid answers", k, evidence.gold.len() as u64, *min, evidence)
         }
         Rule::Floor { metric: Metric::MacroF1, min } => macro_f1(candidate, *min, evidence),
         Rule::PerClassRecall { min } => per_class(candidate, *min, evidence),
@@ -236,7 +248,8 @@ fn difference(
     Finding {
         verdict,
         reason: format!(
-            "Accuracy minus that of {name} is {}; with {} confidence {bound}, demanded {} ({} rows only {} got right, {} only {name}).",
+            "{} minus that of {name} is {}; with {} confidence {bound}, demanded {} ({} rows only {} got right, {} only {name}).",
+            share_of_right(evidence),
             signed_points(pair.difference()),
             percent(confidence),
             signed_points(threshold),

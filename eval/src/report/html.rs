@@ -5,6 +5,7 @@ use super::plots::{confusion_plot, reliability_plot, risk_coverage_plot};
 use super::{ArmResult, Report};
 use crate::arms::ArmKind;
 use crate::error::EvalError;
+use crate::extraction::FieldScore;
 use crate::gates::{GateResult, Verdict};
 use crate::metrics::Scores;
 use crate::statistics::Interval;
@@ -32,6 +33,7 @@ pub fn render_html(report: &Report) -> Result<String, EvalError> {
 
 fn page(report: &Report) -> Value {
     let candidate = report.candidate_arm();
+    let of_labels = candidate.filter(|arm| arm.extraction.is_none());
     context! {
         style => Value::from_safe_string(STYLE.to_owned()),
         name => text(&report.name),
@@ -42,6 +44,9 @@ fn page(report: &Report) -> Value {
         tiles => tiles(report),
         notes => report.notes.iter().map(|note| text(note)).collect::<Vec<_>>(),
         made => report.made.iter().map(|fact| context! { what => text(&fact.what), value => text(&fact.value) }).collect::<Vec<_>>(),
+        what => if report.fields.is_empty() { "Accuracy" } else { "Exact match" },
+        f1 => if report.fields.is_empty() { "Macro-F1" } else { "Field F1" },
+        in_words => !report.fields.is_empty(),
         confidence => percent(report.test.confidence),
         rows => thousands(report.test.rows),
         groups => thousands(report.test.groups),
@@ -54,9 +59,10 @@ fn page(report: &Report) -> Value {
         gates => report.gates.iter().map(gate_card).collect::<Vec<_>>(),
         routing => routing(report),
         calibration => candidate.and_then(calibration),
-        classes => candidate.map(|arm| classes(&arm.scores)),
+        fields => candidate.and_then(|arm| fields(report, arm)),
+        classes => of_labels.map(|arm| classes(&arm.scores)),
         zero_support => candidate.map(|arm| arm.scores.zero_support.iter().map(|label| text(label)).collect::<Vec<_>>()),
-        confusion => candidate.map(|arm| confusion(&arm.scores)),
+        confusion => of_labels.map(|arm| confusion(&arm.scores)),
         mistakes => report.mistakes.iter().map(|mistake| context! {
             row => text(mistake.row.get(..12).unwrap_or(&mistake.row)),
             text => text(&mistake.text),
@@ -132,7 +138,7 @@ fn tiles(report: &Report) -> Vec<Value> {
     let Some(candidate) = report.candidate_arm() else { return Vec::new() };
     let frontier = report.frontier_arm();
     let mut tiles = vec![tile(
-        "Accuracy",
+        if report.fields.is_empty() { "Accuracy" } else { "All fields right" },
         percent(candidate.scores.accuracy),
         format!(
             "{} of {} test rows; {} % at {} confidence",
@@ -263,6 +269,34 @@ fn calibration(arm: &ArmResult) -> Option<Value> {
             row("Negative log-likelihood", calibration.raw.nll, calibration.tempered.nll),
         ],
         plot => Value::from_safe_string(reliability_plot(&calibration.bins)),
+    })
+}
+
+/// The candidate's fields in the schema's order, then all of them together.
+fn fields(report: &Report, arm: &ArmResult) -> Option<Value> {
+    let own = arm.extraction.as_ref()?;
+    let frontier = report.frontier_arm().and_then(|arm| arm.extraction.as_ref());
+    let theirs = frontier.map(|f| f.fields.iter().chain([&f.all]).collect::<Vec<_>>());
+    let row = |(i, f): (usize, &FieldScore)| {
+        context! {
+            field => text(&f.field),
+            f1 => f.f1.map(fixed),
+            precision => f.precision.map(fixed),
+            recall => f.recall.map(fixed),
+            range => f.recall_interval.map(range),
+            track => f.recall.zip(f.recall_interval).map(|(recall, interval)| track(recall, interval)),
+            gold => thousands(f.gold),
+            correct => thousands(f.correct),
+            wrong => thousands(f.wrong),
+            missing => thousands(f.missing),
+            hallucinated => thousands(f.hallucinated),
+            frontier => theirs.as_ref().and_then(|theirs| theirs[i].f1.map(fixed)),
+        }
+    };
+    Some(context! {
+        rows => own.fields.iter().chain([&own.all]).enumerate().map(row).collect::<Vec<_>>(),
+        validity => percent(own.validity),
+        validity_range => range(own.validity_interval),
     })
 }
 

@@ -12,6 +12,7 @@ use crate::arms::ArmKind;
 use crate::calibration::{Bin, CalibrationScores, RiskPoint, Served};
 use crate::cost::Cost;
 use crate::error::EvalError;
+use crate::extraction::Extraction;
 use crate::gates::{GateResult, Verdict};
 use crate::metrics::{Latency, Scores};
 use crate::statistics::{Interval, Paired};
@@ -56,6 +57,9 @@ pub struct Report {
     /// What a reader must know before believing a number ("the traces are simulated").
     pub notes: Vec<String>,
     pub labels: Vec<String>,
+    /// The fields' names, where answers are fields; accuracy then means that all of them are right.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<String>,
     pub test: TestRows,
     pub arms: Vec<ArmResult>,
     /// On the same rows: the candidate against each other arm, then each other arm against the frontier.
@@ -94,6 +98,9 @@ pub struct ArmResult {
     /// Why there is no cost.
     pub cost_missing: Option<String>,
     pub calibration: Option<Calibration>,
+    /// Field by field, where answers are fields.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extraction: Option<Extraction>,
 }
 
 /// How far the arm's confidences may be believed, as far as known.
@@ -192,6 +199,11 @@ impl Lineage {
 }
 
 impl Report {
+    /// What the share of right answers is called.
+    pub fn what(&self) -> &'static str {
+        if self.fields.is_empty() { "accuracy" } else { "exact match" }
+    }
+
     pub fn arm(&self, name: &str) -> Option<&ArmResult> {
         self.arms.iter().find(|arm| arm.name == name)
     }

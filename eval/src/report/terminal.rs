@@ -8,9 +8,10 @@ use limbeck_artifact::untrusted::visible_line;
 pub fn terminal_summary(report: &Report) -> String {
     let mut table = vec![vec![
         "arm".to_owned(),
-        "accuracy".to_owned(),
+        report.what().to_owned(),
         format!("{} interval", percent(report.test.confidence)),
-        "macro-F1".to_owned(),
+        if report.fields.is_empty() { "macro-F1" } else { "field F1" }.to_owned(),
+        if report.fields.is_empty() { "" } else { "valid" }.to_owned(),
         "p50".to_owned(),
         "p95".to_owned(),
         "1,000 calls".to_owned(),
@@ -25,6 +26,7 @@ pub fn terminal_summary(report: &Report) -> String {
             format!("{:.1} %", arm.scores.accuracy * 100.0),
             format!("{:.1} – {:.1}", interval.low * 100.0, interval.high * 100.0),
             format!("{:.1}", arm.scores.macro_f1 * 100.0),
+            arm.extraction.as_ref().map_or(String::new(), |fields| percent(fields.validity)),
             time(arm.latency.as_ref().map(|latency| latency.p50_ms)),
             time(arm.latency.as_ref().map(|latency| latency.p95_ms)),
             arm.cost.as_ref().map_or("–".to_owned(), |cost| money(cost.per_1k_calls, &cost.currency)),
@@ -33,14 +35,18 @@ pub fn terminal_summary(report: &Report) -> String {
     }
 
     let mut out = format!(
-        "{} {}: {} reviewed test rows, {} labels\n\n",
+        "{} {}: {} reviewed test rows, {}\n\n",
         visible_line(&report.name),
         visible_line(&report.version),
         report.test.rows,
-        report.labels.len()
+        match report.fields.len() {
+            0 => format!("{} labels", report.labels.len()),
+            n => format!("{n} fields"),
+        }
     );
     out.push_str(&aligned(&table));
     out.push_str("  * the candidate: what would be shipped\n\n");
+    out.push_str(&fields(report));
     for gate in &report.gates {
         let name = visible_line(&gate.gate);
         out.push_str(&format!("  {:<13} {name}: {}\n", gate.verdict.name(), visible_line(&gate.demand)));
@@ -60,6 +66,24 @@ pub fn terminal_summary(report: &Report) -> String {
     }
     out.push_str(&format!("\n{}: {}\n", report.verdict.name().to_uppercase(), visible_line(&report.headline)));
     out
+}
+
+/// The candidate's fields, with the frontier's F1 beside them; nothing where answers are labels.
+fn fields(report: &Report) -> String {
+    let Some(own) = report.candidate_arm().and_then(|arm| arm.extraction.as_ref()) else { return String::new() };
+    let frontier = report.frontier_arm().and_then(|arm| arm.extraction.as_ref());
+    let theirs = frontier.map(|f| f.fields.iter().chain([&f.all]).map(|f| f.f1).collect::<Vec<_>>());
+    let rate = |rate: Option<f64>| rate.map_or("–".to_owned(), |x| format!("{:.1}", x * 100.0));
+    let heads = ["field", "F1", "precision", "recall", "right", "wrong", "missing", "hallucinated"];
+    let mut table = vec![heads.map(str::to_owned).to_vec()];
+    table[0].push(report.frontier.as_ref().map_or(String::new(), |name| format!("F1 of {}", visible_line(name))));
+    for (i, f) in own.fields.iter().chain([&own.all]).enumerate() {
+        let mut row = vec![visible_line(&f.field).into_owned(), rate(f.f1), rate(f.precision), rate(f.recall)];
+        row.extend([f.correct, f.wrong, f.missing, f.hallucinated].map(|n| n.to_string()));
+        row.push(theirs.as_ref().map_or(String::new(), |theirs| rate(theirs[i])));
+        table.push(row);
+    }
+    aligned(&table) + "\n"
 }
 
 /// The first column to the left, the others to the right, two spaces between; columns without any text are left out.

@@ -50,6 +50,7 @@ impl Data {
         let card = DatasetCard {
             digest: "9f2c4a7be1d05386c7a9e4f0b1d2c3a495867768594a3b2c1d0e0f9a8b7c6d5e".into(),
             labels: labels(),
+            schema: None,
             splits: BTreeMap::from([
                 (Split::Train, split(&train)),
                 (Split::Calibration, split(&calibration)),
@@ -132,6 +133,7 @@ pub fn plan(dir: &Path) -> EvalPlan {
         version: "0.1.0".into(),
         program_version: "0.1.0".into(),
         labels: labels(),
+        fields: None,
         candidate: "q8_0".into(),
         frontier: Some("frontier".into()),
         gates: vec![

@@ -69,6 +69,7 @@ impl Bench {
         let card = DatasetCard {
             digest: String::new(),
             labels: LABELS.map(String::from).to_vec(),
+            schema: None,
             splits: BTreeMap::new(),
             traces_in: (train.len() + valid.len()) as u64,
             left_out: BTreeMap::new(),

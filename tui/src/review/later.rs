@@ -99,7 +99,7 @@ fn arrange(ranked: Ranked, queue: &Queue, items: &[Item], decided: &HashMap<usiz
     let order = ranked.ranking.mark(&mut queue);
     let nothing = Decided::default();
     let items = items.iter().enumerate().map(|(i, item)| {
-        shown(&queue.items[i], item.message.clone(), decided.get(&i).unwrap_or(&nothing), &queue.labels)
+        shown(&queue.items[i], item.message.clone(), decided.get(&i).unwrap_or(&nothing), &queue.answers)
     });
     Arranged { items: items.collect(), queue: Arc::new(queue), order: order.into(), trouble: ranked.not_kept }
 }

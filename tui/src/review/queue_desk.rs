@@ -1,7 +1,7 @@
 //! The desk of a run: its review queue, everyone's decisions, and the stream that this session appends to. What others
 //! decide meanwhile is heard through [`Desk::poll`].
 
-use super::desk::{Alike, Desk, DeskError, Gauge, Item, Judgement, Marks, Seen, State, Verdict};
+use super::desk::{Alike, Desk, DeskError, Form, Gauge, Item, Judgement, Marks, Seen, State, Verdict};
 use super::later::{Coming, Later};
 use super::tally;
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
@@ -11,7 +11,7 @@ use limbeck_data_curation::review::{
     self, Agreement, Certificate, Decision, Decisions, Inspection, Pass, Queue, Said, Similar, Standing, agree,
     certify, rank,
 };
-use limbeck_data_curation::{Error, taxonomy};
+use limbeck_data_curation::{Answers, Error};
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -122,14 +122,14 @@ impl QueueDesk {
         let mut remarks = HashMap::new();
         for i in 0..queue.items.len() {
             let said = decisions.of(&queue.items[i].id);
-            let standing = queue.items[i].settled(&said, &queue.labels, queue.reviewers);
+            let standing = queue.items[i].settled(&said, &queue.answers, queue.reviewers);
             if said.votes.len() > 1 {
                 shared.insert(i);
             }
             // The desk's item has the message from here on: one copy of a large log is enough.
             let message = std::mem::take(&mut queue.items[i].message);
             let decided = Decided::of(&standing, &said, role);
-            items.push(shown(&queue.items[i], message, &decided, &queue.labels));
+            items.push(shown(&queue.items[i], message, &decided, &queue.answers));
             if decided != Decided::default() {
                 remarks.insert(i, decided);
             }
@@ -147,7 +147,7 @@ impl QueueDesk {
             rearranged: false,
             name,
             place: queue.items.iter().enumerate().map(|(i, item)| (item.id.clone(), i)).collect(),
-            labels: queue.labels.clone().into(),
+            labels: queue.answers.labels().to_vec().into(),
             stream: Stream::new(&store, &reviewer, &now()),
             inspections: certify::inspections(max_label_error, certify::ALPHA, drawn.len() as u64),
             drawn,
@@ -199,7 +199,7 @@ impl QueueDesk {
     }
 
     pub fn agreement(&self) -> Agreement {
-        agree::agreement(self.shared.iter().map(|i| &self.queue.items[*i]), &self.queue.labels, &self.decisions)
+        agree::agreement(self.shared.iter().map(|i| &self.queue.items[*i]), &self.queue.answers, &self.decisions)
     }
 
     fn append(&mut self, entry: Decision, item: usize) -> Result<(), DeskError> {
@@ -219,7 +219,7 @@ impl QueueDesk {
     fn settle(&mut self, i: usize) {
         let item = &self.queue.items[i];
         let said = self.decisions.of(&item.id);
-        self.settled[i] = item.settled(&said, &self.queue.labels, self.queue.reviewers);
+        self.settled[i] = item.settled(&said, &self.queue.answers, self.queue.reviewers);
         match said.votes.len() > 1 {
             true => self.shared.insert(i),
             false => self.shared.remove(&i),
@@ -299,6 +299,10 @@ impl Desk for QueueDesk {
         self.items.clone()
     }
 
+    fn form(&self) -> Form {
+        self.queue.answers.fields().map_or(Form::Labels, |fields| Form::Fields(fields.schema.clone()))
+    }
+
     fn order(&self) -> Arc<[u32]> {
         self.order.clone()
     }
@@ -315,7 +319,7 @@ impl Desk for QueueDesk {
         let Some(item) = self.queue.items.get(i) else { return State::default() };
         let said = self.decisions.of(&item.id);
         let vote = self.visible(&said);
-        let judgement = vote.and_then(|vote| judgement(vote, item.standing(Some(vote), &self.queue.labels)));
+        let judgement = vote.and_then(|vote| judgement(vote, item.standing(Some(vote), &self.queue.answers)));
         let blind = self.role == Role::Blind;
         let seen = |d: &&&Decision| !blind || d.reviewer == self.reviewer;
         let by = |d: &Decision| match d.note.as_deref() {
@@ -395,7 +399,7 @@ impl Desk for QueueDesk {
                 Role::Blind => said.vote_of(&self.reviewer),
                 Role::First | Role::Adjudicate => said.standing(),
             };
-            let standing = self.queue.items[other].standing(seen, &self.queue.labels);
+            let standing = self.queue.items[other].standing(seen, &self.queue.answers);
             let (label, decided) = match standing {
                 Standing::Labelled(label) => (label, true),
                 Standing::Rejected(_) => ("rejected".to_string(), true),
@@ -428,10 +432,13 @@ impl Desk for QueueDesk {
     }
 }
 
-pub(super) fn shown(item: &review::Item, message: String, decided: &Decided, labels: &[String]) -> Item {
+pub(super) fn shown(item: &review::Item, message: String, decided: &Decided, answers: &Answers) -> Item {
     let mut why = vec![match item.reason {
         review::QueueReason::Random => item.source.name().to_string(),
-        reason => reason.text().to_string(),
+        reason => match &item.detail {
+            Some(detail) => format!("{}: {detail}", reason.text()),
+            None => reason.text().to_string(),
+        },
     }];
     if item.source == review::Source::Escalated {
         why[0] = item.source.name().to_string();
@@ -439,10 +446,10 @@ pub(super) fn shown(item: &review::Item, message: String, decided: &Decided, lab
     let mut instead: Vec<(String, String)> = Vec::new();
     let mut offer = |label: &str, who: &str| {
         if Some(label) != item.label.as_deref()
-            && let Some(label) = taxonomy::label_of(labels, label)
-            && !instead.iter().any(|(known, _)| known == label)
+            && let Ok(label) = answers.read(label)
+            && !instead.iter().any(|(known, _)| *known == label)
         {
-            instead.push((label.to_string(), who.to_string()));
+            instead.push((label.into_owned(), who.to_string()));
         }
     };
     decided.voted.iter().for_each(|(label, who)| offer(label, who));
@@ -452,13 +459,13 @@ pub(super) fn shown(item: &review::Item, message: String, decided: &Decided, lab
         }
         let percent = |p: f32| format!("{:.0}%", p * 100.0);
         why.push(format!("a linear model gives it {}", percent(hint.self_confidence)));
-        offer(&labels[hint.guess], &percent(hint.confidence));
+        offer(&answers.labels()[hint.guess], &percent(hint.confidence));
     }
     item.rivals.iter().for_each(|rival| offer(rival, "a copy's answer"));
     if item.copies > 0 {
         why.push(format!("stands for {} more", item.copies));
     }
-    let told = |rival: &String| taxonomy::label_of(labels, rival).is_some();
+    let told = |rival: &String| answers.read(rival).is_ok();
     if !item.rivals.iter().all(told) {
         why.push(format!("other answers: {}", item.rivals.join(", ")));
     }

@@ -16,6 +16,7 @@ fn queue(reviewers: u32) -> Queue {
         label: label.map(str::to_string),
         rivals: Vec::new(),
         reason: QueueReason::Random,
+        detail: None,
         feedback: None,
         at: None,
         shown_sha256: format!("digest of {id}"),
@@ -29,7 +30,7 @@ fn queue(reviewers: u32) -> Queue {
         item("t2", "exchange_rate", Some("exchange_rate")),
         item("t3", "sorry, what?", None),
     ];
-    Queue { items, labels: vec!["card_arrival".into(), "exchange_rate".into()], reviewers }
+    Queue { items, answers: Answers::Labels(vec!["card_arrival".into(), "exchange_rate".into()]), reviewers }
 }
 
 fn setup(dir: &Path, reviewer: &str) -> Setup {

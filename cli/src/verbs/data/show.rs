@@ -63,15 +63,23 @@ fn classes(card: &DatasetCard) -> Vec<String> {
         let n = card.splits.get(&split).and_then(|s| s.labels.get(label)).copied().unwrap_or(0);
         format!("{:>12}", count(n))
     };
-    let width = card.labels.iter().map(|l| l.chars().count()).max().unwrap_or(0).min(50);
+    // Fields have no taxonomy: the card counts which of them a row has.
+    let mut combined: BTreeMap<&String, u64> = BTreeMap::new();
+    if card.labels.is_empty() {
+        card.splits.values().flat_map(|s| &s.labels).for_each(|(label, n)| *combined.entry(label).or_default() += n);
+    }
+    let mut combined: Vec<(&String, u64)> = combined.into_iter().collect();
+    combined.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    let names: Vec<&String> = card.labels.iter().chain(combined.into_iter().map(|(label, _)| label)).collect();
+    let width = names.iter().map(|l| l.chars().count()).max().unwrap_or(0).min(50);
     let header = Split::ALL.map(|s| format!("{:>12}", s.name())).concat();
     let mut lines = vec![format!("{:width$}{header}", "")];
-    for label in card.labels.iter().take(SHOWN) {
+    for label in names.iter().take(SHOWN) {
         let cells = Split::ALL.map(|split| of(split, label)).concat();
         lines.push(format!("{:width$}{cells}", limbeck_tui::text::fit(&visible_line(label), width)));
     }
-    if card.labels.len() > SHOWN {
-        lines.push(format!("and {} more (--json has all)", card.labels.len() - SHOWN));
+    if names.len() > SHOWN {
+        lines.push(format!("and {} more (--json has all)", names.len() - SHOWN));
     }
     lines
 }

@@ -30,13 +30,13 @@ pub fn export(settings: &Settings, run: &Run<'_>, queue: &Queue, path: &Path, to
         Tool::LabelStudio => Format::LabelStudio,
         Tool::Argilla => Format::Argilla,
     };
-    let list = exchange::export(open.iter().copied(), format);
+    let list = exchange::export(open.iter().copied(), &queue.answers, format);
     let text = serde_json::to_string_pretty(&list)? + "\n";
     write_atomic(path, text.as_bytes()).map_err(|e| cannot("write", path, &e))?;
     let config = path.with_extension("config.xml");
     let mut made = vec![path];
     if tool == Tool::LabelStudio {
-        let xml = exchange::label_studio_config(&queue.labels, &REASONS);
+        let xml = exchange::label_studio_config(&queue.answers, &REASONS);
         write_atomic(&config, xml.as_bytes()).map_err(|e| cannot("write", &config, &e))?;
         made.push(&config);
     }

@@ -1,0 +1,115 @@
+//! What goes by the kind of task: keys, gates and metrics that belong to one kind, and the schema that an extraction names.
+
+use crate::error::{RecipeError, RecipeErrors};
+use crate::read::Reader;
+use crate::resolve::{Origin, Resolved};
+use crate::schema::{FIELDS, Field, METRICS_OF, Need};
+use crate::source::Place;
+use limbeck_artifact::schema::Schema;
+use std::path::Path;
+use toml::Value;
+
+type Get<'a> = &'a dyn Fn(&str) -> Option<Value>;
+
+/// A schema is a page or two; anything longer is another file.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// The task's kind, as far as the recipe says one that there is.
+pub(crate) fn of(get: Get<'_>) -> Option<String> {
+    get("task.kind").and_then(|kind| kind.as_str().map(str::to_owned))
+}
+
+/// A schema as it was written and as it is understood.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SchemaFile {
+    pub text: String,
+    pub schema: Schema,
+}
+
+/// What was asked for that is of another kind: the key at fault, what is wrong, the cure.
+pub(crate) fn misplaced(get: Get<'_>) -> Vec<(&'static str, String, &'static str)> {
+    let Some(kind) = of(get) else { return Vec::new() };
+    let mut found = Vec::new();
+    for field in FIELDS {
+        let (Need::Of(other) | Need::OptionalOf(other)) = field.need else { continue };
+        if other != kind && get(field.key).is_some() {
+            let message = format!("`{}` is for tasks of kind {other}, and `task.kind` is \"{kind}\"", field.key);
+            found.push((field.key, message, "take it out, or change `task.kind`"));
+        }
+    }
+    if kind == "extract" && get("train.metric_for_best_model").is_some_and(|m| m.as_str() == Some("accuracy")) {
+        let message = "`train.metric_for_best_model` is \"accuracy\", which a look tells of labels only".to_owned();
+        found.push(("train.metric_for_best_model", message, "set it to \"loss\""));
+    }
+    found
+}
+
+/// Gates that ask of one kind what only another has.
+pub(crate) fn gates(reader: &Reader, get: Get<'_>) -> Vec<RecipeError> {
+    let Some(kind) = of(get) else { return Vec::new() };
+    let known = METRICS_OF.iter().find(|(of, _)| *of == kind).map_or(&[][..], |(_, metrics)| metrics);
+    let mut errors = Vec::new();
+    for gate in &reader.gates {
+        let place = |key: &str| gate.fields.get(key).map(|given| given.place.clone());
+        if let Some(metric) = gate.text("metric").filter(|m| !known.contains(m)) {
+            let message = format!("the metric {metric} is not of tasks of kind {kind}");
+            errors.push(RecipeError::new(message, place("metric")).hint(format!("take one of {}", known.join(", "))));
+        }
+        if kind != "extract" {
+            continue;
+        }
+        if gate.text("kind") == Some("per_class_recall") {
+            let message = "a gate of kind per_class_recall asks for labels, and an extraction has none";
+            let hint = "ask for a floor under exact_match or validity";
+            errors.push(RecipeError::new(message, place("kind")).hint(hint));
+        }
+        for key in ["over", "against"] {
+            if gate.text(key) == Some("linear") {
+                let message = "the arm linear picks labels, and an extraction has none";
+                errors.push(RecipeError::new(message, place(key)).hint("compare with frontier or base"));
+            }
+        }
+    }
+    errors
+}
+
+/// The default of a gate's key where it is another under this kind of task.
+pub(crate) fn gate_default(field: &Field, kind: Option<&str>) -> Option<Value> {
+    (field.key == "metric" && kind == Some("extract")).then(|| Value::String("exact_match".to_owned()))
+}
+
+/// Reads the schema that an extraction names.
+///
+/// # Errors
+/// Where it lies in the recipe, with what is wrong with the file.
+pub(crate) fn read_schema(resolved: &Resolved) -> Result<Option<SchemaFile>, RecipeErrors> {
+    let Some(path) = &resolved.recipe.task.schema else { return Ok(None) };
+    let failed = |what: String, hint: &str| RecipeError::new(what, named_at(resolved)).hint(hint);
+    let text = text(path).map_err(|e| {
+        let hint =
+            "write the answer's JSON Schema there, or name another file; `limbeck init NAME --fields a,b` makes one";
+        failed(format!("`task.schema` names {}, which can't be read: {e}", path.display()), hint)
+    })?;
+    let schema = Schema::parse(&text).map_err(|e| {
+        let hint = "an object of plain fields is understood: strings, numbers, booleans, enums, and lists of them";
+        failed(format!("the schema {} can't be used: {e}", path.display()), hint)
+    })?;
+    Ok(Some(SchemaFile { text, schema }))
+}
+
+fn text(path: &Path) -> std::io::Result<String> {
+    if std::fs::metadata(path)?.len() > MAX_BYTES {
+        return Err(std::io::Error::other(format!("it is larger than {MAX_BYTES} bytes")));
+    }
+    std::fs::read_to_string(path)
+}
+
+/// The line of the recipe that names the schema.
+fn named_at(resolved: &Resolved) -> Option<Place> {
+    let Some(Origin::File { line, .. }) = resolved.origins.get("task.schema") else { return None };
+    let text = &resolved.source.text;
+    let start = text.split_inclusive('\n').take(line - 1).map(str::len).sum::<usize>();
+    let whole = text[start..].lines().next().unwrap_or("");
+    let indent = whole.len() - whole.trim_start().len();
+    Some(resolved.source.at(start + indent..start + whole.trim_end().len()))
+}
