@@ -43,6 +43,8 @@ pub struct Site {
     pub answers: Common<String>,
     /// Sets of keys of answers that are JSON objects.
     pub keys: Common<()>,
+    /// Answers that are JSON objects and no tool's call.
+    pub objects: u64,
     inputs: Distinct,
     words: Common<()>,
     pub positive: u64,
@@ -68,6 +70,7 @@ impl Default for Site {
             completion_tokens: Quantiles::default(),
             answers: Common::new(ANSWERS),
             keys: Common::new(64),
+            objects: 0,
             inputs: Distinct::default(),
             words: Common::new(WORDS),
             positive: 0,
@@ -99,8 +102,9 @@ impl Site {
         let answer = bare(&trace.answer);
         let answer_hash = hash(answer.to_lowercase().as_bytes());
         self.answers.add(answer_hash, || answer.chars().take(SHOWN).collect());
-        if let Some(keys) = keys(answer) {
+        if let Some((keys, is_call)) = keys(answer) {
             self.keys.add(keys, || ());
+            self.objects += u64::from(!is_call);
         }
         let normal = normal_form(&message);
         self.inputs.add(hash(normal.as_bytes()));
@@ -190,14 +194,15 @@ impl Site {
     }
 }
 
-/// What stands for the set of keys of a JSON object.
-fn keys(answer: &str) -> Option<u64> {
+/// What stands for the set of keys of a JSON object, and whether it is a tool's call.
+fn keys(answer: &str) -> Option<(u64, bool)> {
     if !answer.starts_with('{') {
         return None;
     }
     let value: Value = serde_json::from_str(answer).ok()?;
     let keys: BTreeSet<&String> = value.as_object()?.keys().collect();
-    Some(keys.into_iter().fold(1, |h, key| mix(h ^ hash(key.as_bytes()))))
+    let is_call = keys.iter().map(|key| key.as_str()).eq(["arguments", "name"]) && !value["arguments"].is_null();
+    Some((keys.into_iter().fold(1, |h, key| mix(h ^ hash(key.as_bytes()))), is_call))
 }
 
 /// Whether six tenths of an answer's words are in the prompt: those of four letters or more, and of JSON all words of its

@@ -267,8 +267,10 @@ mod tests {
     fn it_says_what_the_floor_would() {
         let words = ["card", "money", "pin", "app", "fee"];
         let mut rng = SplitMix64::new(9);
-        let texts: Vec<String> =
-            (0..300).map(|i| format!("{} {} thing{}", words[i % 5], words[rng.below(5)], rng.below(9))).collect();
+        // Every tenth text says nothing of its label.
+        let word = |i: usize| if i % 10 == 9 { "so" } else { words[i % 5] };
+        let mut other = || format!("thing{} thing{}", rng.below(20), rng.below(20));
+        let texts: Vec<String> = (0..300).map(|i| format!("{} {}", word(i), other())).collect();
         let rows: Vec<FloorRow<'_>> =
             texts.iter().enumerate().map(|(i, text)| FloorRow { text, label: i % 5, weight: 1.0 }).collect();
         let (order, answers) = (dealt(&rows), out_of_fold(&rows, 5, 5, 60_000, &|_| {}));
@@ -284,6 +286,6 @@ mod tests {
             alike +=
                 held.filter(|i| crate::argmax(&floor.posterior(rows[*i].text)) == crate::argmax(&answers[*i])).count();
         }
-        assert!(alike >= 285, "{alike} of 300");
+        assert!(alike >= 275, "{alike} of 300");
     }
 }

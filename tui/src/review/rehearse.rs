@@ -42,15 +42,15 @@ pub fn rehearse(desk: &mut dyn Desk, n: usize, pause: Duration, width: u16, heig
     while done.decisions.len() < n && app.item().is_some() {
         i += 1;
         let keys: &str = match i % 20 {
-            4 | 8 | 16 => "ca\n",
-            12 => "ce\n",
+            4 | 8 | 16 => "ci\n",
+            12 => "c0\n",
             7 => "s",
             11 => "u\n",
             13 => "]\n",
             18 => "nneeds a look\n\n",
             _ => "\n",
         };
-        let (acceptable, before) = (app.item().is_some_and(|item| app.acceptable(item)), done.decisions.len());
+        let before = done.decisions.len();
         for c in keys.chars().map(|c| if c == '\n' { KeyCode::Enter } else { KeyCode::Char(c) }) {
             let pressed = Instant::now();
             app.tick(begun.elapsed());
@@ -66,7 +66,8 @@ pub fn rehearse(desk: &mut dyn Desk, n: usize, pause: Duration, width: u16, heig
             if decides { &mut done.decisions } else { &mut done.looks }.push(pressed.elapsed());
             std::thread::sleep(pause.saturating_sub(pressed.elapsed()));
         }
-        if !acceptable && done.decisions.len() == before {
+        // Nothing was decided: the answer is none to accept, or no label begins like that.
+        if done.decisions.len() == before {
             app.handle(KeyEvent::from(KeyCode::Esc));
             let effect = app.handle(KeyEvent::from(KeyCode::Char('s')));
             carry_out(&mut app, desk, effect);

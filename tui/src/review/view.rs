@@ -138,7 +138,7 @@ mod tests {
         let known = Known { items: &items, order: &order, judgements: &judgements, closed: &[false; 4], marks: &marks };
         assert_eq!(known.found("card").unwrap().items, [3, 0]);
         assert_eq!(known.found("STRASS").unwrap().items, [2]);
-        assert_eq!(known.found("stra").unwrap().items, [1, 2]);
+        assert_eq!(known.found("stra").unwrap().items, [2, 1]);
         assert!(known.found("nothing").is_err());
         assert_eq!(known.filtered("all"), Ok(None));
         assert!(known.filtered("flagged").is_err());
