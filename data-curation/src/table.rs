@@ -56,6 +56,7 @@ pub fn frame(rows: &[Row]) -> PolarsResult<DataFrame> {
             texts("file", |r| &r.file),
             counts("line", |r| Some(r.line)),
             maybe("customer", |r| r.trace.customer.as_deref()),
+            maybe("thread", |r| r.trace.thread.as_deref()),
             maybe("at", |r| r.trace.at.as_deref()),
             Column::new("messages".into(), messages),
             texts("answer", |r| &r.trace.answer),
@@ -76,6 +77,8 @@ pub fn rows(frame: &DataFrame) -> PolarsResult<Vec<Row>> {
             .map(|name| texts(frame, name));
     let (id, file, customer, at, messages, answer) = (id?, file?, customer?, at?, messages?, answer?);
     let (model, finish_reason, feedback) = (model?, finish_reason?, feedback?);
+    // Tables of earlier versions have none.
+    let thread = texts(frame, "thread").unwrap_or_else(|_| vec![None; frame.height()]);
     let count = |name: &str| frame.column(name)?.u64().map(|c| c.iter().collect::<Vec<_>>());
     let (line, prompt_tokens, completion_tokens) =
         (count("line")?, count("prompt_tokens")?, count("completion_tokens")?);
@@ -91,6 +94,7 @@ pub fn rows(frame: &DataFrame) -> PolarsResult<Vec<Row>> {
                 trace: Trace {
                     id: text(&id, i),
                     customer: maybe(&customer, i),
+                    thread: maybe(&thread, i),
                     at: maybe(&at, i),
                     messages: parsed,
                     answer: text(&answer, i),

@@ -63,6 +63,8 @@ fn freeze_plan(dir: &Path, decisions: PathBuf) -> FreezePlan {
         reviewers_per_item: 1,
         min_reviewed: Split::ALL.into_iter().map(|s| (s, 1.0)).collect(),
         unreviewed_weight: 0.0,
+        seed: 17,
+        max_label_error: 0.05,
         redacted: true,
         out: dir.join("dataset"),
         left_out: dir.join("left_out.jsonl"),

@@ -88,6 +88,8 @@ impl Run {
             reviewers_per_item: 1,
             min_reviewed: BTreeMap::new(),
             unreviewed_weight: 0.25,
+            seed: 17,
+            max_label_error: 0.05,
             redacted: true,
             out: self.path("dataset"),
             left_out: self.path("review/left_out.jsonl"),
@@ -296,4 +298,73 @@ fn a_log_of_many_pieces_is_curated_and_frozen_like_a_short_one() {
 fn table_rows(path: &Path) -> u64 {
     use polars_io::SerReader;
     polars_io::parquet::read::ParquetReader::new(fs::File::open(path).unwrap()).finish().unwrap().height() as u64
+}
+
+/// A call of a conversation: an id of it in the metadata where one is given, and the turns so far.
+fn turn(n: usize, customer: &str, thread: Option<&str>, turns: &[String], answer: &str) -> String {
+    let role = |i: usize| if i.is_multiple_of(2) { "user" } else { "assistant" };
+    let messages: Vec<_> =
+        turns.iter().enumerate().map(|(i, text)| serde_json::json!({"role": role(i), "content": text})).collect();
+    serde_json::json!({
+        "id": format!("turn-{n}"), "customer": (!customer.is_empty()).then_some(customer),
+        "time": format!("2025-{:02}-04T00:00:{:02}Z", 1 + n % 12, n % 60),
+        "request": {"messages": messages, "metadata": {"thread_id": thread}},
+        "response": {"choices": [{"message": {"content": answer}, "finish_reason": "stop"}]},
+    })
+    .to_string()
+        + "\n"
+}
+
+/// Words that no other message has, so that nothing but the conversation ties rows together.
+fn said(n: usize) -> String {
+    (0..9).map(|k| format!("w{:x}", (n * 9 + k).wrapping_mul(2_654_435_761) % 1_000_003)).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_conversation_is_in_one_split_whether_the_log_names_it_or_not() {
+    let mut lines = String::new();
+    let mut planted: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    let mut n = 0;
+    let mut add = |of: String, customer: &str, thread: Option<&str>, turns: &[String]| {
+        planted.entry(of).or_default().push(n);
+        lines.push_str(&turn(n, customer, thread, turns, &labels()[n % 3]));
+        n += 1;
+    };
+    for c in 0..60 {
+        let (named, fresh) = (format!("thread-{c}"), |k: usize| said(c * 20 + k));
+        // Two calls of a named conversation, by different customers: both are tied, and so are their other calls.
+        add(named.clone(), &format!("a{c}"), Some(&named), &[fresh(0)]);
+        add(named.clone(), &format!("b{c}"), Some(&named), &[fresh(1)]);
+        add(named.clone(), &format!("b{c}"), None, &[fresh(2)]);
+        // Three of one that is known by how it begins; the message before is repeated in each.
+        let mut turns = vec![fresh(3), "what is it about?".to_string(), fresh(4)];
+        add(format!("prefix-{c}"), "", None, &turns);
+        turns.extend(["and then?".to_string(), fresh(5)]);
+        add(format!("prefix-{c}"), "", None, &turns);
+        turns.extend(["and before?".to_string(), fresh(6)]);
+        add(format!("prefix-{c}"), "", None, &turns);
+        // Strangers who begin alike are not tied.
+        add(format!("stranger-{c}"), "", None, &["hi".to_string(), "hello!".to_string(), fresh(7)]);
+    }
+    let run = Run::new(0, &lines);
+    for by_time in [false, true] {
+        let (summary, rows) = run.curate(CurateOptions { by_time, ..CurateOptions::default() });
+        let of: BTreeMap<&str, &Curated> = rows.iter().map(|r| (r.row.trace.id.as_str(), r)).collect();
+        let (mut used, mut several, mut strangers) = (BTreeSet::new(), 0, BTreeSet::new());
+        for (name, calls) in &planted {
+            let kept: Vec<&&Curated> = calls.iter().filter_map(|n| of.get(format!("turn-{n}").as_str())).collect();
+            let splits: BTreeSet<Split> = kept.iter().map(|r| r.split).collect();
+            assert!(splits.len() <= 1, "{name} straddles {splits:?}");
+            several += usize::from(kept.len() > 1 && !name.starts_with("stranger"));
+            if let (true, Some(row)) = (name.starts_with("stranger"), kept.first()) {
+                strangers.insert(row.group.clone());
+            }
+            used.extend(splits);
+        }
+        assert_eq!(used.len(), 4, "there are splits to straddle");
+        assert!(several > if by_time { 30 } else { 100 }, "{several} conversations have several rows");
+        assert!(strangers.len() > 40, "{}", strangers.len());
+        assert!(summary.threads as usize >= several / 2, "{}", summary.threads);
+        assert_eq!(summary.left_out.contains_key("thread_in_test"), by_time);
+    }
 }

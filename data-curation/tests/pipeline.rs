@@ -94,6 +94,8 @@ impl Run {
             reviewers_per_item: 1,
             min_reviewed: Split::ALL.into_iter().map(|s| (s, 1.0)).collect(),
             unreviewed_weight: 0.0,
+            seed: 17,
+            max_label_error: 0.05,
             redacted: true,
             out: self.path("dataset"),
             left_out: self.path("review/left_out.jsonl"),

@@ -31,7 +31,7 @@ pub use cost::{Cost, PriceTable, SelfHosted, TokenPrice, Usage, recorded_cost, s
 pub use error::{AnswerError, EvalError};
 pub use evaluate::{EvalPlan, Fields, Rows, evaluate};
 pub use extraction::{Extraction, FieldScore, normalised, score_fields};
-pub use floor::{FloorRow, LinearFloor, out_of_fold, text_of};
+pub use floor::{FloorRow, LinearFloor, RANKING_VERSION, out_of_fold, text_of};
 pub use gates::{Evidence, Gate, GateResult, Metric, Rule, Verdict, decide};
 pub use metrics::{ClassScore, Confusion, Latency, Prediction, Said, Scores, argmax, latency, score, score_answers};
 pub use model_card::{CardPlan, model_card};

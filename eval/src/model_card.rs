@@ -197,6 +197,12 @@ fn data(card: &mut String, report: &Report) {
         let _ = writeln!(card, "| {} | {} | {} |", md(&split.split), thousands(split.rows), thousands(split.reviewed));
     }
     card.push('\n');
+    for line in &lineage.labels {
+        let _ = writeln!(card, "- {}", md(line));
+    }
+    if !lineage.labels.is_empty() {
+        card.push('\n');
+    }
     for (what, counts) in [("Left out", &lineage.left_out), ("Redacted", &lineage.redactions)] {
         if !counts.is_empty() {
             let list: Vec<String> =

@@ -20,7 +20,14 @@ fn prefixes(stage: Stage) -> &'static [&'static str] {
             "data.balance",
             "data.split.",
         ],
-        Stage::Review => &["task.system", "review.min_reviewed.", "review.reviewers_per_item", "distill."],
+        Stage::Review => &[
+            "seed",
+            "task.system",
+            "review.min_reviewed.",
+            "review.reviewers_per_item",
+            "review.max_label_error",
+            "distill.",
+        ],
         Stage::Train => &["seed", "model.max_seq_length", "model.device", "train."],
         Stage::Quantize => &["name", "version", "quantize.formats"],
         Stage::Eval => &[

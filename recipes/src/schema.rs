@@ -139,6 +139,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("data.map.system", Text, Optional, "column of the system prompt"),
     field("data.map.id", Text, Optional, "column of the call's id"),
     field("data.map.customer", Text, Optional, "column of what groups a customer's calls"),
+    field("data.map.thread", Text, Optional, "column of the conversation that a call belongs to; one never straddles splits"),
     field("data.map.time", Text, Optional, "column of the time: RFC 3339, or a number since 1970"),
     field("data.map.model", Text, Optional, "column of the model's name"),
     field("data.map.finish_reason", Text, Optional, "column of why the answer ended"),

@@ -151,6 +151,25 @@ fn an_audit_ends_in_a_recipe() {
 }
 
 #[test]
+fn an_audit_of_answers_that_are_fields_ends_in_a_recipe_with_a_schema() {
+    let dir = tempfile::tempdir().unwrap();
+    let traces = repo().join("recipes/booking-extractor/traces.jsonl").display().to_string();
+    let (text, _) = expect(dir.path(), 0, &["audit", &traces, "--write-recipe", "bookings"]);
+    assert!(text.contains("Wrote bookings/recipe.toml"), "{text}");
+    let schema: Value =
+        serde_json::from_str(&std::fs::read_to_string(dir.path().join("bookings/schema.json")).unwrap()).unwrap();
+    let fields: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
+    for field in ["date", "time", "people", "first_name", "last_name"] {
+        assert!(fields.iter().any(|name| *name == field), "{fields:?}");
+    }
+    let recipe = std::fs::read_to_string(dir.path().join("bookings/recipe.toml")).unwrap();
+    assert!(recipe.contains("kind = \"extract\"") && recipe.contains("schema.json is drawn from"), "{recipe}");
+    let (stdout, _) = expect(dir.path(), 0, &["explain", "bookings"]);
+    assert!(stdout.contains("schema.json"), "{stdout}");
+    expect(dir.path(), 0, &["curate", "bookings"]);
+}
+
+#[test]
 fn an_audit_says_dont_where_there_are_too_few_calls() {
     let dir = tempfile::tempdir().unwrap();
     let traces = std::fs::read_to_string(repo().join("recipes/quickstart/traces.jsonl")).unwrap();

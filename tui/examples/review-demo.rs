@@ -202,6 +202,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mut desk = QueueDesk::open(Setup {
             name: "demo".to_owned(),
             queue: review::queue(&PathBuf::from(args.next().ok_or(usage)?), 1)?,
+            later: None,
             store: log,
             files: Vec::new(),
             reviewer: "demo".to_owned(),

@@ -14,6 +14,9 @@ const MAX_MARKS: usize = 4;
 
 const TAB: &str = "    ";
 
+/// Narrower than this nothing is wrapped.
+const LEAST_WIDTH: usize = 12;
+
 /// A stretch of one row. `escaped` marks what stands for a character that can't be shown as itself, so that a message
 /// which spells out `\u{202e}` looks different from one that holds the character.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,8 +79,20 @@ pub fn fit(text: &str, width: usize) -> String {
 
 /// Wraps `text` to rows of at most `width` columns, at spaces where there are any. Never empty.
 pub fn wrap(text: &str, width: usize) -> Vec<Row> {
-    let (shown, hidden) = bounded(text);
-    let mut rows: Vec<Row> = break_rows(units(shown), width, false).iter().map(|(_, line)| join(line)).collect();
+    let ((shown, hidden), width) = (bounded(text), width.max(LEAST_WIDTH));
+    let mut rows: Vec<Row> = Vec::new();
+    for line in shown.split_inclusive('\n') {
+        match printable(line) {
+            Some(plain) => rows.extend(plain_rows(plain, width).into_iter().map(|range| {
+                let row = plain[range].trim_end_matches(' ');
+                if row.is_empty() { Row::new() } else { vec![Span { text: row.to_owned(), escaped: false }] }
+            })),
+            None => rows.extend(break_rows(units(line), width, 0).iter().map(|(_, line)| join(line))),
+        }
+    }
+    if rows.is_empty() {
+        rows.push(Row::new());
+    }
     if let Some(hidden) = hidden {
         rows.push(vec![Span { text: hidden, escaped: true }]);
     }
@@ -111,10 +126,45 @@ pub enum PieceKind {
 /// [`wrap`] with offsets. A piece never goes over one of `cuts`, ascending offsets; what is put at one stands before it.
 /// The row after a last line break is there, for a cursor may be in it.
 pub fn lay(text: &str, width: usize, cuts: &[(usize, String)]) -> Vec<Laid> {
-    let (shown, hidden) = bounded(text);
+    let ((shown, hidden), width) = (bounded(text), width.max(LEAST_WIDTH));
+    let mut rows = Vec::new();
+    let (mut begins, mut cut) = (0, 0);
+    // The row after the last line break is a line, too.
+    let after = if shown.is_empty() || shown.ends_with('\n') { Some("") } else { None };
+    for line in shown.split_inclusive('\n').chain(after) {
+        let end = begins + line.len();
+        let first = cut;
+        while cuts
+            .get(cut)
+            .is_some_and(|(at, _)| *at < end || end == shown.len() && after.is_none_or(|_| line.is_empty()))
+        {
+            cut += 1;
+        }
+        match printable(line).filter(|_| first == cut) {
+            Some(plain) => rows.extend(plain_rows(plain, width).into_iter().map(|range| Laid {
+                from: begins + range.start,
+                pieces: match plain[range.clone()].to_owned() {
+                    text if text.is_empty() => Vec::new(),
+                    text => vec![Piece { text, from: begins + range.start, kind: PieceKind::Plain }],
+                },
+            })),
+            None => rows.extend(lay_line(line, begins, width, &cuts[first..cut])),
+        }
+        begins = end;
+    }
+    if let Some(hidden) = hidden {
+        let piece = Piece { text: hidden, from: text.len(), kind: PieceKind::Escaped };
+        rows.push(Laid { from: text.len(), pieces: vec![piece] });
+    }
+    rows
+}
+
+/// One line, which begins at byte `begins` of its text, and the cuts in it.
+fn lay_line(line: &str, begins: usize, width: usize, cuts: &[(usize, String)]) -> Vec<Laid> {
     let mut put = cuts.iter().filter(|(_, what)| !what.is_empty()).peekable();
-    let mut all = Vec::with_capacity(shown.len());
-    for unit in units(shown) {
+    let mut all = Vec::new();
+    for unit in units(line) {
+        let unit = Unit { from: begins + unit.from, ..unit };
         while let Some((from, what)) = put.next_if(|(from, _)| *from <= unit.from) {
             all.push(Unit { from: *from, ..Unit::new(what.as_str(), Kind::Put) });
         }
@@ -140,12 +190,7 @@ pub fn lay(text: &str, width: usize, cuts: &[(usize, String)]) -> Vec<Laid> {
         }
         Laid { from, pieces }
     };
-    let mut rows: Vec<Laid> = break_rows(all.into_iter(), width, true).into_iter().map(laid).collect();
-    if let Some(hidden) = hidden {
-        let piece = Piece { text: hidden, from: text.len(), kind: PieceKind::Escaped };
-        rows.push(Laid { from: text.len(), pieces: vec![piece] });
-    }
-    rows
+    break_rows(all.into_iter(), width, begins).into_iter().map(laid).collect()
 }
 
 /// Row and column of a byte offset at a grapheme's beginning, in rows that were laid out of `text`.
@@ -183,14 +228,45 @@ fn bounded(text: &str) -> (&str, Option<String>) {
     }
 }
 
-/// Rows of units, each with the offset at which it begins. `last` asks for the empty row after a last line break.
-fn break_rows<'a>(units: impl Iterator<Item = Unit<'a>>, width: usize, last: bool) -> Vec<(usize, Vec<Unit<'a>>)> {
-    let width = width.max(12);
+/// A line without its break, if every byte of it is a character that is shown as it is, one column wide: what most lines
+/// are, and what needs no look at graphemes, so that a megabyte does not make a reviewer wait.
+fn printable(line: &str) -> Option<&str> {
+    let plain = line.strip_suffix('\n').map_or(line, |line| line.strip_suffix('\r').unwrap_or(line));
+    plain.bytes().all(|b| (b' '..=b'~').contains(&b)).then_some(plain)
+}
+
+/// The rows of such a line, as [`break_rows`] makes them.
+fn plain_rows(line: &str, width: usize) -> Vec<std::ops::Range<usize>> {
+    let mut rows = Vec::with_capacity(line.len() / width + 1);
+    let (mut start, mut end, mut break_at) = (0, 0, 0);
+    for (i, b) in line.bytes().enumerate() {
+        if end - start == width {
+            if b == b' ' {
+                break_at = end;
+                continue;
+            }
+            let cut = if break_at > start { break_at } else { end };
+            rows.push(start..cut);
+            start = if cut == end { i } else { cut };
+        }
+        end = i + 1;
+        if b == b' ' {
+            break_at = end;
+        }
+    }
+    rows.push(start..end);
+    rows
+}
+
+/// Rows of a line's units, each with the offset at which it begins; `begins` is the line's.
+fn break_rows<'a>(
+    units: impl Iterator<Item = Unit<'a>>,
+    width: usize,
+    mut begins: usize,
+) -> Vec<(usize, Vec<Unit<'a>>)> {
     let mut rows = Vec::new();
     let mut line: Vec<Unit<'a>> = Vec::new();
     let (mut used, mut break_at) = (0, 0);
-    // Where the row begins that has no unit yet.
-    let mut begins = 0;
     let start = |line: &[Unit<'a>], begins: usize| line.first().map_or(begins, |unit| unit.from);
     for unit in units {
         if unit.kind == Kind::Break {
@@ -220,7 +296,7 @@ fn break_rows<'a>(units: impl Iterator<Item = Unit<'a>>, width: usize, last: boo
             break_at = line.len();
         }
     }
-    if !line.is_empty() || rows.is_empty() || last && begins > 0 {
+    if !line.is_empty() || rows.is_empty() {
         rows.push((start(&line, begins), line));
     }
     rows
@@ -270,10 +346,34 @@ impl<'a> Unit<'a> {
 /// The smallest pieces that are drawn as one: grapheme clusters, and escapes for what can't be shown.
 fn units(text: &str) -> impl Iterator<Item = Unit<'_>> {
     text.grapheme_indices(true).flat_map(|(from, grapheme)| {
-        let mut out = Vec::with_capacity(1);
-        push_grapheme(grapheme, from, &mut out);
-        out
+        let simple = simple(grapheme, from);
+        let mut rest = Vec::new();
+        if simple.is_none() {
+            push_grapheme(grapheme, from, &mut rest);
+        }
+        simple.into_iter().chain(rest)
     })
+}
+
+/// A grapheme that is one unit as it stands, told without a look at every table.
+fn simple(grapheme: &str, from: usize) -> Option<Unit<'_>> {
+    let unit = |text, kind, width| Some(Unit { text: Cow::Borrowed(text), width, kind, from });
+    match grapheme {
+        "\n" | "\r\n" => return unit(grapheme, Kind::Break, 0),
+        "\t" => return unit(TAB, Kind::Tab, TAB.len()),
+        " " => return unit(" ", Kind::Space, 1),
+        _ => {}
+    }
+    let mut chars = grapheme.chars();
+    match (chars.next(), chars.next()) {
+        (Some(c), None) if c.is_ascii_graphic() => unit(grapheme, Kind::Letter, 1),
+        (Some(c), None) if c.is_alphanumeric() && !hides(c) => match c.width() {
+            Some(1) => unit(grapheme, Kind::Letter, 1),
+            Some(2) => unit(grapheme, Kind::Wide, 2),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn push_grapheme<'a>(grapheme: &'a str, from: usize, out: &mut Vec<Unit<'a>>) {
@@ -410,6 +510,54 @@ mod tests {
         assert_eq!(plain(&wrap("卡片还没有到达我家里", 12)), ["卡片还没有到", "达我家里"]);
         for row in wrap("mixed 卡片 \u{202e}\u{1b}]0;title\u{7} 👩\u{200d}👩\u{200d}👧 tail\twith\ttabs", 14) {
             assert!(row_width(&row) <= 14, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn plain_lines_are_wrapped_as_any_other() {
+        let mut seed = 1_u64;
+        for _ in 0..3_000 {
+            let mut text = String::new();
+            let mut next = |n: u64| {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (seed >> 33) % n
+            };
+            for _ in 0..next(60) {
+                text.push(if next(4) == 0 { ' ' } else { char::from(b'a' + next(26) as u8) });
+            }
+            let slow: Vec<Row> = break_rows(units(&text), 12, 0).iter().map(|(_, line)| join(line)).collect();
+            assert_eq!(wrap(&text, 12), slow, "{text:?}");
+            // The same with offsets: a cut in its beginning sends a line the long way.
+            let text = format!("{text}\n{text}");
+            assert_eq!(lay(&text, 12, &[]), lay_all(&text, 12), "{text:?}");
+        }
+        assert_eq!(plain(&wrap("a\r\nb\n", 12)), ["a", "b"]);
+        assert_eq!(plain(&wrap("a\rb\n\tc", 12)), ["a\\u{d}b", "    c"]);
+    }
+
+    /// [`lay`], every line grapheme by grapheme.
+    fn lay_all(text: &str, width: usize) -> Vec<Laid> {
+        let mut begins = 0;
+        let mut rows = Vec::new();
+        for line in text.split('\n') {
+            rows.extend(lay_line(line, begins, width, &[]));
+            begins += line.len() + 1;
+        }
+        rows
+    }
+
+    #[test]
+    fn what_is_simple_is_what_the_tables_say() {
+        for c in ('\0'..='\u{3000}').chain(['卡', '👍', '\u{e0041}', 'ｱ', '\u{ffa0}', '𝒳']) {
+            let text = c.to_string();
+            let Some(unit) = simple(&text, 0).filter(|u| !matches!(u.kind, Kind::Break | Kind::Tab | Kind::Space))
+            else {
+                continue;
+            };
+            let mut slow = Vec::new();
+            push_grapheme(&text, 0, &mut slow);
+            let told: Vec<_> = slow.iter().map(|u| (u.text.clone(), u.width, u.kind)).collect();
+            assert_eq!(told, [(unit.text.clone(), unit.width, unit.kind)], "{c:?}");
         }
     }
 

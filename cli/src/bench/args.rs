@@ -46,7 +46,7 @@ pub struct BenchCurate {
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "100000", value_parser = clap::value_parser!(u64).range(1000..=10_000_000))]
     pub count: Vec<u64>,
     /// A Python with datatrove, to run it beside
-    #[arg(long, value_name = "PYTHON")]
+    #[arg(long, value_name = "PYTHON", visible_alias = "peer-python")]
     pub datatrove: Option<PathBuf>,
     /// What the logs are made from
     #[arg(long, value_name = "N", default_value_t = 17)]

@@ -119,6 +119,8 @@ pub fn stage(stage: CurateStage, dir: &Path, count: u64, seed: u64) -> Result<St
                 reviewers_per_item: 1,
                 min_reviewed: BTreeMap::new(),
                 unreviewed_weight: 0.25,
+                seed: 17,
+                max_label_error: 0.05,
                 redacted: true,
                 out: dir.join("dataset"),
                 left_out: dir.join("review/left_out.jsonl"),

@@ -3,6 +3,7 @@
 use crate::bench::args::{AnswerKind, BenchReview, BenchSuspects};
 use crate::bench::banking::Rows;
 use crate::exit::{Exit, Result};
+use crate::memory::peak_rss_bytes;
 use crate::output;
 use crate::queue;
 use crate::scratch::Scratch;
@@ -14,7 +15,8 @@ use limbeck_data_curation::Answers;
 use limbeck_data_curation::review::rank::{self, RankPlan};
 use limbeck_data_curation::review::{Item, Queue, QueueReason, Source};
 use limbeck_data_curation::text::Rng;
-use limbeck_tui::review::{QueueDesk, Rehearsal, Role, Setup, rehearse};
+use limbeck_tui::review::{Desk, QueueDesk, Rehearsal, Role, Setup, rehearse};
+use limbeck_tui::text;
 use serde_json::json;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -27,7 +29,13 @@ const NEXT: Duration = Duration::from_millis(16);
 /// How many times the noise of a random draw the top of the queue must hold.
 const ENRICHMENT: f64 = 3.0;
 
-/// Makes a run with a full queue and goes through some of it.
+/// How fast a reviewer types while the queue is being ranked.
+const KEYS: Duration = Duration::from_millis(20);
+/// What a message of the wrapping's measure is made of, and how long it is.
+const LONG: usize = 1_000_000;
+
+/// Makes a run with a full queue and goes through some of it: as it is opened first, while the queue is being ranked, and as
+/// it is opened again.
 pub fn desk(settings: &Settings, args: &BenchReview) -> Result<Exit> {
     let place = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     let scratch = Scratch::within(&place, "bench-review")?;
@@ -35,38 +43,22 @@ pub fn desk(settings: &Settings, args: &BenchReview) -> Result<Exit> {
     write_recipe(&folder, args.items, args.answers)?;
     let settings =
         Settings { runs_dir: scratch.path().join("runs"), sets: Vec::new(), device: None, ..settings.clone() };
-
     let begun = Instant::now();
     drop(queue::curated(&settings, &settings.recipe(&folder)?)?);
     let curated = begun.elapsed();
-    let begun = Instant::now();
-    queue::ranked(&queue::curated(&settings, &settings.recipe(&folder)?)?)?;
-    let ranked = begun.elapsed();
+    let curate_rss = peak_rss_bytes().unwrap_or(0);
 
-    // What a reviewer waits for, from the command to the first picture.
-    let begun = Instant::now();
-    let resolved = settings.recipe(&folder)?;
-    let run = queue::curated(&settings, &resolved)?;
-    let looked = begun.elapsed();
-    let (queue, _) = queue::ranked(&run)?;
-    let queued = begun.elapsed();
-    let items = queue.items.len();
-    let mut desk = QueueDesk::open(Setup {
-        name: "full 0.1.0".to_owned(),
-        queue,
-        store: scratch.path().join("store"),
-        files: Vec::new(),
-        reviewer: "bench".to_owned(),
-        role: Role::First,
-        max_label_error: 0.05,
-        guidelines: String::new(),
-        now: Box::new(journal::now),
-    })?;
-    let opened = begun.elapsed();
-    let rehearsal = rehearse(&mut desk, args.decisions, args.width, args.height);
-    let start = opened + rehearsal.first;
-    let steps = [("run looked up", looked), ("queue read", queued - looked), ("desk opened", opened - queued)];
-    let figures = Figures { items, curated, ranked, start, steps, rehearsal };
+    let session = Session { settings: &settings, args, folder: &folder, store: scratch.path().join("store") };
+    let (first, ranked) = session.go(KEYS)?;
+    let (again, _) = session.go(Duration::ZERO)?;
+    let long = |word: &str| {
+        let message = word.repeat(LONG.div_ceil(word.len()));
+        let begun = Instant::now();
+        std::hint::black_box(text::lay(&message, usize::from(args.width), &[]));
+        begun.elapsed()
+    };
+    let wrapped = [("English", long("a word or two of it ")), ("Chinese", long("卡片还没有到，"))];
+    let figures = Figures { items: args.items, curated, ranked, first, again, wrapped, curate_rss };
     match settings.json {
         true => output::json(&figures.json())?,
         false => output::stdout(&figures.text())?,
@@ -74,13 +66,70 @@ pub fn desk(settings: &Settings, args: &BenchReview) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// One sitting at the desk.
+struct Session<'a> {
+    settings: &'a Settings,
+    args: &'a BenchReview,
+    folder: &'a Path,
+    store: std::path::PathBuf,
+}
+
+struct Sitting {
+    start: Duration,
+    steps: [(&'static str, Duration); 4],
+    rehearsal: Rehearsal,
+    rss: u64,
+}
+
+impl Session<'_> {
+    /// What a reviewer waits for, from the command to the first picture, and from each key on. Then until the ranking is
+    /// there, if it was not: the time from the start.
+    fn go(&self, pause: Duration) -> Result<(Sitting, Duration)> {
+        let begun = Instant::now();
+        let resolved = self.settings.recipe(self.folder)?;
+        let run = queue::curated(self.settings, &resolved)?;
+        let looked = begun.elapsed();
+        let (queue, later) = queue::opened(&run)?;
+        let queued = begun.elapsed();
+        let mut desk = QueueDesk::open(Setup {
+            name: "full 0.1.0".to_owned(),
+            queue,
+            later,
+            store: self.store.clone(),
+            files: Vec::new(),
+            reviewer: "bench".to_owned(),
+            role: Role::First,
+            max_label_error: 0.05,
+            guidelines: String::new(),
+            now: Box::new(journal::now),
+        })?;
+        let opened = begun.elapsed();
+        let rehearsal = rehearse(&mut desk, self.args.decisions, pause, self.args.width, self.args.height);
+        while desk.is_ranking() {
+            std::thread::sleep(Duration::from_millis(20));
+            desk.poll();
+        }
+        let steps = [
+            ("run looked up", looked),
+            ("queue read", queued - looked),
+            ("desk opened", opened - queued),
+            ("first picture", rehearsal.first),
+        ];
+        let rss = peak_rss_bytes().unwrap_or(0);
+        Ok((Sitting { start: opened + rehearsal.first, steps, rehearsal, rss }, begun.elapsed()))
+    }
+}
+
 struct Figures {
     items: usize,
     curated: Duration,
+    /// From the first start until the ranking was there.
     ranked: Duration,
-    start: Duration,
-    steps: [(&'static str, Duration); 3],
-    rehearsal: Rehearsal,
+    first: Sitting,
+    again: Sitting,
+    /// A message of a megabyte laid out.
+    wrapped: [(&'static str, Duration); 2],
+    curate_rss: u64,
 }
 
 /// The share-th of sorted times.
@@ -95,56 +144,83 @@ fn ms(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e5).round() / 100.0
 }
 
-impl Figures {
-    fn spread(times: &[Duration]) -> [f64; 4] {
-        [0.5, 0.95, 0.99, 1.0].map(|share| ms(at(times, share)))
-    }
+fn spread(times: &[Duration]) -> [f64; 4] {
+    [0.5, 0.95, 0.99, 1.0].map(|share| ms(at(times, share)))
+}
 
+fn word(met: bool) -> &'static str {
+    if met { "met" } else { "MISSED" }
+}
+
+impl Sitting {
+    /// Whether the bars of the start and of the next item are met.
     fn met(&self) -> (bool, bool) {
-        (self.start < START, at(&self.rehearsal.decisions, 0.95) < NEXT)
+        (self.start < START, at(&self.rehearsal.decisions, 0.99) < NEXT)
     }
 
     fn json(&self) -> serde_json::Value {
         let (start, next) = self.met();
         json!({
-            "items": self.items, "curate_s": self.curated.as_secs_f64(), "rank_once_s": self.ranked.as_secs_f64(),
             "start_ms": ms(self.start), "start_met": start,
             "start_parts_ms": self.steps.iter().map(|(what, time)| json!({"what": what, "ms": ms(*time)}))
                 .collect::<Vec<_>>(),
-            "first_picture_ms": ms(self.rehearsal.first),
-            "decision_ms_p50_p95_p99_max": Figures::spread(&self.rehearsal.decisions), "next_met": next,
-            "look_ms_p50_p95_p99_max": Figures::spread(&self.rehearsal.looks),
+            "decision_ms_p50_p95_p99_max": spread(&self.rehearsal.decisions), "next_met": next,
+            "look_ms_p50_p95_p99_max": spread(&self.rehearsal.looks), "peak_rss_bytes": self.rss,
         })
     }
 
-    fn text(&self) -> String {
+    fn text(&self, caption: &str) -> String {
         let (start, next) = self.met();
-        let word = |met: bool| if met { "met" } else { "MISSED" };
-        let row = |name: &str, times: &[Duration]| {
-            let [p50, p95, p99, most] = Figures::spread(times);
-            format!("  {name:<34} {p50:>8.2} {p95:>8.2} {p99:>8.2} {most:>8.2}")
-        };
         let mut text = format!(
-            "{} items; made and curated in {:.1} s, ranked once in {:.1} s\n\n  start {:>34.0} ms   bar {} ms: {}\n",
-            self.items,
-            self.curated.as_secs_f64(),
-            self.ranked.as_secs_f64(),
+            "{caption}\n  {:<34} {:>8.0}   bar {} ms: {}\n",
+            "start, ms",
             ms(self.start),
             START.as_millis(),
             word(start)
         );
-        for (what, time) in self.steps.iter().chain([&("first picture", self.rehearsal.first)]) {
-            text.push_str(&format!("    {what:<32} {:>6.0} ms\n", ms(*time)));
+        for (what, time) in &self.steps {
+            text.push_str(&format!("    {what:<32} {:>8.0}\n", ms(*time)));
         }
-        text.push_str(&format!("\n  {:<34} {:>8} {:>8} {:>8} {:>8}\n", "ms", "p50", "p95", "p99", "max"));
+        let row = |name: &str, times: &[Duration]| {
+            let [p50, p95, p99, most] = spread(times);
+            format!("  {name:<34} {p50:>8.2} {p95:>8.2} {p99:>8.2} {most:>8.2}")
+        };
+        text.push_str(&format!("  {:<34} {:>8} {:>8} {:>8} {:>8}\n", "ms", "p50", "p95", "p99", "max"));
         text.push_str(&row("key to next item, decision on disk", &self.rehearsal.decisions));
-        text.push_str(&format!("   bar {} ms at p95: {}\n", NEXT.as_millis(), word(next)));
-        text.push_str(&format!(
-            "{}\n\n{}\n",
-            row("key to picture, looking and typing", &self.rehearsal.looks),
-            self.rehearsal.screen
-        ));
+        text.push_str(&format!("   bar {} ms at p99: {}\n", NEXT.as_millis(), word(next)));
+        text.push_str(&format!("{}\n", row("key to picture, looking and typing", &self.rehearsal.looks)));
+        text.push_str(&format!("  peak memory of the process so far   {:>6} MB\n", self.rss >> 20));
         text
+    }
+}
+
+impl Figures {
+    fn json(&self) -> serde_json::Value {
+        let wrapped = self.wrapped.map(|(what, time)| json!({"what": what, "ms": ms(time)}));
+        json!({
+            "items": self.items, "curate_s": self.curated.as_secs_f64(), "curate_peak_rss_bytes": self.curate_rss,
+            "ranked_after_s": self.ranked.as_secs_f64(), "first": self.first.json(), "again": self.again.json(),
+            "wrap_megabyte_ms": wrapped,
+        })
+    }
+
+    fn text(&self) -> String {
+        let [english, chinese] = self.wrapped;
+        format!(
+            "{} items; made and curated in {:.1} s ({} MB)\n\n{}  the ranking came after {:>22.1} s\n\n{}\n\
+             a message of a megabyte laid out: {} ms ({}), {} ms ({})\n\n{}\n",
+            self.items,
+            self.curated.as_secs_f64(),
+            self.curate_rss >> 20,
+            self.first.text("Opened first, ranked meanwhile"),
+            self.ranked.as_secs_f64(),
+            self.again.text("Opened again, in the kept order"),
+            ms(english.1),
+            english.0,
+            ms(chinese.1),
+            chinese.0,
+            self.again.rehearsal.screen
+        )
     }
 }
 
@@ -229,7 +305,7 @@ pub fn suspects(settings: &Settings, args: &BenchSuspects) -> Result<Exit> {
     }
     let begun = Instant::now();
     let mut queue = Queue { items, answers: Answers::Labels(labels), reviewers: 1 };
-    let posteriors = queue::posteriors(&queue, |_| {});
+    let posteriors = queue::posteriors(&queue, &|_| {});
     let plan = RankPlan { random_share: 0.2, seed: args.seed };
     let ranking = rank::rank(&queue, &posteriors, &HashMap::new(), &plan, "");
     ranking.apply(&mut queue);

@@ -54,6 +54,8 @@ pub fn run(run: &Run<'_>, curated: &Finished<CurateSummary>) -> Result<Finished<
             reviewers_per_item: recipe.review.reviewers_per_item,
             min_reviewed: min_reviewed(&recipe.review.min_reviewed),
             unreviewed_weight: recipe.distill.unreviewed_weight as f32,
+            seed: recipe.seed,
+            max_label_error: recipe.review.max_label_error,
             redacted: recipe.data.redact,
             out: run.dataset_dir(),
             left_out: run.folder(Stage::Review).join("left_out.jsonl"),

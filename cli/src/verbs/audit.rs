@@ -81,25 +81,33 @@ fn starter(
 ) -> Result<(PathBuf, usize, u64)> {
     let no_labels = |message: String| {
         Failure::new(Exit::Unexpected, message)
-            .help("a recipe can be written where the answers are few and short: labels, categories, yes and no")
+            .help("a recipe can be written where answers are few and short, or JSON with the same fields")
     };
     let number = match args.site {
         Some(number) => number,
-        None => audited.best().ok_or_else(|| no_labels("no call site answers with labels".to_owned()))?,
+        None => audited.best().ok_or_else(|| no_labels("no call site answers with labels or fields".to_owned()))?,
     };
     let sites = &audited.report.sites;
     let Some(site) = number.checked_sub(1).and_then(|i| sites.get(i)) else {
         let message = format!("there is no call site {number}");
         return Err(Failure::new(Exit::Usage, message).help(format!("they are numbered 1 to {}", sites.len())));
     };
-    if site.labels.is_empty() {
-        return Err(no_labels(format!("call site {number} does not answer with labels")));
+    if site.labels.is_empty() && !site.has_fields() {
+        return Err(no_labels(format!("call site {number} does not answer with labels or fields")));
     }
     create_dirs(dir).map_err(|e| cannot("make", dir, &e))?;
     let path = dir.join("recipe.toml");
     let text = recipe_text(dir, site, args.prices.is_some());
     limbeck_recipes::load_text(&path, &text, &[]).map_err(Failure::recipe)?;
     let written = audit::write_traces(plan, audited, number, &dir.join("traces.jsonl"), sink)?;
+    if site.has_fields() {
+        let Some((schema, _)) = &written.schema else {
+            let message = format!("the fields of call site {number} hold objects, for which no form has a place");
+            return Err(no_labels(message));
+        };
+        let to = dir.join("schema.json");
+        write_atomic(&to, schema.as_bytes()).map_err(|e| cannot("write", &to, &e))?;
+    }
     if let Some(from) = &args.prices {
         let bytes = std::fs::read(from).map_err(|e| cannot("read the price table", from, &e))?;
         let to = dir.join("prices.toml");
@@ -121,7 +129,11 @@ fn recipe_text(dir: &Path, site: &SiteReport, prices: bool) -> String {
     let name = dir.file_name().map(|n| n.to_string_lossy().chars().map(plain).collect::<String>()).unwrap_or_default();
     let name = name.trim_matches('-').chars().take(64).collect::<String>();
     let name = if name.is_empty() { "router".to_owned() } else { name };
-    let template = limbeck_recipes::template(&name, limbeck_recipes::Asked::Labels(&site.labels));
+    let asked = match site.has_fields() {
+        true => limbeck_recipes::Asked::Fields,
+        false => limbeck_recipes::Asked::Labels(&site.labels),
+    };
+    let template = limbeck_recipes::template(&name, asked);
     let template =
         template.replacen("what this recipe makes, in one sentence.", "a starter, written by `limbeck audit`.", 1);
     let template = match prices {
@@ -134,9 +146,13 @@ fn recipe_text(dir: &Path, site: &SiteReport, prices: bool) -> String {
     };
     let said = limbeck_tui::text::fit(&site.template, 100);
     let why = limbeck_tui::text::fit(&site.why, 100);
+    let what = match site.has_fields() {
+        true => "schema.json is drawn from its answers: say in each description what the field is.",
+        false => "The labels are its recurring answers: strike out those that are mistakes.",
+    };
     format!(
         "# The call site: {said}\n# {} calls; score {:.0} of 100; verdict: {} ({why})\n# traces.jsonl holds its calls, redacted. \
-         The labels are its recurring answers: strike out those that are mistakes.\n#\n{template}",
+         {what}\n#\n{template}",
         site.calls,
         site.score,
         site.verdict.words(),
@@ -173,7 +189,9 @@ fn closing(args: &Audit, audited: &Audited, recipe: Option<&(PathBuf, usize, u64
                 files.join(" ")
             ));
         }
-        (None, None) => text.push_str("\nNo call site answers with labels: there is no recipe to start from.\n"),
+        (None, None) => {
+            text.push_str("\nNo call site answers with labels or fields: there is no recipe to start from.\n")
+        }
     }
     text
 }

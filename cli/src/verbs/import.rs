@@ -10,7 +10,7 @@ use crate::stages::named;
 use crate::verbs::run;
 use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_data_curation::import::MAX_LINE_BYTES;
-use limbeck_data_curation::import::watch::{INTERVAL, Watch, WatchPlan};
+use limbeck_data_curation::import::watch::{INTERVAL, PATIENCE, Watch, WatchPlan};
 use limbeck_data_curation::redact::RedactOptions;
 use limbeck_data_curation::{ImportPlan, ImportSummary, NamedFile, Reading, import_as};
 use limbeck_tui::progress::{bytes, count};
@@ -127,6 +127,7 @@ fn watch(settings: &Settings, args: &Import, folder: &Path) -> Result<Exit> {
         redact: !args.no_redact,
         max_line_bytes: MAX_LINE_BYTES,
         reading: reading_of(&args.reading)?,
+        patience: PATIENCE,
     };
     let mut watch = Watch::open(plan)?;
     if !settings.json {
@@ -160,6 +161,7 @@ fn watch(settings: &Settings, args: &Import, folder: &Path) -> Result<Exit> {
                     "bytes": look.bytes,
                     "accepted_in_all": state.accepted,
                     "traces_in": state.traces_in,
+                    "waiting": state.waiting.len(),
                 });
                 output::stdout_while_read(&format!("{line}\n"))?
             } else {

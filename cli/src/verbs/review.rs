@@ -12,7 +12,7 @@ use limbeck_data_curation::review::certify::{self, Inspection};
 use limbeck_data_curation::review::handover::{self, HandOver};
 use limbeck_data_curation::review::rank::Head;
 use limbeck_data_curation::review::{self, Queue, ReviewStatus, agree, store};
-use limbeck_tui::review::{KeyMap, Options, QueueDesk, Role, Setup, tally};
+use limbeck_tui::review::{KeyMap, Later, Options, QueueDesk, Role, Setup, tally};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,23 +23,25 @@ pub fn review(settings: &Settings, args: &Review) -> Result<Exit> {
     let keys = keys(args)?;
     let resolved = settings.recipe(&args.recipe.recipe)?;
     let run = queue::curated(settings, &resolved)?;
-    let (queue, head) = queue::ranked(&run)?;
     if args.plan {
+        let (queue, head) = queue::ranked(&run)?;
         return plan(settings, &run, &queue, &head);
     }
-    if let Some(part) = &args.hand_over {
-        return hand_over(settings, &run, args, part, &queue);
-    }
     if let Some((path, tool)) = args.export.as_ref().zip(args.format) {
-        return elsewhere::export(settings, &run, &queue, path, tool);
+        return elsewhere::export(settings, &run, &queue::ranked(&run)?.0, path, tool);
+    }
+    // The rest asks for no order.
+    if let Some(part) = &args.hand_over {
+        return hand_over(settings, &run, args, part, &queue::plain(&run)?);
     }
     if let Some(path) = &args.import {
-        return elsewhere::import(settings, &run, &queue, path);
+        return elsewhere::import(settings, &run, &queue::plain(&run)?, path);
     }
-    let mut desk = desk(&run, args, queue)?;
     if args.tally {
-        return tell_tally(settings, &desk);
+        return tell_tally(settings, &desk(&run, args, queue::plain(&run)?, None)?);
     }
+    let (queue, later) = if args.status { (queue::plain(&run)?, None) } else { queue::opened(&run)? };
+    let mut desk = desk(&run, args, queue, later)?;
     if !args.status {
         let colour = Terminal::of_stdout().colour;
         let outcome =
@@ -53,7 +55,7 @@ pub fn review(settings: &Settings, args: &Review) -> Result<Exit> {
     tell(settings, &run, &desk)
 }
 
-fn desk(run: &Run<'_>, args: &Review, queue: Queue) -> Result<QueueDesk> {
+fn desk(run: &Run<'_>, args: &Review, queue: Queue, later: Option<Later>) -> Result<QueueDesk> {
     let recipe = run.recipe();
     let guidelines = match &recipe.task.guidelines {
         None => String::new(),
@@ -69,6 +71,7 @@ fn desk(run: &Run<'_>, args: &Review, queue: Queue) -> Result<QueueDesk> {
     let setup = Setup {
         name: format!("{} {}", recipe.name, recipe.version),
         queue,
+        later,
         store: stage::decisions_dir(run),
         files: recipe.review.decisions.clone(),
         reviewer: reviewer(args),

@@ -2,6 +2,7 @@
 //! latency and kind, a score with its parts, and a verdict that may be "don't". One pass, bounded memory.
 
 pub mod economics;
+mod fields;
 mod html;
 pub mod score;
 pub mod site;
@@ -99,6 +100,8 @@ pub struct SiteReport {
     pub top_answers: Vec<(String, u64)>,
     /// Share of answers that are JSON objects with one set of keys.
     pub same_keys: f64,
+    /// Share of answers that are JSON objects and no tool's call.
+    pub objects: f64,
     pub labels: Vec<String>,
     pub positive: u64,
     pub negative: u64,
@@ -112,6 +115,16 @@ pub struct SiteReport {
     pub economics: Option<Economics>,
     pub verdict: Verdict,
     pub why: String,
+}
+
+/// Share of answers that are JSON objects from which a site is taken to answer with fields.
+const FIELDS_SHARE: f64 = 0.9;
+
+impl SiteReport {
+    /// Whether its answers are fields rather than labels.
+    pub fn has_fields(&self) -> bool {
+        self.labels.is_empty() && self.objects >= FIELDS_SHARE
+    }
 }
 
 /// An audit that is done: the report, and what the starter recipe needs to find the site's calls again.
@@ -316,6 +329,7 @@ fn site_report(plan: &AuditPlan, template: &template::Template, site: &Site, day
         effective_answers: figures.answer_entropy_bits.exp2(),
         top_answers: site.answers.most().into_iter().take(TOP_ANSWERS).map(|(n, text)| (text.clone(), n)).collect(),
         same_keys: figures.same_keys,
+        objects: site.objects as f64 / calls,
         labels: site.labels(),
         positive: site.positive,
         negative: site.negative,
@@ -340,11 +354,11 @@ fn spend(site: &Site, prices: &Prices) -> Option<f64> {
 }
 
 impl Audited {
-    /// The number of the best site that a recipe can be written for: one that answers with labels, and whose verdict is for
+    /// The number of the best site that a recipe can be written for: one that answers with labels or fields, and whose verdict is for
     /// it; the best of the others with labels when there is none, for a person who decides otherwise.
     pub fn best(&self) -> Option<usize> {
-        let with_labels = || self.report.sites.iter().filter(|s| !s.labels.is_empty());
-        with_labels().find(|s| s.verdict.is_for_it()).or_else(|| with_labels().next()).map(|s| s.number)
+        let able = || self.report.sites.iter().filter(|s| !s.labels.is_empty() || s.has_fields());
+        able().find(|s| s.verdict.is_for_it()).or_else(|| able().next()).map(|s| s.number)
     }
 
     fn is_of(&self, number: usize, trace: &Trace) -> bool {

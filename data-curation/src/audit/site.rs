@@ -43,6 +43,8 @@ pub struct Site {
     pub answers: Common<String>,
     /// Sets of keys of answers that are JSON objects.
     pub keys: Common<()>,
+    /// Answers that are JSON objects and no tool's call.
+    pub objects: u64,
     inputs: Distinct,
     words: Common<()>,
     pub positive: u64,
@@ -68,6 +70,7 @@ impl Default for Site {
             completion_tokens: Quantiles::default(),
             answers: Common::new(ANSWERS),
             keys: Common::new(64),
+            objects: 0,
             inputs: Distinct::default(),
             words: Common::new(WORDS),
             positive: 0,
@@ -99,8 +102,9 @@ impl Site {
         let answer = bare(&trace.answer);
         let answer_hash = hash(answer.to_lowercase().as_bytes());
         self.answers.add(answer_hash, || answer.chars().take(SHOWN).collect());
-        if let Some(keys) = keys(answer) {
+        if let Some((keys, is_call)) = keys(answer) {
             self.keys.add(keys, || ());
+            self.objects += u64::from(!is_call);
         }
         let normal = normal_form(&message);
         self.inputs.add(hash(normal.as_bytes()));
@@ -190,26 +194,64 @@ impl Site {
     }
 }
 
-/// What stands for the set of keys of a JSON object.
-fn keys(answer: &str) -> Option<u64> {
+/// What stands for the set of keys of a JSON object, and whether it is a tool's call.
+fn keys(answer: &str) -> Option<(u64, bool)> {
     if !answer.starts_with('{') {
         return None;
     }
     let value: Value = serde_json::from_str(answer).ok()?;
     let keys: BTreeSet<&String> = value.as_object()?.keys().collect();
-    Some(keys.into_iter().fold(1, |h, key| mix(h ^ hash(key.as_bytes()))))
+    let is_call = keys.iter().map(|key| key.as_str()).eq(["arguments", "name"]) && !value["arguments"].is_null();
+    Some((keys.into_iter().fold(1, |h, key| mix(h ^ hash(key.as_bytes()))), is_call))
 }
 
-/// Whether six tenths of an answer's words of four letters or more are in the prompt.
+/// Whether six tenths of an answer's words are in the prompt: those of four letters or more, and of JSON all words of its
+/// values.
 fn grounded(trace: &Trace, answer: &str) -> bool {
-    let words = |text: &str| -> Vec<u64> {
+    let words = |text: &str, least: usize| -> Vec<u64> {
         let normal = normal_form(text);
-        normal.split(' ').filter(|w| w.chars().count() >= 4).map(|w| hash(w.as_bytes())).collect()
+        normal.split(' ').filter(|w| w.chars().count() >= least).map(|w| hash(w.as_bytes())).collect()
     };
-    let answered = words(answer);
-    let asked: HashSet<u64> = trace.messages.iter().flat_map(|m| words(&m.content)).collect();
+    let (answered, least) = match values(answer) {
+        Some(values) => (words(&values, 1), 1),
+        None => (words(answer, 4), 4),
+    };
+    let asked: HashSet<u64> = trace.messages.iter().flat_map(|m| words(&m.content, least)).collect();
     let found = answered.iter().filter(|w| asked.contains(w)).count();
     answered.is_empty() || found as f64 >= 0.6 * answered.len() as f64
+}
+
+/// The texts and numbers of an answer that is JSON; of a tool's call, its arguments'. Names of fields are the schema's.
+fn values(answer: &str) -> Option<String> {
+    if !answer.starts_with(['{', '[']) {
+        return None;
+    }
+    let mut out = String::new();
+    gather(&serde_json::from_str(answer).ok()?, &mut out);
+    Some(out)
+}
+
+fn gather(value: &Value, out: &mut String) {
+    match value {
+        // Arguments are often JSON in a text.
+        Value::String(text) => match values(text) {
+            Some(inner) => out.push_str(&inner),
+            None => {
+                out.push_str(text);
+                out.push(' ');
+            }
+        },
+        Value::Number(n) => {
+            out.push_str(&n.to_string());
+            out.push(' ');
+        }
+        Value::Array(items) => items.iter().for_each(|item| gather(item, out)),
+        Value::Object(fields) => match (fields.get("name"), fields.get("arguments")) {
+            (Some(Value::String(_)), Some(arguments)) => gather(arguments, out),
+            _ => fields.values().for_each(|field| gather(field, out)),
+        },
+        Value::Null | Value::Bool(_) => {}
+    }
 }
 
 /// What feedback says, where it says it plainly: a word, or a score (`name=value`, 0 to 1 or true).
@@ -233,6 +275,7 @@ mod tests {
         Trace {
             id: n.to_string(),
             customer: Some(format!("c{}", n % 7)),
+            thread: None,
             at: Some(format!("2026-01-{:02}T00:00:00Z", 1 + n % 28)),
             messages: vec![Message::new("user", input)],
             answer: answer.to_string(),
@@ -268,6 +311,20 @@ mod tests {
         assert_eq!(site.vocabulary(), None);
         assert_eq!(site.first_at.as_deref(), Some("2026-01-01T00:00:00Z"));
         assert!(site.grounded > site.sampled / 2 && free.grounded == 0, "{} {}", site.grounded, free.grounded);
+    }
+
+    #[test]
+    fn an_answer_is_grounded_when_the_prompt_has_its_words() {
+        let asked = "a table for 4 people at 19:00 under Anna, thank you";
+        for (answer, want) in [
+            (r#"{"name":"book_table","arguments":{"people":4,"time":"19:00","guest":"Anna"}}"#, true),
+            (r#"{"people":4,"time":"19:00","guest":null}"#, true),
+            (r#"{"people":7,"time":"20:30","guest":"Bob"}"#, false),
+            ("table people under anna", true),
+            ("the restaurant serves excellent seafood", false),
+        ] {
+            assert_eq!(grounded(&call(0, asked, answer), answer), want, "{answer}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a starter recipe is made from: the calls of one site, redacted, as chat completions beside it, and its labels.
 
+use super::fields::Suggested;
 use super::{AuditPlan, Audited, each_trace};
 use crate::Error;
 use crate::redact::Redactor;
@@ -15,6 +16,8 @@ use std::path::Path;
 pub struct Starter {
     pub traces: u64,
     pub labels: Vec<String>,
+    /// Of a site whose answers are fields: a draft of their JSON Schema, and the fields that it leaves out.
+    pub schema: Option<(String, Vec<String>)>,
 }
 
 /// Reads the files once more and writes the site's calls, one a line, to `path`. What is personal is taken out first.
@@ -32,19 +35,23 @@ pub fn write_traces(
     let redactor = Redactor::new()?;
     let mut file = AtomicFile::create(path).map_err(cannot)?;
     let mut traces = 0;
+    let mut suggested = Suggested::default();
     each_trace(plan, emit, |done| {
         if let Ok((mut trace, _)) = done.result
             && audited.is_of(number, &trace)
         {
             trace.redact(&redactor);
+            suggested.add(&trace.answer);
             traces += 1;
             writeln!(file, "{}", line(&trace)).map_err(cannot)?;
         }
         Ok(())
     })?;
     file.commit().map_err(cannot)?;
-    let labels = audited.report.sites.get(number.wrapping_sub(1)).map(|s| s.labels.clone()).unwrap_or_default();
-    Ok(Starter { traces, labels })
+    let site = audited.report.sites.get(number.wrapping_sub(1));
+    let labels = site.map(|s| s.labels.clone()).unwrap_or_default();
+    let schema = site.filter(|s| s.has_fields()).and_then(|_| suggested.schema());
+    Ok(Starter { traces, labels, schema })
 }
 
 /// A trace as the chat completion that it was.
@@ -53,6 +60,7 @@ fn line(trace: &Trace) -> Value {
         "id": trace.id,
         "time": trace.at,
         "customer": trace.customer,
+        "thread_id": trace.thread,
         "request": {"model": trace.model, "messages": trace.messages},
         "response": {
             "model": trace.model,
@@ -78,6 +86,7 @@ mod tests {
         let trace = Trace {
             id: "t1".to_string(),
             customer: Some("c".to_string()),
+            thread: Some("th".to_string()),
             at: Some("2026-01-02T03:04:05.678Z".to_string()),
             messages: vec![Message::new("system", "s"), Message::new("user", "u")],
             answer: "a".to_string(),

@@ -2,6 +2,7 @@
 //! bytes each, while prompts and answers stay on disk.
 
 use super::quality::Quality;
+use super::threads;
 use crate::table::{self, Row, Slices};
 use crate::taxonomy::Answers;
 use crate::text::{Texts, hash, normal_form};
@@ -25,6 +26,8 @@ pub(super) struct Light {
     pub ids: Texts,
     /// A small number a customer.
     pub customer: Vec<u32>,
+    /// A small number a conversation.
+    pub thread: Vec<u32>,
     /// Nanoseconds since 1970.
     pub at: Vec<Option<i64>>,
     /// Of the message.
@@ -47,6 +50,7 @@ pub(super) struct Light {
 struct One {
     id: String,
     customer: Option<u128>,
+    thread: threads::Seen,
     at: Option<i64>,
     chars: u32,
     normal: String,
@@ -78,6 +82,7 @@ impl Light {
         let mut light = Light { known: answers.labels().to_vec(), classes: answers.labels().len(), ..Light::default() };
         let (mut known, mut patterns) = (Numbered::default(), Numbered::default());
         let mut customers: HashMap<u128, u32> = HashMap::new();
+        let mut threads = threads::Threads::default();
         for slice in slices {
             let rows = table::rows(&slice?).map_err(|e| Error::table("curate", path, e))?;
             let ones: Vec<One> = rows.into_par_iter().map(|row| One::of(row, answers)).collect();
@@ -86,6 +91,7 @@ impl Light {
                 let next = customers.len() as u32;
                 light.ids.push(&one.id);
                 light.customer.push(one.customer.map_or(NONE, |c| *customers.entry(c).or_insert(next)));
+                threads.add(one.thread);
                 light.at.push(one.at);
                 light.chars.push(one.chars);
                 light.normal.push(&one.normal);
@@ -109,6 +115,7 @@ impl Light {
                 unit: "traces".to_string(),
             });
         }
+        light.thread = threads.finish();
         Ok(light)
     }
 
@@ -135,6 +142,7 @@ impl One {
         let at = row.trace.at.as_deref().and_then(|at| OffsetDateTime::parse(at, &Rfc3339).ok());
         One {
             customer: row.trace.customer.as_deref().map(text::key),
+            thread: threads::Seen::of(&row.trace),
             at: at.and_then(|at| i64::try_from(at.unix_timestamp_nanos()).ok()),
             chars: message.chars().count() as u32,
             normal: match answers {

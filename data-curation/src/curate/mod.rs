@@ -10,6 +10,7 @@ mod leaks;
 mod near;
 mod quality;
 pub mod split;
+mod threads;
 mod write;
 
 pub use gather::each_message;
@@ -71,7 +72,7 @@ pub enum Balance {
 }
 
 /// Why a row was left out. A row has one reason: the first that applies, in this order.
-pub const REASONS: [&str; 15] = [
+pub const REASONS: [&str; 16] = [
     "too_short",
     "too_long",
     "refusal",
@@ -84,6 +85,7 @@ pub const REASONS: [&str; 15] = [
     "exact_duplicate",
     "near_duplicate",
     "customer_in_test",
+    "thread_in_test",
     "leaks_into_test",
     "in_protected_file",
     "balanced_away",
@@ -104,6 +106,9 @@ pub struct CurateSummary {
     /// Kept rows of which some copy was answered otherwise.
     pub disagreements: u64,
     pub groups: u64,
+    /// Conversations of which several rows are kept, each in one split.
+    #[serde(default)]
+    pub threads: u64,
     pub labels: Vec<String>,
     /// The text of the answers' schema, where they are fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -281,23 +286,31 @@ fn clusters_of_all(fate: &Fate, live: &[u32], near: &[usize]) -> Vec<u32> {
     cluster
 }
 
-/// Groups are customers; a row without one is a group of its own. Clusters need no joining here: one row of each is
-/// left.
+/// Groups are customers and conversations, and whatever a chain of them ties together; a row without either is a group of
+/// its own. Clusters need no joining here: one row of each is left.
+fn groups(light: &Light, live: &[u32]) -> Vec<u32> {
+    let mut joined = near::UnionFind::new(light.len());
+    for of in [&light.customer, &light.thread] {
+        let mut first: HashMap<u32, u32> = HashMap::new();
+        for row in live.iter().filter(|row| of[**row as usize] != NONE) {
+            let before = *first.entry(of[*row as usize]).or_insert(*row);
+            joined.join(before as usize, *row as usize);
+        }
+    }
+    let mut group = vec![NONE; light.len()];
+    live.iter().for_each(|row| group[*row as usize] = joined.root(*row as usize) as u32);
+    group
+}
+
 fn deal(plan: &CuratePlan, light: &Light, fate: &mut Fate) -> Result<(), Error> {
     let mut fractions = plan.split;
+    fate.group = groups(light, &fate.live());
     if plan.options.by_time {
         newest_are_test(plan, light, fate)?;
         let rest = 1.0 - fractions.test;
         fractions = Fractions { valid: fractions.valid / rest, calibration: fractions.calibration / rest, test: 0.0 };
     }
-    let live: Vec<u32> = fate.live();
-    let mut first_of: HashMap<u32, u32> = HashMap::new();
-    for row in &live {
-        let customer = light.customer[*row as usize];
-        let group = if customer == NONE { *row } else { *first_of.entry(customer).or_insert(*row) };
-        fate.group[*row as usize] = group;
-    }
-    let dealt: Vec<u32> = live.into_iter().filter(|row| fate.split[*row as usize].is_none()).collect();
+    let dealt: Vec<u32> = fate.live().into_iter().filter(|row| fate.split[*row as usize].is_none()).collect();
     let group: Vec<usize> = dealt.iter().map(|row| fate.group[*row as usize] as usize).collect();
     // The recorded answer stands in for the label that review has yet to give; the last number is "none of them".
     let label: Vec<usize> = dealt.iter().map(|row| (light.class[*row as usize] as usize).min(light.classes)).collect();
@@ -306,7 +319,7 @@ fn deal(plan: &CuratePlan, light: &Light, fate: &mut Fate) -> Result<(), Error> 
     Ok(())
 }
 
-/// Of the rows still kept, the newest become test, and older rows of its customers are left out.
+/// Of the rows still kept, the newest become test, and older rows of their groups are left out.
 fn newest_are_test(plan: &CuratePlan, light: &Light, fate: &mut Fate) -> Result<(), Error> {
     let live = fate.live();
     let mut timed: Vec<(i64, u32)> = live.iter().filter_map(|row| Some((light.at[*row as usize]?, *row))).collect();
@@ -319,15 +332,17 @@ fn newest_are_test(plan: &CuratePlan, light: &Light, fate: &mut Fate) -> Result<
         )));
     }
     timed.sort_unstable_by(|a, b| b.cmp(a));
-    let mut customers: BTreeSet<u32> = BTreeSet::new();
+    let mut in_test: [BTreeSet<u32>; 2] = Default::default();
     for (_, row) in &timed[..wanted] {
         fate.split[*row as usize] = Some(Split::Test);
-        customers.insert(light.customer[*row as usize]);
+        in_test[0].insert(fate.group[*row as usize]);
+        in_test[1].insert(light.customer[*row as usize]);
     }
-    customers.remove(&NONE);
     for row in live {
-        if fate.split[row as usize].is_none() && customers.contains(&light.customer[row as usize]) {
-            fate.leave_out(row as usize, "customer_in_test", None);
+        if fate.split[row as usize].is_none() && in_test[0].contains(&fate.group[row as usize]) {
+            let customer = light.customer[row as usize];
+            let known = customer != NONE && in_test[1].contains(&customer);
+            fate.leave_out(row as usize, if known { "customer_in_test" } else { "thread_in_test" }, None);
         }
     }
     Ok(())
@@ -423,6 +438,11 @@ fn summarize(plan: &CuratePlan, light: &Light, fate: &Fate) -> CurateSummary {
         }
     }
     summary.groups = groups.len() as u64;
+    let mut rows_of: HashMap<u32, u64> = HashMap::new();
+    for row in (0..light.len()).filter(|row| light.thread[*row] != NONE && fate.reason(*row).is_none()) {
+        *rows_of.entry(light.thread[row]).or_default() += 1;
+    }
+    summary.threads = rows_of.values().filter(|n| **n > 1).count() as u64;
     for sign in &plan.options.drop {
         summary.signs.entry(sign.name().to_string()).or_insert(0);
     }
@@ -468,6 +488,10 @@ fn report(summary: &CurateSummary, emit: &dyn Emit) {
     }
     if summary.disagreements > 0 {
         counted("rows for review".to_string(), summary.disagreements, "copies_answered_differently");
+    }
+    if summary.threads > 0 {
+        let text = format!("{} conversations of several rows, each in one split", summary.threads);
+        emit.emit(EventKind::Note { text });
     }
     emit.emit(EventKind::Note { text: summary.account() });
 }

@@ -223,6 +223,8 @@ pub(crate) struct Batch {
     bytes: usize,
     /// None where no format of the file logs a call in pieces.
     join: Option<Join>,
+    /// Calls that wait from other files.
+    waiting: Option<Join>,
 }
 
 enum Raw {
@@ -248,8 +250,23 @@ impl Batch {
     pub fn expect(&mut self, format: Format) {
         let in_pieces = matches!(format, Format::Otel | Format::OpenInference);
         if in_pieces && self.join.is_none() {
-            self.join = Some(Join::default());
+            self.join = Some(self.waiting.take().unwrap_or_default());
         }
+    }
+
+    /// Calls of other files may end in this one.
+    pub fn wait_for(&mut self, join: Join) {
+        self.waiting = Some(join);
+    }
+
+    /// The calls that still wait, for the next file.
+    pub fn still_waiting(&mut self) -> Join {
+        self.join.take().or(self.waiting.take()).unwrap_or_default()
+    }
+
+    /// Where the records that come now stand.
+    pub fn at(&mut self, offset: u64) {
+        self.join.iter_mut().for_each(|join| join.at.offset = offset);
     }
 
     /// Takes a record, or keeps it until the others of its call have come.

@@ -47,6 +47,7 @@ fn told(format: Format, done: &[Done]) -> String {
                     "  customer {:?} latency {:?} tokens {:?} {:?} feedback {:?}\n",
                     t.customer, t.latency_ms, t.prompt_tokens, t.completion_tokens, t.feedback
                 ));
+                t.thread.iter().for_each(|thread| out.push_str(&format!("  thread {thread:?}\n")));
             }
         }
     }
@@ -313,12 +314,17 @@ impl Folder {
     }
 
     fn watch(&self) -> Watch {
+        self.watch_for(watch::PATIENCE)
+    }
+
+    fn watch_for(&self, patience: std::time::Duration) -> Watch {
         Watch::open(WatchPlan {
             folder: self.dir.path().join("logs"),
             out: self.dir.path().join("out"),
             redact: false,
             max_line_bytes: 100_000,
             reading: Reading::default(),
+            patience,
         })
         .unwrap()
     }
@@ -398,6 +404,7 @@ fn a_watcher_killed_before_its_commit_reads_again_and_after_it_does_not() {
         redact: false,
         max_line_bytes: 1000,
         reading: Reading::default(),
+        patience: watch::PATIENCE,
     };
     let e = Watch::open(plan).err().unwrap();
     assert!(e.to_string().contains("another process"), "{e}");
@@ -416,4 +423,77 @@ fn a_watched_log_may_be_of_any_format_and_hold_anything() {
     assert_eq!(look.rejected, 3, "a broken record, the rest of its envelope, and the line that is too long");
     f.append("long.log", "\n");
     assert_eq!(f.look().rejected, 1);
+}
+
+/// A log record of one event, as collectors write it.
+fn event(span: usize, name: &str, content: &str) -> String {
+    let text = |key: &str, value: &str| serde_json::json!({"key": key, "value": {"stringValue": value}});
+    let body = match name {
+        "gen_ai.choice" => vec![
+            serde_json::json!({"key": "index", "value": {"intValue": "0"}}),
+            serde_json::json!({"key": "message", "value": {"kvlistValue": {"values": [text("content", content)]}}}),
+        ],
+        _ => vec![text("content", content)],
+    };
+    serde_json::json!({
+        "timeUnixNano": "1770109200000000000", "spanId": format!("{span:016x}"),
+        "body": {"kvlistValue": {"values": body}},
+        "attributes": [text("event.name", name), text("gen_ai.system", "openai")],
+    })
+    .to_string()
+        + "\n"
+}
+
+/// What was accepted so far: message and answer, file and line.
+fn told_so_far(f: &Folder) -> Vec<(String, String, String, u64)> {
+    let rows = watch::segments(&f.dir.path().join("out")).unwrap().into_iter().flat_map(|path| rows_of(&path));
+    rows.map(|row| (row.trace.messages[0].content.clone(), row.trace.answer.clone(), row.file, row.line)).collect()
+}
+
+#[test]
+fn a_calls_events_meet_across_looks_files_and_restarts() {
+    let f = Folder::new();
+    f.append("a.log", &(event(1, "gen_ai.user.message", "my card") + &event(2, "gen_ai.user.message", "my pin")));
+    assert_eq!(f.look(), Look { bytes: f.log("a.log").metadata().unwrap().len(), ..Look::default() });
+    let kept = fs::read_to_string(f.dir.path().join("out/watch.json")).unwrap();
+    assert!(kept.contains("waiting") && !kept.contains("my card"), "where it stands, not what it says: {kept}");
+    // The answer comes in the next file, to a watcher that was started anew; then one within a watcher's life.
+    f.append("b.log", &event(1, "gen_ai.choice", "lost_card"));
+    let mut watch = f.watch();
+    assert_eq!(watch.look().unwrap().accepted, 1);
+    assert_eq!(watch.look().unwrap(), Look::default());
+    f.append("c.log", &event(3, "gen_ai.user.message", "a fee"));
+    assert_eq!((watch.look().unwrap().accepted, watch.state.waiting.len()), (0, 2));
+    f.append("c.log", &(event(3, "gen_ai.choice", "fee") + &event(2, "gen_ai.choice", "pin")));
+    assert_eq!((watch.look().unwrap().accepted, watch.state.waiting.len()), (2, 0));
+    drop(watch);
+    let told = |message: &str, answer: &str, file: &str, line| (message.into(), answer.into(), file.into(), line);
+    let expect =
+        [told("my card", "lost_card", "b.log", 1), told("a fee", "fee", "c.log", 1), told("my pin", "pin", "c.log", 3)];
+    assert_eq!(told_so_far(&f), expect);
+    assert_eq!(f.look(), Look::default());
+    assert_eq!(f.watch().state.traces_in, 3);
+}
+
+#[test]
+fn what_never_ends_is_given_up_with_its_place() {
+    let f = Folder::new();
+    f.append("a.log", &(event(8, "gen_ai.user.message", "my card") + &event(9, "gen_ai.user.message", "my pin")));
+    f.append("b.log", &event(7, "gen_ai.user.message", "gone"));
+    f.look();
+    // One log is gone before its answer comes: what it held can't be read again.
+    fs::remove_file(f.log("b.log")).unwrap();
+    f.append("c.log", &event(7, "gen_ai.choice", "late"));
+    let look = f.look();
+    assert_eq!((look.accepted, look.rejected), (0, 2), "the lost half, and an answer to nothing");
+    // The others wait no longer than they may.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let mut watch = f.watch_for(std::time::Duration::ZERO);
+    assert_eq!(watch.look().unwrap().rejected, 2);
+    assert_eq!((watch.state.waiting.len(), watch.state.traces_in), (0, 4));
+    let log = fs::read_to_string(f.dir.path().join("out/rejected-000002.jsonl")).unwrap();
+    let lines: Vec<Rejected> = log.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let of = |i: usize| (lines[i].file.as_str(), lines[i].line, lines[i].reason);
+    assert_eq!(of(0), ("a.log", 1, RejectReason::MissingResponse));
+    assert_eq!(of(1), ("a.log", 2, RejectReason::MissingResponse));
 }

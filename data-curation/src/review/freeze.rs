@@ -1,6 +1,7 @@
 //! Curated rows and decisions become the frozen dataset: the target is what a person decided. The numbers of all
 //! stages meet here and must add up, from the first line of the log to the last row.
 
+use super::judged::Judged;
 use super::queue::of_rows;
 use super::{Decisions, Missing, ReviewStatus, Standing};
 use crate::Error;
@@ -36,6 +37,10 @@ pub struct FreezePlan {
     /// Loss weight of the recorded model's answers that nobody looked at; 0 leaves them out. Test and calibration
     /// never hold any.
     pub unreviewed_weight: f32,
+    /// Of the queue: which rows its random share drew.
+    pub seed: u64,
+    /// The share of wrong labels that the review was to bound.
+    pub max_label_error: f64,
     /// Whether the import redacted; the card then says how much redaction finds.
     pub redacted: bool,
     /// The dataset folder.
@@ -76,6 +81,7 @@ pub fn freeze(plan: &FreezePlan, emit: &dyn Emit) -> Result<Frozen, Error> {
     tell_unreadable(&answers, &decisions, emit);
     let mut freezing = Freezing::new(plan, &imported, &summary)?;
     let mut status = ReviewStatus::default();
+    let mut judged = Judged::new(plan.seed);
     let mut done = 0;
     for rows in curate::pieces(&plan.curated)? {
         let rows = rows?;
@@ -84,6 +90,9 @@ pub fn freeze(plan: &FreezePlan, emit: &dyn Emit) -> Result<Frozen, Error> {
         // Digests of what was shown are most of the work here.
         queue.items = rows.par_chunks(1024).flat_map_iter(|some| of_rows(some, answers.clone(), 0).items).collect();
         add(&mut status, queue.status(&decisions));
+        for item in &queue.items {
+            judged.add(item, &queue.settled(item, &decisions), &decisions);
+        }
         let items: BTreeMap<&str, &super::Item> = queue.items.iter().map(|i| (i.id.as_str(), i)).collect();
         let made = rows.par_iter().map(|row| {
             let id = row.row.trace.id.as_str();
@@ -124,6 +133,7 @@ pub fn freeze(plan: &FreezePlan, emit: &dyn Emit) -> Result<Frozen, Error> {
         let _ = std::fs::remove_dir(&plan.out);
         return Ok(Frozen::Incomplete { status, missing });
     }
+    judged.finish(&answers, &decisions, plan.max_label_error, &mut freezing.curation);
     let card = freezing.finish(imported.traces_in)?;
     report(&card, emit);
     Ok(Frozen::Done(card))

@@ -4,10 +4,12 @@
 
 pub mod agree;
 pub mod certify;
+mod cluster;
 mod decision;
 pub mod exchange;
 mod freeze;
 pub mod handover;
+mod judged;
 pub mod noise;
 mod queue;
 pub mod rank;

@@ -9,6 +9,7 @@ use crate::taxonomy::{Answers, Fields};
 use crate::text::{hash, mix};
 use crate::trace::visible_message;
 use limbeck_artifact::dataset::Split;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -135,7 +136,7 @@ pub fn queue(curated: &Path, seed: u64) -> Result<Queue, Error> {
 const RARE: f64 = 0.02;
 
 pub(super) fn of_rows(rows: &[Curated], answers: Answers, seed: u64) -> Queue {
-    let mut items: Vec<Item> = rows.iter().map(|row| item(row, &answers)).collect();
+    let mut items: Vec<Item> = rows.par_iter().map(|row| item(row, &answers)).collect();
     if let Answers::Fields(fields) = &answers {
         mark_rare(&mut items, fields);
     }

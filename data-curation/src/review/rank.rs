@@ -4,12 +4,13 @@
 //! Value is the average rank by self-confidence, disagreement and duplicates represented. The posteriors come in as plain
 //! values: they may be the linear floor's or a model's, and this room uses neither.
 
+use super::cluster::clusters;
 use super::noise::noise;
 use super::{Hint, Item, Queue, QueueReason, Source, Standing};
 use crate::Error;
 use crate::curate::LeftOut;
 use crate::taxonomy::Answers;
-use crate::text::{Rng, hash, mix, normal_form, shingles};
+use crate::text::{hash, mix};
 use limbeck_artifact::dataset::Split;
 use limbeck_artifact::files::write_atomic;
 use rayon::prelude::*;
@@ -26,7 +27,7 @@ pub struct RankPlan {
 }
 
 /// Changes when the order may: part of the key under which a ranking is kept.
-pub const VERSION: &str = "sources, confident learning, value, sqrt(n) clusters, random share; 1";
+pub const VERSION: &str = "sources, confident learning, value, sqrt(n) clusters, random share; 2";
 
 /// A ranking as it is kept beside a run: computing it takes a while, and all reviewers must get the same.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,10 +67,12 @@ impl Ranking {
     /// What was kept at `path`, if it is whole and was made from `key`.
     pub fn load(path: &Path, key: &str) -> Option<Ranking> {
         let text = std::fs::read_to_string(path).ok()?;
-        let mut lines = text.lines();
-        let head: Head = serde_json::from_str(lines.next()?).ok()?;
-        let places = lines.map(serde_json::from_str).collect::<Result<Vec<PlaceOf>, _>>().ok()?;
-        (head.key == key).then_some(Ranking { head, places })
+        let (head, rest) = text.split_once('\n')?;
+        let head: Head = serde_json::from_str(head).ok().filter(|head: &Head| head.key == key)?;
+        let lines: Vec<&str> = rest.lines().collect();
+        let places =
+            lines.par_iter().map(|line| serde_json::from_str(line)).collect::<Result<Vec<PlaceOf>, _>>().ok()?;
+        Some(Ranking { head, places })
     }
 
     /// Keeps it: a head, then one line an item. Two reviewers who compute it at once write the same bytes.
@@ -77,22 +80,37 @@ impl Ranking {
     /// # Errors
     /// The disk's.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
-        let mut text = serde_json::json!(self.head).to_string() + "\n";
+        let failed = |e: std::io::Error| Error::io("write", path, e);
+        let mut text = serde_json::to_vec(&self.head).map_err(|e| failed(e.into()))?;
         for place in &self.places {
-            text.push_str(&serde_json::json!(place).to_string());
-            text.push('\n');
+            text.push(b'\n');
+            serde_json::to_writer(&mut text, place).map_err(|e| failed(e.into()))?;
         }
-        write_atomic(path, text.as_bytes()).map_err(|e| Error::io("write", path, e))
+        text.push(b'\n');
+        write_atomic(path, &text).map_err(failed)
     }
 
     /// Puts the queue into this order. Items that it does not name stay behind, in the order that they had.
     pub fn apply(&self, queue: &mut Queue) {
-        let place: HashMap<&str, usize> = self.places.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
-        for item in &mut queue.items {
-            let Some(place) = place.get(item.id.as_str()).map(|i| &self.places[*i]) else { continue };
-            (item.source, item.hint, item.draw, item.copies) = (place.source, place.hint, place.draw, place.copies);
+        let order = self.mark(queue);
+        let mut items: Vec<Option<Item>> = std::mem::take(&mut queue.items).into_iter().map(Some).collect();
+        queue.items = order.iter().filter_map(|i| items[*i as usize].take()).collect();
+    }
+
+    /// Tells the queue's items what the ranking knows of them, and leaves them where they are. Returns their numbers in its
+    /// order; those that it does not name come last.
+    pub fn mark(&self, queue: &mut Queue) -> Vec<u32> {
+        let place: HashMap<&str, u32> = self.places.iter().zip(0..).map(|(p, i)| (p.id.as_str(), i)).collect();
+        let mut order: Vec<(u32, u32)> = Vec::with_capacity(queue.items.len());
+        for (item, i) in queue.items.iter_mut().zip(0..) {
+            let at = place.get(item.id.as_str()).copied();
+            if let Some(place) = at.map(|at| &self.places[at as usize]) {
+                (item.source, item.hint, item.draw, item.copies) = (place.source, place.hint, place.draw, place.copies);
+            }
+            order.push((at.unwrap_or(u32::MAX), i));
         }
-        queue.items.sort_by_key(|i| place.get(i.id.as_str()).copied().unwrap_or(usize::MAX));
+        order.sort_unstable();
+        order.into_iter().map(|(_, i)| i).collect()
     }
 }
 
@@ -139,9 +157,7 @@ pub fn rank(
     let (pool, fixed): (Vec<usize>, Vec<usize>) = (0..items.len()).partition(|i| pooled(&items[*i]));
     let copies: Vec<u32> = items.iter().map(|i| copies.get(&i.id).copied().unwrap_or(0)).collect();
     let by_value = by_value(queue, &pool, &hints, &copies, plan.seed);
-    let mut drawn = pool.clone();
-    drawn
-        .sort_by_cached_key(|i| (mix(plan.seed.rotate_left(17) ^ hash(items[*i].id.as_bytes())), items[*i].id.clone()));
+    let drawn = draw_of(items, &pool, plan.seed);
     let mut draw: Vec<Option<u32>> = vec![None; items.len()];
     drawn.iter().enumerate().for_each(|(n, i)| draw[*i] = Some(n as u32));
     let mixed = with_random_share(&by_value, &drawn, plan.random_share);
@@ -162,7 +178,32 @@ pub fn rank(
     Ranking { head: Head { key: key.to_string(), suspects, noise: found.estimate }, places }
 }
 
-fn pooled(item: &Item) -> bool {
+/// Puts a queue in the order that needs no ranking: the pool as the random draw has it. Whoever reviews before the ranking
+/// is there reviews the share that estimates are made from.
+pub fn plain(queue: &mut Queue, seed: u64) {
+    let (pool, fixed): (Vec<usize>, Vec<usize>) = (0..queue.items.len()).partition(|i| pooled(&queue.items[*i]));
+    let drawn = draw_of(&queue.items, &pool, seed);
+    for (i, n) in drawn.iter().zip(0..) {
+        queue.items[*i].draw = Some(n);
+    }
+    let mut items: Vec<Option<Item>> = std::mem::take(&mut queue.items).into_iter().map(Some).collect();
+    queue.items = fixed.iter().chain(&drawn).filter_map(|i| items[*i].take()).collect();
+}
+
+/// What puts an item at its place in the random draw.
+pub(super) fn draw_key(seed: u64, id: &str) -> u64 {
+    mix(seed.rotate_left(17) ^ hash(id.as_bytes()))
+}
+
+/// The pool in the order of the random draw.
+fn draw_of(items: &[Item], pool: &[usize], seed: u64) -> Vec<usize> {
+    let mut drawn: Vec<(u64, usize)> = pool.iter().map(|i| (draw_key(seed, &items[*i].id), *i)).collect();
+    drawn.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| items[a.1].id.cmp(&items[b.1].id)));
+    drawn.into_iter().map(|(_, i)| i).collect()
+}
+
+/// Whether it is ranked and drawn from; test and calibration are not.
+pub(super) fn pooled(item: &Item) -> bool {
     matches!(item.split, Split::Train | Split::Valid)
 }
 
@@ -308,68 +349,6 @@ fn with_random_share(by_value: &[usize], drawn: &[usize], share: f64) -> Vec<(us
     out
 }
 
-/// Numbers of the vector that stands for a message.
-const DIMENSIONS: usize = 64;
-/// Rows that the centres are found on; the rest is only assigned.
-const SAMPLE: usize = 8_192;
-const ROUNDS: usize = 6;
-const MOST_CHARS: usize = 1_000;
-
-type Sketch = [f32; DIMENSIONS];
-
-/// A random projection of the message's shingles, of length 1: near vectors, like messages.
-fn sketch(message: &str) -> Sketch {
-    let end = message.char_indices().nth(MOST_CHARS).map_or(message.len(), |(i, _)| i);
-    let mut sums = [0_i32; DIMENSIONS];
-    for shingle in shingles(&normal_form(&message[..end])) {
-        let bits = mix(shingle);
-        for (d, sum) in sums.iter_mut().enumerate() {
-            *sum += if bits >> d & 1 == 1 { 1 } else { -1 };
-        }
-    }
-    let norm = sums.iter().map(|s| (s * s) as f32).sum::<f32>().sqrt().max(1e-9);
-    sums.map(|s| s as f32 / norm)
-}
-
-fn nearest(sketch: &Sketch, centres: &[Sketch]) -> usize {
-    let dot = |c: &Sketch| c.iter().zip(sketch).map(|(a, b)| a * b).sum::<f32>();
-    let mut best = (0, f32::NEG_INFINITY);
-    for (i, centre) in centres.iter().enumerate() {
-        let likeness = dot(centre);
-        if likeness > best.1 {
-            best = (i, likeness);
-        }
-    }
-    best.0
-}
-
-/// Spherical k-means with k = √n on sketches: each message's cluster. The same on any number of threads.
-fn clusters(messages: &[&str], seed: u64) -> Vec<usize> {
-    let k = (messages.len() as f64).sqrt().round() as usize;
-    if k < 2 {
-        return vec![0; messages.len()];
-    }
-    let sketches: Vec<Sketch> = messages.par_iter().map(|m| sketch(m)).collect();
-    let mut sample: Vec<usize> = (0..messages.len()).collect();
-    Rng::new(seed).shuffle(&mut sample);
-    sample.truncate(SAMPLE.max(k));
-    let mut centres: Vec<Sketch> = sample[..k].iter().map(|i| sketches[*i]).collect();
-    for _ in 0..ROUNDS {
-        let of: Vec<usize> = sample.par_iter().map(|i| nearest(&sketches[*i], &centres)).collect();
-        let mut sums = vec![[0.0_f32; DIMENSIONS]; k];
-        for (i, cluster) in sample.iter().zip(of) {
-            sums[cluster].iter_mut().zip(&sketches[*i]).for_each(|(s, x)| *s += x);
-        }
-        for (centre, sum) in centres.iter_mut().zip(sums) {
-            let norm = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
-            if norm > 0.0 {
-                *centre = sum.map(|x| x / norm);
-            }
-        }
-    }
-    sketches.par_iter().map(|s| nearest(s, &centres)).collect()
-}
-
 /// The items of the draw, in its order.
 pub fn drawn(queue: &Queue) -> Vec<usize> {
     let mut drawn: Vec<(u32, usize)> =
@@ -379,18 +358,19 @@ pub fn drawn(queue: &Queue) -> Vec<usize> {
 }
 
 /// The random share as far as it is reviewed, in the order of the draw (see [`drawn`]): whether each row's recorded label
-/// was wrong. `standing` gives what stands for an item. It ends at the first row that nobody judged; one that was skipped or is
-/// disputed counts as wrong, so that no doubt makes the labels look better.
+/// was wrong. `standing` gives what stands for an item. It ends at the first row that nobody judged.
 pub fn drawn_outcomes<'s>(queue: &Queue, drawn: &[usize], standing: impl Fn(usize) -> &'s Standing) -> Vec<bool> {
-    let mut outcomes = Vec::new();
-    for &i in drawn {
-        outcomes.push(match standing(i) {
-            Standing::Open | Standing::Void(_) | Standing::Awaiting => break,
-            Standing::Labelled(label) => queue.items[i].label.as_deref() != Some(label.as_str()),
-            Standing::Rejected(_) | Standing::Skipped | Standing::Disputed => true,
-        });
+    drawn.iter().map_while(|i| outcome(&queue.items[*i], standing(*i))).collect()
+}
+
+/// Whether a row's recorded label was found wrong; none where nobody judged it. One that was skipped or is disputed counts
+/// as wrong, so that no doubt makes the labels look better.
+pub(super) fn outcome(item: &Item, standing: &Standing) -> Option<bool> {
+    match standing {
+        Standing::Open | Standing::Void(_) | Standing::Awaiting => None,
+        Standing::Labelled(label) => Some(item.label.as_deref() != Some(label.as_str())),
+        Standing::Rejected(_) | Standing::Skipped | Standing::Disputed => Some(true),
     }
-    outcomes
 }
 
 #[cfg(test)]
@@ -490,6 +470,24 @@ mod tests {
     }
 
     #[test]
+    fn the_plain_order_is_the_draw_and_the_ranking_keeps_it() {
+        let (queue, ranking) = ranked(400, 0.2);
+        let mut before = queue.clone();
+        before.items.sort_by(|a, b| a.id.cmp(&b.id));
+        before.items.iter_mut().for_each(|i| (i.hint, i.draw, i.copies) = (None, None, 0));
+        plain(&mut before, 3);
+        assert!(before.items[..100].iter().all(|i| i.split == Split::Test && i.draw.is_none()));
+        assert!(before.items[100..].iter().zip(0..).all(|(i, n)| i.draw == Some(n)));
+        let ids = |queue: &Queue| queue.items.iter().map(|i| (i.id.clone(), i.draw)).collect::<HashMap<_, _>>();
+        assert_eq!(ids(&before), ids(&queue), "who was drawn before the ranking is drawn after it");
+        let mut marked = before.clone();
+        let order = ranking.mark(&mut marked);
+        assert!(marked.items.iter().zip(&before.items).all(|(a, b)| a.id == b.id), "items stay where they are");
+        let of = |i: &u32| marked.items[*i as usize].clone();
+        assert_eq!(order.iter().map(of).collect::<Vec<_>>(), queue.items);
+    }
+
+    #[test]
     fn the_shares_ends_are_all_and_nothing() {
         let pooled = |share| -> Vec<bool> {
             ranked(100, share).0.items.iter().filter(|i| i.draw.is_some()).map(|i| i.source == Source::Random).collect()
@@ -532,19 +530,6 @@ mod tests {
     #[test]
     fn ranks_average_ties() {
         assert_eq!(fractional_ranks(&[5.0, 1.0, 5.0, 0.0]), [0.625, 0.25, 0.625, 0.0]);
-    }
-
-    #[test]
-    fn like_messages_share_a_cluster() {
-        let mut messages = Vec::new();
-        for n in 0..40 {
-            messages.push(format!("my card has not arrived after {n} weeks"));
-            messages.push(format!("what is the exchange rate for {n} euros today"));
-        }
-        let texts: Vec<&str> = messages.iter().map(String::as_str).collect();
-        let found = clusters(&texts, 1);
-        let (cards, rates): (Vec<usize>, Vec<usize>) = (0..40).map(|n| (found[2 * n], found[2 * n + 1])).unzip();
-        assert!(!cards.iter().any(|c| rates.contains(c)), "{found:?}");
     }
 
     #[test]

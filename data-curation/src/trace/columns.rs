@@ -1,7 +1,7 @@
 //! Tables and JSON under names of one's own: which column is the input, which the output, told by the user or, where the
 //! names are the usual ones, seen. A path with dots reaches into JSON.
 
-use super::draft::{Draft, count_at, dig, number_at, rfc3339, structured, text_at, time_at};
+use super::draft::{Draft, count_at, dig, number_at, rfc3339, structured, text_at, thread_in, time_at};
 use super::{Reject, RejectReason, Trace, chat, reject};
 use limbeck_artifact::dataset::Message;
 use serde_json::Value;
@@ -12,13 +12,14 @@ use std::collections::BTreeMap;
 pub struct Columns(BTreeMap<&'static str, String>);
 
 /// What can be mapped, in the order in which help names them.
-pub const FIELDS: [&str; 13] = [
+pub const FIELDS: [&str; 14] = [
     "input",
     "output",
     "messages",
     "system",
     "id",
     "customer",
+    "thread",
     "time",
     "model",
     "finish_reason",
@@ -111,6 +112,7 @@ pub fn read(record: &Value, raw: &[u8], columns: &Columns) -> Result<Trace, Reje
     let place = |field: &'static str| columns.0.get(field).map_or(field, String::as_str);
     draft.id = text_at(record, &[place("id")]);
     draft.customer = text_at(record, &[place("customer")]);
+    draft.thread = text_at(record, &[place("thread")]).or_else(|| thread_in(record));
     draft.at = time_at(record, &[place("time"), "at", "timestamp", "created_at"]).and_then(rfc3339);
     draft.model = text_at(record, &[place("model")]);
     draft.finish_reason = text_at(record, &[place("finish_reason")]).or(draft.finish_reason);

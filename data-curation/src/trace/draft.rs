@@ -12,6 +12,7 @@ use time::{OffsetDateTime, UtcOffset};
 pub struct Draft {
     pub id: Option<String>,
     pub customer: Option<String>,
+    pub thread: Option<String>,
     pub at: Option<String>,
     pub messages: Vec<Message>,
     pub answer: Option<String>,
@@ -38,6 +39,7 @@ impl Draft {
         Ok(Trace {
             id: self.id.filter(|id| plain_id(id)).unwrap_or_else(|| format!("sha256:{}", &sha256_hex(raw)[..32])),
             customer: self.customer.filter(|c| !c.trim().is_empty()),
+            thread: self.thread.filter(|t| !t.trim().is_empty()),
             at: self.at,
             messages: self.messages,
             answer,
@@ -84,6 +86,25 @@ pub fn text_at(value: &Value, paths: &[&str]) -> Option<String> {
         Value::Number(n) => Some(n.to_string()),
         _ => None,
     })
+}
+
+/// Names of a conversation's id; applications put it beside the call or into its metadata.
+const THREADS: [&str; 10] = [
+    "thread_id",
+    "threadId",
+    "conversation_id",
+    "conversationId",
+    "session_id",
+    "sessionId",
+    "chat_id",
+    "thread",
+    "conversation",
+    "session",
+];
+
+/// The conversation that a call belongs to, where `metadata` or one like it names it.
+pub fn thread_in(metadata: &Value) -> Option<String> {
+    text_at(metadata, &THREADS)
 }
 
 /// The first of these fields that is a count. A table's cell may hold it as text.

@@ -5,7 +5,7 @@
 //! `docs/api-and-data-platform/features/blob-storage-export-fields` (times as `YYYY-MM-DD hh:mm:ss.ffffff`, UTC) and
 //! `faq/all/export-single-trace-or-session` (`{trace, observations, scores}`).
 
-use super::draft::{Draft, between, count_at, dig, number_at, rfc3339, score, structured, text_at, time_at};
+use super::draft::{Draft, between, count_at, dig, number_at, rfc3339, score, structured, text_at, thread_in, time_at};
 use super::{Reject, RejectReason, Trace, chat, reject};
 use serde_json::Value;
 
@@ -45,6 +45,8 @@ pub fn read(record: &Value, raw: &[u8]) -> Result<Trace, Reject> {
     let draft = Draft {
         id: text_at(record, &["id"]),
         customer: text_at(record, &["userId", "user_id", "sessionId", "session_id"]),
+        thread: text_at(record, &["sessionId", "session_id", "trace.sessionId"])
+            .or_else(|| thread_in(&record.get("metadata").map(structured).unwrap_or_default())),
         at: begin.and_then(rfc3339),
         messages: chat::prompt(input, "input")?,
         answer,

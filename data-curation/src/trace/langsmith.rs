@@ -5,7 +5,7 @@
 //! `usage_metadata`); docs.langchain.com `langsmith/run-data-format` and `langsmith/data-export`; LangChain's `dumpd` for
 //! serialised messages.
 
-use super::draft::{Draft, between, count_at, dig, rfc3339, score, structured, text_at, time_at};
+use super::draft::{Draft, between, count_at, dig, rfc3339, score, structured, text_at, thread_in, time_at};
 use super::{Reject, RejectReason, Trace, chat, reject};
 use serde_json::Value;
 
@@ -41,6 +41,8 @@ pub fn read(record: &Value, raw: &[u8]) -> Result<Trace, Reject> {
             &extra,
             &["metadata.user_id", "metadata.customer_id", "metadata.thread_id", "metadata.session_id"],
         ),
+        // Its own `session_id` is the project; a thread is named in the metadata.
+        thread: text_at(record, &["thread_id"]).or_else(|| thread_in(extra.get("metadata")?)),
         at: begin.and_then(rfc3339),
         messages: chat::prompt(asked, "inputs.messages")?,
         answer,

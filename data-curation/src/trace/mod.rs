@@ -37,6 +37,8 @@ pub struct Trace {
     /// The log's own id, or `sha256:` and the first 32 hex digits of the record's digest.
     pub id: String,
     pub customer: Option<String>,
+    /// The conversation that the call belongs to, as the log names it.
+    pub thread: Option<String>,
     /// RFC 3339, UTC.
     pub at: Option<String>,
     /// Everything before the answer.
@@ -148,7 +150,7 @@ fn said(message: &Message) -> String {
 }
 
 impl Trace {
-    /// Redacts every text of the trace as one document. A customer that is itself an address or a number, or an id
+    /// Redacts every text of the trace as one document. A customer or a thread that is itself an address or a number, or an id
     /// that is an address, becomes its digest, so that it still groups.
     pub fn redact(&mut self, redactor: &Redactor) -> BTreeMap<Kind, u64> {
         let mut document = redactor.document();
@@ -160,10 +162,10 @@ impl Trace {
         }
         self.answer = document.redact(&self.answer);
         self.feedback = self.feedback.take().map(|f| document.redact(&f));
-        if let Some(customer) = &mut self.customer
-            && document.redact(customer) != *customer
-        {
-            *customer = pseudonym(customer);
+        for name in [&mut self.customer, &mut self.thread].into_iter().flatten() {
+            if document.redact(name) != *name {
+                *name = pseudonym(name);
+            }
         }
         // Only an address: many a random id looks like a telephone number, and a trace must be found again by its id.
         if redactor.has_email(&self.id) {

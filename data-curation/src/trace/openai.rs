@@ -5,7 +5,7 @@
 //! Sources: OpenAI API reference, "create chat completion", "list chat completions" (stored ones; their messages are
 //! listed apart, under `/chat/completions/ID/messages`), "create a model response", "batch" (`response.body`).
 
-use super::draft::{Draft, rfc3339, string, structured, text_at, time};
+use super::draft::{Draft, rfc3339, string, structured, text_at, thread_in, time};
 use super::{Reject, RejectReason, Trace, chat, reject, stream};
 use limbeck_artifact::dataset::Message;
 use serde_json::Value;
@@ -34,6 +34,7 @@ pub fn read(record: &Value, raw: &[u8]) -> Result<Trace, Reject> {
     let usage = object(response, "usage")?.unwrap_or(&Value::Null);
     draft.id = id(record, response)?;
     draft.customer = string(record, "customer")?.or(string(request, "user")?).filter(|c| !c.trim().is_empty());
+    draft.thread = thread(record, request);
     draft.at = time_of(record, response);
     draft.model = string(response, "model")?.or(string(request, "model")?);
     draft.latency_ms = latency(record)?;
@@ -127,6 +128,13 @@ fn id(record: &Value, response: &Value) -> Result<Option<String>, Reject> {
         Some(Value::Number(n)) => Ok(Some(n.to_string())),
         _ => Ok(string(record, "id")?.or(string(response, "id")?)),
     }
+}
+
+/// Beside the call, in the metadata of either, or, with the Responses API, as the conversation.
+fn thread(record: &Value, request: &Value) -> Option<String> {
+    let within = |value: &Value| thread_in(value.get("metadata")?);
+    let beside = |value: &Value| text_at(value, &["thread_id", "conversation_id", "session_id", "conversation.id"]);
+    [record, request].into_iter().find_map(|value| beside(value).or_else(|| within(value)))
 }
 
 fn count(value: &Value, key: &str) -> Result<Option<u64>, Reject> {

@@ -5,7 +5,7 @@
 //! Sources: `openinference-semantic-conventions` 0.1.42 (`trace/__init__.py`), `arize-phoenix-client` 3.5.0 (`Span`,
 //! `OtlpSpan`).
 
-use super::draft::{Draft, between, count_at, dig, rfc3339, text_at};
+use super::draft::{Draft, between, count_at, dig, rfc3339, text_at, thread_in};
 use super::otel::{Span, listed};
 use super::{Reject, RejectReason, Trace, chat, reject};
 use limbeck_artifact::dataset::Message;
@@ -58,6 +58,8 @@ pub fn read(span: &Span, raw: &[u8]) -> Result<Trace, Reject> {
     }
     draft.id = span.id.clone();
     draft.customer = text_at(attributes, &["user.id", "session.id"]);
+    draft.thread = text_at(attributes, &["session.id"])
+        .or_else(|| thread_in(&attributes.get("metadata").map(super::draft::structured)?));
     draft.at = span.begin.and_then(rfc3339);
     draft.model = text_at(attributes, &["llm.response.model_name", "llm.model_name", "llm.request.model_name"]);
     draft.finish_reason = text_at(attributes, &["llm.finish_reason"]).or(draft.finish_reason);

@@ -5,7 +5,7 @@
 //! Sources: docs.openpipe.ai `features/request-logs/exporting-logs` and `features/datasets/exporting-data`; the `openpipe`
 //! package, `client.py` (`req_payload`, `resp_payload`, `requested_at`, `received_at` in milliseconds).
 
-use super::draft::{Draft, between, count_at, rfc3339, structured, text_at, time_at};
+use super::draft::{Draft, between, count_at, rfc3339, structured, text_at, thread_in, time_at};
 use super::{Reject, RejectReason, Trace, chat, reject, stream};
 use serde_json::Value;
 
@@ -41,6 +41,7 @@ pub fn read(record: &Value, raw: &[u8]) -> Result<Trace, Reject> {
         id: text_at(record, &["id"]).or_else(|| text_at(&response, &["id"])),
         customer: text_at(record, &["tags.user_id", "tags.customer", "metadata.user_id"])
             .or_else(|| text_at(&request, &["user", "metadata.user_id"])),
+        thread: record.get("tags").and_then(thread_in).or_else(|| thread_in(record.get("metadata")?)),
         at: begin.or_else(|| time_at(&response, &["created"])).and_then(rfc3339),
         messages: chat::messages(messages, "input.messages")?,
         answer,

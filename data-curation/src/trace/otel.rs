@@ -80,6 +80,15 @@ pub fn read(record: &Value, raw: &[u8]) -> Result<Trace, Reject> {
     draft.id = span.id.clone().or_else(|| text_at(attributes, &["gen_ai.response.id"]));
     draft.customer =
         text_at(attributes, &["user.id", "enduser.id", "gen_ai.user", "gen_ai.conversation.id", "session.id"]);
+    draft.thread = text_at(
+        attributes,
+        &[
+            "gen_ai.conversation.id",
+            "session.id",
+            "traceloop.association.properties.thread_id",
+            "traceloop.association.properties.session_id",
+        ],
+    );
     draft.at = span.begin.and_then(rfc3339);
     draft.model = text_at(attributes, &["gen_ai.response.model", "gen_ai.request.model"]);
     draft.finish_reason = text_at(attributes, &["gen_ai.response.finish_reasons.0"]).or(draft.finish_reason);

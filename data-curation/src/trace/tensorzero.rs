@@ -5,7 +5,7 @@
 //! (`StoredChatInference`, `StoredJsonInference`, `StoredInput`, content blocks text, template, raw_text, tool_call,
 //! tool_result, thought, file).
 
-use super::draft::{Draft, count_at, number_at, rfc3339, structured, text_at, time_at};
+use super::draft::{Draft, count_at, number_at, rfc3339, structured, text_at, thread_in, time_at};
 use super::{Reject, RejectReason, Trace, chat, reject};
 use limbeck_artifact::dataset::Message;
 use serde_json::{Value, json};
@@ -31,6 +31,7 @@ pub fn read(record: &Value, raw: &[u8]) -> Result<Trace, Reject> {
     let at = time_at(record, &["timestamp"]).or_else(|| id.as_deref().and_then(uuid_v7));
     let draft = Draft {
         customer: text_at(&tags, &["user_id", "customer_id", "customer"]),
+        thread: thread_in(&tags).or_else(|| text_at(record, &["episode_id"])),
         at: at.and_then(rfc3339),
         messages,
         answer: answer(&output)?,

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 /// Inverse strength of the L2 penalty; 10 beat 1 and equalled 100 on Banking77.
 const C: f64 = 10.0;
 /// Steps at most; a hundred rows a class need some 30.
-pub const MAX_STEPS: usize = 200;
+const MAX_STEPS: usize = 200;
 /// Done when no partial derivative of the mean loss is larger.
 const GRADIENT_TOLERANCE: f32 = 2e-5;
 /// Or when a step lowers the loss by a smaller share than this: below it, f32 weights only move the rounding about.
@@ -59,14 +59,14 @@ struct Problem<'a> {
 
 impl Softmax {
     /// Fits to rows with gold classes in `0..classes` and positive weights, in [`MAX_STEPS`] steps or fewer.
-    pub fn fit(x: &SparseRows, gold: &[usize], row_weights: &[f32], classes: usize, most_steps: usize) -> Softmax {
+    pub fn fit(x: &SparseRows, gold: &[usize], row_weights: &[f32], classes: usize) -> Softmax {
         let total: f64 = row_weights.iter().map(|w| f64::from(*w)).sum();
         let shares = row_weights.iter().map(|w| (f64::from(*w) / total.max(1e-12)) as f32).collect();
         let problem = Problem { x, gold, shares, classes, penalty: 1.0 / (C * total.max(1e-12)) };
         let size = (x.columns.len() + 1) * classes;
         let mut weights = vec![0.0_f32; size];
         if classes > 1 {
-            minimise(&problem, &mut weights, most_steps);
+            minimise(&problem, &mut weights);
         }
         Softmax { weights, classes }
     }
@@ -164,11 +164,11 @@ fn add_scaled(to: &mut [f32], factor: f64, from: &[f32]) {
 }
 
 /// L-BFGS with backtracking. The loss is convex, so every pair of steps has positive curvature up to rounding.
-fn minimise(problem: &Problem<'_>, weights: &mut Vec<f32>, most_steps: usize) {
+fn minimise(problem: &Problem<'_>, weights: &mut Vec<f32>) {
     let mut gradient = vec![0.0; weights.len()];
     let mut loss = problem.loss(weights, &mut gradient);
     let mut history = VecDeque::<(Vec<f32>, Vec<f32>, f64)>::new();
-    for _ in 0..most_steps {
+    for _ in 0..MAX_STEPS {
         if gradient.iter().all(|g| g.abs() <= GRADIENT_TOLERANCE) {
             return;
         }

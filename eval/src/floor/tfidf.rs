@@ -4,9 +4,9 @@
 use std::collections::{HashMap, HashSet};
 
 /// A term must occur in this many rows: once is no evidence.
-const MIN_ROWS: u32 = 2;
+pub const MIN_ROWS: u32 = 2;
 /// The most frequent terms are kept, at most so many in all.
-const MAX_FEATURES: usize = 50_000;
+pub const MAX_FEATURES: usize = 50_000;
 
 /// (feature, weight) by ascending feature.
 pub type SparseVector = Vec<(u32, f32)>;

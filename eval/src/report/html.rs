@@ -77,6 +77,7 @@ fn page(report: &Report) -> Value {
             traces_in => thousands(report.lineage.traces_in),
             left_out => counts(&report.lineage.left_out),
             redactions => counts(&report.lineage.redactions),
+            labels => report.lineage.labels.iter().map(|line| text(line)).collect::<Vec<_>>(),
             splits => report.lineage.splits.iter().map(|split| context! {
                 split => text(&split.split),
                 rows => thousands(split.rows),

@@ -169,6 +169,9 @@ pub struct Lineage {
     pub redactions: BTreeMap<String, u64>,
     /// Input files and their digests.
     pub sources: BTreeMap<String, String>,
+    /// What the review says of the labels; empty in reports of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -190,6 +193,7 @@ impl Lineage {
             splits: card.splits.iter().map(split).collect(),
             redactions: card.redactions.clone(),
             sources: card.sources.clone(),
+            labels: card.curation.review_lines(),
         }
     }
 }

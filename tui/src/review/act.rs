@@ -184,8 +184,13 @@ impl App {
         let Picked::Choice(choice) = picked else {
             return self.warn("type a few letters of a view, or use the arrows");
         };
-        let known =
-            Known { items: &self.items, judgements: &self.judgements, closed: &self.closed, marks: &self.marks };
+        let known = Known {
+            items: &self.items,
+            order: &self.order,
+            judgements: &self.judgements,
+            closed: &self.closed,
+            marks: &self.marks,
+        };
         let Some(filters) = &self.filters else { return };
         match known.filtered(&filters[*choice]) {
             Ok(view) => self.look_at(view),
@@ -197,8 +202,13 @@ impl App {
         if typed.is_empty() {
             return self.look_at(None);
         }
-        let known =
-            Known { items: &self.items, judgements: &self.judgements, closed: &self.closed, marks: &self.marks };
+        let known = Known {
+            items: &self.items,
+            order: &self.order,
+            judgements: &self.judgements,
+            closed: &self.closed,
+            marks: &self.marks,
+        };
         match known.found(typed) {
             Ok(view) => self.look_at(Some(view)),
             Err(why) => self.warn(&why),

@@ -6,6 +6,7 @@ use super::edit::LineEdit;
 use super::fill::Filling;
 use super::keymap::{KeyMap, Place};
 use super::layout;
+use super::order::Order;
 use super::pace::Pace;
 use super::pick::Picker;
 use super::sheet::Sheet;
@@ -95,6 +96,8 @@ pub(super) type Cuts = Vec<(usize, String)>;
 pub struct App {
     pub(super) name: String,
     pub(super) items: Arc<[Item]>,
+    /// The items in the order in which they are gone through, and where each is in it.
+    pub(super) order: Order,
     pub(super) labels: Arc<[String]>,
     pub(super) form: Form,
     /// Of a form of fields.
@@ -153,6 +156,7 @@ impl App {
         let schema = if let Form::Fields(schema) = &form { Some(Arc::new(schema.clone())) } else { None };
         let mut app = App {
             name: desk.name().to_string(),
+            order: Order::new(desk.order().to_vec()),
             labels,
             form,
             schema,
@@ -284,7 +288,7 @@ impl App {
             }
             Mode::Jump(edit) => {
                 let typed = edit.text().trim().to_string();
-                match view::place_of(&typed, &self.items) {
+                match view::place_of(&typed, &self.items, &self.order) {
                     Ok(place) => {
                         self.mode = Mode::Read;
                         self.go(Some(place));
@@ -348,10 +352,11 @@ impl App {
         self.mode = Mode::Read;
         if judges {
             self.pace.decided(counted);
-            match self.next_open(item + 1).or_else(|| self.next_open(0)) {
+            let after = self.order.place(item) + 1;
+            match self.next_open(after).or_else(|| self.next_open(0)) {
                 None if self.view.is_some() => {
                     self.view = None;
-                    self.go(self.next_open(item + 1).or_else(|| self.next_open(0)));
+                    self.go(self.next_open(after).or_else(|| self.next_open(0)));
                     self.say(format!("saved: {}; the view is done, back to all", describe(&judgement)));
                 }
                 next => self.go(next),
@@ -386,6 +391,28 @@ impl App {
         self.know(item, state);
         if self.at == Some(item) && self.closed[item] && !closed_before {
             self.say("somebody decided this one meanwhile: what you decide replaces it".to_string());
+        }
+    }
+
+    /// The rest takes a new order; what is done, and the item on the screen, come before it. Numbers of items stay.
+    pub fn rearrange(&mut self, items: Arc<[Item]>, order: &[u32]) {
+        self.items = items;
+        let closed = |item: &u32| !self.open(*item as usize);
+        let first: Vec<u32> = self.order.items.iter().copied().filter(closed).collect();
+        let on_screen = self.at.map(|at| at as u32).filter(|at| !closed(at));
+        let rest = order.iter().copied().filter(|item| !closed(item) && Some(*item) != on_screen);
+        self.order = Order::new(first.into_iter().chain(on_screen).chain(rest).collect());
+        if let Some(view) = &mut self.view {
+            view.items.sort_unstable_by_key(|item| self.order.place(*item));
+        }
+        // What there is to filter by may be other things now.
+        self.filters = None;
+        if self.mode == Mode::Read {
+            // What is offered in place of fields came with the ranking.
+            self.sheet_of = None;
+        }
+        if self.mode == Mode::Read && self.notice.as_ref().is_none_or(|notice| !notice.grave) {
+            self.say("the queue is ranked: from the next item on, what looks wrong comes first".to_string());
         }
     }
 
@@ -443,21 +470,22 @@ impl App {
         !self.closed[item] || self.again.contains(&item)
     }
 
-    /// The first open item of the view from `from` on.
+    /// The first open item of the view from the place `from` on.
     pub(super) fn next_open(&self, from: usize) -> Option<usize> {
         match &self.view {
-            None => (from..self.items.len()).find(|&item| self.open(item)),
-            Some(view) => view.items.iter().copied().find(|&item| item >= from && self.open(item)),
+            None => (from..self.items.len()).map(|place| self.order.item(place)).find(|&item| self.open(item)),
+            Some(view) => view.items.iter().copied().find(|&item| self.order.place(item) >= from && self.open(item)),
         }
     }
 
     pub(super) fn browse(&mut self, by: isize) {
-        let to = match (&self.view, self.at) {
-            (None, None) => self.items.len().checked_sub(1).filter(|_| by < 0),
-            (None, Some(at)) => at.checked_add_signed(by).filter(|to| *to < self.items.len()),
+        let (order, all) = (&self.order, self.items.len());
+        let to = match (&self.view, self.at.map(|at| order.place(at))) {
+            (None, None) => all.checked_sub(1).filter(|_| by < 0).map(|place| order.item(place)),
+            (None, Some(at)) => at.checked_add_signed(by).filter(|to| *to < all).map(|place| order.item(place)),
             (Some(view), None) => view.items.last().copied().filter(|_| by < 0),
-            (Some(view), Some(at)) if by < 0 => view.items.iter().rev().copied().find(|item| *item < at),
-            (Some(view), Some(at)) => view.items.iter().copied().find(|item| *item > at),
+            (Some(view), Some(at)) if by < 0 => view.items.iter().rev().copied().find(|item| order.place(*item) < at),
+            (Some(view), Some(at)) => view.items.iter().copied().find(|item| order.place(*item) > at),
         };
         match (to, self.view.is_some()) {
             (Some(to), _) => self.go(Some(to)),

@@ -132,8 +132,19 @@ pub trait Desk {
     /// What is reviewed, for the title.
     fn name(&self) -> &str;
 
-    /// The queue, in the order in which it should be gone through. It does not change while the screen is open.
+    /// The queue. An item keeps its number, its id and its message while the screen is open; what else is told of it
+    /// may change with the order.
     fn items(&self) -> Arc<[Item]>;
+
+    /// The items' numbers in the order in which they should be gone through, each once.
+    fn order(&self) -> Arc<[u32]> {
+        (0..self.items().len() as u32).collect()
+    }
+
+    /// Whether order and items are others since the last look, which [`Desk::poll`] may have brought.
+    fn rearranged(&mut self) -> bool {
+        false
+    }
 
     /// What the answers are.
     fn form(&self) -> Form {

@@ -123,9 +123,10 @@ fn progress(app: &App, paint: Paint, area: Rect, frame: &mut Frame<'_>) {
 fn message(app: &App, paint: Paint, panes: &Panes, frame: &mut Frame<'_>) {
     let (Some(at), Some(item)) = (app.at, app.item()) else { return };
     let about = item.about.iter().map(|part| text::one_line(part)).collect::<Vec<_>>().join(", ");
+    let at = app.order.place(at);
     let mut caption = format!("item {} of {}", count(at as u64 + 1), count(app.total() as u64));
     if let Some(view) = &app.view {
-        let place = view.items.partition_point(|item| *item < at) as u64 + 1;
+        let place = view.items.partition_point(|item| app.order.place(*item) < at) as u64 + 1;
         caption = format!(
             "{caption}  {} of {} in view {}",
             count(place),

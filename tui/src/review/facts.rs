@@ -96,7 +96,10 @@ pub fn rows(app: &App, width: u16) -> Vec<FactRow> {
     if !picking {
         for (i, alike) in app.alike.iter().enumerate() {
             let who = if alike.decided { "" } else { " (unreviewed)" };
-            let text = format!("{}{who}: {}", alike.label, app.items[alike.item].message);
+            // Of a megabyte a row shows the beginning.
+            let message = &app.items[alike.item].message;
+            let end = message.char_indices().nth(width + 1).map_or(message.len(), |(i, _)| i);
+            let text = format!("{}{who}: {}", alike.label, &message[..end]);
             add(if i == 0 { "similar" } else { "" }, &text, Tone::Quiet, 1);
         }
     }

@@ -14,7 +14,9 @@ mod fill;
 mod fit;
 mod hints;
 mod keymap;
+mod later;
 mod layout;
+mod order;
 mod pace;
 mod pick;
 mod queue_desk;
@@ -31,6 +33,7 @@ pub use app::{App, Effect};
 pub use desk::{Alike, Desk, DeskError, Form, Gauge, Item, Judgement, Marks, Seen, State, Verdict};
 pub use draw::draw;
 pub use keymap::KeyMap;
+pub use later::{Later, Ranked};
 pub use queue_desk::{QueueDesk, Role, Setup};
 pub use rehearse::{Rehearsal, rehearse};
 
@@ -170,6 +173,9 @@ pub fn attend(app: &mut App, desk: &mut dyn Desk) {
 
 fn hear(app: &mut App, desk: &mut dyn Desk) {
     let (changed, trouble) = desk.poll();
+    if desk.rearranged() {
+        app.rearrange(desk.items(), &desk.order());
+    }
     for item in changed {
         app.changed(item, desk.state(item));
     }

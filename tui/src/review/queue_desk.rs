@@ -2,6 +2,7 @@
 //! decide meanwhile is heard through [`Desk::poll`].
 
 use super::desk::{Alike, Desk, DeskError, Form, Gauge, Item, Judgement, Marks, Seen, State, Verdict};
+use super::later::{Coming, Later};
 use super::tally;
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
 use limbeck_data_curation::review::handover::{self, HandOver};
@@ -44,6 +45,8 @@ pub struct Setup {
     /// For the title.
     pub name: String,
     pub queue: Queue,
+    /// The queue's ranking, where it is yet to come.
+    pub later: Option<Later>,
     /// The folder of the streams.
     pub store: PathBuf,
     /// Decisions that lie elsewhere.
@@ -59,7 +62,7 @@ pub struct Setup {
 
 pub struct QueueDesk {
     name: String,
-    queue: Queue,
+    queue: Arc<Queue>,
     decisions: Decisions,
     tail: Tail,
     store: PathBuf,
@@ -81,6 +84,28 @@ pub struct QueueDesk {
     inspections: Vec<Inspection>,
     similar: Arc<OnceLock<Similar>>,
     gauge: Option<Gauge>,
+    order: Arc<[u32]>,
+    /// A ranking that is still being made.
+    coming: Option<Coming>,
+    rearranged: bool,
+}
+
+/// What decisions say of an item beside its state; of most items nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Decided {
+    /// Why an earlier decision does not count.
+    void: Option<&'static str>,
+    /// Labels that reviewers gave, for who settles a dispute.
+    voted: Vec<(String, String)>,
+}
+
+impl Decided {
+    fn of(standing: &Standing, said: &Said<'_>, role: Role) -> Decided {
+        let void = if let Standing::Void(why) = standing { Some(*why) } else { None };
+        let voted = said.votes.iter().filter(|_| role == Role::Adjudicate);
+        let voted = voted.filter_map(|d| Some((d.label.clone()?, d.reviewer.clone()))).collect();
+        Decided { void, voted }
+    }
 }
 
 impl QueueDesk {
@@ -89,11 +114,12 @@ impl QueueDesk {
     /// # Errors
     /// When a decision file can't be read or holds a bad line.
     pub fn open(setup: Setup) -> Result<QueueDesk, Error> {
-        let Setup { name, mut queue, store, files, reviewer, role, max_label_error, guidelines, now } = setup;
+        let Setup { name, mut queue, later, store, files, reviewer, role, max_label_error, guidelines, now } = setup;
         let (decisions, tail) = store::open(&store, &files)?;
         let mut settled = Vec::with_capacity(queue.items.len());
         let mut shared = BTreeSet::new();
         let mut items = Vec::with_capacity(queue.items.len());
+        let mut remarks = HashMap::new();
         for i in 0..queue.items.len() {
             let said = decisions.of(&queue.items[i].id);
             let standing = queue.items[i].settled(&said, &queue.answers, queue.reviewers);
@@ -102,15 +128,23 @@ impl QueueDesk {
             }
             // The desk's item has the message from here on: one copy of a large log is enough.
             let message = std::mem::take(&mut queue.items[i].message);
-            items.push(shown(&queue.items[i], message, &standing, &said, role, &queue.answers));
+            let decided = Decided::of(&standing, &said, role);
+            items.push(shown(&queue.items[i], message, &decided, &queue.answers));
+            if decided != Decided::default() {
+                remarks.insert(i, decided);
+            }
             settled.push(standing);
         }
         let items: Arc<[Item]> = items.into();
+        let queue = Arc::new(queue);
         let similar = Arc::new(OnceLock::new());
         let (slot, messages) = (similar.clone(), items.clone());
         std::thread::spawn(move || slot.set(Similar::new(messages.iter().map(|item| item.message.as_str()))));
         let drawn = rank::drawn(&queue);
         Ok(QueueDesk {
+            order: (0..items.len() as u32).collect(),
+            coming: later.map(|later| Coming::of(later, queue.clone(), items.clone(), remarks)),
+            rearranged: false,
             name,
             place: queue.items.iter().enumerate().map(|(i, item)| (item.id.clone(), i)).collect(),
             labels: queue.answers.labels().to_vec().into(),
@@ -150,6 +184,11 @@ impl QueueDesk {
         self.stream.path()
     }
 
+    /// Whether its ranking is yet to come.
+    pub fn is_ranking(&self) -> bool {
+        self.coming.is_some()
+    }
+
     pub fn certificate(&self) -> Certificate {
         let outcomes = rank::drawn_outcomes(&self.queue, &self.drawn, |i| &self.settled[i]);
         Certificate::of(&outcomes, self.rate, &self.inspections)
@@ -186,6 +225,34 @@ impl QueueDesk {
             false => self.shared.remove(&i),
         };
         self.gauge = None;
+    }
+
+    fn gauge_anew(&mut self) -> Gauge {
+        let gauge = match self.role {
+            Role::First if !self.inspections.is_empty() => tally::gauge(&self.certificate()),
+            Role::Blind if !self.shared.is_empty() => tally::agreeing(&self.agreement()),
+            Role::Adjudicate => {
+                let open = self.settled.iter().filter(|s| **s == Standing::Disputed).count();
+                Gauge { short: format!("{open} disputed"), reached: open == 0 }
+            }
+            _ => Gauge::default(),
+        };
+        self.gauge = Some(gauge.clone());
+        gauge
+    }
+
+    /// Takes the ranking over if it came. The draw is the plain order's, so the estimates go on.
+    fn look_for_ranking(&mut self) -> Option<String> {
+        let came = self.coming.as_ref()?.look()?;
+        self.coming = None;
+        match came {
+            Ok(arranged) => {
+                (self.queue, self.items, self.order) = (arranged.queue, arranged.items, arranged.order);
+                self.rearranged = true;
+                arranged.trouble
+            }
+            Err(why) => Some(why),
+        }
     }
 
     /// Whether this reviewer has nothing to do with an item.
@@ -234,6 +301,14 @@ impl Desk for QueueDesk {
 
     fn form(&self) -> Form {
         self.queue.answers.fields().map_or(Form::Labels, |fields| Form::Fields(fields.schema.clone()))
+    }
+
+    fn order(&self) -> Arc<[u32]> {
+        self.order.clone()
+    }
+
+    fn rearranged(&mut self) -> bool {
+        std::mem::take(&mut self.rearranged)
     }
 
     fn labels(&self) -> Arc<[String]> {
@@ -312,7 +387,8 @@ impl Desk for QueueDesk {
             self.handed = handed;
             changed.extend(0..self.items.len());
         }
-        (changed.into_iter().collect(), news.trouble.into_iter().next())
+        let trouble = news.trouble.into_iter().next().or_else(|| self.look_for_ranking());
+        (changed.into_iter().collect(), trouble)
     }
 
     fn similar(&self, item: usize) -> Option<Vec<Alike>> {
@@ -335,19 +411,14 @@ impl Desk for QueueDesk {
     }
 
     fn gauge(&mut self) -> Gauge {
-        if let Some(gauge) = &self.gauge {
-            return gauge.clone();
-        }
-        let gauge = match self.role {
-            Role::First if !self.inspections.is_empty() => tally::gauge(&self.certificate()),
-            Role::Blind if !self.shared.is_empty() => tally::agreeing(&self.agreement()),
-            Role::Adjudicate => {
-                let open = self.settled.iter().filter(|s| **s == Standing::Disputed).count();
-                Gauge { short: format!("{open} disputed"), reached: open == 0 }
-            }
-            _ => Gauge::default(),
+        let mut gauge = match &self.gauge {
+            Some(gauge) => gauge.clone(),
+            None => self.gauge_anew(),
         };
-        self.gauge = Some(gauge.clone());
+        if let Some(coming) = &self.coming {
+            let rest = if gauge.short.is_empty() { String::new() } else { format!("; {}", gauge.short) };
+            gauge.short = format!("ranking, {} %{rest}", coming.done());
+        }
         gauge
     }
 
@@ -361,14 +432,7 @@ impl Desk for QueueDesk {
     }
 }
 
-fn shown(
-    item: &review::Item,
-    message: String,
-    standing: &Standing,
-    said: &Said<'_>,
-    role: Role,
-    answers: &Answers,
-) -> Item {
+pub(super) fn shown(item: &review::Item, message: String, decided: &Decided, answers: &Answers) -> Item {
     let mut why = vec![match item.reason {
         review::QueueReason::Random => item.source.name().to_string(),
         reason => match &item.detail {
@@ -388,9 +452,7 @@ fn shown(
             instead.push((label.into_owned(), who.to_string()));
         }
     };
-    if role == Role::Adjudicate {
-        said.votes.iter().filter_map(|d| Some((d.label.as_deref()?, d))).for_each(|(l, d)| offer(l, &d.reviewer));
-    }
+    decided.voted.iter().for_each(|(label, who)| offer(label, who));
     if let Some(hint) = &item.hint {
         if hint.suspect {
             why.insert(0, "probably wrong".to_string());
@@ -407,7 +469,7 @@ fn shown(
     if !item.rivals.iter().all(told) {
         why.push(format!("other answers: {}", item.rivals.join(", ")));
     }
-    if let Standing::Void(reason) = standing {
+    if let Some(reason) = decided.void {
         why.push(format!("an earlier decision does not count: {reason}"));
     }
     let suspect = item.hint.is_some_and(|h| h.suspect).then_some("probably wrong");

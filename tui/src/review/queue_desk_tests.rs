@@ -33,19 +33,23 @@ fn queue(reviewers: u32) -> Queue {
     Queue { items, answers: Answers::Labels(vec!["card_arrival".into(), "exchange_rate".into()]), reviewers }
 }
 
-fn open_as(dir: &Path, reviewer: &str, role: Role, reviewers: u32) -> QueueDesk {
-    QueueDesk::open(Setup {
+fn setup(dir: &Path, reviewer: &str) -> Setup {
+    Setup {
         name: "quickstart".into(),
-        queue: queue(reviewers),
+        queue: queue(1),
+        later: None,
         store: dir.join("store"),
         files: vec![dir.join("shipped.jsonl")],
         reviewer: reviewer.into(),
-        role,
+        role: Role::First,
         max_label_error: 0.05,
         guidelines: String::new(),
         now: Box::new(|| "2026-03-04T10:11:12.000Z".to_string()),
-    })
-    .unwrap()
+    }
+}
+
+fn open_as(dir: &Path, reviewer: &str, role: Role, reviewers: u32) -> QueueDesk {
+    QueueDesk::open(Setup { role, queue: queue(reviewers), ..setup(dir, reviewer) }).unwrap()
 }
 
 fn open(dir: &Path, reviewer: &str) -> QueueDesk {
@@ -222,18 +226,7 @@ fn bookings(dir: &Path, reviewer: &str, role: Role) -> QueueDesk {
         item.label = answers.read(answer).ok().map(|label| label.into_owned());
     }
     queue.answers = answers;
-    QueueDesk::open(Setup {
-        name: "bookings".into(),
-        queue,
-        store: dir.join("store"),
-        files: Vec::new(),
-        reviewer: reviewer.into(),
-        role,
-        max_label_error: 0.05,
-        guidelines: String::new(),
-        now: Box::new(|| "2026-03-04T10:11:12.000Z".to_string()),
-    })
-    .unwrap()
+    QueueDesk::open(Setup { name: "bookings".into(), queue, role, files: Vec::new(), ..setup(dir, reviewer) }).unwrap()
 }
 
 #[test]
@@ -278,4 +271,73 @@ fn a_third_settles_fields_by_taking_one_reviewers_value() {
     let app = type_in(&mut eve, "2os");
     assert_eq!(app.at, None);
     assert_eq!(eve.state(0).judgement.unwrap().label.as_deref(), Some(r#"{"date":"tomorrow","people":"5"}"#));
+}
+
+/// A ranking that says the second item's label is wrong, of a desk that is open already.
+#[test]
+fn a_ranking_comes_while_somebody_reviews() {
+    let dir = tempfile::tempdir().unwrap();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let mut plain = queue(1);
+    rank::plain(&mut plain, 1);
+    let to_rank = plain.clone();
+    let later = Later::begin(move |told| {
+        told(0.25);
+        wait.recv().unwrap();
+        let posteriors: Vec<_> =
+            to_rank.items.iter().map(|i| Some(vec![0.9, 0.1]).filter(|_| i.label.is_some())).collect();
+        let plan = rank::RankPlan { random_share: 0.0, seed: 1 };
+        let ranking = rank::rank(&to_rank, &posteriors, &HashMap::new(), &plan, "k");
+        Ok(crate::review::Ranked { ranking, not_kept: Some("the disk is full".into()) })
+    });
+    let later = later.wait(std::time::Duration::ZERO).err().unwrap();
+    let mut desk = QueueDesk::open(Setup { queue: plain, later: Some(later), ..setup(dir.path(), "ada") }).unwrap();
+    while !desk.gauge().short.starts_with("ranking, 25 %") {
+        std::thread::yield_now();
+    }
+    let mut app = App::new(&desk, KeyMap::default());
+    app.fit(Size { width: 80, height: 24 });
+    let first = app.item().unwrap().id.clone();
+    let effect = app.handle(KeyEvent::from(KeyCode::Char('s')));
+    carry_out(&mut app, &mut desk, effect);
+    let (on_screen, messages) = (app.item().unwrap().id.clone(), desk.items());
+    let certificate = desk.certificate();
+    go.send(()).unwrap();
+    let trouble = loop {
+        let (_, trouble) = desk.poll();
+        if desk.rearranged() {
+            break trouble;
+        }
+        std::thread::yield_now();
+    };
+    assert_eq!(trouble.as_deref(), Some("the disk is full"));
+    assert!(!desk.is_ranking() && !desk.gauge().short.starts_with("ranking"));
+    app.rearrange(desk.items(), &desk.order());
+    assert_eq!(app.item().unwrap().id, on_screen);
+    assert_eq!(app.skipped(), 1);
+    assert!(desk.items().iter().zip(messages.iter()).all(|(a, b)| a.id == b.id && a.message == b.message));
+    assert_eq!(desk.certificate(), certificate, "the draw is the same");
+    let open = desk.queue().items.iter().position(|i| i.id == "t2").unwrap();
+    assert!(desk.items()[open].why.iter().any(|why| why == "probably wrong"), "{:?}", desk.items()[open].why);
+    let by_place: Vec<&str> = desk.order().iter().map(|i| desk.queue().items[*i as usize].id.as_str()).collect();
+    assert_eq!(by_place[2], "t1", "what the model agrees with comes last: {by_place:?}");
+    assert_eq!(desk.decisions().of(&first).votes.len(), 1);
+}
+
+#[test]
+fn a_ranking_that_fails_leaves_the_order_and_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    for (later, says) in [
+        (Later::begin(|_| Err("no left_out.jsonl".into())), "no left_out.jsonl"),
+        (Later::begin(|_| std::panic::panic_any("a defect")), "broke off"),
+    ] {
+        let mut desk = QueueDesk::open(Setup { later: Some(later), ..setup(dir.path(), "ada") }).unwrap();
+        let trouble = loop {
+            if let (_, Some(trouble)) = desk.poll() {
+                break trouble;
+            }
+        };
+        assert!(trouble.contains(says), "{trouble}");
+        assert!(!desk.rearranged() && !desk.is_ranking());
+    }
 }

@@ -2,7 +2,7 @@
 //! how the desk's speed is measured.
 
 use super::app::Mode;
-use super::{App, Desk, Effect, Form, KeyMap, attend, carry_out, draw};
+use super::{App, Desk, Effect, Form, KeyMap, POLL, attend, carry_out, draw, hear};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -21,14 +21,14 @@ pub struct Rehearsal {
     pub screen: String,
 }
 
-/// Decides `n` items: most are accepted, every fourth is corrected by typing or with words of its message, with some undone,
-/// skipped and looked at in between.
-pub fn rehearse(desk: &mut dyn Desk, n: usize, width: u16, height: u16) -> Rehearsal {
+/// Decides `n` items, a key at most every `pause`: most are accepted, every fourth is corrected by typing or with words of its
+/// message, with some undone, skipped and looked at in between.
+pub fn rehearse(desk: &mut dyn Desk, n: usize, pause: Duration, width: u16, height: u16) -> Rehearsal {
     let begun = Instant::now();
     let size = Size { width, height };
     let Ok(mut terminal) = Terminal::new(TestBackend::new(width, height));
     let mut app = App::new(desk, KeyMap::default());
-    let form = app.form.clone();
+    let (form, labels) = (app.form.clone(), desk.labels());
     let mut done = Rehearsal::default();
     let mut show = |app: &mut App, desk: &mut dyn Desk| {
         attend(app, desk);
@@ -40,35 +40,41 @@ pub fn rehearse(desk: &mut dyn Desk, n: usize, width: u16, height: u16) -> Rehea
     };
     show(&mut app, desk);
     done.first = begun.elapsed();
-    let mut i = 0;
+    let (mut i, mut polled) = (0, Instant::now());
     while done.decisions.len() < n && app.item().is_some() {
         i += 1;
-        let keys: &str = match (i % 20, &form) {
+        let keys = match (i % 20, &form) {
             // Words of the message into the second field, and a word more in the text.
-            (4 | 8 | 12 | 16, Form::Fields(_)) => "2w]\n\u{13}",
-            (4 | 8 | 12 | 16, Form::Text) => "cand \u{13}",
-            (n, _) => match n {
-                4 | 8 | 16 => "ca\n",
-                12 => "ce\n",
-                7 => "s",
-                11 => "u\n",
-                13 => "]\n",
-                18 => "nneeds a look\n\n",
-                _ => "\n",
-            },
+            (4 | 8 | 12 | 16, Form::Fields(_)) => "2w]\n\u{13}".to_owned(),
+            (4 | 8 | 12 | 16, Form::Text) => "cand \u{13}".to_owned(),
+            (4 | 8 | 12 | 16, Form::Labels) => {
+                let first = labels.get(i % labels.len().max(1)).and_then(|label| label.chars().next());
+                format!("c{}\n", first.unwrap_or_default())
+            }
+            (7, _) => "s".to_owned(),
+            (11, _) => "u\n".to_owned(),
+            (13, _) => "]\n".to_owned(),
+            (18, _) => "nneeds a look\n\n".to_owned(),
+            _ => "\n".to_owned(),
         };
-        let (acceptable, before) = (app.item().is_some_and(|item| app.acceptable(item)), done.decisions.len());
+        let before = done.decisions.len();
         for key in keys.chars().map(key) {
             let pressed = Instant::now();
             app.tick(begun.elapsed());
+            // Between keys it costs as much as during one.
+            if polled.elapsed() >= POLL {
+                hear(&mut app, desk);
+                polled = Instant::now();
+            }
             let effect = app.handle(key);
             let decides = matches!(effect, Effect::Decide { .. } | Effect::Undo { .. });
             carry_out(&mut app, desk, effect);
             done.screen = show(&mut app, desk);
             if decides { &mut done.decisions } else { &mut done.looks }.push(pressed.elapsed());
+            std::thread::sleep(pause.saturating_sub(pressed.elapsed()));
         }
-        let stuck = app.mode != Mode::Read || !acceptable;
-        if stuck && done.decisions.len() == before {
+        // Nothing was decided: the answer is none to accept, no label begins like that, or a fault stands in a field.
+        if app.mode != Mode::Read || done.decisions.len() == before {
             (0..3).for_each(|_| _ = app.handle(KeyEvent::from(KeyCode::Esc)));
             let effect = app.handle(KeyEvent::from(KeyCode::Char('s')));
             carry_out(&mut app, desk, effect);

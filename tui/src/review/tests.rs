@@ -444,7 +444,7 @@ fn no_cell_of_a_hostile_item_holds_what_a_terminal_obeys() {
 #[test]
 fn a_rehearsal_goes_through_every_kind_of_answer() {
     for mut desk in [paper(), fields::bookings(), texts::letters()] {
-        let done = rehearse(&mut desk, 100, 80, 24);
+        let done = rehearse(&mut desk, 100, Duration::ZERO, 80, 24);
         assert!(done.decisions.len() >= 2 && !done.looks.is_empty(), "{}", done.screen);
         assert!(done.screen.contains("items are reviewed"), "{}", done.screen);
     }
@@ -574,4 +574,47 @@ proptest! {
             }
         }
     }
+}
+
+/// Items 0 to 4 in the order 4, 3, 2, 1, 0 from now on.
+fn turned(s: &mut Session) {
+    let items: Vec<Item> = s.desk.items.iter().cloned().map(|i| Item { why: vec!["ranked".into()], ..i }).collect();
+    s.app.rearrange(items.into(), &[4, 3, 2, 1, 0]);
+}
+
+#[test]
+fn a_new_order_leaves_what_is_done_and_what_is_on_the_screen() {
+    let mut s = Session::new(paper(), 80, 24);
+    s.type_in("\n");
+    assert_eq!((s.app.at, s.verdicts().len()), (Some(1), 1));
+    turned(&mut s);
+    assert_eq!((s.app.at, s.app.reviewed()), (Some(1), 1), "the item stays, and so does what was decided");
+    assert!(s.screen().contains("item 2 of 5") && s.screen().contains("why here  ranked"), "{}", s.screen());
+    assert!(s.screen().contains("the queue is ranked"), "{}", s.screen());
+    s.type_in("s");
+    assert_eq!(s.app.at, Some(4), "then the first of the new order");
+    assert!(s.screen().contains("item 3 of 5"), "{}", s.screen());
+    s.type_in("\n");
+    assert_eq!(s.app.at, Some(3));
+    s.type_in("u");
+    assert_eq!(s.app.at, Some(4), "undo goes to the item, wherever it is");
+    s.type_in(":5\n");
+    assert_eq!(s.app.at, Some(2), "numbers are places");
+    s.press(KeyCode::Left);
+    assert_eq!(s.app.at, Some(3));
+}
+
+#[test]
+fn a_new_order_does_not_touch_what_is_being_typed_and_sorts_a_view() {
+    let mut s = Session::new(paper(), 80, 24);
+    s.type_in("/card\n");
+    let view: Vec<usize> = s.app.view.as_ref().unwrap().items.clone();
+    assert!(view.len() > 1 && view.is_sorted(), "{view:?}");
+    s.type_in("nhalf a rem");
+    let mode = s.app.mode.clone();
+    turned(&mut s);
+    assert_eq!((&s.app.mode, s.app.at), (&mode, Some(view[0])));
+    let sorted = s.app.view.as_ref().unwrap().items.clone();
+    assert_eq!(sorted[0], view[0], "the item on the screen comes before the rest");
+    assert!(sorted[1..].iter().rev().is_sorted(), "{sorted:?}");
 }

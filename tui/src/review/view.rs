@@ -2,19 +2,21 @@
 //! when it is asked for, so that an item does not vanish under the hand that decides it.
 
 use super::desk::{Item, Judgement, Marks, Verdict};
+use super::order::Order;
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct View {
     /// As the screen names it.
     pub name: String,
-    /// Places in the queue, ascending. Never empty.
+    /// In the queue's order. Never empty.
     pub items: Vec<usize>,
 }
 
 /// What the filters look at.
 pub struct Known<'a> {
     pub items: &'a [Item],
+    pub order: &'a Order,
     pub judgements: &'a [Option<Judgement>],
     pub closed: &'a [bool],
     pub marks: &'a BTreeMap<usize, Marks>,
@@ -36,6 +38,10 @@ pub fn filters(items: &[Item], by_answer: bool) -> Vec<String> {
 }
 
 impl Known<'_> {
+    fn in_order(&self) -> impl Iterator<Item = usize> {
+        self.order.items.iter().map(|item| *item as usize)
+    }
+
     /// The view of a filter, by its name; none when it is `all`.
     pub fn filtered(&self, filter: &str) -> Result<Option<View>, String> {
         let verdict = |i: usize| self.judgements[i].as_ref().map(|j| j.verdict);
@@ -54,7 +60,7 @@ impl Known<'_> {
                 None => Box::new(move |i| self.items[i].tags.contains(&other)),
             },
         };
-        let items: Vec<usize> = (0..self.items.len()).filter(|i| keep(*i)).collect();
+        let items: Vec<usize> = self.in_order().filter(|i| keep(*i)).collect();
         match items.is_empty() {
             true => Err(format!("no item is {filter}")),
             false => Ok(Some(View { name: filter.to_string(), items })),
@@ -69,13 +75,11 @@ impl Known<'_> {
             text.is_ascii() && needle.is_ascii() && ascii_contains(text.as_bytes(), needle.as_bytes())
                 || !(text.is_ascii() && needle.is_ascii()) && text.to_lowercase().contains(&needle)
         };
-        let items: Vec<usize> = self
-            .items
-            .iter()
-            .enumerate()
-            .filter(|(_, item)| holds(&item.message) || holds(&item.answer) || holds(&item.id))
-            .map(|(i, _)| i)
-            .collect();
+        let found = |i: &usize| {
+            let item = &self.items[*i];
+            holds(&item.message) || holds(&item.answer) || holds(&item.id)
+        };
+        let items: Vec<usize> = self.in_order().filter(found).collect();
         match items.is_empty() {
             true => Err("nothing holds that".to_string()),
             false => Ok(View { name: format!("search: {typed}"), items }),
@@ -87,15 +91,15 @@ fn ascii_contains(text: &[u8], lower: &[u8]) -> bool {
     text.windows(lower.len().max(1)).any(|w| w.eq_ignore_ascii_case(lower))
 }
 
-/// The place of an item by its number, from 1, or by (the beginning of) its id.
-pub fn place_of(typed: &str, items: &[Item]) -> Result<usize, String> {
+/// An item by its place, from 1, or by (the beginning of) its id.
+pub fn place_of(typed: &str, items: &[Item], order: &Order) -> Result<usize, String> {
     let typed = typed.trim().trim_start_matches('#');
     if let Some(place) = items.iter().position(|item| item.id == typed) {
         return Ok(place);
     }
     if let Ok(number) = typed.replace(',', "").parse::<usize>() {
         return match (1..=items.len()).contains(&number) {
-            true => Ok(number - 1),
+            true => Ok(order.item(number - 1)),
             false => Err(format!("there are items 1 to {}", items.len())),
         };
     }
@@ -114,12 +118,14 @@ mod tests {
     #[test]
     fn an_item_is_found_by_number_or_id() {
         let items: Vec<Item> = ["call-a1", "call-b2", "7"].map(|id| Item { id: id.into(), ..Item::default() }).into();
-        assert_eq!(place_of("2", &items), Ok(1));
-        assert_eq!(place_of("#1", &items), Ok(0));
-        assert_eq!(place_of("call-b", &items), Ok(1));
-        assert_eq!(place_of("7", &items), Ok(2), "an id before a number");
+        let order = Order::new(vec![1, 0, 2]);
+        let of = |typed: &str| place_of(typed, &items, &order);
+        assert_eq!(of("2"), Ok(0));
+        assert_eq!(of("#1"), Ok(1));
+        assert_eq!(of("call-b"), Ok(1));
+        assert_eq!(of("7"), Ok(2), "an id before a number");
         for bad in ["", "0", "4", "call", "zzz", "-1"] {
-            assert!(place_of(bad, &items).is_err(), "{bad}");
+            assert!(of(bad).is_err(), "{bad}");
         }
     }
 
@@ -128,10 +134,11 @@ mod tests {
         let texts = ["Where is my CARD", "straße", "STRASSE", "carD?"];
         let items: Vec<Item> = texts.map(|text| Item { message: text.into(), ..Item::default() }).into();
         let marks = BTreeMap::new();
-        let known = Known { items: &items, judgements: &[None, None, None, None], closed: &[false; 4], marks: &marks };
-        assert_eq!(known.found("card").unwrap().items, [0, 3]);
+        let (judgements, order) = ([None, None, None, None], Order::new(vec![3, 2, 1, 0]));
+        let known = Known { items: &items, order: &order, judgements: &judgements, closed: &[false; 4], marks: &marks };
+        assert_eq!(known.found("card").unwrap().items, [3, 0]);
         assert_eq!(known.found("STRASS").unwrap().items, [2]);
-        assert_eq!(known.found("stra").unwrap().items, [1, 2]);
+        assert_eq!(known.found("stra").unwrap().items, [2, 1]);
         assert!(known.found("nothing").is_err());
         assert_eq!(known.filtered("all"), Ok(None));
         assert!(known.filtered("flagged").is_err());

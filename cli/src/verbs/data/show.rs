@@ -108,13 +108,7 @@ fn labels(card: &DatasetCard) -> Vec<String> {
     }
     lines.push(format!("{:>9} recorded answers replaced by a person", count(curation.corrected)));
     lines.push(format!("{:>9} rows with copies that were answered otherwise", count(curation.disagreements)));
-    lines.push(match curation.kappa {
-        Some(kappa) => format!("agreement of reviewers: kappa {kappa:.2}"),
-        None => "agreement of reviewers: unknown, no row was reviewed twice".to_owned(),
-    });
-    if let Some(most) = curation.label_error_at_most {
-        lines.push(format!("at most {:.1} % of the labels are wrong (95 %)", most * 100.0));
-    }
+    lines.extend(curation.review_lines());
     lines
 }
 

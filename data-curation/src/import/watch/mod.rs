@@ -9,10 +9,11 @@
 
 mod logs;
 
+use super::join::{Join, Piece as Place, Waiting, without_choice};
 use super::lines::{Line, Lines};
 use super::source::{Compression, Record, too_long};
 use super::walk::{self, Piece, Shape, Walk};
-use super::{BATCH_BYTES, Batch, NamedFile, Reading, Sink, load_json, save_json};
+use super::{BATCH_BYTES, Batch, Done, NamedFile, Reading, Sink, load_json, save_json};
 use crate::Error;
 use crate::redact::Redactor;
 use crate::trace::{self, Format, Reject, RejectReason};
@@ -23,12 +24,14 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Between two looks at the folder.
 pub const INTERVAL: Duration = Duration::from_secs(2);
 /// A last line without a line feed is taken when it is whole JSON and the file has rested so long.
 pub const SETTLED: Duration = Duration::from_secs(10);
+/// So long a call that was logged in pieces waits for its answer.
+pub const PATIENCE: Duration = Duration::from_secs(600);
 /// First bytes by which a file is known again.
 const HEAD: u64 = 4096;
 /// A pair of files is ended at so many bytes of log, so that a folder of gigabytes is committed in steps.
@@ -41,6 +44,8 @@ pub struct WatchPlan {
     pub redact: bool,
     pub max_line_bytes: usize,
     pub reading: Reading,
+    /// See [`PATIENCE`].
+    pub patience: Duration,
 }
 
 /// What was read so far; kept as `watch.json`.
@@ -53,12 +58,17 @@ pub struct Watched {
     pub rejected: BTreeMap<String, u64>,
     pub redactions: BTreeMap<String, u64>,
     files: Vec<Tail>,
+    /// Calls of which a part was read and the answer is to come. None of them counts in `traces_in` yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<Waiting>,
 }
 
 pub struct Watch {
     plan: WatchPlan,
     redactor: Option<Redactor>,
     pub state: Watched,
+    /// The calls of `state.waiting`, with their texts; none before the first look.
+    join: Option<Join>,
     /// Held while this process watches.
     _lock: File,
 }
@@ -92,7 +102,7 @@ impl Watch {
         let path = plan.out.join("watch.json");
         let state = if path.exists() { load_json(&path)? } else { Watched::default() };
         let redactor = if plan.redact { Some(Redactor::new()?) } else { None };
-        Ok(Watch { plan, redactor, state, _lock: lock })
+        Ok(Watch { plan, redactor, state, join: None, _lock: lock })
     }
 
     /// Reads what is new, and commits it.
@@ -105,8 +115,18 @@ impl Watch {
         let mut next = self.state.clone();
         let tails = recognise(&mut next, &present);
         let news =
-            present.iter().zip(tails).filter(|(file, tail)| file.has_news(&next.files[*tail])).collect::<Vec<_>>();
+            present.iter().zip(&tails).filter(|(file, tail)| file.has_news(&next.files[**tail])).collect::<Vec<_>>();
+        let mut join = match &self.join {
+            Some(join) => join.clone(),
+            None => self.found_again(&present, &tails, &next),
+        };
+        join.now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        let patient_since = join.now.saturating_sub(self.plan.patience.as_secs());
         if news.is_empty() {
+            join.give_up(patient_since);
+        }
+        if news.is_empty() && join.lost.is_empty() {
+            self.join = Some(join);
             if next != self.state {
                 self.commit(next)?;
             }
@@ -118,12 +138,19 @@ impl Watch {
         let mut accepted = AtomicFile::create(&accepted_path).map_err(|e| Error::io("write", &accepted_path, e))?;
         let mut sink = Sink::new(&mut accepted, &accepted_path, &rejected_path)?;
         for (file, tail) in news {
-            look.bytes += self.follow(file, &mut next.files[tail], &mut sink)?;
+            look.bytes += self.follow(file, &mut next.files[*tail], &mut sink, &mut join)?;
             if look.bytes >= SEGMENT_BYTES {
                 look.more = true;
                 break;
             }
         }
+        join.give_up(patient_since);
+        for place in std::mem::take(&mut join.lost) {
+            let named = NamedFile { name: place.file, path: PathBuf::new() };
+            sink.take(vec![Done { line: place.line, result: Err(without_choice()) }], &named)?;
+        }
+        next.waiting = join.waiting();
+        self.join = Some(join);
         if sink.summary.traces_in == 0 {
             // Nothing to keep: the temporary files go as they are dropped. What was learnt of the logs is kept.
             drop(sink);
@@ -145,6 +172,30 @@ impl Watch {
         }
         self.commit(next)?;
         Ok(look)
+    }
+
+    /// The calls that waited when the last watcher stopped, from where they stand. One whose log is gone is lost.
+    fn found_again(&self, present: &[Present], tails: &[usize], state: &Watched) -> Join {
+        let mut join = Join::default();
+        for waiting in &state.waiting {
+            let all = waiting.pieces.iter().all(|place| {
+                let at = tails.iter().position(|tail| state.files[*tail].name == place.file);
+                let Some(Ok(from)) = at.map(|at| present[at].content(place.offset)) else { return false };
+                let mut lines = Lines::new(from, self.plan.max_line_bytes);
+                let Ok(Some(Line::Whole { bytes, .. })) = lines.next_line() else { return false };
+                each_record(bytes, self.plan.max_line_bytes, &mut |found| {
+                    if let Piece::Record { bytes, .. } = found {
+                        join.take_again(waiting, place, bytes);
+                    }
+                });
+                true
+            });
+            if !(join.waits_for(&waiting.span) && all) {
+                join.close(&waiting.span);
+                join.lost.extend(waiting.pieces.first().cloned());
+            }
+        }
+        join
     }
 
     fn commit(&mut self, next: Watched) -> Result<(), Error> {
@@ -178,7 +229,7 @@ impl Watch {
     }
 
     /// Reads a file's new lines; gives how many bytes they were.
-    fn follow(&self, file: &Present, tail: &mut Tail, sink: &mut Sink<'_>) -> Result<u64, Error> {
+    fn follow(&self, file: &Present, tail: &mut Tail, sink: &mut Sink<'_>, waiting: &mut Join) -> Result<u64, Error> {
         let cannot = |e| Error::io("read the traces", &file.path, e);
         let Ok(from) = file.content(tail.offset) else { return Ok(0) };
         let mut lines = Lines::new(from, self.plan.max_line_bytes);
@@ -188,9 +239,12 @@ impl Watch {
         if format.is_none() && !self.plan.reading.columns.is_empty() {
             format = Some(Format::Columns);
         }
+        waiting.at = Place { file: tail.name.clone(), ..Place::default() };
+        batch.wait_for(std::mem::take(waiting));
         format.into_iter().for_each(|format| batch.expect(format));
-        let mut undecided: Vec<(u64, Vec<u8>)> = Vec::new();
+        let mut undecided: Vec<(u64, u64, Vec<u8>)> = Vec::new();
         loop {
+            let offset = tail.offset + taken;
             let number = tail.lines + 1;
             let line = match lines.next_line() {
                 Ok(Some(line)) => line,
@@ -204,8 +258,8 @@ impl Watch {
                     let complete = ended || (file.rested() && trace::json(bytes).is_ok());
                     match format {
                         _ if !complete => {}
-                        Some(_) => push(&mut batch, number, bytes, self.plan.max_line_bytes),
-                        None => undecided.push((number, bytes.to_vec())),
+                        Some(_) => push(&mut batch, number, offset, bytes, self.plan.max_line_bytes),
+                        None => undecided.push((number, offset, bytes.to_vec())),
                     }
                     complete
                 }
@@ -221,7 +275,7 @@ impl Watch {
             }
             tail.lines = number;
             taken = lines.bytes();
-            let gathered = undecided.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+            let gathered = undecided.iter().map(|(_, _, bytes)| bytes.len()).sum::<usize>();
             if format.is_none() && (undecided.len() >= super::DETECT_RECORDS || gathered >= BATCH_BYTES) {
                 format = Some(self.decide(&mut undecided, tail, &mut batch));
             }
@@ -239,7 +293,7 @@ impl Watch {
             Some(format) => format,
             None => self.decide(&mut undecided, tail, &mut batch),
         };
-        batch.end();
+        *waiting = batch.still_waiting();
         sink.take(batch.read(format, &self.plan.reading.columns, self.redactor.as_ref()), &named)?;
         tail.offset += taken;
         tail.read_length = if to_the_end { file.length } else { 0 };
@@ -250,9 +304,9 @@ impl Watch {
     }
 
     /// Tells the format from the first lines. It is remembered once somebody knew it.
-    fn decide(&self, undecided: &mut Vec<(u64, Vec<u8>)>, tail: &mut Tail, batch: &mut Batch) -> Format {
+    fn decide(&self, undecided: &mut Vec<(u64, u64, Vec<u8>)>, tail: &mut Tail, batch: &mut Batch) -> Format {
         let mut seen = Vec::new();
-        for (_, bytes) in undecided.iter() {
+        for (_, _, bytes) in undecided.iter() {
             each_record(bytes, self.plan.max_line_bytes, &mut |piece| {
                 if let Piece::Record { bytes, .. } = piece
                     && seen.len() < super::DETECT_RECORDS
@@ -264,15 +318,16 @@ impl Watch {
         let known = Format::detect(&seen);
         tail.format = known.map(|f| f.name().to_string());
         known.into_iter().for_each(|format| batch.expect(format));
-        for (number, bytes) in undecided.drain(..) {
-            push(batch, number, &bytes, self.plan.max_line_bytes);
+        for (number, offset, bytes) in undecided.drain(..) {
+            push(batch, number, offset, &bytes, self.plan.max_line_bytes);
         }
         known.unwrap_or(Format::OpenAi)
     }
 }
 
 /// A line is a record, or OTLP's envelope around many.
-fn push(batch: &mut Batch, line: u64, bytes: &[u8], limit: usize) {
+fn push(batch: &mut Batch, line: u64, offset: u64, bytes: &[u8], limit: usize) {
+    batch.at(offset);
     each_record(bytes, limit, &mut |piece| match piece {
         Piece::Record { bytes, .. } => batch.push(Record::Json { line, bytes }),
         Piece::TooLong { bytes, .. } => batch.push(too_long(line, bytes, limit)),
