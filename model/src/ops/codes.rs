@@ -334,12 +334,14 @@ mod tests {
             let size = if quantize == QuantizeBase::Int8 { INT8_BLOCK } else { NF4_BLOCK };
             // Half of the widest gap between neighbours, over the block's largest: 1/127 and 0.304.
             let half_gap = if quantize == QuantizeBase::Int8 { 0.5 / 127.0 } else { 0.152 };
+            // Eight bits keep a scale to half a step of the table, at most 0.7 % of the widest.
+            let slack = if quantize == QuantizeBase::Nf4DoubleQuant { 2e-2 } else { 1e-3 };
             for (block, back) in data.chunks(size).zip(codes.dequantize().chunks(size)) {
                 let most = absmax(block);
                 for (x, y) in block.iter().zip(back) {
-                    assert!((x - y).abs() <= half_gap * most * 1.01 + 1e-3 * most, "{x} became {y} of {most}");
+                    assert!((x - y).abs() <= half_gap * most * 1.01 + slack * most, "{x} became {y} of {most}");
                 }
-                assert!(back.iter().any(|y| (y.abs() - most).abs() <= 1e-3 * most), "the largest is kept");
+                assert!(back.iter().any(|y| (y.abs() - most).abs() <= slack * most), "the largest is kept");
             }
         }
         assert!(Codes::quantize(QuantizeBase::None, &[1.0], 1, 1).is_none());
