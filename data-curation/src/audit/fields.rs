@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Fields in fewer of the answers are slips of the model.
 const LEAST_SHARE: f64 = 0.01;
+/// Values of another kind than the field's others are slips where they are fewer.
+const LEAST_KIND: f64 = 0.05;
 /// A text is a choice where so many values or fewer make up all of so many answers or more.
 const MOST_CHOICES: usize = 12;
 const CHOICE_ANSWERS: u64 = 100;
@@ -16,7 +18,7 @@ const REMEMBERED: usize = 64;
 #[derive(Default)]
 struct Found {
     answers: u64,
-    kinds: BTreeSet<&'static str>,
+    kinds: BTreeMap<&'static str, u64>,
     /// Of the items, where the value is a list.
     items: BTreeSet<&'static str>,
     values: BTreeMap<String, u64>,
@@ -57,7 +59,7 @@ impl Suggested {
             }
             let found = self.fields.entry(name).or_default();
             found.answers += 1;
-            found.kinds.insert(kind(&value));
+            *found.kinds.entry(kind(&value)).or_default() += 1;
             match value {
                 Value::Array(items) => found.items.extend(items.iter().map(kind)),
                 Value::String(text) if found.values.len() < REMEMBERED || found.values.contains_key(&text) => {
@@ -80,7 +82,7 @@ impl Suggested {
             match property(found) {
                 Some(property) => {
                     properties.insert(name.clone(), property);
-                    if found.answers == self.objects && !found.kinds.contains("null") {
+                    if found.answers == self.objects && !found.kinds.contains_key("null") {
                         required.push(name.clone());
                     }
                 }
@@ -100,8 +102,9 @@ impl Suggested {
 }
 
 fn property(found: &Found) -> Option<Value> {
-    let nullable = found.kinds.contains("null");
-    let plain: BTreeSet<&'static str> = found.kinds.iter().copied().filter(|kind| *kind != "null").collect();
+    let nullable = found.kinds.contains_key("null");
+    let usual = |(kind, n): &(&&'static str, &u64)| **kind != "null" && **n as f64 >= LEAST_KIND * found.answers as f64;
+    let plain: BTreeSet<&'static str> = found.kinds.iter().filter(usual).map(|(kind, _)| *kind).collect();
     let of = |kinds: &BTreeSet<&'static str>| match kinds.iter().copied().collect::<Vec<_>>()[..] {
         ["integer", "number"] => Some("number"),
         ["array" | "object"] | [] => None,
@@ -145,6 +148,7 @@ mod tests {
             }
             if n == 7 {
                 answer["slip"] = json!("x");
+                answer["order"] = json!(7);
             }
             suggested.add(&answer.to_string());
         }
