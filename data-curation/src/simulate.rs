@@ -12,7 +12,7 @@ use crate::review::{Decision, Verdict};
 use crate::text::Rng;
 use crate::{Error, trace};
 use frontier::Frontier;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
@@ -218,37 +218,65 @@ fn line(call: &Call, system: &str, labels: &[String], rng: &mut Rng) -> String {
     };
     let prompt_tokens = 14 + (system.len() + call.text.len()) / 4;
     let completion_tokens = 1 + call.answer.len() / 4;
-    // Lognormal, median 900 ms; a longer answer takes longer.
-    let latency_ms = (frontier::lognormal(0.42, rng) * 900.0) + 9.0 * completion_tokens as f64;
-    let record = json!({
-        "id": format!("call-{:012x}", rng.next_u64() >> 16),
-        "time": rfc3339(call.at),
-        "customer": format!("cust-{:04}", call.customer + 1),
-        "request": {
-            "model": "frontier-large-1",
-            "messages": [{ "role": "system", "content": system }, { "role": "user", "content": call.text }],
-            "temperature": 0,
-        },
-        "response": {
-            "id": format!("chatcmpl-sim-{:012x}", rng.next_u64() >> 16),
-            "model": MODEL,
-            "choices": [{
-                "index": 0,
-                "message": { "role": "assistant", "content": call.answer },
-                "finish_reason": call.finish_reason,
-            }],
-            "usage": {
-                "prompt_tokens": prompt_tokens,
-                "completion_tokens": completion_tokens,
-                "total_tokens": prompt_tokens + completion_tokens,
+    let messages =
+        vec![json!({ "role": "system", "content": system }), json!({ "role": "user", "content": call.text })];
+    let sent = Sent {
+        at: call.at,
+        customer: format!("cust-{:04}", call.customer + 1),
+        messages,
+        answer: &call.answer,
+        finish_reason: call.finish_reason,
+        tokens: [prompt_tokens, completion_tokens],
+        feedback,
+        damage: call.damage,
+    };
+    sent.record(rng)
+}
+
+/// A call and its answer, as a log has them.
+struct Sent<'a> {
+    at: OffsetDateTime,
+    customer: String,
+    messages: Vec<Value>,
+    answer: &'a str,
+    finish_reason: &'a str,
+    /// Of the prompt and of the answer.
+    tokens: [usize; 2],
+    feedback: Option<&'a str>,
+    damage: Option<disturb::Damage>,
+}
+
+impl Sent<'_> {
+    fn record(self, rng: &mut Rng) -> String {
+        let [prompt_tokens, completion_tokens] = self.tokens;
+        // Lognormal, median 900 ms; a longer answer takes longer.
+        let latency_ms = (frontier::lognormal(0.42, rng) * 900.0) + 9.0 * completion_tokens as f64;
+        let record = json!({
+            "id": format!("call-{:012x}", rng.next_u64() >> 16),
+            "time": rfc3339(self.at),
+            "customer": self.customer,
+            "request": { "model": "frontier-large-1", "messages": self.messages, "temperature": 0 },
+            "response": {
+                "id": format!("chatcmpl-sim-{:012x}", rng.next_u64() >> 16),
+                "model": MODEL,
+                "choices": [{
+                    "index": 0,
+                    "message": { "role": "assistant", "content": self.answer },
+                    "finish_reason": self.finish_reason,
+                }],
+                "usage": {
+                    "prompt_tokens": prompt_tokens,
+                    "completion_tokens": completion_tokens,
+                    "total_tokens": prompt_tokens + completion_tokens,
+                },
             },
-        },
-        "latency_ms": latency_ms.round() as u64,
-        "feedback": feedback,
-    });
-    match call.damage {
-        Some(damage) => damage.apply(record),
-        None => record.to_string(),
+            "latency_ms": latency_ms.round() as u64,
+            "feedback": self.feedback,
+        });
+        match self.damage {
+            Some(damage) => damage.apply(record),
+            None => record.to_string(),
+        }
     }
 }
 

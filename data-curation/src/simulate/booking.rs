@@ -2,7 +2,7 @@
 //! as JSON, and errs as such models do: a field left out, a span cut wrong, a value made up, no valid JSON at all.
 
 use super::disturb::Damage;
-use super::{MODEL, frontier, moment, reviewed_from, rfc3339};
+use super::{Sent, moment, reviewed_from, rfc3339};
 use crate::redact::Redactor;
 use crate::review::{Decision, Verdict};
 use crate::taxonomy::{Answers, Fields};
@@ -275,33 +275,17 @@ fn line(call: &Call, rng: &mut Rng) -> String {
     messages.push(json!({ "role": "user", "content": call.booked.text }));
     let prompt_tokens = 20 + (SYSTEM.len() + asked.concat().len() + call.booked.text.len()) / 4;
     let completion_tokens = 1 + call.answer.len() / 3;
-    let latency_ms = (frontier::lognormal(0.42, rng) * 900.0) + 9.0 * completion_tokens as f64;
-    let record = json!({
-        "id": format!("call-{:012x}", rng.next_u64() >> 16),
-        "time": rfc3339(call.at),
-        "customer": format!("guest-{:04}", call.customer + 1),
-        "request": { "model": "frontier-large-1", "messages": messages, "temperature": 0 },
-        "response": {
-            "id": format!("chatcmpl-sim-{:012x}", rng.next_u64() >> 16),
-            "model": MODEL,
-            "choices": [{
-                "index": 0,
-                "message": { "role": "assistant", "content": call.answer },
-                "finish_reason": call.finish_reason,
-            }],
-            "usage": {
-                "prompt_tokens": prompt_tokens,
-                "completion_tokens": completion_tokens,
-                "total_tokens": prompt_tokens + completion_tokens,
-            },
-        },
-        "latency_ms": latency_ms.round() as u64,
-        "feedback": null,
-    });
-    match call.damage {
-        Some(damage) => damage.apply(record),
-        None => record.to_string(),
-    }
+    let sent = Sent {
+        at: call.at,
+        customer: format!("guest-{:04}", call.customer + 1),
+        messages,
+        answer: &call.answer,
+        finish_reason: call.finish_reason,
+        tokens: [prompt_tokens, completion_tokens],
+        feedback: None,
+        damage: call.damage,
+    };
+    sent.record(rng)
 }
 
 #[derive(Deserialize)]
