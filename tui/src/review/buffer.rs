@@ -80,10 +80,10 @@ impl Buffer {
             KeyCode::Right if word => self.go(self.word_right()),
             KeyCode::Char('b') if alt => self.go(self.word_left()),
             KeyCode::Char('f') if alt => self.go(self.word_right()),
-            KeyCode::Left => self.go(self.left()),
-            KeyCode::Right => self.go(self.right()),
-            KeyCode::Char('b') if ctrl => self.go(self.left()),
-            KeyCode::Char('f') if ctrl => self.go(self.right()),
+            KeyCode::Left => self.go(left(&self.text, self.at)),
+            KeyCode::Right => self.go(right(&self.text, self.at)),
+            KeyCode::Char('b') if ctrl => self.go(left(&self.text, self.at)),
+            KeyCode::Char('f') if ctrl => self.go(right(&self.text, self.at)),
             KeyCode::Home if ctrl => self.go(0),
             KeyCode::End if ctrl => self.go(self.text.len()),
             KeyCode::Home => self.go(self.line().start),
@@ -102,10 +102,10 @@ impl Buffer {
             KeyCode::Backspace if word => self.replace(self.word_left()..self.at, "", false),
             KeyCode::Delete if word => self.replace(self.at..self.word_right(), "", false),
             KeyCode::Char('d') if alt => self.replace(self.at..self.word_right(), "", false),
-            KeyCode::Char('h') if ctrl => self.replace(self.left()..self.at, "", false),
-            KeyCode::Char('d') if ctrl => self.replace(self.at..self.right(), "", false),
-            KeyCode::Backspace => self.replace(self.left()..self.at, "", false),
-            KeyCode::Delete => self.replace(self.at..self.right(), "", false),
+            KeyCode::Char('h') if ctrl => self.replace(left(&self.text, self.at)..self.at, "", false),
+            KeyCode::Char('d') if ctrl => self.replace(self.at..right(&self.text, self.at), "", false),
+            KeyCode::Backspace => self.replace(left(&self.text, self.at)..self.at, "", false),
+            KeyCode::Delete => self.replace(self.at..right(&self.text, self.at), "", false),
             KeyCode::Enter if self.lines => self.insert("\n"),
             KeyCode::Char('j') if ctrl && self.lines => self.insert("\n"),
             KeyCode::Tab if self.lines => self.insert("\t"),
@@ -129,7 +129,7 @@ impl Buffer {
     pub fn redo(&mut self) -> bool {
         let Some(edit) = self.future.pop() else { return false };
         self.text.replace_range(edit.at..edit.at + edit.out.len(), &edit.new);
-        self.at = self.boundary_from(edit.at + edit.new.len());
+        self.at = boundary_from(&self.text, edit.at + edit.new.len());
         self.past.push(edit);
         (self.going_on, self.goal) = (false, None);
         true
@@ -151,7 +151,7 @@ impl Buffer {
         }
         self.going_on = typed;
         // A combining mark may have joined the character beside it.
-        self.at = self.boundary_from(range.start + new.len());
+        self.at = boundary_from(&self.text, range.start + new.len());
     }
 
     fn go(&mut self, to: usize) {
@@ -172,7 +172,7 @@ impl Buffer {
 
     fn cut_line(&mut self) {
         let line = self.line();
-        let end = if self.at == line.end { self.right() } else { line.end };
+        let end = if self.at == line.end { right(&self.text, self.at) } else { line.end };
         self.replace(self.at..end, "", false);
     }
 
@@ -182,19 +182,6 @@ impl Buffer {
         start..self.text[self.at..].find('\n').map_or(self.text.len(), |i| self.at + i)
     }
 
-    fn boundary_from(&self, at: usize) -> usize {
-        let boundaries = self.text.grapheme_indices(true).map(|(i, _)| i).chain([self.text.len()]);
-        boundaries.into_iter().find(|&i| i >= at).unwrap_or(self.text.len())
-    }
-
-    fn left(&self) -> usize {
-        self.text[..self.at].grapheme_indices(true).next_back().map_or(0, |(i, _)| i)
-    }
-
-    fn right(&self) -> usize {
-        self.text[self.at..].graphemes(true).next().map_or(self.at, |g| self.at + g.len())
-    }
-
     fn word_left(&self) -> usize {
         let mut words = self.text[..self.at].unicode_word_indices();
         words.next_back().map_or(0, |(i, _)| i)
@@ -202,8 +189,24 @@ impl Buffer {
 
     fn word_right(&self) -> usize {
         let mut words = self.text[self.at..].unicode_word_indices();
-        words.next().map_or(self.text.len(), |(i, word)| self.boundary_from(self.at + i + word.len()))
+        words.next().map_or(self.text.len(), |(i, word)| boundary_from(&self.text, self.at + i + word.len()))
     }
+}
+
+/// The first place between graphemes from `at` on.
+pub(super) fn boundary_from(text: &str, at: usize) -> usize {
+    let boundaries = text.grapheme_indices(true).map(|(i, _)| i).chain([text.len()]);
+    boundaries.into_iter().find(|&i| i >= at).unwrap_or(text.len())
+}
+
+/// One grapheme before `at`.
+pub(super) fn left(text: &str, at: usize) -> usize {
+    text[..at].grapheme_indices(true).next_back().map_or(0, |(i, _)| i)
+}
+
+/// One grapheme behind `at`.
+pub(super) fn right(text: &str, at: usize) -> usize {
+    text[at..].graphemes(true).next().map_or(at, |g| at + g.len())
 }
 
 #[cfg(test)]

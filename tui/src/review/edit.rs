@@ -1,5 +1,6 @@
 //! One line of typed text with a cursor, edited as in a shell.
 
+use super::buffer::{boundary_from, left, right};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
@@ -62,7 +63,7 @@ impl LineEdit {
             self.at += alone.len();
         }
         // A combining mark may have joined the character that follows.
-        self.at = self.boundary_from(self.at);
+        self.at = boundary_from(&self.text, self.at);
     }
 
     /// Whether the key was one of its own.
@@ -71,20 +72,20 @@ impl LineEdit {
         match key.code {
             KeyCode::Char('a') if ctrl => self.at = 0,
             KeyCode::Char('e') if ctrl => self.at = self.text.len(),
-            KeyCode::Char('b') if ctrl => self.at = self.left(),
-            KeyCode::Char('f') if ctrl => self.at = self.right(),
+            KeyCode::Char('b') if ctrl => self.at = left(&self.text, self.at),
+            KeyCode::Char('f') if ctrl => self.at = right(&self.text, self.at),
             KeyCode::Char('u') if ctrl => self.remove(0, self.at),
             KeyCode::Char('k') if ctrl => self.remove(self.at, self.text.len()),
             KeyCode::Char('w') if ctrl => self.remove(self.word_start(), self.at),
-            KeyCode::Char('h') if ctrl => self.remove(self.left(), self.at),
-            KeyCode::Char('d') if ctrl => self.remove(self.at, self.right()),
+            KeyCode::Char('h') if ctrl => self.remove(left(&self.text, self.at), self.at),
+            KeyCode::Char('d') if ctrl => self.remove(self.at, right(&self.text, self.at)),
             KeyCode::Char(c) if !ctrl && !key.modifiers.contains(KeyModifiers::ALT) => {
                 self.insert(c.encode_utf8(&mut [0; 4]));
             }
-            KeyCode::Backspace => self.remove(self.left(), self.at),
-            KeyCode::Delete => self.remove(self.at, self.right()),
-            KeyCode::Left => self.at = self.left(),
-            KeyCode::Right => self.at = self.right(),
+            KeyCode::Backspace => self.remove(left(&self.text, self.at), self.at),
+            KeyCode::Delete => self.remove(self.at, right(&self.text, self.at)),
+            KeyCode::Left => self.at = left(&self.text, self.at),
+            KeyCode::Right => self.at = right(&self.text, self.at),
             KeyCode::Home => self.at = 0,
             KeyCode::End => self.at = self.text.len(),
             _ => return false,
@@ -94,20 +95,7 @@ impl LineEdit {
 
     fn remove(&mut self, from: usize, to: usize) {
         self.text.replace_range(from..to, "");
-        self.at = self.boundary_from(from);
-    }
-
-    fn boundary_from(&self, at: usize) -> usize {
-        let boundaries = self.text.grapheme_indices(true).map(|(i, _)| i).chain([self.text.len()]);
-        boundaries.into_iter().find(|&i| i >= at).unwrap_or(self.text.len())
-    }
-
-    fn left(&self) -> usize {
-        self.text[..self.at].grapheme_indices(true).next_back().map_or(0, |(i, _)| i)
-    }
-
-    fn right(&self) -> usize {
-        self.text[self.at..].graphemes(true).next().map_or(self.at, |g| self.at + g.len())
+        self.at = boundary_from(&self.text, from);
     }
 
     fn word_start(&self) -> usize {
