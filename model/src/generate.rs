@@ -5,10 +5,11 @@ use crate::decoder::{Decoder, DecoderError, KvCache, LoraSet, log_softmax};
 use crate::layout::Packed;
 use crate::ops::LayerKv;
 use crate::prompt::{PromptError, encode_prompt};
+use crate::shared_prefix::SharedPrefix;
 use crate::tokenizer::ChatTokenizer;
 use burn::tensor::Tensor;
 use limbeck_artifact::dataset::Message;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// The likeliest continuation of `prompt`, at most `max_new_tokens`, ending before any token of `stop`.
 pub fn generate(
@@ -110,15 +111,12 @@ pub struct Writer {
     lora: Option<LoraSet>,
     max_new_tokens: usize,
     /// The prompt before, and the keys and values of what this one shares with it.
-    cache: Mutex<(Vec<u32>, Arc<KvCache>)>,
+    prefix: SharedPrefix,
 }
-
-/// A shorter beginning is not worth keeping.
-const MIN_SHARED: usize = 8;
 
 impl Writer {
     pub fn new(decoder: Arc<Decoder>, tokenizer: Arc<ChatTokenizer>, max_new_tokens: usize) -> Writer {
-        Writer { decoder, tokenizer, lora: None, max_new_tokens, cache: Mutex::default() }
+        Writer { decoder, tokenizer, lora: None, max_new_tokens, prefix: SharedPrefix::default() }
     }
 
     /// Under an adapter that is not merged.
@@ -134,7 +132,7 @@ impl Writer {
     /// When the template refuses the messages, or they are longer than the model's context.
     pub fn write(&self, messages: &[Message], goes_on: &dyn Fn(&str) -> bool) -> Result<Written, WriteError> {
         let prompt = encode_prompt(&self.tokenizer, messages)?;
-        let past = self.shared(&prompt)?;
+        let past = self.prefix.of(&self.decoder, self.lora.as_ref(), &prompt)?;
         let stop: Vec<u32> = self.tokenizer.end_of_turn_id().into_iter().chain(self.tokenizer.eos_id()).collect();
         let room = self.decoder.config.max_position_embeddings.saturating_sub(prompt.len()).min(self.max_new_tokens);
         let more = |tokens: &[u32]| goes_on(self.text(tokens).trim_start());
@@ -149,22 +147,5 @@ impl Writer {
             Some(rest) => rest.to_owned(),
             None => text,
         }
-    }
-
-    /// Keys and values of what this prompt shares with the one before it; at least its last token is left out.
-    fn shared(&self, prompt: &[u32]) -> Result<Arc<KvCache>, DecoderError> {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let (known, kept) = &*cache;
-        if kept.len > 0 && prompt.len() > kept.len && prompt[..kept.len] == known[..kept.len] {
-            return Ok(kept.clone());
-        }
-        let limit = prompt.len().saturating_sub(1);
-        let common = known.iter().zip(prompt).take(limit).take_while(|(a, b)| a == b).count();
-        let kept = match common >= MIN_SHARED {
-            true => Arc::new(self.decoder.cache(&prompt[..common], self.lora.as_ref())?),
-            false => Arc::default(),
-        };
-        *cache = (prompt.to_vec(), kept.clone());
-        Ok(kept)
     }
 }

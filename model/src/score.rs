@@ -1,14 +1,15 @@
 //! The exact posterior over a set of labels, by one forward pass over a trie of their tokens, or by a classification head at the
 //! prompt's last token. The part of the prompt that all requests share is computed once and kept.
 
-use crate::decoder::{Decoder, DecoderError, KvCache, LoraSet, log_softmax};
+use crate::decoder::{Decoder, DecoderError, LoraSet, log_softmax};
 use crate::layout::{Packed, ROOT};
 use crate::ops::Frozen;
 use crate::prompt::{PromptError, encode_completion, encode_prompt};
+use crate::shared_prefix::SharedPrefix;
 use crate::tokenizer::ChatTokenizer;
 use limbeck_artifact::dataset::Message;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ScoreError {
@@ -88,8 +89,7 @@ pub struct LabelScorer {
     trie: LabelTrie,
     /// A row a label, in their order, in the place of the decoder's own head; the trie is then the prompt alone.
     head: Option<Frozen>,
-    /// The prefix tokens computed last, and their keys and values.
-    cache: Mutex<(Vec<u32>, Arc<KvCache>)>,
+    prefix: SharedPrefix,
 }
 
 impl LabelScorer {
@@ -136,8 +136,15 @@ impl LabelScorer {
         if labels.is_empty() {
             return Err(ScoreError::NoLabels);
         }
-        let cache = Mutex::new((Vec::new(), Arc::new(KvCache::default())));
-        Ok(LabelScorer { decoder, tokenizer, lora: None, labels: labels.to_vec(), trie, head, cache })
+        Ok(LabelScorer {
+            decoder,
+            tokenizer,
+            lora: None,
+            labels: labels.to_vec(),
+            trie,
+            head,
+            prefix: SharedPrefix::default(),
+        })
     }
 
     /// The same labels under an adapter that is not merged.
@@ -159,7 +166,7 @@ impl LabelScorer {
 
     /// Log posterior of each label given a tokenized prompt.
     pub fn log_posterior(&self, prompt: &[u32]) -> Result<Vec<f64>, ScoreError> {
-        let past = self.prefix_for(prompt)?;
+        let past = self.prefix.of(&self.decoder, self.lora.as_ref(), prompt)?;
         let mut batch = Packed::new();
         let suffix = &prompt[past.len..];
         batch.push_tree(suffix, &self.trie.nodes, past.len);
@@ -181,25 +188,6 @@ impl LabelScorer {
             }
         }
         Ok(total)
-    }
-
-    /// Keys and values of what this prompt shares with the one before it. The first prompt is computed whole; from the
-    /// second on, the common beginning (system prompt and template) is kept.
-    fn prefix_for(&self, prompt: &[u32]) -> Result<Arc<KvCache>, ScoreError> {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let (known, kept) = &*cache;
-        if kept.len > 0 && prompt.len() > kept.len && prompt[..kept.len] == known[..kept.len] {
-            return Ok(kept.clone());
-        }
-        let limit = prompt.len().saturating_sub(1);
-        let common = known.iter().zip(prompt).take(limit).take_while(|(a, b)| a == b).count();
-        // Too short a prefix saves nothing; a new conversation starts a new cache.
-        let kept = match common >= 8 {
-            true => Arc::new(self.decoder.cache(&prompt[..common], self.lora.as_ref())?),
-            false => Arc::new(KvCache::default()),
-        };
-        *cache = (prompt.to_vec(), kept.clone());
-        Ok(kept)
     }
 }
 

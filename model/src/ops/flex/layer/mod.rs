@@ -9,6 +9,7 @@ mod dora;
 mod graph;
 mod heads;
 mod pointwise;
+mod scores;
 
 pub(super) use graph::layer;
 
