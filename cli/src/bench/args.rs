@@ -30,7 +30,7 @@ Example:
   limbeck bench curate --count 100000,300000,1000000 --datatrove .venv/bin/python
 
 A log is some 1 GB a million traces, and is gone when the command ends. The peer, datatrove's MinHash with its defaults,
-runs on the messages of the shortest log: pip install datatrove spacy 'xxhash<4'")]
+runs on the messages of the shortest log: pip install datatrove orjson spacy 'xxhash<4'")]
     Curate(BenchCurate),
     /// Measure the review desk at a full queue: its start, and the way from a key to the next item, disk included
     #[command(after_help = "Example:\n  limbeck bench review --items 100000")]

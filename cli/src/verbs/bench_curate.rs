@@ -124,7 +124,8 @@ fn datatrove(python: &Path, dir: &Path) -> Result<PeerFigures> {
     std::fs::write(&script, SCRIPT).map_err(|e| cannot("write", &script, &e))?;
     let mut command = Command::new(python);
     command.arg(&script).arg("--dir").arg(dir).arg("--work").arg(dir.join("datatrove"));
-    answer(command, "datatrove").map_err(|f| f.help("it needs a Python with: pip install datatrove spacy 'xxhash<4'"))
+    answer(command, "datatrove")
+        .map_err(|f| f.help("it needs a Python with: pip install datatrove orjson spacy 'xxhash<4'"))
 }
 
 fn answer<T: serde::de::DeserializeOwned>(mut command: Command, what: &str) -> Result<T> {
