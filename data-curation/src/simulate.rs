@@ -7,10 +7,11 @@ pub mod bulk;
 mod disturb;
 mod frontier;
 
+use crate::Error;
 use crate::redact::Redactor;
 use crate::review::{Decision, Verdict};
 use crate::text::Rng;
-use crate::{Error, trace};
+use crate::trace::{self, Trace};
 use frontier::Frontier;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -186,8 +187,7 @@ fn moment(rng: &mut Rng) -> OffsetDateTime {
 fn write(plan: &SimulatePlan, calls: &[Call], labels: Vec<String>, rng: &mut Rng) -> Result<Simulated, Error> {
     let system = format!("Classify the customer message. Answer with one of: {}.", labels.join(", "));
     let redactor = Redactor::new()?;
-    let (mut traces, mut decisions) = (String::new(), String::new());
-    let mut decided = 0;
+    let (mut traces, mut reviewed) = (String::new(), Reviewed::by(&plan.reviewer, 4));
     for call in calls {
         let line = line(call, &system, &labels, rng);
         // The decision is about what the importer will make of the line, so that is what is asked.
@@ -195,18 +195,12 @@ fn write(plan: &SimulatePlan, calls: &[Call], labels: Vec<String>, rng: &mut Rng
             read.redact(&redactor);
             let gold = &labels[call.gold];
             let right = read.label(&labels) == Some(gold.as_str());
-            let (verdict, label) =
-                if right { (Verdict::Accept, None) } else { (Verdict::Correct, Some(gold.as_str())) };
-            let at = rfc3339(reviewed_from() + Duration::seconds(4 * decided));
-            let decision = Decision::new(&at, &plan.reviewer, &read.id, verdict, label, &read.shown_sha256(), None);
-            decisions.push_str(&decision.to_line());
-            decisions.push('\n');
-            decided += 1;
+            reviewed.judge(&read, right, gold);
         }
         traces.push_str(&line);
         traces.push('\n');
     }
-    Ok(Simulated { traces, decisions, labels })
+    Ok(Simulated { traces, decisions: reviewed.decisions, labels })
 }
 
 fn line(call: &Call, system: &str, labels: &[String], rng: &mut Rng) -> String {
@@ -277,6 +271,30 @@ impl Sent<'_> {
             Some(damage) => damage.apply(record),
             None => record.to_string(),
         }
+    }
+}
+
+/// What the simulated reviewer says, a decision a line.
+struct Reviewed<'a> {
+    reviewer: &'a str,
+    /// Seconds a decision takes.
+    pace: i64,
+    decided: i64,
+    decisions: String,
+}
+
+impl<'a> Reviewed<'a> {
+    fn by(reviewer: &'a str, pace: i64) -> Self {
+        Reviewed { reviewer, pace, decided: 0, decisions: String::new() }
+    }
+
+    fn judge(&mut self, read: &Trace, right: bool, gold: &str) {
+        let (verdict, label) = if right { (Verdict::Accept, None) } else { (Verdict::Correct, Some(gold)) };
+        let at = rfc3339(reviewed_from() + Duration::seconds(self.pace * self.decided));
+        let decision = Decision::new(&at, self.reviewer, &read.id, verdict, label, &read.shown_sha256(), None);
+        self.decisions.push_str(&decision.to_line());
+        self.decisions.push('\n');
+        self.decided += 1;
     }
 }
 

@@ -2,9 +2,8 @@
 //! as JSON, and errs as such models do: a field left out, a span cut wrong, a value made up, no valid JSON at all.
 
 use super::disturb::Damage;
-use super::{Sent, moment, reviewed_from, rfc3339};
+use super::{Reviewed, Sent, moment};
 use crate::redact::Redactor;
-use crate::review::{Decision, Verdict};
 use crate::taxonomy::{Answers, Fields};
 use crate::text::Rng;
 use crate::{Error, trace};
@@ -12,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 
 /// The slots of the data set, in the order of the answer, and what an assistant asks for each.
 const SLOTS: [(&str, &str); 5] = [
@@ -240,8 +239,7 @@ fn write(
     redactor: &Redactor,
     rng: &mut Rng,
 ) -> Result<[String; 2], Error> {
-    let (mut traces, mut decisions) = (String::new(), String::new());
-    let mut decided = 0;
+    let (mut traces, mut reviewed) = (String::new(), Reviewed::by(&plan.reviewer, 6));
     for call in calls {
         let gold: Map<String, Value> =
             call.booked.values.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
@@ -251,18 +249,12 @@ fn write(
         if let Ok(mut read) = trace::parse(line.as_bytes()) {
             read.redact(redactor);
             let right = read.read(answers).is_ok_and(|said| said == gold);
-            let (verdict, label) =
-                if right { (Verdict::Accept, None) } else { (Verdict::Correct, Some(gold.as_ref())) };
-            let at = rfc3339(reviewed_from() + Duration::seconds(6 * decided));
-            let decision = Decision::new(&at, &plan.reviewer, &read.id, verdict, label, &read.shown_sha256(), None);
-            decisions.push_str(&decision.to_line());
-            decisions.push('\n');
-            decided += 1;
+            reviewed.judge(&read, right, &gold);
         }
         traces.push_str(&line);
         traces.push('\n');
     }
-    Ok([traces, decisions])
+    Ok([traces, reviewed.decisions])
 }
 
 fn line(call: &Call, rng: &mut Rng) -> String {

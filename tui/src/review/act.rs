@@ -12,8 +12,8 @@ use super::view::{self, Known, View};
 use crate::text;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-/// Offered when an item is rejected; any other reason can be typed.
-const REASONS: [&str; 6] = [
+/// Offered when an item is rejected, here and in other tools; any other reason can be typed.
+pub const REASONS: [&str; 6] = [
     "not answerable from the text",
     "several requests at once",
     "outside the taxonomy",
@@ -180,19 +180,22 @@ impl App {
         self.decide(Verdict::Reject, None, Some(reason))
     }
 
-    pub(super) fn filtered(&mut self, picked: &Picked) {
-        let Picked::Choice(choice) = picked else {
-            return self.warn("type a few letters of a view, or use the arrows");
-        };
-        let known = Known {
+    fn known(&self) -> Known<'_> {
+        Known {
             items: &self.items,
             order: &self.order,
             judgements: &self.judgements,
             closed: &self.closed,
             marks: &self.marks,
+        }
+    }
+
+    pub(super) fn filtered(&mut self, picked: &Picked) {
+        let Picked::Choice(choice) = picked else {
+            return self.warn("type a few letters of a view, or use the arrows");
         };
         let Some(filters) = &self.filters else { return };
-        match known.filtered(&filters[*choice]) {
+        match self.known().filtered(&filters[*choice]) {
             Ok(view) => self.look_at(view),
             Err(why) => self.warn(&why),
         }
@@ -202,14 +205,7 @@ impl App {
         if typed.is_empty() {
             return self.look_at(None);
         }
-        let known = Known {
-            items: &self.items,
-            order: &self.order,
-            judgements: &self.judgements,
-            closed: &self.closed,
-            marks: &self.marks,
-        };
-        match known.found(typed) {
+        match self.known().found(typed) {
             Ok(view) => self.look_at(Some(view)),
             Err(why) => self.warn(&why),
         }

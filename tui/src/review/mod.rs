@@ -29,6 +29,7 @@ mod view;
 mod words;
 mod write;
 
+pub use act::REASONS;
 pub use app::{App, Effect};
 pub use desk::{Alike, Desk, DeskError, Form, Gauge, Item, Judgement, Marks, Seen, State, Verdict};
 pub use draw::draw;

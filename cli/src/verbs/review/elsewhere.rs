@@ -10,18 +10,9 @@ use limbeck_artifact::journal;
 use limbeck_data_curation::review::exchange::{self, Format};
 use limbeck_data_curation::review::store::{self, Stream};
 use limbeck_data_curation::review::{Item, Queue};
+use limbeck_tui::review::REASONS;
 use serde_json::json;
 use std::path::Path;
-
-/// Offered in the other tool; the same as on our screen.
-const REASONS: [&str; 6] = [
-    "not answerable from the text",
-    "several requests at once",
-    "outside the taxonomy",
-    "unreadable or empty",
-    "personal data left in",
-    "test or spam",
-];
 
 pub fn export(settings: &Settings, run: &Run<'_>, queue: &Queue, path: &Path, tool: Tool) -> Result<Exit> {
     let (decisions, _) = store::open(&stage::decisions_dir(run), &run.recipe().review.decisions)?;
