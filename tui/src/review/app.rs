@@ -308,7 +308,11 @@ impl App {
         match &mut self.mode {
             Mode::Correct(picker) | Mode::Reject(picker) | Mode::Filter(picker) => picker.insert(text),
             Mode::Note(edit) | Mode::Search(edit) | Mode::Jump(edit) => edit.insert(text),
-            Mode::Write(writing) => writing.buffer.insert(text),
+            Mode::Write(writing) => {
+                writing.buffer.insert(text);
+                // The next key may come before the next picture.
+                self.fit_editor();
+            }
             Mode::Fill(_) => self.paste_into_field(text),
             Mode::Read | Mode::Page(_) => self.warn("pasted text is ignored here: correct or note first"),
         }

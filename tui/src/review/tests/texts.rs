@@ -155,6 +155,16 @@ fn screens_read_well() {
     insta::assert_snapshot!("text_styles_none", change(&mut session(), false));
 }
 
+#[test]
+fn a_key_right_after_a_paste_finds_the_text_laid_out() {
+    let mut s = session();
+    s.type_in("c");
+    // Seven of two bytes: the third row of what was there before begins in the middle of one.
+    s.app.paste("ééééééé");
+    s.press(KeyCode::Up);
+    assert!(s.screen().contains("ééééééé"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
