@@ -146,7 +146,12 @@ pub fn sweep(dir: &Path) -> io::Result<()> {
 /// Appends one line (without its line feed) and syncs. Where an earlier append was torn, the new line starts on a line
 /// of its own. One write call, so concurrent appenders do not mix their lines.
 pub fn append_line(path: &Path, line: &str) -> io::Result<()> {
-    if line.contains('\n') {
+    append_lines(path, &[line])
+}
+
+/// As [`append_line`], for several lines with one sync; without any, makes the file where there is none.
+pub fn append_lines(path: &Path, lines: &[impl AsRef<str>]) -> io::Result<()> {
+    if lines.iter().any(|line| line.as_ref().contains('\n')) {
         return Err(named("append to", path, io::Error::new(io::ErrorKind::InvalidInput, "the line has a line feed")));
     }
     if let Some(dir) = folder_of(path) {
@@ -155,12 +160,14 @@ pub fn append_line(path: &Path, line: &str) -> io::Result<()> {
     let fresh = !path.exists();
     let mut file =
         OpenOptions::new().read(true).append(true).create(true).open(path).map_err(|e| named("open", path, e))?;
-    let mut text = String::with_capacity(line.len() + 2);
+    let mut text = String::with_capacity(lines.iter().map(|line| line.as_ref().len() + 1).sum::<usize>() + 1);
     if !ends_with_line_feed(&mut file).map_err(|e| named("read", path, e))? {
         text.push('\n');
     }
-    text.push_str(line);
-    text.push('\n');
+    for line in lines {
+        text.push_str(line.as_ref());
+        text.push('\n');
+    }
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|e| named("append to", path, e))?;
     if fresh { sync_parent(path) } else { Ok(()) }
 }

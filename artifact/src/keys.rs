@@ -27,6 +27,11 @@ pub fn generate() -> Result<SigningKey> {
     })
 }
 
+/// Whether the key at `path` is under a passphrase, as far as it can be read.
+pub fn is_locked(path: &Path) -> bool {
+    std::fs::read_to_string(path).map(Zeroizing::new).is_ok_and(|text| text.contains("BEGIN ENCRYPTED PRIVATE KEY"))
+}
+
 /// Reads a private key: PKCS#8 PEM of a P-256 key, with its passphrase where it has one. Refuses a file that its group
 /// or others can read.
 pub fn load_private(path: &Path, passphrase: Option<&str>) -> Result<SigningKey> {

@@ -2,85 +2,17 @@
 //! the same time and whoever was killed; and that damage is told.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod common;
+
+use common::{Home, artifact, home, promotion};
 use limbeck_artifact::digest::sha256_hex;
-use limbeck_artifact::manifest::{ArtifactFile, ArtifactManifest, BaseModel, SCHEMA, Task};
+use limbeck_artifact::manifest::ArtifactManifest;
 use limbeck_artifact::store::{Head, LogEntry, Operation, Promotion, Rollback, Store};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use tempfile::TempDir;
-
-/// Makes an artifact's folder and returns its manifest digest.
-fn artifact(dir: &Path, name: &str, version: &str) -> String {
-    fs::create_dir_all(dir.join("report")).unwrap();
-    fs::write(dir.join("model.gguf"), format!("weights of {version}")).unwrap();
-    fs::write(dir.join("report/report.json"), "{}").unwrap();
-    fs::write(dir.join("model.sig"), "signature").unwrap();
-    let file = |name: &str, role: &str| (name.to_owned(), ArtifactFile::of(&dir.join(name), role).unwrap());
-    let manifest = ArtifactManifest {
-        schema: SCHEMA,
-        name: name.to_owned(),
-        version: version.to_owned(),
-        created: "2026-01-02T03:04:05Z".to_owned(),
-        task: Task {
-            kind: "classify".to_owned(),
-            labels: vec!["a".to_owned(), "b".to_owned()],
-            schema: None,
-            max_new_tokens: None,
-            system: None,
-        },
-        base: BaseModel { name: "base".to_owned(), digest: sha256_hex(b"b"), license: None, quantize_base: None },
-        dataset_digest: sha256_hex(b"d"),
-        recipe_lock_digest: sha256_hex(b"r"),
-        files: [file("model.gguf", "model"), file("report/report.json", "report")].into(),
-        threshold: Some(0.7),
-        verdict: "pass".to_owned(),
-        program_version: "0.1.0".to_owned(),
-    };
-    manifest.save(dir).unwrap()
-}
-
-struct Home {
-    dir: TempDir,
-    store: Store,
-}
-
-fn home() -> Home {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("store")).unwrap();
-    Home { dir, store }
-}
-
-impl Home {
-    /// Puts version `version` of `quickstart`; returns its folder and digest.
-    fn put(&self, version: &str) -> (PathBuf, String) {
-        let folder = self.dir.path().join(format!("artifact-{version}"));
-        let manifest = artifact(&folder, "quickstart", version);
-        let digest = self.store.put_artifact(&folder, &manifest).unwrap();
-        (folder, digest)
-    }
-
-    fn entry(&self, seq: u64) -> PathBuf {
-        self.store.dir().join(format!("log/{seq:016}.json"))
-    }
-
-    fn problems(&self) -> Vec<String> {
-        self.store.fsck(None).unwrap().problems
-    }
-}
-
-fn promotion(digest: &str, by: &str) -> Promotion {
-    Promotion {
-        model: "quickstart".to_owned(),
-        channel: "staging".to_owned(),
-        version_digest: digest.to_owned(),
-        evidence: BTreeMap::from([("by".to_owned(), sha256_hex(by.as_bytes()))]),
-        by: by.to_owned(),
-        at: "2026-01-02T03:04:05Z".to_owned(),
-    }
-}
 
 fn rollback(to: Option<&str>) -> Rollback {
     Rollback {
@@ -271,6 +203,26 @@ fn concurrent_threads_keep_one_history() {
     assert_eq!(log.len(), 60);
     assert_linear(&log);
     assert_eq!(h.problems(), [""; 0]);
+}
+
+#[test]
+fn a_version_that_many_ask_for_at_once_is_laid_out_once_and_stays_under_their_feet() {
+    for _ in 0..20 {
+        let h = home();
+        let (_, digest) = h.put("1.0.0");
+        h.store.promote(promotion(&digest, "ci")).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let folder = h.store.resolve("quickstart", "staging").unwrap();
+                    for file in ["model.gguf", "report/report.json", "manifest.json", "model.sig"] {
+                        assert!(fs::read(folder.join(file)).is_ok(), "{file} went away");
+                    }
+                });
+            }
+        });
+        assert_eq!(h.problems(), [""; 0]);
+    }
 }
 
 /// Runs in a process of its own: puts and promotes versions until it has done so `n` times or is killed, and says on

@@ -7,13 +7,14 @@ mod tree;
 
 use crate::digest::{hex, sha256_file, unhex32};
 use crate::files::write_atomic;
-use crate::keys::{SigningKey, VerifyingKey, key_id};
+use crate::keys::{VerifyingKey, key_id};
 use crate::relpath::SafeRelPath;
+use crate::signer::Signer;
 use crate::untrusted::visible_line;
 use crate::{Error, Result};
 use bundle::{Resource, Statement};
 use p256::ecdsa::Signature;
-use p256::ecdsa::signature::{Signer, Verifier};
+use p256::ecdsa::signature::Verifier;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -80,7 +81,7 @@ pub enum VerifyError {
 /// Signs every file below `dir` and writes the bundle to `bundle_path` (inside or outside of `dir`; where it is inside,
 /// it is the one file that is not signed). Refuses symlinks, special files, empty folders, names that another system
 /// cannot hold, and git's own files. The same files and key give the same bundle.
-pub fn sign_dir(dir: &Path, bundle_path: &Path, key: &SigningKey) -> Result<Signed> {
+pub fn sign_dir(dir: &Path, bundle_path: &Path, signer: &dyn Signer) -> Result<Signed> {
     let exempt = tree::inside(dir, bundle_path).map_err(Error::io("find", dir))?;
     let listing = files(dir, exempt.as_deref(), &[]).map_err(|fault| match fault {
         Fault::Io { attempted, path, source } => Error::Io { attempted, path, source },
@@ -107,9 +108,9 @@ pub fn sign_dir(dir: &Path, bundle_path: &Path, key: &SigningKey) -> Result<Sign
     let statement = Statement::new(&tree::base_name(dir)?, &root, ignored, resources);
     let defect = |e: serde_json::Error| Error::invalid(bundle_path, e.to_string(), "this is a defect");
     let payload = serde_json::to_vec(&statement).map_err(defect)?;
-    let signature: Signature = key.sign(&bundle::pae(&payload));
-    let key_id = key_id(key.verifying_key());
-    let bytes = bundle::encode(&payload, signature.to_der().as_bytes(), &key_id).map_err(defect)?;
+    let signature = signer.sign_der(&bundle::pae(&payload))?;
+    let key_id = key_id(signer.public());
+    let bytes = bundle::encode(&payload, &signature, &key_id).map_err(defect)?;
     write_atomic(bundle_path, &bytes).map_err(Error::io("write the signature", bundle_path))?;
     Ok(Signed { files, root, key_id })
 }

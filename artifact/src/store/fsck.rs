@@ -1,13 +1,21 @@
-//! Checks a whole store and tells everything that is wrong with it, not only the first thing. It changes nothing.
+//! Checks a whole store and tells everything that is wrong with it, not only the first thing, and changes nothing.
+//! Repair removes what the store makes anew by itself; content that is gone has to be put again.
 
-use super::log::{Head, apply, breaks, genesis, parse, seq_of};
-use super::{Channels, LogEntry, Store};
+use super::log::{Head, apply, breaks, genesis, holds, parse, seq_of};
+use super::retention::was_aside;
+use super::{Channels, LogEntry, Operation, Store};
 use crate::digest::{is_sha256, sha256_file, sha256_hex};
 use crate::files::is_temporary;
 use crate::oms;
 use crate::untrusted::visible_line;
 use crate::{Error, Result};
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+/// A temporary file of this age is nobody's any more.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +36,54 @@ impl Fsck {
     }
 }
 
+/// What a repair did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// Files and folders that killed processes left.
+    pub temporary: u64,
+    /// Objects that a killed removal had taken aside, put back.
+    pub restored: u64,
+    /// Laid-out folders that were not their version; they are made anew when they are asked for.
+    pub folders: u64,
+}
+
 impl Store {
+    /// Removes what can be had again: leftovers older than an hour, and laid-out folders that are not their version.
+    /// Damaged content is mended by [`Store::put_artifact`] with the artifact's folder.
+    pub fn repair(&self) -> Result<Repaired> {
+        let mut done = Repaired::default();
+        for part in ["blobs/sha256", "versions", "log", "artifacts"] {
+            let dir = self.dir.join(part);
+            for entry in fs::read_dir(&dir).map_err(Error::io("list", &dir))? {
+                let entry = entry.map_err(Error::io("list", &dir))?;
+                let (name, path) = (entry.file_name(), entry.path());
+                if let Some(object) = was_aside(&name.to_string_lossy()) {
+                    let place = dir.join(object);
+                    if !place.exists() {
+                        fs::rename(&path, &place).map_err(Error::io("put back", &place))?;
+                        done.restored += 1;
+                        continue;
+                    }
+                }
+                let Ok(meta) = path.symlink_metadata() else { continue };
+                if is_temporary(&name.to_string_lossy()) && is_abandoned(&meta) {
+                    remove(&path, &meta)?;
+                    done.temporary += 1;
+                }
+            }
+        }
+        let dir = self.dir.join("artifacts");
+        for name in names(&dir, &mut 0)? {
+            let path = dir.join(&name);
+            if !self.is_version(&name, &path) {
+                let meta = path.symlink_metadata().map_err(Error::io("read", &path))?;
+                remove(&path, &meta)?;
+                done.folders += 1;
+            }
+        }
+        Ok(done)
+    }
+
     /// Checks the log's chain, every version and every blob by its digest, and every laid-out folder. A chain cannot
     /// show that its end was cut off or rewritten: `expected` is a head that was noted down elsewhere
     /// ([`Store::head`]), which the log must still contain.
@@ -39,9 +94,12 @@ impl Store {
         self.check_versions(&mut report)?;
         self.check_blobs(&mut report)?;
         self.check_folders(&mut report)?;
+        let removed: BTreeMap<&String, u64> =
+            entries.iter().filter(|e| e.op == Operation::Remove).map(|e| (&e.to, e.seq)).collect();
         for entry in &entries {
-            if !self.version_path(&entry.to).is_file() {
-                report.problems.push(format!("log entry {} promotes {}, which is not here", entry.seq, entry.to));
+            let was_removed = removed.get(&entry.to).is_some_and(|seq| *seq >= entry.seq);
+            if !was_removed && !self.version_path(&entry.to).is_file() {
+                report.problems.push(format!("log entry {} names {}, which is not here", entry.seq, entry.to));
             }
         }
         Ok(report)
@@ -49,7 +107,7 @@ impl Store {
 
     fn check_log(&self, expected: Option<&Head>, report: &mut Fsck) -> Result<Vec<LogEntry>> {
         let dir = self.dir.join("log");
-        for name in names(&dir, report)? {
+        for name in names(&dir, &mut report.temporary)? {
             if seq_of(&name).is_none() {
                 report
                     .problems
@@ -61,7 +119,7 @@ impl Store {
         let mut is_expected_found = expected.is_none_or(|head| *head == genesis());
         for seq in 1..=self.last_listed()? {
             let path = self.entry_path(seq);
-            let Ok(bytes) = std::fs::read(&path) else {
+            let Ok(bytes) = fs::read(&path) else {
                 report.problems.push(format!("{} is missing or cannot be read", path.display()));
                 report.head.seq = seq;
                 continue;
@@ -73,8 +131,7 @@ impl Store {
                     if let Some(reason) = breaks(&entry, &report.head) {
                         report.problems.push(format!("{}: {reason}", path.display()));
                     }
-                    let state = channels.get(&entry.model).and_then(|c| c.get(&entry.channel));
-                    if entry.from.as_ref() != state.map(|s| &s.version) {
+                    if entry.from.as_ref() != before(&entry, &channels, &entries).as_ref() {
                         report.problems.push(format!("{}: it replaces what was not served", path.display()));
                     }
                     apply(&mut channels, &entry);
@@ -93,7 +150,7 @@ impl Store {
     }
 
     fn check_versions(&self, report: &mut Fsck) -> Result<()> {
-        for name in names(&self.dir.join("versions"), report)? {
+        for name in names(&self.dir.join("versions"), &mut report.temporary)? {
             let Some(digest) = name.strip_suffix(".json").filter(|d| is_sha256(d)) else {
                 report.problems.push(format!("versions/{} does not belong there", visible_line(&name)));
                 continue;
@@ -108,7 +165,7 @@ impl Store {
 
     fn check_blobs(&self, report: &mut Fsck) -> Result<()> {
         let dir = self.dir.join("blobs/sha256");
-        for name in names(&dir, report)? {
+        for name in names(&dir, &mut report.temporary)? {
             let path = dir.join(&name);
             report.blobs += 1;
             match sha256_file(&path) {
@@ -124,31 +181,57 @@ impl Store {
 
     fn check_folders(&self, report: &mut Fsck) -> Result<()> {
         let dir = self.dir.join("artifacts");
-        for name in names(&dir, report)? {
-            let path = dir.join(&name);
-            let is_right = self.version(&name).is_ok_and(|version| {
-                let Ok(found) = oms::files(&path, None, &[]) else { return false };
-                found.len() == version.files.len()
-                    && version.files.iter().all(|(name, file)| {
-                        found.get(name).is_some_and(|p| sha256_file(p).is_ok_and(|digest| digest == file.sha256))
-                    })
-            });
-            if !is_right {
+        for name in names(&dir, &mut report.temporary)? {
+            if !self.is_version(&name, &dir.join(&name)) {
                 let shown = dir.join(visible_line(&name).as_ref());
-                report.problems.push(format!("{}: it is not the version; delete it", shown.display()));
+                report.problems.push(format!("{}: it is not the version; a repair removes it", shown.display()));
             }
         }
         Ok(())
     }
+
+    /// Whether a folder holds exactly the version that it is named after.
+    fn is_version(&self, name: &str, folder: &Path) -> bool {
+        self.version(name).is_ok_and(|version| {
+            let Ok(found) = oms::files(folder, None, &[]) else { return false };
+            found.len() == version.files.len()
+                && version.files.iter().all(|(name, file)| {
+                    found.get(name).is_some_and(|p| sha256_file(p).is_ok_and(|digest| digest == file.sha256))
+                })
+        })
+    }
+}
+
+/// What `entry` had to replace.
+fn before(entry: &LogEntry, channels: &Channels, entries: &[LogEntry]) -> Option<String> {
+    match entry.op {
+        Operation::Promote | Operation::Rollback => {
+            channels.get(&entry.model).and_then(|c| c.get(&entry.channel)).map(|state| state.version.clone())
+        }
+        Operation::Hold | Operation::Release => {
+            holds(entries).get(&entry.model).and_then(|h| h.get(&entry.channel)).cloned()
+        }
+        Operation::Remove => Some(entry.to.clone()),
+    }
+}
+
+fn is_abandoned(meta: &fs::Metadata) -> bool {
+    let age = meta.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+    age.is_some_and(|age| age > ABANDONED)
+}
+
+fn remove(path: &Path, meta: &fs::Metadata) -> Result<()> {
+    let removed = if meta.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    removed.map_err(Error::io("remove", path))
 }
 
 /// The names in a folder, sorted; temporary ones are counted and left out.
-fn names(dir: &Path, report: &mut Fsck) -> Result<Vec<String>> {
+pub(super) fn names(dir: &Path, temporary: &mut u64) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in dir.read_dir().map_err(Error::io("list", dir))? {
         let name = entry.map_err(Error::io("list", dir))?.file_name().to_string_lossy().into_owned();
         if is_temporary(&name) {
-            report.temporary += 1;
+            *temporary += 1;
         } else {
             names.push(name);
         }

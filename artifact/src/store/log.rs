@@ -16,6 +16,11 @@ use std::path::{Path, PathBuf};
 pub enum Operation {
     Promote,
     Rollback,
+    /// A version is kept whatever channels do, until it is released.
+    Hold,
+    Release,
+    /// A version was no longer needed, and its content may be gone.
+    Remove,
 }
 
 /// One entry, as the log keeps it: canonical JSON on one line.
@@ -28,10 +33,11 @@ pub struct LogEntry {
     pub prev: String,
     pub op: Operation,
     pub model: String,
+    /// The channel that moved. Of a hold its name; empty where a version was removed.
     pub channel: String,
-    /// The version that the channel served until now.
+    /// The version that the channel served until now, or that was held under this name.
     pub from: Option<String>,
-    /// The version that it serves from now on.
+    /// The version that it serves from now on, or that is held, released, removed.
     pub to: String,
     pub evidence: BTreeMap<String, String>,
     pub by: String,
@@ -62,6 +68,28 @@ pub struct ChannelState {
 /// Model to channel to what it serves.
 pub type Channels = BTreeMap<String, BTreeMap<String, ChannelState>>;
 
+/// Model to a hold's name to the version that it keeps.
+pub type Holds = BTreeMap<String, BTreeMap<String, String>>;
+
+/// What is held after these entries.
+pub fn holds(entries: &[LogEntry]) -> Holds {
+    let mut holds = Holds::new();
+    for entry in entries {
+        let of_model = || entry.model.clone();
+        match entry.op {
+            Operation::Hold => {
+                holds.entry(of_model()).or_default().insert(entry.channel.clone(), entry.to.clone());
+            }
+            Operation::Release => {
+                holds.entry(of_model()).or_default().remove(&entry.channel);
+            }
+            Operation::Promote | Operation::Rollback | Operation::Remove => {}
+        }
+    }
+    holds.retain(|_, of_model| !of_model.is_empty());
+    holds
+}
+
 /// What the channels serve after these entries.
 pub fn fold(entries: &[LogEntry]) -> Channels {
     let mut channels = Channels::new();
@@ -73,6 +101,9 @@ pub fn fold(entries: &[LogEntry]) -> Channels {
 
 /// One step of [`fold`].
 pub(super) fn apply(channels: &mut Channels, entry: &LogEntry) {
+    if !matches!(entry.op, Operation::Promote | Operation::Rollback) {
+        return;
+    }
     let of_model = channels.entry(entry.model.clone()).or_default();
     let mut history = of_model.remove(&entry.channel).map_or_else(Vec::new, |state| state.history);
     if entry.op == Operation::Rollback
@@ -95,6 +126,12 @@ pub(super) struct Log {
 }
 
 impl Log {
+    /// Each entry holds the hash of the one before it, so that only the last has to be known apart.
+    pub fn contains(&self, head: &Head) -> bool {
+        let after = usize::try_from(head.seq).ok().and_then(|seq| self.entries.get(seq));
+        *head == self.head || *head == genesis() || after.is_some_and(|entry| entry.prev == head.sha256)
+    }
+
     pub fn next(
         &self,
         op: Operation,
@@ -204,5 +241,5 @@ pub(super) fn breaks(entry: &LogEntry, head: &Head) -> Option<String> {
     if entry.prev != head.sha256 {
         return Some(format!("the chain is broken: entry {} is not the one that it was written after", head.seq));
     }
-    (!is_sha256(&entry.to)).then(|| "it promotes what is no version".to_owned())
+    (!is_sha256(&entry.to)).then(|| "it names what is no version".to_owned())
 }

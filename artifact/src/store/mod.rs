@@ -4,7 +4,7 @@
 //! ```text
 //! blobs/sha256/<hex>           a file's content, under its digest
 //! versions/<sha256>.json       the files of one artifact, under the digest of this record: a version
-//! log/<16-digit seq>.json      one promotion or rollback, with the hash of the entry before it
+//! log/<16-digit seq>.json      one promotion, rollback, hold, release or removal, with the hash of the entry before it
 //! artifacts/<sha256>/          a version laid out as a folder again, by hard links; can be deleted and is made anew
 //! ```
 //!
@@ -14,10 +14,12 @@
 mod fsck;
 mod log;
 mod objects;
+mod retention;
 
-pub use fsck::Fsck;
-pub use log::{ChannelState, Channels, Head, LogEntry, Operation, fold};
+pub use fsck::{Fsck, Repaired};
+pub use log::{ChannelState, Channels, Head, Holds, LogEntry, Operation, fold, holds};
 pub use objects::{StoredFile, Version};
+pub use retention::{Hold, Removable, Removed, Retention};
 
 use crate::digest::is_sha256;
 use crate::untrusted::visible_line;
@@ -99,6 +101,7 @@ impl Store {
             let reason = format!("version {version_digest} is of {}, not of {model}", version.name);
             return Err(Error::refused(reason, "promote it under its own name"));
         }
+        self.touch_version(&version_digest)?;
         self.check_blobs_present(&version)?;
         self.append(|log, channels| {
             let state = channels.get(&model).and_then(|c| c.get(&channel));
@@ -145,6 +148,7 @@ impl Store {
                     )
                 })?,
             };
+            self.touch_version(&target)?;
             self.check_blobs_present(&self.version(&target)?)?;
             Ok(Step::Append(log.next(
                 Operation::Rollback,
@@ -182,6 +186,11 @@ impl Store {
     /// [`Store::fsck`].
     pub fn head(&self) -> Result<Head> {
         Ok(self.read_log()?.head)
+    }
+
+    /// Whether the log still contains the entry that `head` names.
+    pub fn holds_head(&self, head: &Head) -> Result<bool> {
+        Ok(self.read_log()?.contains(head))
     }
 
     /// What every channel of every model serves.

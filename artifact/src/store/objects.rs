@@ -17,6 +17,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 /// One artifact as the store keeps it. Its digest is the SHA-256 of its canonical JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +102,11 @@ impl Store {
             .map_err(|e| Error::invalid(&path, format!("it is not a version: {e}"), "put the artifact again"))
     }
 
+    pub(super) fn touch_version(&self, digest: &str) -> Result<()> {
+        let path = self.version_path(digest);
+        touch(&path).map_err(Error::io("mark as wanted the version", &path))
+    }
+
     /// Whether all content of a version is here, by size.
     pub(super) fn check_blobs_present(&self, version: &Version) -> Result<()> {
         for (name, file) in &version.files {
@@ -125,7 +131,7 @@ impl Store {
     fn put_blob(&self, source: &Path) -> Result<StoredFile> {
         let sha256 = sha256_file(source).map_err(Error::io("take the digest of", source))?;
         let path = self.blob_path(&sha256);
-        if is_whole(&path, &sha256) {
+        if is_whole(&path, &sha256) && touch(&path).is_ok() {
             let bytes = path.metadata().map_err(Error::io("read", &path))?.len();
             return Ok(StoredFile { sha256, bytes });
         }
@@ -154,7 +160,7 @@ impl Store {
     }
 
     fn put_bytes(&self, path: &Path, sha256: &str, bytes: &[u8]) -> Result<()> {
-        if is_whole(path, sha256) {
+        if is_whole(path, sha256) && touch(path).is_ok() {
             return Ok(());
         }
         let failed = || Error::io("store", path);
@@ -173,7 +179,9 @@ impl Store {
         }
         let n = COUNTER.fetch_add(1, Ordering::Relaxed);
         let tmp = self.dir.join("artifacts").join(format!(".{digest}.{}-{n}.tmp", std::process::id()));
-        let made = self.link_files(&tmp, &version).and_then(|()| swap_in(&tmp, &target));
+        let made = self
+            .link_files(&tmp, &version)
+            .and_then(|()| swap_in(&tmp, &target, || self.is_laid_out(&target, &version)));
         if made.is_err() {
             let _ = fs::remove_dir_all(&tmp);
         }
@@ -209,17 +217,34 @@ impl Store {
     }
 }
 
-/// Puts a finished folder in place of one that is absent or not whole.
-fn swap_in(tmp: &Path, target: &Path) -> Result<()> {
+/// Puts a finished folder in place of one that is absent or not whole. Where another was faster, that one's stays: somebody
+/// may be reading it.
+fn swap_in(tmp: &Path, target: &Path, is_whole: impl Fn() -> bool) -> Result<()> {
+    let discard = || fs::remove_dir_all(tmp).map_err(Error::io("remove", tmp));
+    if is_whole() {
+        return discard();
+    }
     if target.symlink_metadata().is_ok() {
-        fs::remove_dir_all(target).map_err(Error::io("remove the damaged folder", target))?;
+        let aside = tmp.with_extension("old.tmp");
+        match fs::rename(target, &aside) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            renamed => {
+                renamed.map_err(Error::io("take aside the damaged folder", target))?;
+                fs::remove_dir_all(&aside).map_err(Error::io("remove the damaged folder", &aside))?;
+            }
+        }
     }
     match fs::rename(tmp, target) {
         Ok(()) => Ok(()),
-        // Another laid out the same version at the same time.
-        Err(_) if target.is_dir() => fs::remove_dir_all(tmp).map_err(Error::io("remove", tmp)),
+        Err(_) if is_whole() => discard(),
         Err(e) => Err(Error::io("put in place", target)(e)),
     }
+}
+
+/// Makes an object young again. Whoever removes what nobody needs spares what is young: it may be on its way into a
+/// channel.
+pub(super) fn touch(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.set_modified(SystemTime::now())
 }
 
 fn is_whole(path: &Path, sha256: &str) -> bool {
