@@ -158,6 +158,8 @@ Example:
     /// Check an artifact's signature and every file's digest
     #[command(after_help = "Example:\n  limbeck verify runs/quickstart/package --key .limbeck/keys/signing.pub.pem")]
     Verify(Verify),
+    #[command(flatten)]
+    Store(crate::verbs::store::args::StoreVerb),
     /// Answer with an artifact: label, confidence, and whether to serve the answer or to escalate
     #[command(after_help = "\
 Example:
@@ -166,6 +168,33 @@ Example:
 
 A JSONL line is {\"text\": \"...\"} or {\"messages\": [{\"role\": \"user\", \"content\": \"...\"}]}, with an optional \"id\".")]
     Score(Score),
+    /// Serve an artifact as an OpenAI-compatible API that escalates what it is not sure of
+    #[command(after_help = "\
+Example:
+  limbeck serve quickstart/staging
+  limbeck serve quickstart/staging --upstream https://api.example.com/v1 --upstream-model frontier-large-1 --decisions logs
+  curl http://127.0.0.1:8080/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"where is my refund?\"}]}'
+
+Also /v1/models, /health, /metrics (Prometheus). Secrets come from the environment: LIMBECK_API_KEY is what callers must send,
+LIMBECK_UPSTREAM_API_KEY what the fallback is sent. Listening beyond this machine needs LIMBECK_API_KEY.
+What is escalated without a fallback is an error 422 with code \"escalate\", on which a gateway in front falls back.")]
+    Serve(Serve),
+    /// Run an artifact's recipe again and say whether the same bytes come out, or which step differs first
+    #[command(after_help = "\
+Example:
+  limbeck reproduce quickstart/staging --recipe recipes/quickstart
+
+The settings are the artifact's own; --recipe names the folder that holds its traces, decisions and base. It stops before the
+evaluation: the served file is compared by digest. Exit code 6 where something differs.")]
+    Reproduce(Reproduce),
+    /// Copy an artifact into the form that a registry or another server takes
+    #[command(after_help = "\
+Example:
+  limbeck export quickstart/staging --form oci --out image            then: skopeo copy oci:image:0.1.0 docker://...
+  limbeck export runs/quickstart/package --form llama-server --out llama
+
+The artifact's signature is checked first. The files are those that were evaluated, byte for byte.")]
+    Export(Export),
     /// Show every value of a recipe and where it comes from
     #[command(after_help = "\
 Example:
@@ -438,13 +467,23 @@ pub struct Verify {
 
 #[derive(Args, Debug)]
 pub struct Score {
-    /// An artifact's folder, or a channel of the store: CHANNEL or MODEL/CHANNEL
-    pub artifact: String,
+    #[command(flatten)]
+    pub of: ArtifactArgs,
     /// The message; without it, one is read from stdin
     pub text: Option<String>,
     /// Read JSON lines from stdin and answer each with a JSON line
     #[arg(long, conflicts_with = "text")]
     pub jsonl: bool,
+    /// Serve from this confidence instead of the artifact's own
+    #[arg(long, value_name = "0..1")]
+    pub threshold: Option<f64>,
+}
+
+/// An artifact, and how its signature is checked.
+#[derive(Args, Debug, Clone)]
+pub struct ArtifactArgs {
+    /// An artifact's folder, or a channel of the store: CHANNEL or MODEL/CHANNEL
+    pub artifact: String,
     /// The store that channels are looked up in
     #[arg(long, value_name = "DIR", default_value = ".limbeck/store")]
     pub store: PathBuf,
@@ -454,9 +493,90 @@ pub struct Score {
     /// Answer without checking the signature
     #[arg(long, conflicts_with = "key")]
     pub no_verify: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Serve {
+    #[command(flatten)]
+    pub of: ArtifactArgs,
+    /// Address and port to listen at; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+    pub listen: String,
+    /// The fallback for what the artifact is not sure of: the base address of an OpenAI-compatible API, with /v1
+    #[arg(long, value_name = "URL")]
+    pub upstream: Option<String>,
+    /// The model to ask for there, instead of the one that the caller names
+    #[arg(long, value_name = "NAME", requires = "upstream")]
+    pub upstream_model: Option<String>,
+    /// How long the fallback may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub upstream_timeout: u64,
+    /// What becomes of an unsure answer where no fallback gives a better one: an error, or the answer, marked
+    #[arg(long, value_enum, default_value_t = crate::serve::Escalated::Refuse)]
+    pub escalated: crate::serve::Escalated,
+    /// Write a line a decision to DIR/decisions-DATE.jsonl, for `limbeck import`; messages are in it as they came
+    #[arg(long, value_name = "DIR")]
+    pub decisions: Option<PathBuf>,
+    /// Send a span a decision to an OpenTelemetry collector (OTLP over HTTP), such as http://127.0.0.1:4318
+    #[arg(long, value_name = "URL")]
+    pub otlp: Option<String>,
     /// Serve from this confidence instead of the artifact's own
     #[arg(long, value_name = "0..1")]
     pub threshold: Option<f64>,
+    /// Requests that are answered at the same time
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: u16,
+    /// Requests that may wait for the model; more are refused at once
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub queue: u32,
+    /// Connections that may be open; more wait
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub connections: u32,
+    /// Longest request body, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    pub max_body: u64,
+    /// How long a request may wait for the artifact's answer, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct Reproduce {
+    #[command(flatten)]
+    pub of: ArtifactArgs,
+    /// The recipe's folder: its traces, decisions and base are read from there
+    #[arg(long, value_name = "RECIPE")]
+    pub recipe: PathBuf,
+    /// Keep the second run in this folder; killed, the same command goes on there
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct Export {
+    #[command(flatten)]
+    pub of: ArtifactArgs,
+    /// What for
+    #[arg(long, value_enum)]
+    pub form: Form,
+    /// The folder to make
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// The image's tag; the artifact's version when left out
+    #[arg(long, value_name = "TAG")]
+    pub tag: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Form {
+    /// An OCI image layout with ModelPack media types, for registries
+    Oci,
+    /// The GGUF file with llama.cpp's command line, grammar and request
+    LlamaServer,
+    /// The GGUF file with a Modelfile
+    Ollama,
+    /// The adapter alone, for PEFT and vLLM
+    Peft,
 }
 
 #[derive(Args, Debug)]
@@ -520,10 +640,16 @@ pub struct Keys {
 
 #[derive(Subcommand, Debug)]
 pub enum KeysVerb {
-    /// Make a P-256 key; encrypted when LIMBECK_KEY_PASSPHRASE is set
+    /// Make a P-256 key; encrypted when LIMBECK_KEY_PASSPHRASE or LIMBECK_KEY_PASSPHRASE_FILE gives a passphrase
     #[command(after_help = "Example:\n  limbeck keys new .limbeck/keys/signing.pem")]
     New {
         /// Where the private key goes; the public one is put beside it
+        path: PathBuf,
+    },
+    /// Say which key this is: its id, as artifacts and the promotion log name it
+    #[command(after_help = "Example:\n  limbeck keys show .limbeck/keys/signing.pub.pem")]
+    Show {
+        /// A private or a public key
         path: PathBuf,
     },
     /// Print the public half

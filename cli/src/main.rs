@@ -12,6 +12,7 @@ mod prices;
 mod progress;
 mod queue;
 mod scratch;
+mod serve;
 mod settings;
 mod sinks;
 mod stages;
@@ -61,7 +62,11 @@ fn dispatch(settings: &Settings, verb: Verb) -> Result<Exit> {
         Verb::Package(args) => verbs::run::run(settings, &args.recipe, Stage::Package, &none),
         Verb::Promote(args) => verbs::run::run(settings, &args.recipe, Stage::Promote, &none),
         Verb::Verify(args) => verbs::verify::verify(settings, &args),
+        Verb::Store(verb) => verbs::store::store(settings, &verb),
         Verb::Score(args) => verbs::score::score(settings, &args),
+        Verb::Serve(args) => verbs::serve::serve(settings, &args),
+        Verb::Reproduce(args) => verbs::reproduce::reproduce(settings, &args),
+        Verb::Export(args) => verbs::export::export(settings, &args),
         Verb::Explain(args) => verbs::explain::explain(settings, &args),
         Verb::Data(args) => verbs::data::data(settings, &args.verb),
         Verb::Doctor => verbs::doctor::doctor(settings),

@@ -1,7 +1,7 @@
 //! From what was typed to what it means: the one place that reads the environment (secrets and the person's name only).
 
 use crate::args::Global;
-use crate::exit::{Failure, Result};
+use crate::exit::{Exit, Failure, Result};
 use limbeck_recipes::Resolved;
 use std::path::{Path, PathBuf};
 
@@ -38,9 +38,21 @@ impl Settings {
     }
 }
 
-/// The passphrase of the signing key.
-pub fn key_passphrase() -> Option<String> {
-    std::env::var("LIMBECK_KEY_PASSPHRASE").ok().filter(|p| !p.is_empty())
+/// The passphrase of the signing key: from the environment, or from the file that it names.
+///
+/// # Errors
+/// When the file can't be read.
+pub fn key_passphrase() -> Result<Option<String>> {
+    if let Some(passphrase) = std::env::var("LIMBECK_KEY_PASSPHRASE").ok().filter(|p| !p.is_empty()) {
+        return Ok(Some(passphrase));
+    }
+    let Some(file) = std::env::var_os("LIMBECK_KEY_PASSPHRASE_FILE").filter(|f| !f.is_empty()) else { return Ok(None) };
+    let file = PathBuf::from(file);
+    let text = std::fs::read_to_string(&file).map_err(|e| {
+        let message = format!("failed to read the passphrase from {}: {e}", file.display());
+        Failure::new(Exit::Unexpected, message).help("LIMBECK_KEY_PASSPHRASE_FILE names the file")
+    })?;
+    Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()).filter(|p| !p.is_empty()))
 }
 
 /// What the program was called with.
@@ -74,6 +86,20 @@ pub fn keys_file() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let config = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")))?;
     Some(config.join("limbeck/keys.toml"))
+}
+
+fn secret(name: &str) -> Option<String> {
+    std::env::var(name).ok().map(|v| v.trim().to_owned()).filter(|v| !v.is_empty())
+}
+
+/// What callers of `limbeck serve` must send.
+pub fn api_key() -> Option<String> {
+    secret("LIMBECK_API_KEY")
+}
+
+/// What the fallback of `limbeck serve` is sent.
+pub fn upstream_api_key() -> Option<String> {
+    secret("LIMBECK_UPSTREAM_API_KEY")
 }
 
 /// The hub's token.

@@ -311,6 +311,9 @@ pub struct Promote {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Sign {
     pub key: PathBuf,
+    /// A program and its arguments; empty where the key signs.
+    pub exec: Vec<String>,
+    pub public_key: Option<PathBuf>,
 }
 
 impl Recipe {

@@ -214,6 +214,8 @@ pub(crate) const FIELDS: &[Field] = &[
     field("promote.store", Path, Default("\".limbeck/store\""), "local store, relative to the current directory"),
 
     field("sign.key", Path, Default("\".limbeck/keys/signing.pem\""), "P-256 private key (PKCS#8 PEM), relative to the current directory"),
+    field("sign.exec", Texts { min: 0 }, Default("[]"), "instead of the key: a program and its arguments that sign what they get on stdin (DER on stdout), for a KMS or an HSM"),
+    field("sign.public_key", Path, Optional, "its public key (PEM), relative to the current directory; its signatures are checked against it"),
 ];
 
 /// A default that another setting changes.

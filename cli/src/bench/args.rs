@@ -38,6 +38,40 @@ runs on the messages of the shortest log: pip install datatrove orjson spacy 'xx
     /// Plant wrong labels in an intent data set and see how many of them come first in the review queue
     #[command(after_help = "Example:\n  limbeck bench suspects --data banking77 --noise 0.15")]
     Suspects(BenchSuspects),
+    /// Measure `limbeck serve` under load: many callers at once, or arrivals at a rate whatever the server does
+    #[command(after_help = "\
+Example:
+  limbeck bench serve quickstart/staging --messages recipes/quickstart/traces.jsonl
+  limbeck bench serve quickstart/staging --messages recipes/quickstart/traces.jsonl --rate 20")]
+    Serve(BenchServe),
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct BenchServe {
+    #[command(flatten)]
+    pub of: crate::args::ArtifactArgs,
+    /// Traces whose messages are asked
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub messages: PathBuf,
+    /// Callers; with --rate, the most that may wait at the same time
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=2000))]
+    pub clients: u16,
+    /// Requests a second at random times (Poisson) instead of as fast as answers come
+    #[arg(long, value_name = "N", value_parser = per_second)]
+    pub rate: Option<f64>,
+    /// How long
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// Requests that the server answers at the same time
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: u16,
+}
+
+fn per_second(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate > 0.0 && rate <= 100_000.0 => Ok(rate),
+        _ => Err("expected a number above 0, for example 20".to_owned()),
+    }
 }
 
 #[derive(Args, Debug, Clone)]

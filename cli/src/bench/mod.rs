@@ -7,6 +7,7 @@ pub mod curate;
 pub mod ours;
 pub mod report;
 pub mod review;
+pub mod serve;
 pub mod sides;
 pub mod text;
 

@@ -6,6 +6,7 @@ pub mod eval;
 pub mod import;
 pub mod package;
 pub mod promote;
+mod provenance;
 pub mod quantize;
 pub mod review;
 pub mod train;

@@ -4,11 +4,11 @@
 use super::eval::{Evaluated, max_new_tokens};
 use super::quantize::QuantizedFiles;
 use super::train::adapter_files;
-use super::{Finished, PROGRAM_VERSION, Run, Work, cannot};
+use super::{Finished, PROGRAM_VERSION, Run, Work, cannot, provenance};
 use crate::base::Base;
 use crate::exit::Result;
 use limbeck_artifact::dataset::{Dataset, DatasetCard, Example, Split};
-use limbeck_artifact::digest::{canonical_json, sha256_hex};
+use limbeck_artifact::digest::{canonical_json, sha256_file, sha256_hex};
 use limbeck_artifact::event::{EventKind, Stage};
 use limbeck_artifact::files::write_atomic;
 use limbeck_artifact::manifest::{self, ArtifactFile, ArtifactManifest, BaseModel, Task};
@@ -45,14 +45,14 @@ pub fn run(
     let recipe = run.recipe();
     let sink = run.sink.stage(Stage::Package);
     let base = run.base(&sink)?;
-    let key = crate::keys::load_or_make(&recipe.sign.key, &sink)?;
+    let key = crate::keys::signer(recipe, &sink)?;
     let inputs = BTreeMap::from([
         ("dataset".to_owned(), dataset.summary.digest.clone()),
         ("train".to_owned(), trained.digest()),
         ("quantize".to_owned(), quantized.digest()),
         ("eval".to_owned(), evaluated.digest()),
         ("base".to_owned(), base.digest.clone()),
-        ("key".to_owned(), keys::key_id(key.verifying_key())),
+        ("key".to_owned(), keys::key_id(key.public())),
     ]);
     run.stage(Stage::Package, inputs, |emit, _| {
         let place = run.folder(Stage::Package);
@@ -83,6 +83,19 @@ pub fn run(
         parts.copy(&evaluated.summary.report, "report/report.json", "report")?;
         parts.copy(&evaluated.summary.page, "report/report.html", "report-page")?;
         parts.copy("train/loss.jsonl", "report/loss.jsonl", "training-log")?;
+        let documents = provenance::documents(&provenance::Facts {
+            recipe,
+            lock_digest: &run.lock_digest(),
+            base,
+            dataset: &dataset.card,
+            report: &report,
+            report_digest: &sha256_file(&making.join("report/report.json"))?,
+            served: &[(model.clone(), sha256_file(&making.join(&model))?)],
+            created: &run.created,
+        });
+        for (name, text) in documents {
+            parts.write(name, text.as_bytes(), "provenance")?;
+        }
         let example = example(&dataset);
         let kept = trained.summary.quantize_base;
         let card = card(run, &report, base, kept, &model, &example);
@@ -117,7 +130,7 @@ pub fn run(
         remove(&place)?;
         std::fs::rename(&making, &place).map_err(|e| cannot("move the artifact to", &place, &e))?;
         // Signed in its place: the signature names the folder.
-        let signed = oms::sign_dir(&place, &place.join(manifest::SIGNATURE_FILE_NAME), &key)?;
+        let signed = oms::sign_dir(&place, &place.join(manifest::SIGNATURE_FILE_NAME), key.as_ref())?;
         let bytes = manifest.files.values().map(|f| f.bytes).sum();
         emit.emit(EventKind::Wrote { path: place.display().to_string(), bytes });
         let summary = Packaged {
@@ -274,6 +287,7 @@ fn card(run: &Run<'_>, report: &Report, base: &Base, kept: QuantizeBase, model: 
             ("tokenizer/", "the tokenizer and chat template"),
             ("recipe.lock.toml", "every setting of the run"),
             ("lineage/", "each row's trace and decision"),
+            ("provenance/", "how it was built, what its gates said, what is in it: SLSA, in-toto, CycloneDX"),
             ("report/", "the evaluation, for machines and for people"),
             (manifest::FILE_NAME, "what is in here, with digests"),
             (manifest::SIGNATURE_FILE_NAME, "the signature over all files (OpenSSF Model Signing)"),

@@ -41,8 +41,8 @@ pub fn run(
     let begun = Instant::now();
     let dir = run.dir.join(&packaged.dir);
     // Never trust what lies on disk only because this program once wrote it.
-    let key = crate::keys::load_or_make(&recipe.sign.key, &sink)?;
-    oms::verify_dir(&dir, &dir.join(manifest::SIGNATURE_FILE_NAME), key.verifying_key(), oms::Strictness::Strict)
+    let key = crate::keys::signer(recipe, &sink)?;
+    oms::verify_dir(&dir, &dir.join(manifest::SIGNATURE_FILE_NAME), key.public(), oms::Strictness::Strict)
         .map_err(|e| Failure::of(Exit::VerificationFailed, &e).help("package again; nothing was promoted"))?;
     let store = Store::open(&recipe.promote.store)?;
     let version = store.put_artifact(&dir, &packaged.manifest_digest)?;
@@ -54,7 +54,7 @@ pub fn run(
         evidence: BTreeMap::from([
             ("report".to_owned(), report),
             ("recipe-lock".to_owned(), run.lock_digest()),
-            ("key".to_owned(), keys::key_id(key.verifying_key())),
+            ("key".to_owned(), keys::key_id(key.public())),
         ]),
         by: person(),
         at: journal::now(),

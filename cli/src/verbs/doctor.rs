@@ -112,7 +112,7 @@ fn key_state(path: &Path) -> std::result::Result<String, String> {
     if !path.exists() {
         return Ok(format!("none at {}; the first package makes a local development key", path.display()));
     }
-    let passphrase = crate::settings::key_passphrase();
+    let passphrase = crate::settings::key_passphrase().map_err(|failure| failure.message)?;
     match keys::load_private(path, passphrase.as_deref()) {
         Ok(key) => Ok(format!("{} (id {})", path.display(), &keys::key_id(key.verifying_key())[..12])),
         Err(e) => Err(e.to_string()),

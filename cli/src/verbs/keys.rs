@@ -23,6 +23,17 @@ pub fn keys(settings: &Settings, args: &Keys) -> Result<Exit> {
                 ))?;
             }
         }
+        KeysVerb::Show { path } => {
+            let public = match keys::load_public(path) {
+                Ok(public) => public,
+                Err(_) => *crate::keys::load(path)?.verifying_key(),
+            };
+            let id = keys::key_id(&public);
+            match settings.json {
+                true => output::json(&json!({"key_id": id, "public": keys::public_pem(&public)}))?,
+                false => output::stdout(&format!("{id}\n"))?,
+            }
+        }
         KeysVerb::Public { path } => output::stdout(&keys::public_pem(crate::keys::load(path)?.verifying_key()))?,
     }
     Ok(Exit::Ok)

@@ -1,6 +1,6 @@
 //! `limbeck score`: an artifact's answer to a message, or to a stream of them. The artifact is verified first.
 
-use crate::args::Score;
+use crate::args::{ArtifactArgs, Score};
 use crate::exit::{Exit, Failure, Result};
 use crate::output;
 use crate::settings::Settings;
@@ -26,17 +26,7 @@ use std::time::Instant;
 const MAX_BYTES: u64 = 1 << 20;
 
 pub fn score(settings: &Settings, args: &Score) -> Result<Exit> {
-    let dir = locate(args)?;
-    let manifest = match args.no_verify {
-        true => ArtifactManifest::load(&dir)?,
-        false => {
-            let key = keys::load_public(&args.key).map_err(|e| {
-                Failure::of(Exit::VerificationFailed, &e)
-                    .help("name the signer's public key with --key PUB; --no-verify answers without checking")
-            })?;
-            verify::check(&dir, &key)?.1
-        }
-    };
+    let (dir, manifest) = find(&args.of)?;
     let scorer = Scorer::open(&dir, manifest, settings, args.threshold)?;
     if args.jsonl {
         return stream(&scorer);
@@ -70,8 +60,27 @@ pub fn score(settings: &Settings, args: &Score) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// The artifact that was named, its signature checked unless that was waived, and its manifest.
+///
+/// # Errors
+/// Exit code 2 where there is none, 6 where it is not what was signed.
+pub fn find(args: &ArtifactArgs) -> Result<(PathBuf, ArtifactManifest)> {
+    let dir = locate(args)?;
+    let manifest = match args.no_verify {
+        true => ArtifactManifest::load(&dir)?,
+        false => {
+            let key = keys::load_public(&args.key).map_err(|e| {
+                Failure::of(Exit::VerificationFailed, &e)
+                    .help("name the signer's public key with --key PUB; --no-verify answers without checking")
+            })?;
+            verify::check(&dir, &key)?.1
+        }
+    };
+    Ok((dir, manifest))
+}
+
 /// The folder of the artifact that was named: itself, or what a channel serves.
-fn locate(args: &Score) -> Result<PathBuf> {
+fn locate(args: &ArtifactArgs) -> Result<PathBuf> {
     let path = Path::new(&args.artifact);
     if path.join(limbeck_artifact::manifest::FILE_NAME).is_file() {
         return Ok(path.to_owned());
@@ -119,15 +128,15 @@ enum Model {
     Fields(Box<Writer>, Schema),
 }
 
-struct Scorer {
+pub struct Scorer {
     model: Model,
     system: Option<String>,
     temperature: f64,
-    threshold: f64,
+    pub threshold: f64,
 }
 
 #[derive(Debug, Default, Serialize)]
-struct Answer {
+pub struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -142,11 +151,11 @@ struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     written: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    fault: Option<String>,
+    pub fault: Option<String>,
     /// Of the label, or of all that was written, after the temperature that was fitted on the calibration split.
-    confidence: f64,
+    pub confidence: f64,
     /// `serve` or `escalate`.
-    route: &'static str,
+    pub route: &'static str,
     latency_ms: f64,
     /// The runners-up, likeliest first.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -155,13 +164,15 @@ struct Answer {
 
 impl Answer {
     /// The answer as a person reads it.
-    fn text(&self) -> &str {
+    pub fn text(&self) -> &str {
         self.label.as_deref().or(self.canonical.as_deref()).or(self.written.as_deref()).unwrap_or_default()
     }
 }
 
 impl Scorer {
-    fn open(dir: &Path, manifest: ArtifactManifest, settings: &Settings, threshold: Option<f64>) -> Result<Scorer> {
+    /// # Errors
+    /// When the model or the report can't be read.
+    pub fn open(dir: &Path, manifest: ArtifactManifest, settings: &Settings, threshold: Option<f64>) -> Result<Scorer> {
         let device: DeviceName = settings.device.as_deref().unwrap_or("cpu").parse()?;
         let model = manifest.file(dir, "model")?;
         let report = Report::load(&manifest.file(dir, "report")?)?;
@@ -188,15 +199,18 @@ impl Scorer {
         })
     }
 
-    /// The artifact's system prompt takes the place of whatever the caller sent, as in training.
-    fn answer(&self, messages: &[Message]) -> Result<Answer> {
+    /// What the model is asked: the artifact's system prompt takes the place of whatever the caller sent, as in training.
+    pub fn asked(&self, messages: &[Message]) -> Vec<Message> {
+        let own = self.system.as_ref().map(|system| Message::new("system", system));
+        let keep = |m: &&Message| own.is_none() || !matches!(m.role.as_str(), "system" | "developer");
+        own.iter().cloned().chain(messages.iter().filter(keep).cloned()).collect()
+    }
+
+    /// # Errors
+    /// When the messages can't be made a prompt, or the model fails on it.
+    pub fn answer(&self, messages: &[Message]) -> Result<Answer> {
         let begun = Instant::now();
-        let mut asked: Vec<Message> = Vec::new();
-        if let Some(system) = &self.system {
-            asked.push(Message::new("system", system));
-        }
-        let keep = |m: &&Message| self.system.is_none() || !matches!(m.role.as_str(), "system" | "developer");
-        asked.extend(messages.iter().filter(keep).cloned());
+        let asked = self.asked(messages);
         let mut answer = match &self.model {
             Model::Labels(scorer) => self.label(scorer, &asked)?,
             Model::Fields(writer, schema) => self.fields(writer, schema, &asked)?,
