@@ -1,5 +1,6 @@
 //! What a registry relies on in a layout: every blob under its own digest, every descriptor true, each of the artifact's
 //! files a layer with the digest that was signed.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 

@@ -7,7 +7,7 @@ mod mini;
 
 use mini::Mini;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -229,7 +229,8 @@ fn a_fallback_answers_what_is_escalated_and_the_log_imports() {
 
 #[test]
 fn a_fallback_that_is_down_slow_or_lies_is_survived_and_left_alone_for_a_while() {
-    let broken: [(&str, Box<dyn Fn(tiny_http::Request) + Send>); 4] = [
+    type Misbehaviour = Box<dyn Fn(tiny_http::Request) + Send>;
+    let broken: [(&str, Misbehaviour); 4] = [
         ("500", Box::new(|request| says(request, 500, "oops"))),
         ("no JSON", Box::new(|request| says(request, 200, "<html>welcome</html>"))),
         ("no chat completion", Box::new(|request| says(request, 200, r#"{"choices":[]}"#))),

@@ -219,7 +219,7 @@ async fn decide(
     }
     if let Some(log) = &serving.decisions {
         let completion =
-            done.as_ref().map_or_else(|refusal| refusal.completion.as_ref(), |done| Some(&done.completion));
+            done.as_ref().map_or_else(|refusal| refusal.completion.as_deref(), |done| Some(&done.completion));
         let decision =
             Decision { id: &id, chat: &chat, answered: &answered, completion, outcome, took: begun.elapsed() };
         log.write(serving, &decision).await;

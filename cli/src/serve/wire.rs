@@ -58,7 +58,7 @@ pub struct Refusal {
     message: String,
     retry_after: Option<Duration>,
     /// The answer that was held back, for the decision log.
-    pub completion: Option<Value>,
+    pub completion: Option<Box<Value>>,
 }
 
 impl Refusal {
@@ -71,7 +71,7 @@ impl Refusal {
     }
 
     pub fn about(self, completion: Value) -> Refusal {
-        Refusal { completion: Some(completion), ..self }
+        Refusal { completion: Some(Box::new(completion)), ..self }
     }
 }
 
