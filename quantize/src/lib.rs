@@ -8,7 +8,7 @@ pub mod merge;
 mod metadata;
 mod write;
 
-pub use encode::encode;
+pub use encode::{encode, encode_weighted};
 pub use error::{QuantizeError, Result};
 pub use format::Format;
 pub use merge::Merged;

@@ -38,6 +38,30 @@ runs on the messages of the shortest log: pip install datatrove orjson spacy 'xx
     /// Plant wrong labels in an intent data set and see how many of them come first in the review queue
     #[command(after_help = "Example:\n  limbeck bench suspects --data banking77 --noise 0.15")]
     Suspects(BenchSuspects),
+    /// Measure the encoders of GGUF's block types, beside ggml's in the same run and byte by byte
+    #[command(after_help = "\
+Example:
+  limbeck bench quantize
+  limbeck bench quantize --referee .venv/bin/python      pip install xllamacpp numpy
+
+Both sides use all processors and write into memory that is there already. Without a referee only ours is measured.")]
+    Quantize(BenchQuantize),
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct BenchQuantize {
+    /// A Python with xllamacpp and numpy, whose ggml runs beside
+    #[arg(long, value_name = "PYTHON")]
+    pub referee: Option<PathBuf>,
+    /// MB of f32 that each type encodes
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
+    pub megabytes: usize,
+    /// How often each side takes its turn; the best of its timings counts
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = positive)]
+    pub rounds: usize,
+    /// What the weights are made from
+    #[arg(long, value_name = "N", default_value_t = 17)]
+    pub seed: u64,
 }
 
 #[derive(Args, Debug, Clone)]
