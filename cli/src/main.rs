@@ -64,6 +64,7 @@ fn dispatch(settings: &Settings, verb: Verb) -> Result<Exit> {
         Verb::Score(args) => verbs::score::score(settings, &args),
         Verb::Explain(args) => verbs::explain::explain(settings, &args),
         Verb::Data(args) => verbs::data::data(settings, &args.verb),
+        Verb::Gguf(args) => verbs::gguf::gguf(settings, &args.verb),
         Verb::Doctor => verbs::doctor::doctor(settings),
         Verb::Bench(args) => verbs::bench::bench(settings, &args.verb),
         Verb::BenchOurs(args) => verbs::bench::ours(settings, &args),

@@ -2,6 +2,7 @@
 //! the memory left. What is written is opened again and checked before anyone may call it done.
 
 pub mod calibrate;
+pub mod check;
 pub mod encode;
 mod error;
 mod format;

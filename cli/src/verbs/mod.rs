@@ -9,6 +9,7 @@ pub mod completions;
 pub mod data;
 pub mod doctor;
 pub mod explain;
+pub mod gguf;
 pub mod import;
 pub mod init;
 pub mod keys;
