@@ -147,10 +147,11 @@ Example:
     #[command(after_help = "\
 Example:
   limbeck quantize recipes/quickstart --set quantize.ship=Q4_0
-  limbeck quantize recipes/quickstart --set 'quantize.formats=[\"Q8_0\", \"Q4_K_M\"]' --set quantize.imatrix=task
+  limbeck quantize recipes/quickstart --set quantize.imatrix=task
 
-Formats, from fine to coarse: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1, Q4_0, IQ4_NL. With
-quantize.imatrix = \"task\" the merged model reads its own train rows first, and rounding minds the columns that matter.")]
+Formats (quantize.formats), from fine to coarse: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_1, Q5_0,
+Q4_K_M, Q4_K_S, Q4_1, Q4_0, IQ4_NL. With quantize.imatrix = \"task\" the merged model reads its own
+train rows first, and rounding minds the columns that matter.")]
     Quantize(RecipeArg),
     /// Measure all arms on the reviewed test rows and decide the gates
     #[command(after_help = "Example:\n  limbeck eval recipes/quickstart --json")]
