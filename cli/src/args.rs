@@ -144,7 +144,14 @@ Example:
   limbeck watch runs/quickstart --export-tensorboard boards")]
     Watch(Watch),
     /// Merge the adapter into the base and write GGUF files
-    #[command(after_help = "Example:\n  limbeck quantize recipes/quickstart --set quantize.ship=Q4_0")]
+    #[command(after_help = "\
+Example:
+  limbeck quantize recipes/quickstart --set quantize.ship=Q4_0
+  limbeck quantize recipes/quickstart --set quantize.imatrix=task
+
+Formats (quantize.formats), from fine to coarse: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_1, Q5_0,
+Q4_K_M, Q4_K_S, Q4_1, Q4_0, IQ4_NL. With quantize.imatrix = \"task\" the merged model reads its own
+train rows first, and rounding minds the columns that matter.")]
     Quantize(RecipeArg),
     /// Measure all arms on the reviewed test rows and decide the gates
     #[command(after_help = "Example:\n  limbeck eval recipes/quickstart --json")]
@@ -207,6 +214,13 @@ Example:
   limbeck data show recipes/quickstart
   limbeck data lineage recipes/quickstart 1c551ab4")]
     Data(crate::verbs::data::args::Data),
+    /// Look at a GGUF file: what it holds, how two differ, what llama.cpp would refuse
+    #[command(after_help = "\
+Example:
+  limbeck gguf show model.gguf
+  limbeck gguf diff model-Q8_0.gguf model-Q4_K_M.gguf
+  limbeck gguf check model.gguf")]
+    Gguf(crate::verbs::gguf::args::Gguf),
     /// Say what this machine and this build can do, and what is in the way
     #[command(after_help = "Example:\n  limbeck doctor --json")]
     Doctor,

@@ -69,6 +69,7 @@ fn dispatch(settings: &Settings, verb: Verb) -> Result<Exit> {
         Verb::Export(args) => verbs::export::export(settings, &args),
         Verb::Explain(args) => verbs::explain::explain(settings, &args),
         Verb::Data(args) => verbs::data::data(settings, &args.verb),
+        Verb::Gguf(args) => verbs::gguf::gguf(settings, &args.verb),
         Verb::Doctor => verbs::doctor::doctor(settings),
         Verb::Bench(args) => verbs::bench::bench(settings, &args.verb),
         Verb::BenchOurs(args) => verbs::bench::ours(settings, &args),

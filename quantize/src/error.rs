@@ -15,7 +15,9 @@ pub enum QuantizeError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Adapter(#[from] AdapterError),
-    #[error("'{given}' is no format; choose one of F32, F16, BF16, Q8_0, Q5_1, Q5_0, Q4_1, Q4_0")]
+    #[error(
+        "'{given}' is no format; choose one of F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1, Q4_0, IQ4_NL"
+    )]
     Format { given: String },
     #[error("failed to merge the adapter into '{name}': {why}; was it trained on this base?")]
     Merge { name: String, why: String },
@@ -25,6 +27,10 @@ pub enum QuantizeError {
     Encode { name: String, source: EncodeError },
     #[error("'{name}' of {} can't go into a {architecture} GGUF file: {why}", path.display())]
     Tensor { path: PathBuf, architecture: String, name: String, why: String },
+    #[error("the importance matrix {} {why}", path.display())]
+    Importance { path: PathBuf, why: String },
+    #[error("failed to calibrate: {why}")]
+    Calibrate { why: String },
     #[error("failed to digest {}: {source}", path.display())]
     Digest { path: PathBuf, source: std::io::Error },
     /// The file was written and is not what was meant; it has been removed.

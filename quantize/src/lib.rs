@@ -1,15 +1,20 @@
 //! Merge, encode to GGUF blocks, write the file that is served: one tensor at a time, so that a model may be larger than
 //! the memory left. What is written is opened again and checked before anyone may call it done.
 
+pub mod calibrate;
+pub mod check;
 pub mod encode;
 mod error;
 mod format;
+pub mod imatrix;
 pub mod merge;
 mod metadata;
 mod write;
 
-pub use encode::encode;
+pub use calibrate::{CalibratePlan, calibrate};
+pub use encode::{encode, encode_weighted};
 pub use error::{QuantizeError, Result};
-pub use format::Format;
+pub use format::{Format, Mix};
+pub use imatrix::ImportanceMatrix;
 pub use merge::Merged;
 pub use write::{QuantizePlan, QuantizeReport, quantize};

@@ -7,7 +7,7 @@ use limbeck_model::tokenizer::{Algorithm, ChatTokenizer, PHI3, label_token};
 use limbeck_model::weights::Weights;
 
 use crate::write::QuantizePlan;
-use crate::{QuantizeError, Result};
+use crate::{ImportanceMatrix, QuantizeError, Result};
 
 /// llama.cpp's token type for a row of the embedding that no text becomes.
 const UNUSED: i32 = 5;
@@ -15,7 +15,12 @@ const UNUSED: i32 = 5;
 const NORMAL: i32 = 1;
 
 /// All keys, general.* first; each of `labels` has a token behind those of the base.
-pub(crate) fn metadata(plan: &QuantizePlan, weights: &Weights, labels: &[String]) -> Result<Vec<(String, Value)>> {
+pub(crate) fn metadata(
+    plan: &QuantizePlan,
+    weights: &Weights,
+    labels: &[String],
+    importance: Option<&ImportanceMatrix>,
+) -> Result<Vec<(String, Value)>> {
     let mut config = weights.config().clone();
     config.vocab_size += labels.len();
     let architecture = config.to_gguf()?;
@@ -26,7 +31,18 @@ pub(crate) fn metadata(plan: &QuantizePlan, weights: &Weights, labels: &[String]
     out.extend(general(plan, weights, strips));
     out.extend(architecture);
     out.extend(tokenizer);
+    out.extend(importance.into_iter().flat_map(|matrix| of_importance(plan, matrix)));
     Ok(out)
+}
+
+/// What llama-quantize writes of an importance matrix.
+fn of_importance(plan: &QuantizePlan, matrix: &ImportanceMatrix) -> Vec<(String, Value)> {
+    let file = plan.imatrix.as_deref().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+    let mut out = vec![("quantize.imatrix.file".to_owned(), Value::from(file))];
+    out.extend(matrix.datasets.first().map(|name| ("quantize.imatrix.dataset".to_owned(), name.as_str().into())));
+    out.push(("quantize.imatrix.entries_count".to_owned(), Value::U32(matrix.entries.len() as u32)));
+    out.push(("quantize.imatrix.chunks_count".to_owned(), matrix.chunk_count.into()));
+    out
 }
 
 /// `general.name`. llama.cpp drops whitespace after special tokens where the name says Phi-3, so a model that was trained so

@@ -15,9 +15,9 @@ use limbeck_model::weights::{Weights, qk_heads};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::encode::encode;
+use crate::encode::{encode, encode_weighted, heeds_importance};
 use crate::metadata::metadata;
-use crate::{Format, Merged, QuantizeError, Result};
+use crate::{Format, ImportanceMatrix, Merged, Mix, QuantizeError, Result};
 
 /// What to write.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct QuantizePlan {
     /// What a training left: a PEFT folder to be merged into the base, or a folder with all of its weights.
     pub adapter: Option<PathBuf>,
     pub format: Format,
+    /// An importance matrix, as `limbeck` or llama-imatrix wrote it: rounding then minds the columns that matter.
+    #[serde(default)]
+    pub imatrix: Option<PathBuf>,
     pub out: PathBuf,
     /// general.name of the file.
     pub name: String,
@@ -53,6 +56,8 @@ pub struct QuantizeReport {
     pub merged: u64,
     /// Tensors whose bytes are the base's own, because it has them in this very type.
     pub verbatim: u64,
+    /// Tensors that were rounded by the importance matrix.
+    pub weighted: u64,
     /// Over all weights, written against merged.
     pub max_abs_error: f64,
     pub rmse: f64,
@@ -68,12 +73,15 @@ struct Planned {
     permuted_heads: Option<usize>,
     /// Values that follow from the config and are no weight of it.
     computed: Option<Vec<f32>>,
+    /// Of each column, where the type heeds it and the matrix has the tensor.
+    importance: Option<Vec<f32>>,
 }
 
 #[derive(Default)]
 struct Tally {
     merged: u64,
     verbatim: u64,
+    weighted: u64,
     max_abs_error: f64,
     squared_error: f64,
     squares: f64,
@@ -94,11 +102,13 @@ pub fn quantize(plan: &QuantizePlan, emit: &dyn Emit) -> Result<QuantizeReport> 
         Some(folder) => adapter = Some(Adapter::load(folder)?),
     }
     let merged = Merged::new(&weights, adapter.as_ref())?;
-    let planned = planned(plan, &merged)?;
+    let importance = plan.imatrix.as_deref().map(ImportanceMatrix::open).transpose()?;
+    let planned = planned(plan, &merged, importance.as_ref())?;
+    tell_missing(plan, importance.as_ref(), &planned, emit);
 
     let tally = RefCell::new(Tally::default());
     let mut writer = GgufWriter::new();
-    for (key, value) in metadata(plan, &weights, merged.labels())? {
+    for (key, value) in metadata(plan, &weights, merged.labels(), importance.as_ref())? {
         writer.set(key, value);
     }
     let total = planned.len() as u64;
@@ -128,33 +138,57 @@ pub fn quantize(plan: &QuantizePlan, emit: &dyn Emit) -> Result<QuantizeReport> 
 }
 
 /// The tensors in the order of llama.cpp's own files: embedding, layers, final norm, head.
-fn planned(plan: &QuantizePlan, merged: &Merged) -> Result<Vec<Planned>> {
+fn planned(plan: &QuantizePlan, merged: &Merged, importance: Option<&ImportanceMatrix>) -> Result<Vec<Planned>> {
     let config = merged.weights().config();
+    let mix = Mix::new(config, importance.is_some());
     let fails = |name: &str, why: String| QuantizeError::Tensor {
         path: plan.base.clone(),
         architecture: config.architecture.name().into(),
         name: name.into(),
         why,
     };
+    let wrong = |why: String| QuantizeError::Importance { path: plan.imatrix.clone().unwrap_or_default(), why };
     let plan_one = |(hf_name, of_base): (String, Vec<usize>)| {
         let shape = merged.shape(&hf_name, &of_base);
         let name = hf_to_gguf(&hf_name).ok_or_else(|| fails(&hf_name, "GGUF has no name for it".into()))?;
         let dims: Vec<u64> = shape.iter().rev().map(|&n| n as u64).collect();
-        let ty = plan.format.tensor_type(&name, &dims);
+        let ty = plan.format.tensor_type(&name, &dims, &mix);
         let n_bytes = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).and_then(|n| ty.bytes_for(n));
         let n_bytes = n_bytes.ok_or_else(|| fails(&hf_name, format!("{shape:?} does not fit blocks of {ty}")))?;
         let permuted_heads = qk_heads(config, &hf_name);
+        let columns = match importance {
+            Some(matrix) if shape.len() == 2 && heeds_importance(ty) => matrix.of(&name, shape[1]).map_err(wrong)?,
+            _ => None,
+        };
         let info = TensorInfo { name, dims, ty, offset: 0, n_bytes };
-        Ok(Planned { hf_name, info, permuted_heads, computed: None })
+        Ok(Planned { hf_name, info, permuted_heads, computed: None, importance: columns })
     };
     let mut planned: Vec<Planned> = config.tensor_shapes().into_iter().map(plan_one).collect::<Result<_>>()?;
     if let Some(factors) = config.gguf_rope_factors() {
         let dims = vec![factors.len() as u64];
         let n_bytes = 4 * factors.len() as u64;
         let info = TensorInfo { name: ROPE_FACTORS.into(), dims, ty: GgmlType::F32, offset: 0, n_bytes };
-        planned.push(Planned { hf_name: ROPE_FACTORS.into(), info, permuted_heads: None, computed: Some(factors) });
+        let hf_name = ROPE_FACTORS.into();
+        planned.push(Planned { hf_name, info, permuted_heads: None, computed: Some(factors), importance: None });
     }
     Ok(planned)
+}
+
+/// Says which matrices of the layers the importance matrix knows nothing of; they are rounded plainly.
+fn tell_missing(plan: &QuantizePlan, importance: Option<&ImportanceMatrix>, planned: &[Planned], emit: &dyn Emit) {
+    if importance.is_none() {
+        return;
+    }
+    let lacks = |t: &&Planned| t.importance.is_none() && heeds_importance(t.info.ty) && t.info.name.starts_with("blk.");
+    let missing: Vec<&str> = planned.iter().filter(lacks).map(|t| t.info.name.as_str()).collect();
+    if let Some(first) = missing.first() {
+        let path = plan.imatrix.as_deref().unwrap_or(Path::new("")).display();
+        let text = format!(
+            "the importance matrix {path} says nothing of {} matrices, {first} among them; they are rounded plainly",
+            missing.len()
+        );
+        emit.emit(EventKind::Warning { text });
+    }
 }
 
 /// A tensor's bytes: the base's own where nothing changes, else loaded, merged, permuted and encoded.
@@ -181,7 +215,12 @@ fn make(merged: &Merged, tensor: &Planned, tally: &mut Tally) -> Result<Vec<u8>>
         dense.data = permute_qk(&dense.data, heads, dense.shape.get(1).copied().unwrap_or(1));
     }
     let fails = |source| QuantizeError::Encode { name: info.name.clone(), source };
-    let bytes = encode(info.ty, &dense.data).map_err(fails)?;
+    let bytes = match &tensor.importance {
+        None => encode(info.ty, &dense.data),
+        Some(importance) => encode_weighted(info.ty, &dense.data, importance),
+    };
+    let bytes = bytes.map_err(fails)?;
+    tally.weighted += u64::from(tensor.importance.is_some());
     measure(&dense.data, Some((info.ty, &bytes)), tally);
     Ok(bytes)
 }
@@ -241,15 +280,20 @@ fn report(plan: &QuantizePlan, planned: &[Planned], tally: Tally, emit: &dyn Emi
     for tensor in planned {
         *tensors.entry(tensor.info.ty.to_string()).or_insert(0) += 1;
     }
+    let bits_per_weight = tensor_bytes as f64 * 8.0 / parameters as f64;
+    let parts: Vec<String> = tensors.iter().map(|(ty, n)| format!("{n} {ty}")).collect();
+    let text = format!("{}: {bits_per_weight:.2} bits a weight, tensors: {}", plan.format, parts.join(", "));
+    emit.emit(EventKind::Note { text });
     Ok(QuantizeReport {
         path: plan.out.clone(),
         sha256,
         bytes,
         parameters,
-        bits_per_weight: tensor_bytes as f64 * 8.0 / parameters as f64,
+        bits_per_weight,
         tensors,
         merged: tally.merged,
         verbatim: tally.verbatim,
+        weighted: tally.weighted,
         max_abs_error: tally.max_abs_error,
         rmse: (tally.squared_error / parameters as f64).sqrt(),
         relative_rmse: if tally.squares > 0.0 { (tally.squared_error / tally.squares).sqrt() } else { 0.0 },

@@ -19,6 +19,7 @@ fn plan(base: &Path, format: Format, out: PathBuf) -> QuantizePlan {
         base: base.into(),
         adapter: None,
         format,
+        imatrix: None,
         out,
         name: "Router".into(),
         version: Some("0.3.0".into()),

@@ -29,7 +29,14 @@ fn prefixes(stage: Stage) -> &'static [&'static str] {
             "distill.",
         ],
         Stage::Train => &["seed", "model.max_seq_length", "model.device", "train."],
-        Stage::Quantize => &["name", "version", "quantize.formats"],
+        Stage::Quantize => &[
+            "name",
+            "version",
+            "quantize.formats",
+            "quantize.imatrix",
+            "quantize.imatrix_text_share",
+            "quantize.imatrix_tokens",
+        ],
         Stage::Eval => &[
             "name",
             "version",

@@ -259,6 +259,31 @@ pub struct Distill {
 pub struct Quantize {
     pub formats: Vec<String>,
     pub ship: String,
+    pub imatrix: Imatrix,
+    /// Mixed into the task's rows.
+    pub imatrix_text: Option<PathBuf>,
+    pub imatrix_text_share: f64,
+    pub imatrix_tokens: usize,
+}
+
+/// Where the importance matrix comes from.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(from = "String")]
+pub enum Imatrix {
+    None,
+    /// The task's own train rows, read by the merged model.
+    Task,
+    File(PathBuf),
+}
+
+impl From<String> for Imatrix {
+    fn from(text: String) -> Imatrix {
+        match text.as_str() {
+            "none" => Imatrix::None,
+            "task" => Imatrix::Task,
+            _ => Imatrix::File(text.into()),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -332,5 +357,9 @@ impl Recipe {
         self.review.decisions.iter_mut().for_each(join);
         self.review.store.iter_mut().for_each(join);
         self.eval.prices.iter_mut().for_each(join);
+        self.quantize.imatrix_text.iter_mut().for_each(join);
+        if let Imatrix::File(path) = &mut self.quantize.imatrix {
+            join(path);
+        }
     }
 }

@@ -77,7 +77,9 @@ const OPEN: Kind = Positive { max: 0.9999 };
 /// The modules LoRA can adapt, under the names Hugging Face gives them.
 pub(crate) const MODULES: &[&str] = &["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 const DEVICES: &[&str] = &["cpu", "cpu-reference", "wgpu", "cuda"];
-const FORMATS: &[&str] = &["Q8_0", "Q4_0", "F16", "F32"];
+/// Of `limbeck_quantize::Format`, which knows each by this name.
+const FORMATS: &[&str] =
+    &["Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "IQ4_NL", "BF16", "F16", "F32"];
 /// The readers of traces; the data-curation room has them under these names.
 const TRACE_FORMATS: &[&str] = &[
     "auto",
@@ -203,6 +205,10 @@ pub(crate) const FIELDS: &[Field] = &[
 
     field("quantize.formats", Choices(FORMATS), Default("[\"Q8_0\", \"Q4_0\"]"), "GGUF files to make of the merged model"),
     field("quantize.ship", Choice(FORMATS), Default("\"Q8_0\""), "the one that is gated and packaged"),
+    field("quantize.imatrix", Text, Default("\"none\""), "importance matrix that rounding goes by (F32, F16, BF16 and Q8_0 need none): none, task (made from the train split's prompts and answers), or a file that limbeck or llama-imatrix wrote"),
+    field("quantize.imatrix_text", Path, Optional, "a text file whose beginning is mixed into the task's rows, so that the file forgets the rest of the language less"),
+    field("quantize.imatrix_text_share", Float { min: 0.0, max: 0.9 }, Default("0.25"), "share of the calibration's tokens that come from imatrix_text, where there is one"),
+    field("quantize.imatrix_tokens", Int { min: 256, max: 100_000_000 }, Default("65536"), "tokens to calibrate on at most; of more rows, some all over the split are taken"),
 
     field("eval.prices", Path, Optional, "price table (TOML) for the cost of a call"),
     field("eval.threshold", UNIT, Default("0.7"), "confidence from which an answer is served; below it the call escalates"),

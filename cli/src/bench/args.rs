@@ -44,6 +44,14 @@ Example:
   limbeck bench serve quickstart/staging --messages recipes/quickstart/traces.jsonl
   limbeck bench serve quickstart/staging --messages recipes/quickstart/traces.jsonl --rate 20")]
     Serve(BenchServe),
+    /// Measure the encoders of GGUF's block types, beside ggml's in the same run and byte by byte
+    #[command(after_help = "\
+Example:
+  limbeck bench quantize
+  limbeck bench quantize --referee .venv/bin/python      pip install xllamacpp numpy
+
+Both sides use all processors and write into memory that is there already. Without a referee only ours is measured.")]
+    Quantize(BenchQuantize),
 }
 
 #[derive(Args, Debug, Clone)]
@@ -72,6 +80,22 @@ fn per_second(text: &str) -> Result<f64, String> {
         Ok(rate) if rate > 0.0 && rate <= 100_000.0 => Ok(rate),
         _ => Err("expected a number above 0, for example 20".to_owned()),
     }
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct BenchQuantize {
+    /// A Python with xllamacpp and numpy, whose ggml runs beside
+    #[arg(long, value_name = "PYTHON")]
+    pub referee: Option<PathBuf>,
+    /// MB of f32 that each type encodes
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
+    pub megabytes: usize,
+    /// How often each side takes its turn; the best of its timings counts
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = positive)]
+    pub rounds: usize,
+    /// What the weights are made from
+    #[arg(long, value_name = "N", default_value_t = 17)]
+    pub seed: u64,
 }
 
 #[derive(Args, Debug, Clone)]

@@ -1,6 +1,7 @@
 //! The pipeline: each stage as a function of the run, under one cache. A stage whose plan, inputs and program version
 //! are as before, and whose outputs are intact, is not run again.
 
+pub mod calibration;
 pub mod curate;
 pub mod eval;
 pub mod import;

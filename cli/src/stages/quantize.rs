@@ -1,11 +1,12 @@
 //! Quantize: the adapter merged into the base, or the weights that were all trained, one GGUF file a format, in `quantize/`.
 
 use super::train::outcome;
-use super::{Finished, Run, Work};
+use super::{Finished, Run, Work, calibration};
 use crate::exit::Result;
 use limbeck_artifact::dataset::DatasetCard;
 use limbeck_artifact::event::{EventKind, Stage};
 use limbeck_quantize::{Format, QuantizePlan, quantize};
+use limbeck_recipes::Imatrix;
 use limbeck_trainer::TrainReport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -31,8 +32,11 @@ pub fn run(
 ) -> Result<Finished<QuantizedFiles>> {
     let recipe = run.recipe();
     let base = run.base(&run.sink.stage(Stage::Quantize))?;
-    let inputs = BTreeMap::from([("base".to_owned(), base.digest.clone()), ("train".to_owned(), trained.digest())]);
+    let mut inputs = calibration::inputs(recipe, &dataset.summary)?;
+    inputs.insert("base".to_owned(), base.digest.clone());
+    inputs.insert("train".to_owned(), trained.digest());
     run.stage(Stage::Quantize, inputs, |emit, _| {
+        let imatrix = calibration::imatrix(run, base, emit)?;
         let mut files = QuantizedFiles::new();
         for name in &recipe.quantize.formats {
             emit.emit(EventKind::Note { text: format!("writing {name}") });
@@ -42,6 +46,7 @@ pub fn run(
                 base: base.path.clone(),
                 adapter: Some(outcome(run)),
                 format,
+                imatrix: imatrix.clone(),
                 out: run.dir.join(&file),
                 name: recipe.name.clone(),
                 version: Some(recipe.version.clone()),
@@ -63,7 +68,14 @@ pub fn run(
                 },
             );
         }
-        let sizes: Vec<String> = files.iter().map(|(f, q)| format!("{f} {:.1} MB", q.bytes as f64 / 1e6)).collect();
-        Ok(Work { line: sizes.join(", "), outputs: files.values().map(|q| q.file.clone()).collect(), summary: files })
+        let size = |(f, q): (&String, &Quantized)| {
+            format!("{f} {:.1} MB ({:.2} bits a weight)", q.bytes as f64 / 1e6, q.bits_per_weight)
+        };
+        let line = files.iter().map(size).collect::<Vec<_>>().join(", ");
+        let mut outputs: Vec<String> = files.values().map(|q| q.file.clone()).collect();
+        if recipe.quantize.imatrix == Imatrix::Task {
+            outputs.push(calibration::FILE.to_owned());
+        }
+        Ok(Work { line, outputs, summary: files })
     })
 }

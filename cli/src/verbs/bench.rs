@@ -21,6 +21,7 @@ pub fn bench(settings: &Settings, verb: &BenchVerb) -> Result<Exit> {
     let args = match verb {
         BenchVerb::Train(args) => args,
         BenchVerb::Curate(args) => return super::bench_curate::bench(settings, args),
+        BenchVerb::Quantize(args) => return super::bench_quantize::bench(settings, args),
         BenchVerb::Review(args) => return review::desk(settings, args),
         BenchVerb::Suspects(args) => return review::suspects(settings, args),
         BenchVerb::Serve(args) => return serve::bench(settings, args),

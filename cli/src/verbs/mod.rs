@@ -3,12 +3,14 @@
 pub mod audit;
 pub mod bench;
 pub mod bench_curate;
+pub mod bench_quantize;
 pub mod carve;
 pub mod completions;
 pub mod data;
 pub mod doctor;
 pub mod explain;
 pub mod export;
+pub mod gguf;
 pub mod import;
 pub mod init;
 pub mod keys;

@@ -9,7 +9,7 @@ const IQ4_NL_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13
 /// Decodes whole blocks of `ty` into `out`.
 ///
 /// # Errors
-/// When `bytes` is not exactly what `out.len()` values take, or that is no whole number of blocks.
+/// When `bytes` is not exactly what `out.len()` values take, that is no whole number of blocks, or the type can't be decoded.
 pub fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), String> {
     if ty.bytes_for(out.len() as u64) != Some(bytes.len() as u64) {
         return Err(format!("{} bytes of {ty} can't be {} values", bytes.len(), out.len()));
@@ -28,6 +28,7 @@ pub fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), Str
         GgmlType::Q5_K => blocks.for_each(|(b, y)| q5_k(b, y)),
         GgmlType::Q6_K => blocks.for_each(|(b, y)| q6_k(b, y)),
         GgmlType::IQ4_NL => blocks.for_each(|(b, y)| iq4_nl(b, y)),
+        other => return Err(format!("{other} can't be decoded")),
     }
     Ok(())
 }

@@ -33,6 +33,7 @@ pub struct GgufFile {
     tensors: Vec<TensorInfo>,
     names: Index,
     data_start: u64,
+    len: u64,
 }
 
 impl std::fmt::Debug for GgufFile {
@@ -47,16 +48,45 @@ impl GgufFile {
     /// # Errors
     /// [`ModelError::Read`] when the file can't be read, [`ModelError::Gguf`] when it breaks a rule of the format.
     pub fn open(path: &Path) -> Result<Self> {
+        let file = Self::inspect(path)?;
+        match file.tensors.iter().find(|info| !info.ty.decodable()) {
+            None => Ok(file),
+            Some(info) => {
+                let why = format!("tensor '{}': {}", info.name, undecodable(info.ty.name()));
+                Err(ModelError::gguf(path, why))
+            }
+        }
+    }
+
+    /// Reads and checks the header of a file whose tensors may be of any type that ggml has, to look at and not to run.
+    ///
+    /// # Errors
+    /// As [`GgufFile::open`], but for types that can't be decoded.
+    pub fn inspect(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(ModelError::read(path))?;
         let len = file.metadata().map_err(ModelError::read(path))?.len();
         let mut header = Header { from: BufReader::new(&file), left: len.min(MAX_HEADER_BYTES), at: 0, whole: len };
         let parsed = header.parse().map_err(|why| ModelError::gguf(path, why))?;
         let Parsed { metadata, keys, tensors, names, data_start } = parsed;
-        Ok(Self { path: path.into(), file: Mutex::new(file), metadata, keys, tensors, names, data_start })
+        Ok(Self { path: path.into(), file: Mutex::new(file), metadata, keys, tensors, names, data_start, len })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where the tensors' data begins; their offsets count from there.
+    pub fn data_start(&self) -> u64 {
+        self.data_start
+    }
+
+    /// Length of the whole file when it was opened.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// All metadata in the file's order.
@@ -126,6 +156,11 @@ impl GgufFile {
             None => Ok(values),
         }
     }
+}
+
+fn undecodable(ty: &str) -> String {
+    let known: Vec<_> = GgmlType::ALL.iter().map(|ty| ty.name()).collect();
+    format!("type {ty} can't be decoded; {} can", known.join(", "))
 }
 
 struct Parsed {
@@ -224,10 +259,7 @@ impl<R: Read> Header<R> {
         let dims = (0..n_dims).map(|_| self.u64()).collect::<Why<Vec<u64>>>()?;
         let id = self.u32()?;
         let offset = self.u64()?;
-        let ty = GgmlType::from_id(id).ok_or_else(|| {
-            let known: Vec<_> = GgmlType::ALL.iter().map(|ty| ty.name()).collect();
-            format!("type {id} can't be decoded; {} can", known.join(", "))
-        })?;
+        let ty = GgmlType::from_id(id).ok_or_else(|| undecodable(&id.to_string()))?;
         if dims.contains(&0) {
             return Err("a dimension is zero".into());
         }

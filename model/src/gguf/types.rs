@@ -1,24 +1,85 @@
 //! The vocabulary of the format: block types with their sizes, metadata values, and the entry of a tensor.
 
-/// How a tensor's values are stored. Sizes as in ggml.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(non_camel_case_types, reason = "the names that ggml and everyone else use")]
-pub enum GgmlType {
-    F32,
-    F16,
-    BF16,
-    Q4_0,
-    Q4_1,
-    Q5_0,
-    Q5_1,
-    Q8_0,
-    Q4_K,
-    Q5_K,
-    Q6_K,
-    IQ4_NL,
+macro_rules! ggml_types {
+    ($($name:ident = $id:literal, $len:literal values in $bytes:literal;)*) => {
+        /// How a tensor's values are stored: every type of ggml's, those that can't be decoded here as well. Sizes as in ggml.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[allow(non_camel_case_types, reason = "the names that ggml and everyone else use")]
+        pub enum GgmlType {
+            $($name,)*
+        }
+
+        impl GgmlType {
+            /// All that a file may hold.
+            pub const KNOWN: &[GgmlType] = &[$(GgmlType::$name,)*];
+
+            /// Values a block.
+            pub fn block_len(self) -> usize {
+                match self {
+                    $(GgmlType::$name => $len,)*
+                }
+            }
+
+            /// Bytes a block.
+            pub fn block_bytes(self) -> usize {
+                match self {
+                    $(GgmlType::$name => $bytes,)*
+                }
+            }
+
+            /// ggml's number for the type, as files store it.
+            pub fn id(self) -> u32 {
+                match self {
+                    $(GgmlType::$name => $id,)*
+                }
+            }
+
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(GgmlType::$name => stringify!($name),)*
+                }
+            }
+        }
+    };
+}
+
+// The order of the first twelve is that of messages.
+ggml_types! {
+    F32 = 0, 1 values in 4;
+    F16 = 1, 1 values in 2;
+    BF16 = 30, 1 values in 2;
+    Q4_0 = 2, 32 values in 18;
+    Q4_1 = 3, 32 values in 20;
+    Q5_0 = 6, 32 values in 22;
+    Q5_1 = 7, 32 values in 24;
+    Q8_0 = 8, 32 values in 34;
+    Q4_K = 12, 256 values in 144;
+    Q5_K = 13, 256 values in 176;
+    Q6_K = 14, 256 values in 210;
+    IQ4_NL = 20, 32 values in 18;
+    Q2_K = 10, 256 values in 84;
+    Q3_K = 11, 256 values in 110;
+    IQ2_XXS = 16, 256 values in 66;
+    IQ2_XS = 17, 256 values in 74;
+    IQ3_XXS = 18, 256 values in 98;
+    IQ1_S = 19, 256 values in 50;
+    IQ3_S = 21, 256 values in 110;
+    IQ2_S = 22, 256 values in 82;
+    IQ4_XS = 23, 256 values in 136;
+    I8 = 24, 1 values in 1;
+    I16 = 25, 1 values in 2;
+    I32 = 26, 1 values in 4;
+    I64 = 27, 1 values in 8;
+    F64 = 28, 1 values in 8;
+    IQ1_M = 29, 256 values in 56;
+    TQ1_0 = 34, 256 values in 54;
+    TQ2_0 = 35, 256 values in 66;
+    MXFP4 = 39, 32 values in 17;
+    NVFP4 = 40, 64 values in 36;
 }
 
 impl GgmlType {
+    /// Those that can be decoded, and so be a weight of a model here.
     pub const ALL: [GgmlType; 12] = [
         GgmlType::F32,
         GgmlType::F16,
@@ -34,72 +95,16 @@ impl GgmlType {
         GgmlType::IQ4_NL,
     ];
 
-    /// Values a block.
-    pub fn block_len(self) -> usize {
-        match self {
-            GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => 1,
-            GgmlType::Q4_K | GgmlType::Q5_K | GgmlType::Q6_K => 256,
-            _ => 32,
-        }
-    }
-
-    /// Bytes a block.
-    pub fn block_bytes(self) -> usize {
-        match self {
-            GgmlType::F32 => 4,
-            GgmlType::F16 | GgmlType::BF16 => 2,
-            GgmlType::Q4_0 | GgmlType::IQ4_NL => 18,
-            GgmlType::Q4_1 => 20,
-            GgmlType::Q5_0 => 22,
-            GgmlType::Q5_1 => 24,
-            GgmlType::Q8_0 => 34,
-            GgmlType::Q4_K => 144,
-            GgmlType::Q5_K => 176,
-            GgmlType::Q6_K => 210,
-        }
-    }
-
-    /// ggml's number for the type, as files store it.
-    pub fn id(self) -> u32 {
-        match self {
-            GgmlType::F32 => 0,
-            GgmlType::F16 => 1,
-            GgmlType::Q4_0 => 2,
-            GgmlType::Q4_1 => 3,
-            GgmlType::Q5_0 => 6,
-            GgmlType::Q5_1 => 7,
-            GgmlType::Q8_0 => 8,
-            GgmlType::Q4_K => 12,
-            GgmlType::Q5_K => 13,
-            GgmlType::Q6_K => 14,
-            GgmlType::IQ4_NL => 20,
-            GgmlType::BF16 => 30,
-        }
+    pub fn decodable(self) -> bool {
+        GgmlType::ALL.contains(&self)
     }
 
     pub fn from_id(id: u32) -> Option<GgmlType> {
-        GgmlType::ALL.into_iter().find(|ty| ty.id() == id)
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            GgmlType::F32 => "F32",
-            GgmlType::F16 => "F16",
-            GgmlType::BF16 => "BF16",
-            GgmlType::Q4_0 => "Q4_0",
-            GgmlType::Q4_1 => "Q4_1",
-            GgmlType::Q5_0 => "Q5_0",
-            GgmlType::Q5_1 => "Q5_1",
-            GgmlType::Q8_0 => "Q8_0",
-            GgmlType::Q4_K => "Q4_K",
-            GgmlType::Q5_K => "Q5_K",
-            GgmlType::Q6_K => "Q6_K",
-            GgmlType::IQ4_NL => "IQ4_NL",
-        }
+        GgmlType::KNOWN.iter().copied().find(|ty| ty.id() == id)
     }
 
     pub fn from_name(name: &str) -> Option<GgmlType> {
-        GgmlType::ALL.into_iter().find(|ty| ty.name() == name)
+        GgmlType::KNOWN.iter().copied().find(|ty| ty.name() == name)
     }
 
     /// Bytes of `n` values; `None` when `n` is no whole number of blocks, or the product overflows.

@@ -8,6 +8,7 @@ pub mod flex;
 mod soft;
 mod softcap;
 pub mod stock;
+pub mod tap;
 
 pub use soft::{SoftTarget, SoftTargetError};
 

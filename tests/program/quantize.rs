@@ -1,0 +1,141 @@
+//! The quantize stage as its user runs it: mixes by name, an importance matrix from the task's own rows or from a file, and
+//! `limbeck gguf` on what came of it.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod mini;
+
+use limbeck_artifact::digest::sha256_file;
+use limbeck_quantize::ImportanceMatrix;
+use mini::Mini;
+use serde_json::Value;
+
+const FORMATS: &str = "quantize.formats=[\"Q8_0\", \"Q4_K_M\", \"Q4_0\"]";
+
+fn digest(mini: &Mini, file: &str) -> String {
+    sha256_file(&mini.run_dir().join("quantize").join(file)).unwrap()
+}
+
+#[test]
+fn mixes_by_the_task_s_own_importance() {
+    let mini = Mini::new(0.01, true);
+    let quantize = |more: &[&str]| {
+        let mut args = vec!["quantize", "mini", "--set", FORMATS];
+        more.iter().for_each(|set| args.extend(["--set", set]));
+        mini.expect(0, &args)
+    };
+    quantize(&[]);
+    let plain = ["Q8_0", "Q4_K_M", "Q4_0"].map(|f| digest(&mini, &format!("mini-{f}.gguf")));
+    assert!(!mini.run_dir().join("quantize/imatrix.gguf").exists());
+
+    // Importance changes what is searched for, and Q8_0 is not.
+    quantize(&["quantize.imatrix=task", "quantize.imatrix_tokens=2000"]);
+    let task = ["Q8_0", "Q4_K_M", "Q4_0"].map(|f| digest(&mini, &format!("mini-{f}.gguf")));
+    assert!(plain[1] != task[1] && plain[2] != task[2]);
+    let matrix = ImportanceMatrix::open(&mini.run_dir().join("quantize/imatrix.gguf")).unwrap();
+    assert_eq!(matrix.entries.len(), 14);
+    assert_eq!(matrix.datasets, ["mini train split"]);
+    let tokens = matrix.entries["blk.0.attn_q.weight"].count;
+    assert!(tokens > 1500.0 && tokens <= 2000.0, "{tokens}");
+    // The same again from nothing, on one thread.
+    let own = digest(&mini, "imatrix.gguf");
+    std::fs::remove_dir_all(mini.run_dir().join("quantize")).unwrap();
+    let args = [
+        "quantize",
+        "mini",
+        "--set",
+        FORMATS,
+        "--set",
+        "quantize.imatrix=task",
+        "--set",
+        "quantize.imatrix_tokens=2000",
+    ];
+    assert!(mini.command(&args).env("RAYON_NUM_THREADS", "1").output().unwrap().status.success());
+    assert_eq!((digest(&mini, "imatrix.gguf"), digest(&mini, "mini-Q4_K_M.gguf")), (own, task[1].clone()));
+
+    // As a file it says the same.
+    let kept = mini.path().join("mini/kept.gguf");
+    std::fs::copy(mini.run_dir().join("quantize/imatrix.gguf"), &kept).unwrap();
+    quantize(&["quantize.imatrix=kept.gguf"]);
+    let bytes = |file: &str| std::fs::read(mini.run_dir().join("quantize").join(file)).unwrap();
+    let from_file = bytes("mini-Q4_0.gguf");
+    assert!(from_file.windows(10).any(|w| w == b"kept.gguf\x1d" || &w[..9] == b"kept.gguf"));
+
+    // A general text has its share.
+    std::fs::write(mini.path().join("mini/general.txt"), "The bank of the river was green. ".repeat(400)).unwrap();
+    let text = "quantize.imatrix_text=general.txt";
+    quantize(&["quantize.imatrix=task", "quantize.imatrix_tokens=2000", text, "quantize.imatrix_text_share=0.5"]);
+    let mixed = ImportanceMatrix::open(&mini.run_dir().join("quantize/imatrix.gguf")).unwrap();
+    assert_eq!(mixed.datasets, ["mini train split", "general.txt"]);
+    let tokens = mixed.entries["blk.0.attn_q.weight"].count;
+    assert!(tokens > 1500.0 && tokens <= 2000.0, "{tokens}");
+    assert_ne!(mixed.entries, matrix.entries);
+
+    let out = mini.limbeck(&["quantize", "mini", "--set", text]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(3) && said.contains("set `quantize.imatrix` to \"task\""), "{said}");
+    let out = mini.limbeck(&["quantize", "mini", "--set", "quantize.imatrix=nowhere.dat"]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(1) && said.contains("nowhere.dat"), "{said}");
+}
+
+#[test]
+fn gguf_files_are_shown_compared_and_checked() {
+    let mini = Mini::new(0.01, true);
+    mini.expect(0, &["quantize", "mini", "--set", FORMATS]);
+    let file = |format: &str| format!("runs/mini/quantize/mini-{format}.gguf");
+    let (fine, mix) = (file("Q8_0"), file("Q4_K_M"));
+    let shown = mini.expect(0, &["gguf", "show", &mix]);
+    for line in ["general.architecture", "Q4_K_M", "token_embd.weight", "64 x 271", "bits each", "(271 in all)"] {
+        assert!(shown.contains(line), "{line} is not in\n{shown}");
+    }
+    let json: Value = serde_json::from_str(&mini.expect(0, &["gguf", "show", &mix, "--json"])).unwrap();
+    assert_eq!(json["format"], "Q4_K_M");
+    assert_eq!(json["tensors"].as_array().unwrap().len(), 20);
+    assert!(json["bits_per_weight"].as_f64().unwrap() > 4.5);
+
+    assert!(
+        mini.expect(0, &["gguf", "diff", &fine, &fine])
+            .contains("the same metadata, and 20 tensors with the same bytes")
+    );
+    let apart = mini.expect(0, &["gguf", "diff", &fine, &mix]);
+    assert!(apart.contains("general.file_type\n    A 7\n    B 15"), "{apart}");
+    assert!(apart.contains("blk.0.attn_q.weight\n    A Q8_0 64 x 64\n    B Q5_0 64 x 64\n    apart by "), "{apart}");
+
+    assert!(mini.expect(0, &["gguf", "check", &mix]).starts_with("ok: "));
+    let broken = mini.path().join("broken.gguf");
+    let mut bytes = std::fs::read(mini.path().join(&mix)).unwrap();
+    bytes.truncate(bytes.len() - 9000);
+    std::fs::write(&broken, &bytes).unwrap();
+    let said = mini.expect(6, &["gguf", "check", "broken.gguf"]);
+    assert!(said.contains("reaches past the end of the file") && said.contains("would refuse broken.gguf"), "{said}");
+    let json: Value = serde_json::from_str(&mini.expect(6, &["gguf", "check", "broken.gguf", "--json"])).unwrap();
+    assert_eq!((&json["loads"], &json["findings"][0]["level"]), (&Value::Bool(false), &"refused".into()));
+    assert!(mini.limbeck(&["gguf", "check", "nowhere.gguf"]).status.code() == Some(2));
+}
+
+#[test]
+fn encoders_are_measured_with_a_referee_and_without() {
+    let mini = Mini::new(0.01, false);
+    let line = ["bench", "quantize", "--megabytes", "1", "--rounds", "1"];
+    let json: Value = serde_json::from_str(&mini.expect(0, &[&line[..], &["--json"]].concat())).unwrap();
+    let rows = json["rows"].as_array().unwrap();
+    // Nine types, all but Q8_0 with importance too.
+    assert_eq!(rows.len(), 17);
+    assert!(rows.iter().all(|row| row["ours_mb_per_s"].as_f64().unwrap() > 0.0 && row["ratio"].is_null()));
+    let out = mini.limbeck(&[&line[..], &["--referee", "nowhere/python"]].concat());
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(2) && said.contains("pip install xllamacpp numpy"), "{said}");
+    #[cfg(unix)]
+    {
+        // A stand-in that is slow and wrong.
+        let referee = mini.path().join("referee");
+        let script = "#!/bin/sh\necho '{\"version\": \"none\"}'\nwhile read -r line; do echo '{\"wall_s\": 1e6, \"cpu_s\": 1e6, \"sha256\": \"00\"}'; done\n";
+        std::fs::write(&referee, script).unwrap();
+        std::fs::set_permissions(&referee, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let text = mini.expect(0, &[&line[..], &["--referee", referee.to_str().unwrap()]].concat());
+        assert!(
+            text.contains("DIFFERENT") && text.contains("ggml of none in turn") && !text.contains("below"),
+            "{text}"
+        );
+    }
+}
