@@ -38,6 +38,36 @@ runs on the messages of the shortest log: pip install datatrove orjson spacy 'xx
     /// Plant wrong labels in an intent data set and see how many of them come first in the review queue
     #[command(after_help = "Example:\n  limbeck bench suspects --data banking77 --noise 0.15")]
     Suspects(BenchSuspects),
+    /// Draw calibration rows of an intent data set again and again: does the escalation certificate keep its promise?
+    #[command(after_help = "Example:\n  limbeck bench escalation --data banking77 --per-class 20 --calibration 500")]
+    Escalation(BenchEscalation),
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct BenchEscalation {
+    /// A folder with train.csv and test.csv, columns text,category
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Train rows of a label for the linear floor, whose scores are used
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = positive)]
+    pub per_class: usize,
+    /// Test rows that are drawn for calibration; the rest counts errors
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = positive)]
+    pub calibration: usize,
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = positive)]
+    pub draws: usize,
+    /// Share of served answers that may be wrong
+    #[arg(long, value_name = "0..1", default_value_t = 0.05, value_parser = rate)]
+    pub max_error: f64,
+    /// How sure the certificate is of it
+    #[arg(long, value_name = "0..1", default_value_t = 0.95, value_parser = rate)]
+    pub confidence: f64,
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x| *x > 0.0 && *x < 1.0).ok_or_else(|| "expected a number between 0 and 1".to_owned())
 }
 
 #[derive(Args, Debug, Clone)]

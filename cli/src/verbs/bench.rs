@@ -5,7 +5,7 @@ use crate::bench::banking::Rows;
 use crate::bench::report::{self, Figure, Growth};
 use crate::bench::sides::Sides;
 use crate::bench::text::{Heading, table};
-use crate::bench::{FinetuneFigures, StepFigures, THREADS, curate, ours, review};
+use crate::bench::{FinetuneFigures, StepFigures, THREADS, curate, escalation, ours, review};
 use crate::exit::{Exit, Failure, Result};
 use crate::output;
 use crate::scratch::Scratch;
@@ -23,6 +23,7 @@ pub fn bench(settings: &Settings, verb: &BenchVerb) -> Result<Exit> {
         BenchVerb::Curate(args) => return super::bench_curate::bench(settings, args),
         BenchVerb::Review(args) => return review::desk(settings, args),
         BenchVerb::Suspects(args) => return review::suspects(settings, args),
+        BenchVerb::Escalation(args) => return escalation::bench(settings, args),
     };
     let measured = measure(args, settings.device.as_deref())?;
     let figures = measured.figures(&args.work);

@@ -7,6 +7,8 @@ pub mod carve;
 pub mod completions;
 pub mod data;
 pub mod doctor;
+pub mod drift;
+pub mod eval;
 pub mod explain;
 pub mod import;
 pub mod init;

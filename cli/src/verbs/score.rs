@@ -1,6 +1,6 @@
 //! `limbeck score`: an artifact's answer to a message, or to a stream of them. The artifact is verified first.
 
-use crate::args::Score;
+use crate::args::{ArtifactArgs, Score};
 use crate::exit::{Exit, Failure, Result};
 use crate::output;
 use crate::settings::Settings;
@@ -12,7 +12,7 @@ use limbeck_artifact::manifest::ArtifactManifest;
 use limbeck_artifact::schema::Schema;
 use limbeck_artifact::store::Store;
 use limbeck_artifact::untrusted::visible_line;
-use limbeck_eval::{Report, temper, temper_confidence};
+use limbeck_eval::{Action, Calibrator, Policy, Report};
 use limbeck_model::device::DeviceName;
 use limbeck_model::generate::Writer;
 use limbeck_model::score::LabelScorer;
@@ -26,17 +26,7 @@ use std::time::Instant;
 const MAX_BYTES: u64 = 1 << 20;
 
 pub fn score(settings: &Settings, args: &Score) -> Result<Exit> {
-    let dir = locate(args)?;
-    let manifest = match args.no_verify {
-        true => ArtifactManifest::load(&dir)?,
-        false => {
-            let key = keys::load_public(&args.key).map_err(|e| {
-                Failure::of(Exit::VerificationFailed, &e)
-                    .help("name the signer's public key with --key PUB; --no-verify answers without checking")
-            })?;
-            verify::check(&dir, &key)?.1
-        }
-    };
+    let (dir, manifest) = find(&args.of)?;
     let scorer = Scorer::open(&dir, manifest, settings, args.threshold)?;
     if args.jsonl {
         return stream(&scorer);
@@ -60,18 +50,37 @@ pub fn score(settings: &Settings, args: &Score) -> Result<Exit> {
     } else {
         let fault = answer.fault.as_ref().map_or(String::new(), |why| format!(" · not valid: {}", visible_line(why)));
         output::stdout(&format!(
-            "{}\n  confidence {:.3} · {} (threshold {}){fault}\n",
+            "{}\n  confidence {:.3} · {} ({}){fault}\n",
             visible_line(answer.text()),
             answer.confidence,
             answer.route,
-            scorer.threshold
+            scorer.rule.words(answer.score)
         ))?;
     }
     Ok(Exit::Ok)
 }
 
+/// The artifact that was named, verified unless that was waived.
+///
+/// # Errors
+/// When there is none, or its signature is not the key's.
+pub fn find(args: &ArtifactArgs) -> Result<(PathBuf, ArtifactManifest)> {
+    let dir = locate(args)?;
+    let manifest = match args.no_verify {
+        true => ArtifactManifest::load(&dir)?,
+        false => {
+            let key = keys::load_public(&args.key).map_err(|e| {
+                Failure::of(Exit::VerificationFailed, &e)
+                    .help("name the signer's public key with --key PUB; --no-verify answers without checking")
+            })?;
+            verify::check(&dir, &key)?.1
+        }
+    };
+    Ok((dir, manifest))
+}
+
 /// The folder of the artifact that was named: itself, or what a channel serves.
-fn locate(args: &Score) -> Result<PathBuf> {
+fn locate(args: &ArtifactArgs) -> Result<PathBuf> {
     let path = Path::new(&args.artifact);
     if path.join(limbeck_artifact::manifest::FILE_NAME).is_file() {
         return Ok(path.to_owned());
@@ -119,19 +128,49 @@ enum Model {
     Fields(Box<Writer>, Schema),
 }
 
-struct Scorer {
+/// An open artifact.
+pub struct Scorer {
     model: Model,
     system: Option<String>,
-    temperature: f64,
-    threshold: f64,
+    calibrator: Calibrator,
+    rule: Rule,
+}
+
+/// What decides between serving and escalating.
+enum Rule {
+    /// On the confidence: the caller's own number or the recipe's.
+    Threshold(f64),
+    /// On the model's own probability: a certificate's.
+    Policy(Box<Policy>),
+}
+
+impl Rule {
+    fn route(&self, score: f64, confidence: f64) -> &'static str {
+        match self {
+            Rule::Threshold(threshold) if confidence >= *threshold => Action::Serve.name(),
+            Rule::Threshold(_) => Action::Escalate.name(),
+            Rule::Policy(policy) => policy.route(score).name(),
+        }
+    }
+
+    fn words(&self, score: Option<f64>) -> String {
+        match self {
+            Rule::Threshold(threshold) => format!("threshold {threshold}"),
+            Rule::Policy(policy) => match (policy.threshold(), score) {
+                (None, _) => "nothing could be certified: every call escalates".to_owned(),
+                (Some(from), Some(score)) => format!("score {score:.4}, certified from {from:.4}"),
+                (Some(from), None) => format!("certified from {from:.4}"),
+            },
+        }
+    }
 }
 
 #[derive(Debug, Default, Serialize)]
-struct Answer {
+pub struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    label: Option<String>,
+    pub label: Option<String>,
     /// None where what was written is not valid.
     #[serde(skip_serializing_if = "Option::is_none")]
     fields: Option<Value>,
@@ -143,9 +182,13 @@ struct Answer {
     written: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fault: Option<String>,
-    /// Of the label, or of all that was written, after the temperature that was fitted on the calibration split.
+    /// Of the label, or of all that was written, after the calibration that was fitted on the calibration split.
     confidence: f64,
-    /// `serve` or `escalate`.
+    /// The model's own probability of it, before calibration: what a certified threshold is on. None where the answer is
+    /// not valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    /// `serve`, `serve_and_review` or `escalate`.
     route: &'static str,
     latency_ms: f64,
     /// The runners-up, likeliest first.
@@ -161,7 +204,9 @@ impl Answer {
 }
 
 impl Scorer {
-    fn open(dir: &Path, manifest: ArtifactManifest, settings: &Settings, threshold: Option<f64>) -> Result<Scorer> {
+    /// # Errors
+    /// When its files can't be read or don't fit together.
+    pub fn open(dir: &Path, manifest: ArtifactManifest, settings: &Settings, threshold: Option<f64>) -> Result<Scorer> {
         let device: DeviceName = settings.device.as_deref().unwrap_or("cpu").parse()?;
         let model = manifest.file(dir, "model")?;
         let report = Report::load(&manifest.file(dir, "report")?)?;
@@ -176,20 +221,32 @@ impl Scorer {
                 Model::Fields(Box::new(open_writer(&model, None, device, max_new_tokens).map_err(cannot)?), schema)
             }
         };
-        let threshold = threshold.or(manifest.threshold).unwrap_or(0.0);
-        if !(0.0..=1.0).contains(&threshold) {
+        if let Some(threshold) = threshold.filter(|t| !(0.0..=1.0).contains(t)) {
             return Err(Failure::new(Exit::Usage, format!("a threshold of {threshold} is not between 0 and 1")));
         }
+        let policy = match manifest.file(dir, "policy") {
+            Ok(path) => Some(Policy::load(&path)?).filter(|policy| policy.certificate.is_some()),
+            // Artifacts of earlier versions have none, nor has one whose candidate gave no scores.
+            Err(_) => None,
+        };
+        let rule = match (threshold, policy) {
+            (Some(threshold), _) => Rule::Threshold(threshold),
+            (None, Some(policy)) => Rule::Policy(Box::new(policy)),
+            (None, None) => Rule::Threshold(manifest.threshold.unwrap_or(0.0)),
+        };
         Ok(Scorer {
             model: answers,
             system: manifest.task.system,
-            temperature: calibration.map_or(1.0, |c| c.temperature),
-            threshold,
+            calibrator: calibration.map_or(Calibrator::None, |c| c.calibrator()),
+            rule,
         })
     }
 
     /// The artifact's system prompt takes the place of whatever the caller sent, as in training.
-    fn answer(&self, messages: &[Message]) -> Result<Answer> {
+    ///
+    /// # Errors
+    /// When the model can't take the message.
+    pub fn answer(&self, messages: &[Message]) -> Result<Answer> {
         let begun = Instant::now();
         let mut asked: Vec<Message> = Vec::new();
         if let Some(system) = &self.system {
@@ -205,10 +262,6 @@ impl Scorer {
         Ok(answer)
     }
 
-    fn route(&self, confidence: f64) -> &'static str {
-        if confidence >= self.threshold { "serve" } else { "escalate" }
-    }
-
     fn fields(&self, writer: &Writer, schema: &Schema, asked: &[Message]) -> Result<Answer> {
         let written = writer.write(asked, &may_be_fields)?;
         let read = match written.ended {
@@ -221,9 +274,10 @@ impl Scorer {
         let blank = Answer::default();
         Ok(match read {
             Ok(text) => {
-                let confidence = temper_confidence(written.probability, self.temperature);
+                let confidence = self.calibrator.confidence(written.probability);
                 let fields = Some(serde_json::from_str(&text)?);
-                Answer { fields, canonical: Some(text), confidence, route: self.route(confidence), ..blank }
+                let (score, route) = (written.probability, self.rule.route(written.probability, confidence));
+                Answer { fields, canonical: Some(text), confidence, score: Some(score), route, ..blank }
             }
             // Whatever the threshold: what can't be used is not served.
             Err(why) => Answer { written: Some(written.text), fault: Some(why), route: "escalate", ..blank },
@@ -231,15 +285,19 @@ impl Scorer {
     }
 
     fn label(&self, scorer: &LabelScorer, asked: &[Message]) -> Result<Answer> {
-        let posterior = temper(&scorer.score(asked)?, self.temperature);
+        let given = scorer.score(asked)?;
+        let posterior = self.calibrator.posterior(&given);
+        // The model's own order: a curve is about its answer, and says nothing of another.
         let mut order: Vec<usize> = (0..posterior.len()).collect();
-        order.sort_by(|a, b| posterior[*b].total_cmp(&posterior[*a]).then(a.cmp(b)));
+        order.sort_by(|a, b| given[*b].total_cmp(&given[*a]).then(a.cmp(b)));
         let named = |i: &usize| (scorer.labels()[*i].clone(), posterior[*i]);
-        let Some((label, confidence)) = order.first().map(named) else {
+        let Some(first) = order.first() else {
             return Err(Failure::new(Exit::Unexpected, "the artifact names no labels"));
         };
+        let ((label, confidence), score) = (named(first), f64::from(given[*first]));
         let others = Some(order.iter().skip(1).take(3).map(named).collect());
-        Ok(Answer { label: Some(label), confidence, route: self.route(confidence), others, ..Answer::default() })
+        let route = self.rule.route(score, confidence);
+        Ok(Answer { label: Some(label), confidence, score: Some(score), route, others, ..Answer::default() })
     }
 }
 

@@ -4,6 +4,7 @@
 use super::{Evidence, Gate, GateResult, Metric, Rule, Verdict};
 use crate::bootstrap::macro_f1_bounds;
 use crate::metrics::{Confusion, Prediction, latency};
+use crate::slices::{By, LEAST_ROWS};
 use crate::statistics::{
     MAX_EXAMPLES, Paired, examples_for_difference, examples_for_proportion, examples_for_spread, lower_bound,
     mcnemar_exact, tango_lower, tango_p_above, tango_upper, upper_bound,
@@ -31,14 +32,15 @@ pub(super) fn decide(gate: &Gate, evidence: &Evidence<'_>) -> GateResult {
     };
     let n = evidence.gold.len() as u64;
     let undecided = finding.verdict == Verdict::Inconclusive;
+    let counts_test_rows = !finding.numbers.contains_key("calibration_rows");
     let reason = match finding.examples_needed {
-        Some(needed) if undecided => format!(
+        Some(needed) if undecided && counts_test_rows => format!(
             "{} Not enough evidence: about {} reviewed test rows ({} more) would decide, if these rates hold.",
             finding.reason,
             thousands(needed),
             thousands(needed.saturating_sub(n))
         ),
-        None if undecided => format!(
+        None if undecided && counts_test_rows => format!(
             "{} Not enough evidence, and no feasible number of rows (up to {}) would decide if these rates hold.",
             finding.reason,
             thousands(MAX_EXAMPLES)
@@ -52,6 +54,7 @@ pub(super) fn decide(gate: &Gate, evidence: &Evidence<'_>) -> GateResult {
         reason,
         numbers: finding.numbers,
         examples_needed: finding.examples_needed.filter(|_| undecided),
+        stability: None,
     }
 }
 
@@ -77,6 +80,9 @@ fn demand(rule: &Rule, right: &str) -> String {
                 None => agree,
             }
         }
+        Rule::SliceFloor { by, min } => format!("{right} at least {} on every slice by {}", percent(*min), by.name()),
+        Rule::CertifiedCoverage { min } => format!("certified to serve at least {} of calls", percent(*min)),
+        Rule::Fallback {} => "the policy names where escalated calls go".to_owned(),
         Rule::Latency { p95_ms } => format!("95 % of calls within {}", milliseconds(*p95_ms)),
     }
 }
@@ -127,6 +133,9 @@ fn alone(rule: &Rule, candidate: &[Prediction], evidence: &Evidence<'_>) -> Find
         Rule::Floor { metric: Metric::MacroF1, min } => macro_f1(candidate, *min, evidence),
         Rule::PerClassRecall { min } => per_class(candidate, *min, evidence),
         Rule::Latency { p95_ms } => calls_within(candidate, *p95_ms, evidence),
+        Rule::SliceFloor { by, min } => per_slice(candidate, *by, *min, evidence),
+        Rule::CertifiedCoverage { min } => certified_coverage(*min, evidence),
+        Rule::Fallback {} => fallback(evidence),
         Rule::Improvement { .. } | Rule::NonInferiority { .. } | Rule::Quantization { .. } => absent("other"),
     }
 }
@@ -165,7 +174,12 @@ fn against(
             finding.verdict = finding.verdict.max(accuracy.verdict);
             finding
         }
-        Rule::Floor { .. } | Rule::PerClassRecall { .. } | Rule::Latency { .. } => absent(name),
+        Rule::Floor { .. }
+        | Rule::PerClassRecall { .. }
+        | Rule::SliceFloor { .. }
+        | Rule::CertifiedCoverage { .. }
+        | Rule::Fallback {}
+        | Rule::Latency { .. } => absent(name),
     }
 }
 
@@ -302,30 +316,51 @@ fn divergence(p: &Prediction, q: &Prediction) -> Option<f64> {
 fn per_class(candidate: &[Prediction], min: f64, evidence: &Evidence<'_>) -> Finding {
     let predicted: Vec<_> = candidate.iter().map(|p| p.label).collect();
     let confusion = Confusion::count(evidence.gold, &predicted, evidence.labels.len());
+    let one =
+        |(class, label): (usize, &String)| (label.clone(), confusion.counts[class][class], confusion.support(class));
+    let parts: Vec<(String, u64, u64)> = evidence.labels.iter().enumerate().map(one).collect();
+    every_part(&parts, "recall", "class", min, evidence)
+}
+
+fn per_slice(candidate: &[Prediction], by: By, min: f64, evidence: &Evidence<'_>) -> Finding {
+    let right = correct(candidate, evidence.gold);
+    let one = |((_, name), rows): (&(By, String), &Vec<usize>)| {
+        (name.clone(), rows.iter().filter(|row| right[**row]).count() as u64, rows.len() as u64)
+    };
+    let parts: Vec<_> = evidence.slices.iter().filter(|((of, _), _)| *of == by).map(one).collect();
+    if parts.is_empty() {
+        let reason = format!("No slice by {} has {LEAST_ROWS} test rows.", by.name());
+        return Finding { reason, ..absent(evidence.candidate) };
+    }
+    every_part(&parts, "accuracy", "slice", min, evidence)
+}
+
+/// Parts of the rows, each with its name, its right answers and its rows: all must meet the demand.
+fn every_part(parts: &[(String, u64, u64)], what: &str, part: &str, min: f64, evidence: &Evidence<'_>) -> Finding {
     let alpha = evidence.risk.alpha;
-    // A pass needs every class, so each is tested at alpha. A fail needs only one of K, so each is tested at alpha / K.
-    let classes = (0..evidence.labels.len()).filter(|&class| confusion.support(class) > 0).count().max(1);
-    let fail_confidence = 1.0 - alpha / classes as f64;
+    // A pass needs every part, so each is tested at alpha. A fail needs only one of K, so each is tested at alpha / K.
+    let tested = parts.iter().filter(|(_, _, n)| *n > 0).count().max(1);
+    let fail_confidence = 1.0 - alpha / tested as f64;
     let (mut failed, mut open, mut empty) = (Vec::new(), Vec::new(), Vec::new());
     let mut needed = Some(evidence.gold.len() as u64);
     let mut worst: Option<(f64, &str, u64, u64)> = None;
-    for (class, label) in evidence.labels.iter().enumerate() {
-        let (k, n) = (confusion.counts[class][class], confusion.support(class));
+    for (name, k, n) in parts {
+        let (name, k, n) = (name.as_str(), *k, *n);
         if n == 0 {
-            empty.push(label.as_str());
+            empty.push(name);
             let least = (alpha.ln() / min.ln()).ceil() as u64;
             needed = needed.map(|needed| needed + least);
             continue;
         }
-        let recall = k as f64 / n as f64;
-        if worst.is_none_or(|(lowest, ..)| recall < lowest) {
-            worst = Some((recall, label, k, n));
+        let rate = k as f64 / n as f64;
+        if worst.is_none_or(|(lowest, ..)| rate < lowest) {
+            worst = Some((rate, name, k, n));
         }
         match judge(lower_bound(k, n, 1.0 - alpha), upper_bound(k, n, fail_confidence), min) {
             Verdict::Pass => {}
-            Verdict::Fail => failed.push(label.as_str()),
+            Verdict::Fail => failed.push(name),
             Verdict::Inconclusive => {
-                open.push(label.as_str());
+                open.push(name);
                 let more = examples_for_proportion(k, n, min, evidence.risk).map(|needed| needed - n);
                 needed = needed.zip(more).map(|(needed, more)| needed + more);
             }
@@ -339,26 +374,27 @@ fn per_class(candidate: &[Prediction], min: f64, evidence: &Evidence<'_>) -> Fin
         Verdict::Pass
     };
     let mut reason = match worst {
-        Some((recall, label, k, n)) => format!("Lowest recall: {label}, {} ({k} of {n}).", percent(recall)),
-        None => "No class has a test row.".to_owned(),
+        Some((rate, name, k, n)) => format!("Lowest {what}: {name}, {} ({k} of {n}).", percent(rate)),
+        None => format!("No {part} has a test row."),
     };
-    for (what, labels) in [("Below the demand", &failed), ("Undecided", &open), ("Without a test row", &empty)] {
-        if !labels.is_empty() {
-            reason.push_str(&format!(" {what}: {}.", list(labels)));
+    for (what, names) in [("Below the demand", &failed), ("Undecided", &open), ("Without a test row", &empty)] {
+        if !names.is_empty() {
+            reason.push_str(&format!(" {what}: {}.", list(names)));
         }
     }
     if verdict == Verdict::Pass {
-        reason.push_str(&format!(" Every class meets {} with {} confidence.", percent(min), percent(1.0 - alpha)));
+        reason.push_str(&format!(" Every {part} meets {} with {} confidence.", percent(min), percent(1.0 - alpha)));
     }
+    let (lowest, plural) = (format!("lowest_{what}"), if part == "class" { "classes" } else { "slices" });
     Finding {
         verdict,
         reason,
         numbers: numbers([
-            ("lowest_recall", worst.map_or(f64::NAN, |w| w.0)),
+            (lowest.as_str(), worst.map_or(f64::NAN, |w| w.0)),
             ("demanded", min),
-            ("classes", evidence.labels.len() as f64),
-            ("classes_failed", failed.len() as f64),
-            ("classes_undecided", (open.len() + empty.len()) as f64),
+            (plural, parts.len() as f64),
+            (format!("{plural}_failed").as_str(), failed.len() as f64),
+            (format!("{plural}_undecided").as_str(), (open.len() + empty.len()) as f64),
         ]),
         examples_needed: needed.filter(|needed| *needed <= MAX_EXAMPLES),
     }
@@ -382,4 +418,41 @@ fn calls_within(candidate: &[Prediction], p95_ms: f64, evidence: &Evidence<'_>) 
     finding.reason = format!("p95 is {}. {}", milliseconds(seen.p95_ms), finding.reason);
     finding.numbers.extend(numbers([("p50_ms", seen.p50_ms), ("p95_ms", seen.p95_ms), ("limit_ms", p95_ms)]));
     finding
+}
+
+/// Where something is certified the rest is a proportion; where nothing is, the certificate says what would change it.
+fn certified_coverage(min: f64, evidence: &Evidence<'_>) -> Finding {
+    let Some((routing, certificate)) = evidence.routing.and_then(|r| Some((r, r.certificate.as_ref()?))) else {
+        let reason = "No certificate was asked for, or the candidate gives no scores: set eval.escalation.max_error.";
+        return Finding { reason: reason.to_owned(), verdict: Verdict::Fail, ..absent(evidence.candidate) };
+    };
+    if certificate.threshold.is_some() {
+        let served = &routing.served;
+        let mut finding = proportion("Share of calls served", served.served, served.rows, min, evidence);
+        finding.reason = format!("{} {}", certificate.words(), finding.reason);
+        return finding;
+    }
+    Finding {
+        verdict: if certificate.rows_needed.is_some() { Verdict::Inconclusive } else { Verdict::Fail },
+        reason: certificate.words(),
+        numbers: numbers([
+            ("demanded", min),
+            ("max_error", certificate.target.max_error),
+            ("calibration_rows", certificate.calibration_rows as f64),
+        ]),
+        examples_needed: certificate.rows_needed,
+    }
+}
+
+fn fallback(evidence: &Evidence<'_>) -> Finding {
+    let named = evidence.fallback.join(", then ");
+    Finding {
+        verdict: if evidence.fallback.is_empty() { Verdict::Fail } else { Verdict::Pass },
+        reason: match evidence.fallback {
+            [] => "The policy names no fallback, so an escalated call has nowhere to go: name one in eval.escalation.fallback.".to_owned(),
+            _ => format!("Escalated calls go to {named}."),
+        },
+        numbers: numbers([("named", evidence.fallback.len() as f64)]),
+        examples_needed: None,
+    }
 }

@@ -4,10 +4,13 @@
 use super::plots::{confusion_plot, reliability_plot, risk_coverage_plot};
 use super::{ArmResult, Report};
 use crate::arms::ArmKind;
+use crate::calibrator::Calibrator;
 use crate::error::EvalError;
+use crate::escalation::{Action, score};
 use crate::extraction::FieldScore;
 use crate::gates::{GateResult, Verdict};
 use crate::metrics::Scores;
+use crate::slices::{By, Slice, SliceExample, Slices};
 use crate::statistics::Interval;
 use crate::words::{milliseconds, money, percent, signed_points, significant, thousands};
 use limbeck_artifact::untrusted::visible;
@@ -20,6 +23,8 @@ const STYLE: &str = include_str!("report.css");
 /// Matrices up to this size are shown as a table of figures, larger ones as a picture.
 const TABLE_CLASSES: usize = 20;
 const TOP_CONFUSIONS: usize = 8;
+/// Gates that flip more often than this on their own rows are pointed out.
+pub(super) const SHAKY: f64 = 0.2;
 
 /// Renders the page. The same report gives the same bytes.
 pub fn render_html(report: &Report) -> Result<String, EvalError> {
@@ -58,6 +63,7 @@ fn page(report: &Report) -> Value {
         bases => bases(report),
         gates => report.gates.iter().map(gate_card).collect::<Vec<_>>(),
         routing => routing(report),
+        slices => report.slices.as_ref().map(slices),
         calibration => candidate.and_then(calibration),
         fields => candidate.and_then(|arm| fields(report, arm)),
         classes => of_labels.map(|arm| classes(&arm.scores)),
@@ -207,6 +213,8 @@ fn arm_row(report: &Report, arm: &ArmResult) -> Value {
         cost => arm.cost.as_ref().map(|cost| money(cost.per_1k_calls, &cost.currency)),
         versus => versus.map(|versus| signed_points(versus.difference)),
         versus_range => versus.map(|versus| signed_range(versus.interval)),
+        versus_groups => versus.and_then(|versus| versus.cluster_interval).map(signed_range),
+        p => versus.and_then(|versus| versus.p_holm).map(p_value),
     }
 }
 
@@ -231,14 +239,46 @@ fn gate_card(gate: &GateResult) -> Value {
         verdict => verdict(gate.verdict),
         reason => text(&gate.reason),
         needed => gate.examples_needed.map(thousands),
+        steady => gate.stability.map(|s| context! {
+            same => percent(s.same),
+            repeats => thousands(u64::from(s.repeats)),
+            flip => percent(s.flip),
+            shaky => s.flip > SHAKY,
+        }),
     }
 }
 
 fn routing(report: &Report) -> Option<Value> {
     let routing = report.routing.as_ref()?;
     let served = &routing.served;
+    let certificate = routing.certificate.as_ref();
     Some(context! {
         threshold => format!("{}", served.threshold),
+        certified => certificate.map(|certificate| context! {
+            words => text(&certificate.words()),
+            holds => certificate.threshold.is_some(),
+            tested => certificate.steps.len(),
+            candidates => certificate.candidates,
+            rows => thousands(certificate.calibration_rows),
+        }),
+        bands => routing.bands.iter().map(|band| context! {
+            what => match band.action {
+                Action::Serve => "Serve",
+                Action::ServeAndReview => "Serve and queue for review",
+                Action::Escalate => "Escalate",
+            },
+            from => match (band.from, band.action) {
+                (Some(from), _) => format!("from a score of {}", score(from)),
+                (None, Action::Escalate) if routing.bands.len() == 1 => "every call".to_owned(),
+                (None, _) => "the rest, and what is not valid".to_owned(),
+            },
+            share => percent(band.share),
+            range => range(band.share_interval),
+            rows => thousands(band.rows),
+            wrong => (band.action != Action::Escalate).then(|| thousands(band.wrong)),
+        }).collect::<Vec<_>>(),
+        fallback => report.policy.as_ref().filter(|p| !p.fallback.is_empty()).map(|p| text(&p.fallback.join(", then "))),
+        valid => report.policy.as_ref().map(|policy| text(&policy.validity.in_words)),
         coverage => percent(served.coverage),
         coverage_range => range(served.coverage_interval),
         served => thousands(served.served),
@@ -248,9 +288,58 @@ fn routing(report: &Report) -> Option<Value> {
         system => routing.system_accuracy.map(percent),
         system_range => routing.system_interval.map(range),
         cost => routing.cost.as_ref().map(|cost| money(cost.per_1k_calls, &cost.currency)),
+        latency => routing.latency.as_ref().map(|l| format!("{} / {}", milliseconds(l.mean_ms), milliseconds(l.p95_ms))),
+        excess_aurc => routing.excess_aurc.map(|x| format!("{x:.4}")),
         aurc => format!("{:.4}", routing.aurc),
         plot => Value::from_safe_string(risk_coverage_plot(routing)),
     })
+}
+
+fn p_value(p: f64) -> String {
+    if p < 0.001 { "p < 0.001".to_owned() } else { format!("p = {}", significant(p)) }
+}
+
+fn slices(slices: &Slices) -> Value {
+    let example = |example: &SliceExample| {
+        context! {
+            text => text(&example.text),
+            gold => text(&example.gold),
+            answer => example.answer.as_deref().map(text),
+        }
+    };
+    let row = |slice: &Slice| {
+        let one_minus = Interval { low: 1.0 - slice.interval.high, high: 1.0 - slice.interval.low };
+        context! {
+            name => text(&slice.name),
+            by => slice.by.name(),
+            error => fixed(slice.error),
+            range => range(slice.interval),
+            track => track(1.0 - slice.error, one_minus),
+            right => fixed(1.0 - slice.error),
+            right_range => range(one_minus),
+            wrong => thousands(slice.wrong),
+            rows => thousands(slice.rows),
+            p => p_value(slice.p),
+            remedy => text(&slice.remedy),
+            examples => slice.examples.iter().map(example).collect::<Vec<_>>(),
+        }
+    };
+    let (worse, others): (Vec<&Slice>, Vec<&Slice>) = slices.slices.iter().partition(|slice| slice.worse);
+    context! {
+        error => percent(slices.error),
+        tested => thousands(slices.tested),
+        too_small => (slices.too_small > 0).then(|| thousands(slices.too_small)),
+        worse => worse.into_iter().map(row).collect::<Vec<_>>(),
+        others => others.into_iter().filter(|slice| slice.by != By::Class).map(row).collect::<Vec<_>>(),
+        confused => slices.confused.iter().map(|c| context! {
+            gold => text(&c.gold),
+            answer => text(&c.answer),
+            rows => thousands(c.rows),
+            of => thousands(c.of),
+            remedy => text(&c.remedy),
+            examples => c.examples.iter().map(example).collect::<Vec<_>>(),
+        }).collect::<Vec<_>>(),
+    }
 }
 
 fn calibration(arm: &ArmResult) -> Option<Value> {
@@ -259,7 +348,15 @@ fn calibration(arm: &ArmResult) -> Option<Value> {
     let row =
         |what: &str, raw: f64, tempered: f64| context! { what => what, raw => three(raw), tempered => three(tempered) };
     Some(context! {
-        temperature => format!("{:.2}", calibration.temperature),
+        how => how(&calibration.calibrator),
+        methods => calibration.methods.iter().map(|m| context! {
+            name => m.method.name(),
+            chosen => m.chosen,
+            left_out => m.left_out.as_deref().map(text),
+            ece => m.ece.map(three),
+            brier => m.brier.map(three),
+            aurc => m.aurc.map(|x| format!("{x:.4}")),
+        }).collect::<Vec<_>>(),
         fitted_rows => thousands(calibration.fitted_rows),
         fitted => calibration.fitted_rows > 0,
         rows => thousands(calibration.tempered.rows),
@@ -270,6 +367,18 @@ fn calibration(arm: &ArmResult) -> Option<Value> {
         ],
         plot => Value::from_safe_string(reliability_plot(&calibration.bins)),
     })
+}
+
+/// The calibrator in words.
+fn how(calibrator: &Calibrator) -> String {
+    match calibrator {
+        Calibrator::None => "No calibration".to_owned(),
+        Calibrator::Temperature { temperature } => format!("One temperature, {temperature:.2}"),
+        Calibrator::Platt { slope, intercept } => {
+            format!("Platt’s curve, slope {slope:.2} and intercept {intercept:.2}").replace('-', "−")
+        }
+        Calibrator::Isotonic { scores, .. } => format!("Isotonic regression, {} points", scores.len()),
+    }
 }
 
 /// The candidate's fields in the schema's order, then all of them together.
