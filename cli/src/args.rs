@@ -170,8 +170,8 @@ Example:
   limbeck score staging --jsonl < messages.jsonl > answers.jsonl
 
 A JSONL line is {\"text\": \"...\"} or {\"messages\": [{\"role\": \"user\", \"content\": \"...\"}]}, with an optional \"id\".
-The route is serve, serve_and_review or escalate: by the artifact's policy.json where eval.escalation certified a
-threshold (on `score`, the model's own probability), else by eval.threshold (on `confidence`).")]
+The route is serve, serve_and_review or escalate. It goes by `score`, the model's own probability, where
+eval.escalation asked for a certificate (policy.json), else by `confidence` and eval.threshold.")]
     Score(Score),
     /// Compare new traffic with what an artifact was measured on: its scores, its answers, the shares of labels
     #[command(after_help = "\

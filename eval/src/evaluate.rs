@@ -2,24 +2,23 @@
 //! chooses arms and gates; nothing here knows what a model is.
 
 use crate::arms::{self, Answers, Arm, ArmKind, Questions};
-use crate::bootstrap::cluster_difference;
 use crate::calibration::{calibrated, calibrated_scores, reliability};
 use crate::calibrator::{Calibrator, ISOTONIC_ROWS, Method, compare_methods};
+use crate::comparisons::compare;
 use crate::cost::{PriceTable, Usage, recorded_cost, self_hosted_cost};
 use crate::error::EvalError;
 use crate::escalation::Target;
 use crate::extraction::score_fields;
-use crate::floor::text_of;
 use crate::gates::{Evidence, Gate, GateResult, REPEATS, Verdict, decide, stability};
 use crate::judge::Judge;
 use crate::metrics::{Prediction, latency, score, score_answers};
-use crate::multiple::holm;
+use crate::mistakes::mistakes;
 use crate::policy;
-use crate::report::{ArmResult, Calibration, Comparison, Fact, Lineage, Mistake, Report, SCHEMA, TestRows};
+use crate::report::{ArmResult, Calibration, Fact, Lineage, Report, SCHEMA, TestRows};
 use crate::routing::route;
 use crate::said::calibrate_confidences;
 use crate::slices::{self, Material};
-use crate::statistics::{Paired, Risk, mcnemar_exact, tango_interval};
+use crate::statistics::Risk;
 use crate::words::{percent, signed_points, thousands};
 use limbeck_artifact::dataset::{DatasetCard, Example, LabelSource};
 use limbeck_artifact::event::{Emit, EventKind};
@@ -395,101 +394,6 @@ fn usage(row: &Example) -> Usage<'_> {
 
 pub(crate) fn right(predictions: &[Prediction], gold: &[usize]) -> Vec<bool> {
     predictions.iter().zip(gold).map(|(p, gold)| p.label == Some(*gold)).collect()
-}
-
-fn compare(
-    plan: &EvalPlan,
-    results: &[ArmResult],
-    answers: &BTreeMap<String, Answers>,
-    gold: &[usize],
-    questions: &Questions<'_>,
-) -> Vec<Comparison> {
-    let groups: Vec<&str> = questions.test.iter().map(|row| row.group.as_str()).collect();
-    let others = || results.iter().map(|result| result.name.as_str()).filter(|name| *name != plan.candidate);
-    let with_candidate = others().map(|other| (plan.candidate.as_str(), other));
-    let with_frontier = plan.frontier.iter().flat_map(|frontier| {
-        others().filter(move |other| other != frontier).map(move |other| (other, frontier.as_str()))
-    });
-    let mut comparisons: Vec<Comparison> = with_candidate
-        .chain(with_frontier)
-        .filter_map(|(arm, against)| {
-            let (first, second) = (answers.get(arm)?, answers.get(against)?);
-            let (first_right, second_right) = (right(&first.test, gold), right(&second.test, gold));
-            let pair = Paired::count(&first_right, &second_right);
-            let level = 1.0 - plan.risk.alpha;
-            let clustered = (groups.iter().collect::<BTreeSet<_>>().len() < groups.len()).then(|| {
-                cluster_difference(&first_right, &second_right, &groups, level, plan.bootstrap_resamples, plan.seed)
-            });
-            let same = first.test.iter().zip(&second.test).filter(|(x, y)| x.label == y.label).count();
-            Some(Comparison {
-                arm: arm.to_owned(),
-                against: against.to_owned(),
-                pair,
-                difference: pair.difference(),
-                interval: tango_interval(pair, 1.0 - plan.risk.alpha),
-                p_mcnemar: mcnemar_exact(pair),
-                p_holm: None,
-                cluster_interval: clustered.flatten(),
-                agreement: same as f64 / gold.len() as f64,
-            })
-        })
-        .collect();
-    // Arms that are candidates for the frontier's place: the chance that any of them is told apart by luck.
-    if let Some(frontier) = &plan.frontier {
-        let rivals: Vec<usize> = (0..comparisons.len()).filter(|i| comparisons[*i].against == *frontier).collect();
-        let p: Vec<f64> = rivals.iter().map(|i| comparisons[*i].p_mcnemar).collect();
-        for (i, adjusted) in rivals.into_iter().zip(holm(&p)) {
-            comparisons[i].p_holm = Some(adjusted);
-        }
-    }
-    comparisons
-}
-
-fn mistakes(
-    plan: &EvalPlan,
-    judge: &Judge<'_>,
-    results: &[ArmResult],
-    answers: &BTreeMap<String, Answers>,
-    questions: &Questions<'_>,
-    gold: &[usize],
-) -> Vec<Mistake> {
-    const SHOWN_CHARS: usize = 240;
-    let Some(candidate) = answers.get(&plan.candidate) else { return Vec::new() };
-    let calibrator = results
-        .iter()
-        .find(|result| result.name == plan.candidate)
-        .and_then(|result| result.calibration.as_ref())
-        .map_or(Calibrator::None, |calibration| calibration.calibrator.clone());
-    let frontier = plan.frontier.as_ref().and_then(|name| answers.get(name));
-    let confidence = |p: &Prediction| match (&p.posterior, &p.said) {
-        (Some(posterior), _) => Some(calibrator.posterior(posterior)[p.label?]),
-        (None, said) => p.label.and(said.as_ref()?.confidence).map(|c| calibrator.confidence(c)),
-    };
-    let mut wrong: Vec<(usize, Option<f64>)> = candidate
-        .test
-        .iter()
-        .enumerate()
-        .filter(|(i, p)| p.label != Some(gold[*i]))
-        .map(|(i, p)| (i, confidence(p)))
-        .collect();
-    wrong.sort_by(|x, y| y.1.unwrap_or(-1.0).total_cmp(&x.1.unwrap_or(-1.0)).then(x.0.cmp(&y.0)));
-    wrong
-        .into_iter()
-        .take(plan.mistakes)
-        .map(|(i, confidence)| {
-            let text = text_of(&questions.test[i].messages);
-            let cut: String = text.chars().take(SHOWN_CHARS).collect();
-            let name = |label: Option<usize>| label.map(|label| judge.name(label));
-            Mistake {
-                row: questions.test[i].id.clone(),
-                text: if cut.len() < text.len() { cut + "…" } else { cut },
-                gold: judge.name(gold[i]),
-                answer: name(candidate.test[i].label),
-                confidence,
-                frontier: frontier.and_then(|frontier| name(frontier.test[i].label)),
-            }
-        })
-        .collect()
 }
 
 fn headline(report: &Report) -> String {

@@ -1,6 +1,7 @@
 //! Gates: what a recipe demands of the candidate, decided as pass, fail or inconclusive with the reason, the numbers and
 //! the number of test rows that would decide. Every gate uses one rule of evidence, stated at [`Verdict`].
 
+mod routed;
 mod rules;
 mod stability;
 

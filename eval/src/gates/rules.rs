@@ -1,6 +1,7 @@
 //! How each kind of gate is decided. Every rule ends in [`Finding`]: the two one-sided bounds around what was seen, the
 //! demand, and the words for it.
 
+use super::routed::{certified_coverage, fallback};
 use super::{Evidence, Gate, GateResult, Metric, Rule, Verdict};
 use crate::bootstrap::macro_f1_bounds;
 use crate::metrics::{Confusion, Prediction, latency};
@@ -13,12 +14,12 @@ use crate::words::{milliseconds, percent, points, signed_points, thousands};
 use std::collections::BTreeMap;
 
 /// What the evidence says about one demand.
-struct Finding {
-    verdict: Verdict,
-    reason: String,
-    numbers: BTreeMap<String, f64>,
+pub(super) struct Finding {
+    pub verdict: Verdict,
+    pub reason: String,
+    pub numbers: BTreeMap<String, f64>,
     /// None where more rows would not help; not looked at when decided.
-    examples_needed: Option<u64>,
+    pub examples_needed: Option<u64>,
 }
 
 pub(super) fn decide(gate: &Gate, evidence: &Evidence<'_>) -> GateResult {
@@ -87,7 +88,7 @@ fn demand(rule: &Rule, right: &str) -> String {
     }
 }
 
-fn absent(arm: &str) -> Finding {
+pub(super) fn absent(arm: &str) -> Finding {
     Finding {
         verdict: Verdict::Inconclusive,
         reason: format!("Arm `{arm}` was not evaluated."),
@@ -107,7 +108,7 @@ fn judge(lower: f64, upper: f64, min: f64) -> Verdict {
     }
 }
 
-fn numbers<const N: usize>(pairs: [(&str, f64); N]) -> BTreeMap<String, f64> {
+pub(super) fn numbers<const N: usize>(pairs: [(&str, f64); N]) -> BTreeMap<String, f64> {
     pairs.into_iter().filter(|(_, x)| x.is_finite()).map(|(name, x)| (name.to_owned(), x)).collect()
 }
 
@@ -183,7 +184,7 @@ fn against(
     }
 }
 
-fn proportion(what: &str, k: u64, n: u64, min: f64, evidence: &Evidence<'_>) -> Finding {
+pub(super) fn proportion(what: &str, k: u64, n: u64, min: f64, evidence: &Evidence<'_>) -> Finding {
     let confidence = 1.0 - evidence.risk.alpha;
     let (lower, upper) = (lower_bound(k, n, confidence), upper_bound(k, n, confidence));
     let observed = k as f64 / n.max(1) as f64;
@@ -418,41 +419,4 @@ fn calls_within(candidate: &[Prediction], p95_ms: f64, evidence: &Evidence<'_>) 
     finding.reason = format!("p95 is {}. {}", milliseconds(seen.p95_ms), finding.reason);
     finding.numbers.extend(numbers([("p50_ms", seen.p50_ms), ("p95_ms", seen.p95_ms), ("limit_ms", p95_ms)]));
     finding
-}
-
-/// Where something is certified the rest is a proportion; where nothing is, the certificate says what would change it.
-fn certified_coverage(min: f64, evidence: &Evidence<'_>) -> Finding {
-    let Some((routing, certificate)) = evidence.routing.and_then(|r| Some((r, r.certificate.as_ref()?))) else {
-        let reason = "No certificate was asked for, or the candidate gives no scores: set eval.escalation.max_error.";
-        return Finding { reason: reason.to_owned(), verdict: Verdict::Fail, ..absent(evidence.candidate) };
-    };
-    if certificate.threshold.is_some() {
-        let served = &routing.served;
-        let mut finding = proportion("Share of calls served", served.served, served.rows, min, evidence);
-        finding.reason = format!("{} {}", certificate.words(), finding.reason);
-        return finding;
-    }
-    Finding {
-        verdict: if certificate.rows_needed.is_some() { Verdict::Inconclusive } else { Verdict::Fail },
-        reason: certificate.words(),
-        numbers: numbers([
-            ("demanded", min),
-            ("max_error", certificate.target.max_error),
-            ("calibration_rows", certificate.calibration_rows as f64),
-        ]),
-        examples_needed: certificate.rows_needed,
-    }
-}
-
-fn fallback(evidence: &Evidence<'_>) -> Finding {
-    let named = evidence.fallback.join(", then ");
-    Finding {
-        verdict: if evidence.fallback.is_empty() { Verdict::Fail } else { Verdict::Pass },
-        reason: match evidence.fallback {
-            [] => "The policy names no fallback, so an escalated call has nowhere to go: name one in eval.escalation.fallback.".to_owned(),
-            _ => format!("Escalated calls go to {named}."),
-        },
-        numbers: numbers([("named", evidence.fallback.len() as f64)]),
-        examples_needed: None,
-    }
 }

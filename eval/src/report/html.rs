@@ -1,6 +1,7 @@
 //! The report as one self-contained page: no script, no network, light and dark, printable, legible on a phone. All text
 //! that comes from outside is made visible and escaped; only the plots, made of numbers, go in as they are.
 
+use super::failing::{p_value, slices};
 use super::plots::{confusion_plot, reliability_plot, risk_coverage_plot};
 use super::{ArmResult, Report};
 use crate::arms::ArmKind;
@@ -10,7 +11,6 @@ use crate::escalation::{Action, score};
 use crate::extraction::FieldScore;
 use crate::gates::{GateResult, Verdict};
 use crate::metrics::Scores;
-use crate::slices::{By, Slice, SliceExample, Slices};
 use crate::statistics::Interval;
 use crate::words::{milliseconds, money, percent, signed_points, significant, thousands};
 use limbeck_artifact::untrusted::visible;
@@ -96,7 +96,7 @@ fn page(report: &Report) -> Value {
 }
 
 /// Text from outside: hidden characters are spelled out; the template engine escapes the rest. A number keeps its unit.
-fn text(from_outside: &str) -> String {
+pub(super) fn text(from_outside: &str) -> String {
     visible(from_outside).replace(" %", "\u{a0}%").replace(" ms", "\u{a0}ms")
 }
 
@@ -114,11 +114,11 @@ fn verdict(verdict: Verdict) -> Value {
 }
 
 /// 0.9134 -> "91.3": one decimal always, so that columns align.
-fn fixed(share: f64) -> String {
+pub(super) fn fixed(share: f64) -> String {
     format!("{:.1}", share * 100.0)
 }
 
-fn range(interval: Interval) -> String {
+pub(super) fn range(interval: Interval) -> String {
     format!("{}\u{a0}–\u{a0}{}", fixed(interval.low), fixed(interval.high))
 }
 
@@ -128,7 +128,7 @@ fn signed_range(interval: Interval) -> String {
 }
 
 /// Where a share lies on a track, as CSS percentages.
-fn track(value: f64, interval: Interval) -> Value {
+pub(super) fn track(value: f64, interval: Interval) -> Value {
     context! {
         at => format!("{:.2}", value * 100.0),
         low => format!("{:.2}", interval.low * 100.0),
@@ -293,53 +293,6 @@ fn routing(report: &Report) -> Option<Value> {
         aurc => format!("{:.4}", routing.aurc),
         plot => Value::from_safe_string(risk_coverage_plot(routing)),
     })
-}
-
-fn p_value(p: f64) -> String {
-    if p < 0.001 { "p < 0.001".to_owned() } else { format!("p = {}", significant(p)) }
-}
-
-fn slices(slices: &Slices) -> Value {
-    let example = |example: &SliceExample| {
-        context! {
-            text => text(&example.text),
-            gold => text(&example.gold),
-            answer => example.answer.as_deref().map(text),
-        }
-    };
-    let row = |slice: &Slice| {
-        let one_minus = Interval { low: 1.0 - slice.interval.high, high: 1.0 - slice.interval.low };
-        context! {
-            name => text(&slice.name),
-            by => slice.by.name(),
-            error => fixed(slice.error),
-            range => range(slice.interval),
-            track => track(1.0 - slice.error, one_minus),
-            right => fixed(1.0 - slice.error),
-            right_range => range(one_minus),
-            wrong => thousands(slice.wrong),
-            rows => thousands(slice.rows),
-            p => p_value(slice.p),
-            remedy => text(&slice.remedy),
-            examples => slice.examples.iter().map(example).collect::<Vec<_>>(),
-        }
-    };
-    let (worse, others): (Vec<&Slice>, Vec<&Slice>) = slices.slices.iter().partition(|slice| slice.worse);
-    context! {
-        error => percent(slices.error),
-        tested => thousands(slices.tested),
-        too_small => (slices.too_small > 0).then(|| thousands(slices.too_small)),
-        worse => worse.into_iter().map(row).collect::<Vec<_>>(),
-        others => others.into_iter().filter(|slice| slice.by != By::Class).map(row).collect::<Vec<_>>(),
-        confused => slices.confused.iter().map(|c| context! {
-            gold => text(&c.gold),
-            answer => text(&c.answer),
-            rows => thousands(c.rows),
-            of => thousands(c.of),
-            remedy => text(&c.remedy),
-            examples => c.examples.iter().map(example).collect::<Vec<_>>(),
-        }).collect::<Vec<_>>(),
-    }
 }
 
 fn calibration(arm: &ArmResult) -> Option<Value> {

@@ -1,6 +1,7 @@
 //! What an evaluation found, as one value: the JSON that machines read, the page that people read and the terminal's
 //! short form are all made from it and hold nothing that it lacks.
 
+mod failing;
 mod html;
 mod junit;
 mod plots;

@@ -122,11 +122,13 @@ pub fn risk_coverage_plot(routing: &Routing) -> String {
     if let Some(limit) = limit {
         let y = frame.y(limit);
         let _ = write!(svg, r#"<path class="ideal" d="M{:.1} {y:.1}H{:.1}"/>"#, frame.x(0.0), frame.x(1.0));
+        // Under the line where there is no room above it; on the left, where the curve is low.
+        let shift = if y < frame.y(frame.y_max) + 20.0 { 16.0 } else { -6.0 };
         let _ = write!(
             svg,
-            r#"<text class="callout" x="{:.1}" y="{:.1}" text-anchor="end">at most {}</text>"#,
-            frame.x(1.0) - 4.0,
-            y - 6.0,
+            r#"<text class="callout" x="{:.1}" y="{:.1}" text-anchor="start">at most {}</text>"#,
+            frame.x(0.0) + 8.0,
+            y + shift,
             short(limit)
         );
     }

@@ -11,6 +11,9 @@ use crate::rng::SplitMix64;
 use crate::statistics::Risk;
 use serde::{Deserialize, Serialize};
 
+/// The groups of figures, in the order in which they are told.
+const GROUPS: [&str; 5] = ["type I error", "needless fail", "power", "certificate", "coverage"];
+
 /// What a figure must keep to.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -93,6 +96,8 @@ pub fn self_check(seed: u64, effort: Effort, progress: &mut dyn FnMut(&str, usiz
         figures.extend(job(&setting));
     }
     progress("", all, all);
+    let rank = |figure: &Figure| GROUPS.iter().position(|group| *group == figure.group);
+    figures.sort_by_key(rank);
     figures
 }
 
@@ -118,7 +123,7 @@ mod tests {
         let figures = self_check(17, Effort::Short, &mut |what, done, all| heard.push((what.to_owned(), done, all)));
         let off: Vec<&Figure> = figures.iter().filter(|figure| !figure.holds).collect();
         assert!(off.is_empty(), "{off:#?}");
-        for group in ["type I error", "needless fail", "power", "certificate", "coverage"] {
+        for group in GROUPS {
             assert!(figures.iter().any(|figure| figure.group == group), "no {group}");
         }
         assert!(heard.len() > 10 && heard.last().is_some_and(|(_, done, all)| done == all));
