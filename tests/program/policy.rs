@@ -97,6 +97,12 @@ fn evaluations_are_compared_watched_for_drift_and_told_to_ci() {
     let same = parsed(&mini.expect(0, &args));
     assert_eq!((&same["calls"], &same["rejected"]), (&json!(239), &json!(1)), "one line is damaged: {same:#}");
     assert_ne!(same["verdict"], json!("drifted"), "{same:#}");
+    let part = parsed(&mini.expect(0, &[&args[..], &["--limit", "100"]].concat()));
+    assert_eq!(
+        (&part["rows"], &part["calls"]),
+        (&json!(100), &json!(239)),
+        "a draw of as many as were asked for: {part:#}"
+    );
     let few: String = std::fs::read_to_string(mini.path().join("mini/traces.jsonl"))
         .unwrap()
         .lines()

@@ -84,11 +84,10 @@ fn draw(args: &Args) -> Result<Calls> {
     let mut kept: Vec<(u64, Vec<Message>)> = Vec::new();
     let mut seen = 0u64;
     let rejected = each_call(&files, &reading, redactor.as_ref(), |trace| {
-        let at = if kept.len() < limit { kept.len() } else { rng.below(seen as usize + 1) };
-        if at == kept.len() {
+        if kept.len() < limit {
             kept.push((seen, trace.messages));
-        } else if at < limit {
-            kept[at] = (seen, trace.messages);
+        } else if let Some(place) = kept.get_mut(rng.below(seen as usize + 1)) {
+            *place = (seen, trace.messages);
         }
         seen += 1;
         Ok(())
