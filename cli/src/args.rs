@@ -154,8 +154,13 @@ Q4_K_M, Q4_K_S, Q4_1, Q4_0, IQ4_NL. With quantize.imatrix = \"task\" the merged 
 train rows first, and rounding minds the columns that matter.")]
     Quantize(RecipeArg),
     /// Measure all arms on the reviewed test rows and decide the gates
-    #[command(after_help = "Example:\n  limbeck eval recipes/quickstart --json")]
-    Eval(RecipeArg),
+    #[command(after_help = "\
+Example:
+  limbeck eval recipes/quickstart --json
+  limbeck eval recipes/quickstart --junit gates.xml
+  limbeck eval --compare runs/router runs/router-2
+  limbeck eval --self-check      simulate what the gates' statistics claim, in seconds; not 0 where one is off")]
+    Eval(EvalArgs),
     /// Make the artifact's folder and sign it
     #[command(after_help = "Example:\n  limbeck package recipes/quickstart")]
     Package(RecipeArg),
@@ -173,7 +178,9 @@ Example:
   limbeck score runs/quickstart/package \"where is my refund?\"
   limbeck score staging --jsonl < messages.jsonl > answers.jsonl
 
-A JSONL line is {\"text\": \"...\"} or {\"messages\": [{\"role\": \"user\", \"content\": \"...\"}]}, with an optional \"id\".")]
+A JSONL line is {\"text\": \"...\"} or {\"messages\": [{\"role\": \"user\", \"content\": \"...\"}]}, with an optional \"id\".
+The route is serve, serve_and_review or escalate. It goes by `score`, the model's own probability, where
+eval.escalation asked for a certificate (policy.json), else by `confidence` and eval.threshold.")]
     Score(Score),
     /// Serve an artifact as an OpenAI-compatible API that escalates what it is not sure of
     #[command(after_help = "\
@@ -202,6 +209,15 @@ Example:
 
 The artifact's signature is checked first. The files are those that were evaluated, byte for byte.")]
     Export(Export),
+    /// Compare new traffic with what an artifact was measured on: its scores, its answers, the shares of labels
+    #[command(after_help = "\
+Example:
+  limbeck drift runs/quickstart/package --traces new.jsonl
+  limbeck drift production --traces logs/ --limit 5000 --json
+
+The artifact answers a draw of the new calls, redacted as in training, and its answers are held against the reference in
+policy.json. Exit code 0: stable, or to be watched; 4: drifted; 7: too few rows to say.")]
+    Drift(Drift),
     /// Show every value of a recipe and where it comes from
     #[command(after_help = "\
 Example:
@@ -244,6 +260,25 @@ Example:
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  limbeck completions bash > ~/.local/share/bash-completion/completions/limbeck")]
     Completions(Completions),
+}
+
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    /// A recipe: a folder that holds recipe.toml, or the file itself
+    #[arg(required_unless_present_any = ["self_check", "compare"])]
+    pub recipe: Option<PathBuf>,
+    /// Compare two evaluations on the test rows that both have: runs' folders, or their names
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["recipe", "self_check"])]
+    pub compare: Option<Vec<PathBuf>>,
+    /// Also write the gates as JUnit XML, for CI
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["self_check", "compare"])]
+    pub junit: Option<PathBuf>,
+    /// Simulate type-I errors and power of every gate, certificates and intervals instead, and compare with what is claimed
+    #[arg(long, conflicts_with = "recipe")]
+    pub self_check: bool,
+    /// What the simulations draw with
+    #[arg(long, value_name = "N", default_value_t = 17, requires = "self_check")]
+    pub seed: u64,
 }
 
 #[derive(Args, Debug)]
@@ -479,20 +514,6 @@ pub struct Verify {
     pub key: PathBuf,
 }
 
-#[derive(Args, Debug)]
-pub struct Score {
-    #[command(flatten)]
-    pub of: ArtifactArgs,
-    /// The message; without it, one is read from stdin
-    pub text: Option<String>,
-    /// Read JSON lines from stdin and answer each with a JSON line
-    #[arg(long, conflicts_with = "text")]
-    pub jsonl: bool,
-    /// Serve from this confidence instead of the artifact's own
-    #[arg(long, value_name = "0..1")]
-    pub threshold: Option<f64>,
-}
-
 /// An artifact, and how its signature is checked.
 #[derive(Args, Debug, Clone)]
 pub struct ArtifactArgs {
@@ -507,6 +528,40 @@ pub struct ArtifactArgs {
     /// Answer without checking the signature
     #[arg(long, conflicts_with = "key")]
     pub no_verify: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Drift {
+    #[command(flatten)]
+    pub of: ArtifactArgs,
+    /// Trace files of the new traffic, or folders of them
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub traces: Vec<PathBuf>,
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+    /// Calls that are answered, drawn from all
+    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
+    pub limit: u64,
+    /// Leave personal data in: where the training's traces were not redacted either
+    #[arg(long)]
+    pub no_redact: bool,
+    /// What calls and permutations are drawn with
+    #[arg(long, value_name = "N", default_value_t = 17)]
+    pub seed: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct Score {
+    #[command(flatten)]
+    pub of: ArtifactArgs,
+    /// The message; without it, one is read from stdin
+    pub text: Option<String>,
+    /// Read JSON lines from stdin and answer each with a JSON line
+    #[arg(long, conflicts_with = "text")]
+    pub jsonl: bool,
+    /// Serve from this confidence, whatever the artifact's own policy certifies
+    #[arg(long, value_name = "0..1")]
+    pub threshold: Option<f64>,
 }
 
 #[derive(Args, Debug)]
@@ -534,7 +589,7 @@ pub struct Serve {
     /// Send a span a decision to an OpenTelemetry collector (OTLP over HTTP), such as http://127.0.0.1:4318
     #[arg(long, value_name = "URL")]
     pub otlp: Option<String>,
-    /// Serve from this confidence instead of the artifact's own
+    /// Serve from this confidence, whatever the artifact's own policy certifies
     #[arg(long, value_name = "0..1")]
     pub threshold: Option<f64>,
     /// Requests that are answered at the same time

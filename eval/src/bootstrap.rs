@@ -1,9 +1,10 @@
-//! Bounds for a statistic that is not a proportion (macro-F1): a seeded bootstrap, stratified by gold label so that the
-//! support of every class stays, corrected for bias and skew (BCa, Efron 1987).
+//! Bounds by resampling, corrected for bias and skew (BCa, Efron 1987), seeded: of macro-F1, stratified by gold label so that the
+//! support of every class stays, and of differences between arms when rows come in groups.
 
 use crate::metrics::Confusion;
 use crate::rng::SplitMix64;
 use crate::special::{normal_cdf, normal_quantile};
+use crate::statistics::Interval;
 use serde::{Deserialize, Serialize};
 
 /// One-sided bounds of macro-F1 and the standard error they came from.
@@ -14,6 +15,71 @@ pub struct BootstrapBounds {
     pub upper: f64,
     pub standard_error: f64,
     pub resamples: u32,
+}
+
+/// Interval of the accuracy difference of two answerers of the same rows, two-sided at `confidence`, when whole groups are
+/// drawn (cluster bootstrap, BCa with groups left out one at a time): rows of one customer are not independent. None with
+/// fewer than two groups.
+pub fn cluster_difference(
+    first: &[bool],
+    second: &[bool],
+    groups: &[&str],
+    confidence: f64,
+    resamples: u32,
+    seed: u64,
+) -> Option<Interval> {
+    let mut sums = std::collections::BTreeMap::<&str, (f64, f64)>::new();
+    for ((first, second), group) in first.iter().zip(second).zip(groups) {
+        let sum = sums.entry(group).or_default();
+        sum.0 += f64::from(u8::from(*first)) - f64::from(u8::from(*second));
+        sum.1 += 1.0;
+    }
+    let groups: Vec<(f64, f64)> = sums.into_values().collect();
+    if groups.len() < 2 {
+        return None;
+    }
+    let whole = groups.iter().fold((0.0, 0.0), |sum, group| (sum.0 + group.0, sum.1 + group.1));
+    let estimate = whole.0 / whole.1;
+    let mut rng = SplitMix64::new(seed);
+    let mut draw = || {
+        let (mut difference, mut rows) = (0.0, 0.0);
+        for _ in 0..groups.len() {
+            let group = groups[rng.below(groups.len())];
+            difference += group.0;
+            rows += group.1;
+        }
+        difference / rows
+    };
+    let mut draws: Vec<f64> = (0..resamples.max(1)).map(|_| draw()).collect();
+    draws.sort_by(f64::total_cmp);
+    let without: Vec<f64> = groups.iter().map(|group| (whole.0 - group.0) / (whole.1 - group.1)).collect();
+    let mean = without.iter().sum::<f64>() / without.len() as f64;
+    let cubes: f64 = without.iter().map(|v| (mean - v).powi(3)).sum();
+    let squares: f64 = without.iter().map(|v| (mean - v).powi(2)).sum();
+    let skew = if squares <= 0.0 { 0.0 } else { cubes / (6.0 * squares.powf(1.5)) };
+    let bounds = Bca { draws: &draws, estimate, skew };
+    let one_sided = 0.5 + confidence / 2.0;
+    Some(Interval { low: bounds.at(1.0 - one_sided).min(estimate), high: bounds.at(one_sided).max(estimate) })
+}
+
+/// Quantiles of sorted draws, corrected for bias and skew.
+struct Bca<'a> {
+    draws: &'a [f64],
+    estimate: f64,
+    skew: f64,
+}
+
+impl Bca<'_> {
+    fn at(&self, p: f64) -> f64 {
+        let n = self.draws.len() as f64;
+        // Ties count half, else a statistic of few values would look biased.
+        let below = self.draws.iter().filter(|d| **d < self.estimate - 1e-12).count() as f64;
+        let ties = self.draws.iter().filter(|d| (**d - self.estimate).abs() <= 1e-12).count() as f64;
+        let bias = normal_quantile(((below + ties / 2.0) / n).clamp(0.5 / n, 1.0 - 0.5 / n));
+        let z = bias + normal_quantile(p);
+        let adjusted = normal_cdf(bias + z / (1.0 - self.skew * z).max(1e-6));
+        self.draws[((adjusted * n) as usize).min(self.draws.len() - 1)]
+    }
 }
 
 /// BCa bounds of macro-F1, each one-sided at `confidence`.
@@ -39,17 +105,8 @@ pub fn macro_f1_bounds(
     let mean = draws.iter().sum::<f64>() / n;
     let standard_error = (draws.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0)).sqrt();
 
-    // Ties count half, else a statistic of few values would look biased.
-    let below = draws.iter().filter(|d| **d < estimate - 1e-12).count() as f64;
-    let ties = draws.iter().filter(|d| (**d - estimate).abs() <= 1e-12).count() as f64;
-    let bias = normal_quantile(((below + ties / 2.0) / n).clamp(0.5 / n, 1.0 - 0.5 / n));
-    let skew = acceleration(&full, gold, predicted);
-    let bound = |p: f64| {
-        let z = bias + normal_quantile(p);
-        let adjusted = normal_cdf(bias + z / (1.0 - skew * z).max(1e-6));
-        draws[((adjusted * n) as usize).min(draws.len() - 1)]
-    };
-    let (lower, upper) = (bound(1.0 - confidence).min(estimate), bound(confidence).max(estimate));
+    let bounds = Bca { draws: &draws, estimate, skew: acceleration(&full, gold, predicted) };
+    let (lower, upper) = (bounds.at(1.0 - confidence).min(estimate), bounds.at(confidence).max(estimate));
     BootstrapBounds { estimate, lower, upper, standard_error, resamples: resamples.max(1) }
 }
 

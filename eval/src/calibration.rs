@@ -1,6 +1,7 @@
 //! How far a confidence may be believed: proper scores, reliability by equal-mass bins, one temperature fitted on the
 //! calibration split, and what a threshold on the confidence buys. "Known so far": every figure carries its row count.
 
+use crate::calibrator::Calibrator;
 use crate::metrics::argmax;
 use crate::statistics::{Interval, upper_bound, wilson};
 use serde::{Deserialize, Serialize};
@@ -72,11 +73,16 @@ pub fn fit_temperature(posteriors: &[&[f32]], gold: &[usize]) -> f64 {
 
 /// Each row's confidence (its largest probability at `temperature`) and whether that answer was right.
 pub fn confidences(posteriors: &[&[f32]], gold: &[usize], temperature: f64) -> Vec<(f64, bool)> {
+    calibrated(posteriors, gold, &Calibrator::Temperature { temperature })
+}
+
+/// Each row's confidence under a calibrator, and whether its answer was right.
+pub fn calibrated(posteriors: &[&[f32]], gold: &[usize], calibrator: &Calibrator) -> Vec<(f64, bool)> {
     posteriors
         .iter()
         .zip(gold)
         .map(|(posterior, gold)| match argmax(posterior) {
-            Some(answer) => (temper(posterior, temperature)[answer], answer == *gold),
+            Some(answer) => (calibrator.posterior(posterior)[answer], answer == *gold),
             None => (0.0, false),
         })
         .collect()
@@ -107,18 +113,21 @@ pub fn reliability(confidences: &[(f64, bool)], confidence_level: f64) -> Vec<Bi
 
 /// ECE, Brier and NLL of posteriors at `temperature`.
 pub fn calibration_scores(posteriors: &[&[f32]], gold: &[usize], temperature: f64) -> CalibrationScores {
+    calibrated_scores(posteriors, gold, &Calibrator::Temperature { temperature })
+}
+
+/// ECE, Brier and NLL of posteriors under a calibrator.
+pub fn calibrated_scores(posteriors: &[&[f32]], gold: &[usize], calibrator: &Calibrator) -> CalibrationScores {
     let n = posteriors.len().max(1) as f64;
-    let bins = reliability(&confidences(posteriors, gold, temperature), 0.95);
+    let bins = reliability(&calibrated(posteriors, gold, calibrator), 0.95);
     let ece = bins.iter().map(|bin| bin.rows as f64 / n * (bin.accuracy - bin.mean_confidence).abs()).sum();
-    let brier: f64 = posteriors
-        .iter()
-        .zip(gold)
-        .map(|(posterior, &gold)| {
-            let p = temper(posterior, temperature);
-            p.iter().enumerate().map(|(k, p)| (p - f64::from(u8::from(k == gold))).powi(2)).sum::<f64>()
-        })
-        .sum();
-    CalibrationScores { rows: posteriors.len() as u64, ece, brier: brier / n, nll: nll(posteriors, gold, temperature) }
+    let (mut brier, mut nll) = (0.0, 0.0);
+    for (posterior, &gold) in posteriors.iter().zip(gold) {
+        let p = calibrator.posterior(posterior);
+        brier += p.iter().enumerate().map(|(k, p)| (p - f64::from(u8::from(k == gold))).powi(2)).sum::<f64>();
+        nll -= p[gold].max(FLOOR).ln();
+    }
+    CalibrationScores { rows: posteriors.len() as u64, ece, brier: brier / n, nll: nll / n }
 }
 
 /// As [`calibration_scores`], of confidences that are all that is known of an answer: right or wrong are the two classes.
@@ -179,6 +188,13 @@ pub fn aurc(confidences: &[(f64, bool)]) -> f64 {
         })
         .sum();
     total / sorted.len().max(1) as f64
+}
+
+/// AURC above that of an oracle which is as often right and least sure of what it gets wrong: 0 is the best order there is.
+pub fn excess_aurc(confidences: &[(f64, bool)]) -> f64 {
+    let right = confidences.iter().filter(|(_, right)| *right).count();
+    let oracle: Vec<(f64, bool)> = (0..confidences.len()).map(|i| (-(i as f64), i < right)).collect();
+    aurc(confidences) - aurc(&oracle)
 }
 
 /// What a threshold on the confidence does to these rows: serve at or above it, escalate below.

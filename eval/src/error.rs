@@ -33,6 +33,10 @@ pub enum EvalError {
     Io { doing: &'static str, path: PathBuf, source: std::io::Error },
     #[error("failed to understand {} as a report: {source}. Try: make it again with `limbeck eval`", path.display())]
     NotAReport { path: PathBuf, source: serde_json::Error },
+    #[error("failed to understand {} as a policy: {what}. Try: make it again with `limbeck eval`", path.display())]
+    NotAPolicy { path: PathBuf, what: String },
+    #[error("failed to compare the evaluation in {}: {what}. Try: `limbeck eval` there again", path.display())]
+    NotARun { path: PathBuf, what: String },
     #[error("failed to write {what} as JSON: {source}")]
     Json { what: String, source: serde_json::Error },
     #[error("failed to render the report page: {0}")]

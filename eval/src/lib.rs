@@ -4,40 +4,62 @@
 mod arms;
 mod bootstrap;
 mod calibration;
+mod calibrator;
+mod compare;
+mod comparisons;
 mod cost;
+mod drift;
 mod error;
+mod escalation;
 mod evaluate;
 mod extraction;
 mod floor;
 mod gates;
 mod judge;
 mod metrics;
+mod mistakes;
 mod model_card;
+pub mod multiple;
+mod policy;
 mod predictions;
 mod report;
 mod rng;
+mod routing;
 mod said;
+mod self_check;
+mod slices;
 mod special;
 pub mod statistics;
 mod words;
 
 pub use arms::{AnswerWriter, Answerer, Arm, ArmKind};
-pub use bootstrap::{BootstrapBounds, macro_f1_bounds};
+pub use bootstrap::{BootstrapBounds, cluster_difference, macro_f1_bounds};
 pub use calibration::{
-    BINS, Bin, CalibrationScores, RiskPoint, Served, aurc, calibration_scores, confidence_scores, confidences,
-    fit_temperature, nll, reliability, risk_coverage, serve_at, temper, temper_confidence,
+    BINS, Bin, CalibrationScores, RiskPoint, Served, aurc, calibrated, calibrated_scores, calibration_scores,
+    confidence_scores, confidences, excess_aurc, fit_temperature, nll, reliability, risk_coverage, serve_at, temper,
+    temper_confidence,
 };
+pub use calibrator::{Calibrator, ISOTONIC_ROWS, Method, MethodScore};
+pub use compare::{Answered, AnsweredRow, Changed, Compared, compare};
 pub use cost::{Cost, PriceTable, SelfHosted, TokenPrice, Usage, recorded_cost, self_hosted_cost};
+pub use drift::{Drift, DriftVerdict, Observed, PERMUTATIONS, Shift, Tested, drift, ks_distance, psi, score_psi};
 pub use error::{AnswerError, EvalError};
-pub use evaluate::{EvalPlan, Fields, Rows, evaluate};
+pub use escalation::{
+    Action, Band, Certificate, Scored, Step, Target, accepted_needed, bands, certified_threshold, certify,
+    least_accepted, review_below, scored,
+};
+pub use evaluate::{Escalation, EvalPlan, Fields, Rows, evaluate};
 pub use extraction::{Extraction, FieldScore, normalised, score_fields};
 pub use floor::{FloorRow, LinearFloor, RANKING_VERSION, out_of_fold, text_of};
-pub use gates::{Evidence, Gate, GateResult, Metric, Rule, Verdict, decide};
+pub use gates::{Evidence, Gate, GateResult, Metric, Rule, Stability, Verdict, decide, stability};
 pub use metrics::{ClassScore, Confusion, Latency, Prediction, Said, Scores, argmax, latency, score, score_answers};
 pub use model_card::{CardPlan, model_card};
+pub use policy::{CalibrationPolicy, Policy, PolicyBand, Promise, Reference, Score, Validity};
 pub use report::{
-    ArmResult, Calibration, Comparison, Fact, Lineage, Mistake, Report, Routing, SplitRows, TestRows, render_html,
-    terminal_summary,
+    ArmResult, Calibration, Comparison, Fact, Lineage, Mistake, Report, Routing, SplitRows, TestRows, junit,
+    render_html, terminal_summary,
 };
 pub use rng::SplitMix64;
+pub use self_check::{Claim, Effort, Figure, self_check};
+pub use slices::{By, Confused, Slice, SliceExample, Slices, p_worse};
 pub use special::{normal_cdf, normal_quantile};

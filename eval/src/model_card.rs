@@ -1,6 +1,7 @@
 //! A Hugging Face model card (README.md) from a report: front matter that the hub understands, results with intervals,
 //! data lineage, intended use and limits.
 
+use crate::calibrator::Method;
 use crate::gates::Verdict;
 use crate::report::Report;
 use crate::words::{milliseconds, money, percent, signed_points, thousands};
@@ -229,14 +230,33 @@ fn limits(card: &mut String, report: &Report) {
         if let Some(calibration) = &candidate.calibration {
             let _ = writeln!(
                 card,
-                "- Confidences are tempered by {:.2}, fitted on {} rows; their calibration error on {} test rows is {:.3}. They are measured, not guaranteed.",
-                calibration.temperature, calibration.fitted_rows, calibration.tempered.rows, calibration.tempered.ece
+                "- Confidences are calibrated ({}), fitted on {} rows; their calibration error on {} test rows is {:.3}. They are measured, not guaranteed.",
+                match calibration.calibrator.method() {
+                    Method::Temperature => format!("one temperature, {:.2}", calibration.temperature),
+                    method => method.name().to_owned(),
+                },
+                calibration.fitted_rows,
+                calibration.tempered.rows,
+                calibration.tempered.ece
             );
         }
     }
-    if let Some(routing) = &report.routing
-        && let (Some(risk), Some(upper)) = (routing.served.risk, routing.served.risk_upper)
-    {
+    routing(card, report);
+    card.push_str(match report.fields.as_slice() {
+        [] => "- It always answers one of its labels, also to a message that is about none of them.\n",
+        _ => "- It may find a value where there is none, and what it writes need not be in the message.\n",
+    });
+    card.push_str(
+        "- It was tested on traffic like its training traffic; other wording, languages and times need a new test.\n\
+         - Redaction by rules does not find names.\n",
+    );
+}
+
+fn routing(card: &mut String, report: &Report) {
+    let Some(routing) = &report.routing else { return };
+    if let Some(certificate) = &routing.certificate {
+        let _ = writeln!(card, "- {} `policy.json` says it for a gateway.", md(&certificate.words()));
+    } else if let (Some(risk), Some(upper)) = (routing.served.risk, routing.served.risk_upper) {
         let _ = writeln!(
             card,
             "- At the recipe's threshold of {} it answers {} of calls, {} of those wrongly (at most {} with {} confidence); the rest should go to a larger model.",
@@ -247,14 +267,6 @@ fn limits(card: &mut String, report: &Report) {
             percent(report.test.confidence)
         );
     }
-    card.push_str(match report.fields.as_slice() {
-        [] => "- It always answers one of its labels, also to a message that is about none of them.\n",
-        _ => "- It may find a value where there is none, and what it writes need not be in the message.\n",
-    });
-    card.push_str(
-        "- It was tested on traffic like its training traffic; other wording, languages and times need a new test.\n\
-         - Redaction by rules does not find names.\n",
-    );
 }
 
 /// Text from outside in Markdown: hidden characters visible, one line, and nothing that Markdown or HTML would act on.

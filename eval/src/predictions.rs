@@ -52,6 +52,21 @@ pub(crate) fn save(path: &Path, arm: &str, key: &str, kept: &Kept) -> Result<u64
     Ok(text.len() as u64)
 }
 
+/// The predictions of the test rows, whatever they were made from, if the file is whole.
+pub(crate) fn read_test(path: &Path) -> Option<Vec<Prediction>> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let mut lines = text.lines();
+    let header: Header = serde_json::from_str(lines.next()?).ok()?;
+    let mut test = Vec::new();
+    for line in lines {
+        let line: Line = serde_json::from_str(line).ok()?;
+        if line.split == Split::Test {
+            test.push(line.prediction);
+        }
+    }
+    (test.len() == header.test).then_some(test)
+}
+
 /// The kept predictions, if the file is whole, has this key and answers exactly these rows in this order.
 pub(crate) fn load(path: &Path, key: &str, calibration: &[&Example], test: &[&Example]) -> Option<Kept> {
     let text = std::fs::read_to_string(path).ok()?;

@@ -180,6 +180,12 @@ pub fn examples_for_proportion(k: u64, n: u64, threshold: f64, risk: Risk) -> Op
     examples(v0, p * (1.0 - p), p - threshold, risk).map(|needed| needed.max(least).max(n + 1))
 }
 
+/// Examples with which a normal test at level alpha tells a rate of `rate` from one of `limit` with the given power. None past
+/// [`MAX_EXAMPLES`].
+pub fn examples_for_rate(rate: f64, limit: f64, risk: Risk) -> Option<u64> {
+    examples(limit * (1.0 - limit), rate * (1.0 - rate), rate - limit, risk)
+}
+
 /// Examples, in all, that would decide for an estimate whose standard error at n rows is known, `gap` away from the
 /// demand: the error shrinks with √n.
 pub fn examples_for_spread(standard_error: f64, n: u64, gap: f64, risk: Risk) -> Option<u64> {

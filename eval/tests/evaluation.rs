@@ -7,8 +7,8 @@ mod support;
 
 use limbeck_artifact::event::{EventKind, Silent};
 use limbeck_eval::{
-    AnswerError, Answerer, Arm, CardPlan, EvalError, EvalPlan, Gate, Report, Rule, Verdict, evaluate, model_card,
-    render_html, terminal_summary,
+    AnswerError, Answerer, Arm, CardPlan, EvalError, EvalPlan, Gate, Report, Rule, Verdict, evaluate, junit,
+    model_card, render_html, terminal_summary,
 };
 use std::cell::Cell;
 use std::sync::Mutex;
@@ -67,6 +67,19 @@ fn all_arms_answer_and_the_gates_decide() {
     let gates = events.lock().unwrap().iter().filter(|e| matches!(e, EventKind::GateDecided { .. })).count();
     assert_eq!((scored, gates), (5, 7));
     assert_eq!(report.gates.iter().find(|g| g.gate == "beats-base").unwrap().verdict, Verdict::Pass);
+}
+
+#[test]
+fn gates_are_test_cases_for_ci() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(300));
+    let report = run(&plan(dir.path()), &data);
+    let suite = junit(&report);
+    let count = |verdict| report.gates.iter().filter(|gate| gate.verdict == verdict).count();
+    assert_eq!(suite.matches("<testcase ").count(), report.gates.len());
+    assert_eq!(suite.matches("<failure type=\"fail\"").count(), count(Verdict::Fail));
+    assert_eq!(suite.matches("<error type=\"inconclusive\"").count(), count(Verdict::Inconclusive));
+    assert!(suite.contains(&format!("tests=\"7\" failures=\"{}\"", count(Verdict::Fail))), "{suite}");
+    assert!(suite.contains("name=\"beats-base: accuracy at least 40 points above base\""), "{suite}");
 }
 
 #[test]
@@ -202,6 +215,10 @@ fn no_text_from_outside_acts_in_page_card_or_terminal() {
 
     let terminal = terminal_summary(&report);
     assert!(!terminal.contains('\u{1b}') && !terminal.contains('\u{202e}'));
+
+    let suite = junit(&report);
+    assert!(!suite.contains("<script") && !suite.contains('\u{1b}') && !suite.contains('\u{202e}'));
+    assert!(suite.contains("&lt;script&gt;"));
 
     let card =
         model_card(&CardPlan { license: HOSTILE.into(), notes: vec![HOSTILE.into()], ..CardPlan::default() }, &report);

@@ -6,8 +6,8 @@ use limbeck_eval::statistics::{
     mcnemar_exact, tango_interval, tango_lower, tango_upper, tango_z, upper_bound, wilson,
 };
 use limbeck_eval::{
-    Evidence, Gate, GateResult, Metric, Prediction, Rule, SplitMix64, Verdict, decide, fit_temperature, nll,
-    normal_quantile, temper,
+    Evidence, Gate, GateResult, Metric, Prediction, Rule, SplitMix64, Stability, Verdict, decide, fit_temperature, nll,
+    normal_quantile, stability, temper,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -207,8 +207,63 @@ fn decided(rule: Rule, right: &[bool], other: &[bool]) -> GateResult {
         risk: Risk::default(),
         bootstrap_resamples: 500,
         seed: 1,
+        routing: None,
+        fallback: &[],
+        slices: &BTreeMap::new(),
     };
     decide(&Gate { name: "gate".into(), rule }, &evidence)
+}
+
+/// How the same gate decides on rows drawn anew, in groups of `size`.
+fn steady(rule: Rule, right: &[bool], size: usize) -> Stability {
+    let gold = vec![0_usize; right.len()];
+    let one = |right: &bool| Prediction {
+        row: String::new(),
+        label: Some(usize::from(!right)),
+        posterior: None,
+        latency_ms: None,
+        said: None,
+    };
+    let candidate: Vec<Prediction> = right.iter().map(one).collect();
+    let labels = ["yes".to_owned(), "no".to_owned()];
+    let evidence = Evidence {
+        labels: &labels,
+        in_words: false,
+        gold: &gold,
+        arms: BTreeMap::from([("candidate", candidate.as_slice())]),
+        candidate: "candidate",
+        risk: Risk::default(),
+        bootstrap_resamples: 100,
+        seed: 1,
+        routing: None,
+        fallback: &[],
+        slices: &BTreeMap::new(),
+    };
+    let names: Vec<String> = (0..right.len()).map(|i| format!("customer {}", i / size)).collect();
+    let groups: Vec<&str> = names.iter().map(String::as_str).collect();
+    let gate = Gate { name: "gate".into(), rule };
+    let verdict = decide(&gate, &evidence).verdict;
+    stability(&gate, verdict, &evidence, &groups, 2_000).expect("a floor depends on the rows")
+}
+
+#[test]
+fn a_gate_far_from_its_demand_never_flips_and_one_near_it_does() {
+    let floor = |min| Rule::Floor { metric: Metric::Accuracy, min };
+    let sure = steady(floor(0.5), &first(270, 300), 1);
+    assert_eq!((sure.passes, sure.same, sure.flip), (1.0, 1.0, 0.0));
+    // Passes from 263 of 300 on: at 263 seen, a draw passes about as often as a coin shows heads.
+    let bound = (0..=300).find(|k| lower_bound(*k, 300, 0.95) >= 0.84).unwrap();
+    let near = steady(floor(0.84), &first(bound as usize, 300), 1);
+    assert!((0.45..0.6).contains(&near.passes), "{near:?}");
+    assert!((near.flip - 2.0 * near.passes * near.inconclusive).abs() < 0.01, "{near:?}");
+    // P(a draw of 300 rows passes) is binomial: the repeats say the same.
+    let p = bound as f64 / 300.0;
+    let sd = (300.0 * p * (1.0 - p)).sqrt();
+    let share = 1.0 - limbeck_eval::normal_cdf((bound as f64 - 0.5 - 300.0 * p) / sd);
+    assert!((near.passes - share).abs() < 0.04, "{near:?} {share}");
+    // Rows that come in tens of one kind vary more.
+    let wide = steady(floor(0.80), &first(bound as usize / 10 * 10, 300), 10);
+    assert!(wide.passes < steady(floor(0.80), &first(bound as usize / 10 * 10, 300), 1).passes, "{wide:?}");
 }
 
 /// `k` right rows, then wrong ones, `n` in all.

@@ -293,8 +293,29 @@ pub struct Eval {
     pub confidence: f64,
     pub power: f64,
     pub bootstrap_samples: usize,
+    pub calibration: CalibrationMethod,
+    pub escalation: Escalation,
     #[serde(rename = "gate", default)]
     pub gates: Vec<Gate>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CalibrationMethod {
+    Temperature,
+    Platt,
+    Isotonic,
+    None,
+}
+
+/// Without `max_error` no certificate is asked for.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Escalation {
+    pub max_error: Option<f64>,
+    pub confidence: f64,
+    pub review_share: f64,
+    pub fallback: Vec<String>,
+    pub valid_days: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -313,7 +334,22 @@ pub enum GateRule {
     NonInferiority { against: String, margin: f64 },
     PerClassRecall { min: f64 },
     Quantization { against: String, max_agreement_loss: f64, max_accuracy_loss: Option<f64> },
+    SliceFloor { by: SliceBy, min: f64 },
+    CertifiedCoverage { min: f64 },
+    Fallback {},
     Latency { p95_ms: f64 },
+}
+
+/// What slices the test rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SliceBy {
+    Class,
+    Length,
+    Time,
+    Customer,
+    Source,
+    Script,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

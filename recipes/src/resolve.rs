@@ -232,6 +232,7 @@ fn across(reader: &mut Reader, source: &Source) {
         errors.push(RecipeError::new(message, Some(place(&[key]))).hint(hint));
     }
     errors.extend(kinds::gates(reader, &get));
+    errors.extend(certificate(reader, &get));
     for (key, message, hint) in valid_split(&get) {
         errors.push(RecipeError::new(message, Some(place(&[key]))).hint(hint));
     }
@@ -276,6 +277,21 @@ fn across(reader: &mut Reader, source: &Source) {
         }
     }
     reader.errors.extend(errors);
+}
+
+/// Gates on a certificate that nobody asks for.
+fn certificate(reader: &Reader, get: &dyn Fn(&str) -> Option<Value>) -> Vec<RecipeError> {
+    if get("eval.escalation.max_error").is_some() {
+        return Vec::new();
+    }
+    let asks = |gate: &&GivenGate| gate.text("kind") == Some("certified_coverage");
+    let error = |gate: &GivenGate| {
+        let message =
+            "a gate of kind certified_coverage needs a certificate, and `eval.escalation.max_error` asks for none";
+        let hint = "add `max_error = 0.05` under [eval.escalation]: the share of served answers that may be wrong";
+        RecipeError::new(message, gate.fields.get("kind").map(|given| given.place.clone())).hint(hint)
+    };
+    reader.gates.iter().filter(asks).map(error).collect()
 }
 
 /// What only an adapter can do, asked of a full fine-tuning: the key at fault, what is wrong, the cure.

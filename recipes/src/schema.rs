@@ -211,10 +211,17 @@ pub(crate) const FIELDS: &[Field] = &[
     field("quantize.imatrix_tokens", Int { min: 256, max: 100_000_000 }, Default("65536"), "tokens to calibrate on at most; of more rows, some all over the split are taken"),
 
     field("eval.prices", Path, Optional, "price table (TOML) for the cost of a call"),
-    field("eval.threshold", UNIT, Default("0.7"), "confidence from which an answer is served; below it the call escalates"),
+    field("eval.threshold", UNIT, Default("0.7"), "confidence from which an answer is served, below it the call escalates: your own number, measured and not certified; in force where eval.escalation asks for no certificate"),
     field("eval.confidence", Float { min: 0.51, max: 0.9999 }, Default("0.95"), "level of the intervals, and of the one-sided bounds by which gates decide"),
     field("eval.power", Float { min: 0.5, max: 0.9999 }, Default("0.8"), "chance of a decision for which an inconclusive gate counts the examples it still needs"),
     field("eval.bootstrap_samples", Int { min: 100, max: 1_000_000 }, Default("2000"), "resamples for intervals without a closed form"),
+
+    field("eval.calibration", Choice(&["temperature", "platt", "isotonic", "none"]), Default("\"temperature\""), "how a probability becomes a confidence, fitted on the calibration split: one temperature, Platt's curve, or isotonic regression, which wants 1,000 rows; the report compares them"),
+    field("eval.escalation.max_error", Positive { max: 0.5 }, Optional, "asks for a certificate: the threshold is chosen on the calibration split so that at most this share of the served answers is wrong; where that cannot be shown, every call escalates"),
+    field("eval.escalation.confidence", Float { min: 0.5, max: 0.9999 }, Default("0.95"), "how sure the certificate is of it"),
+    field("eval.escalation.review_share", UNIT, Default("0.1"), "share of the served answers, the least sure ones, that is queued for review"),
+    field("eval.escalation.fallback", Texts { min: 0 }, Default("[]"), "where escalated calls go, in order: names that your gateway knows, such as the frontier model's"),
+    field("eval.escalation.valid_days", Int { min: 1, max: 3650 }, Default("30"), "days after the newest row by which the policy asks to be certified again"),
 
     field("promote.channel", Name, Default("\"staging\""), "channel that points at the artifact once its gates pass"),
     field("promote.store", Path, Default("\".limbeck/store\""), "local store, relative to the current directory"),
@@ -284,11 +291,19 @@ pub(crate) const GATE_KINDS: &[GateKind] = &[
     GateKind { kind: "per_class_recall", doc: "every label's recall is at least min", fields: &[
         field("min", OPEN, Required, "lowest recall of any label"),
     ] },
+    GateKind { kind: "slice_floor", doc: "accuracy is at least min on every slice of a kind that has 30 test rows", fields: &[
+        field("by", Choice(&["class", "length", "time", "customer", "source", "script"]), Required, "what slices the rows: their class, length, month, customer, source or script"),
+        field("min", OPEN, Required, "lowest accuracy of any slice"),
+    ] },
     GateKind { kind: "quantization", doc: "the shipped file answers as the tuned model does", fields: &[
         field("against", Choice(&["tuned"]), Default("\"tuned\""), "the arm to agree with"),
         field("max_agreement_loss", OPEN, Required, "share of rows that may be answered differently"),
         field("max_accuracy_loss", OPEN, Optional, "loss of accuracy that is acceptable, as a share"),
     ] },
+    GateKind { kind: "certified_coverage", doc: "the escalation certificate serves at least min of the calls", fields: &[
+        field("min", OPEN, Required, "lowest share of calls, on the test rows, that passes"),
+    ] },
+    GateKind { kind: "fallback", doc: "the policy names where escalated calls go (eval.escalation.fallback)", fields: &[] },
     GateKind { kind: "latency", doc: "95 % of the calls are answered within p95_ms", fields: &[
         field("p95_ms", Positive { max: 1e9 }, Required, "milliseconds"),
     ] },

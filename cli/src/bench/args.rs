@@ -52,6 +52,9 @@ Example:
 
 Both sides use all processors and write into memory that is there already. Without a referee only ours is measured.")]
     Quantize(BenchQuantize),
+    /// Draw calibration rows of an intent data set again and again: does the escalation certificate keep its promise?
+    #[command(after_help = "Example:\n  limbeck bench escalation --data banking77 --per-class 20 --calibration 500")]
+    Escalation(BenchEscalation),
 }
 
 #[derive(Args, Debug, Clone)]
@@ -96,6 +99,33 @@ pub struct BenchQuantize {
     /// What the weights are made from
     #[arg(long, value_name = "N", default_value_t = 17)]
     pub seed: u64,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct BenchEscalation {
+    /// A folder with train.csv and test.csv, columns text,category
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Train rows of a label for the linear floor, whose scores are used
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = positive)]
+    pub per_class: usize,
+    /// Test rows that are drawn for calibration; the rest counts errors
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = positive)]
+    pub calibration: usize,
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = positive)]
+    pub draws: usize,
+    /// Share of served answers that may be wrong
+    #[arg(long, value_name = "0..1", default_value_t = 0.05, value_parser = rate)]
+    pub max_error: f64,
+    /// How sure the certificate is of it
+    #[arg(long, value_name = "0..1", default_value_t = 0.95, value_parser = rate)]
+    pub confidence: f64,
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x| *x > 0.0 && *x < 1.0).ok_or_else(|| "expected a number between 0 and 1".to_owned())
 }
 
 #[derive(Args, Debug, Clone)]

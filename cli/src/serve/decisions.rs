@@ -154,8 +154,12 @@ fn line(serving: &Serving, decision: &Decision<'_>, now: &str) -> Value {
     if let Some(object) = response.as_object_mut() {
         object.remove("limbeck");
     }
-    // The review queue knows escalated calls by this word.
-    let feedback = answered.escalates.then_some("escalated");
+    // The review queue knows what to look at by these words.
+    let feedback = match answered.route {
+        "serve" => None,
+        "serve_and_review" => Some("low_confidence"),
+        _ => Some("escalated"),
+    };
     json!({
         "id": id,
         "time": now,

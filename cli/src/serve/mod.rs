@@ -64,7 +64,10 @@ pub struct Serving {
     pub name: String,
     pub version: String,
     pub manifest_digest: String,
-    pub threshold: f64,
+    /// From which number an answer is served; None where nothing could be certified, and everything escalates.
+    pub threshold: Option<f64>,
+    /// That number: `confidence`, or `score` where the threshold is a certificate's.
+    pub threshold_on: &'static str,
     pub workers: Workers,
     pub upstream: Option<Upstream>,
     pub escalated: Escalated,
@@ -253,8 +256,11 @@ async fn route(serving: &Serving, chat: &Chat, answered: &Answered, id: &str) ->
 }
 
 fn refuse(serving: &Serving, answered: &Answered, fault: Option<Fault>) -> Refusal {
-    let unsure =
-        format!("confidence {:.3} is below the artifact's threshold {}", answered.confidence, serving.threshold);
+    let unsure = match (serving.threshold, answered.number(serving.threshold_on)) {
+        (Some(from), Some(number)) => format!("{} {number:.3} is below the artifact's {from:.4}", serving.threshold_on),
+        (Some(_), None) => "the artifact's answer is not valid".to_owned(),
+        (None, _) => "nothing could be certified for this artifact, so every call escalates".to_owned(),
+    };
     match fault {
         // Not a status that client libraries try again by themselves: the answer would be the same.
         None => Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "escalate", format!("{unsure}; ask the fallback model")),

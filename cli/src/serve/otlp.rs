@@ -62,7 +62,9 @@ fn span(serving: &Serving, answered: &Answered, outcome: Outcome, headers: &Head
             text("limbeck.outcome", outcome.name()),
             text("limbeck.label", &answered.text),
             number("limbeck.confidence", answered.confidence),
-            number("limbeck.threshold", serving.threshold),
+            // A threshold that nothing reaches, where nothing could be certified.
+            number("limbeck.threshold", serving.threshold.unwrap_or(2.0)),
+            text("limbeck.threshold_on", serving.threshold_on),
         ],
         "status": {"code": if outcome == Outcome::Refused { 2 } else { 1 }},
     });

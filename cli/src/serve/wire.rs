@@ -145,7 +145,9 @@ pub fn told(serving: &Serving, answered: &Answered, outcome: Outcome) -> Value {
         "answer": answered.text,
         "fault": answered.fault,
         "confidence": answered.confidence,
+        "score": answered.score,
         "threshold": serving.threshold,
+        "threshold_on": serving.threshold_on,
     })
 }
 

@@ -20,6 +20,8 @@ pub struct Answered {
     /// The label, or the fields as JSON, or what was written instead.
     pub text: String,
     pub confidence: f64,
+    /// The model's own probability; None where the answer is not valid.
+    pub score: Option<f64>,
     /// As `limbeck score` names it.
     pub route: &'static str,
     pub escalates: bool,
@@ -27,6 +29,13 @@ pub struct Answered {
     pub fault: Option<String>,
     pub prompt_tokens: usize,
     pub completion_tokens: usize,
+}
+
+impl Answered {
+    /// The number that a threshold is on, by its name.
+    pub fn number(&self, name: &str) -> Option<f64> {
+        if name == "score" { self.score } else { self.score.map(|_| self.confidence) }
+    }
 }
 
 struct Job {
@@ -112,7 +121,7 @@ impl Worker {
         let text = answer.text().to_owned();
         let completion_tokens = encode_completion(&self.tokenizer, &text).map_or(0, |ids| ids.len());
         let escalates = answer.route == "escalate";
-        let Answer { confidence, route, fault, .. } = answer;
-        Ok(Answered { text, confidence, route, escalates, fault, prompt_tokens, completion_tokens })
+        let Answer { confidence, score, route, fault, .. } = answer;
+        Ok(Answered { text, confidence, score, route, escalates, fault, prompt_tokens, completion_tokens })
     }
 }

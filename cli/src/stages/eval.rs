@@ -11,8 +11,8 @@ use limbeck_artifact::digest::{sha256_file, sha256_hex};
 use limbeck_artifact::event::{EventKind, Stage};
 use limbeck_eval::statistics::Risk;
 use limbeck_eval::{
-    AnswerError, AnswerWriter, Answerer, Arm, EvalPlan, Fact, Fields, Gate, Metric, PriceTable, Rows, Rule, Said,
-    Verdict, evaluate,
+    AnswerError, AnswerWriter, Answerer, Arm, By, Escalation, EvalPlan, Fact, Fields, Gate, Metric, PriceTable, Rows,
+    Rule, Said, Target, Verdict, evaluate,
 };
 use limbeck_model::adapter::Adapter;
 use limbeck_model::decoder::{Decoder, LoraSet};
@@ -22,7 +22,7 @@ use limbeck_model::ops::Ops;
 use limbeck_model::score::LabelScorer;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
-use limbeck_recipes::{GateRule, Head, Method, Recipe};
+use limbeck_recipes::{CalibrationMethod, GateRule, Head, Method, Recipe, SliceBy};
 use limbeck_trainer::TrainReport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -41,6 +41,9 @@ pub struct Evaluated {
     pub report: String,
     pub page: String,
 }
+
+/// Relative to the run's folder; there where the candidate gives scores.
+pub const POLICY: &str = "eval/policy.json";
 
 /// The arms' names; the quantized files' are their formats.
 pub const FRONTIER: &str = "frontier";
@@ -229,11 +232,9 @@ pub fn run(
             report: "eval/report.json".to_owned(),
             page: "eval/report.html".to_owned(),
         };
-        Ok(Work {
-            line: format!("gates: {}", report.verdict.name()),
-            outputs: vec![summary.report.clone(), summary.page.clone()],
-            summary,
-        })
+        let mut outputs = vec![summary.report.clone(), summary.page.clone()];
+        outputs.extend(report.policy.iter().map(|_| POLICY.to_owned()));
+        Ok(Work { line: format!("gates: {}", report.verdict.name()), outputs, summary })
     })
 }
 
@@ -267,6 +268,18 @@ fn plan(
         frontier: Some(FRONTIER.to_owned()),
         gates: e.gates.iter().map(|gate| Gate { name: gate.name.clone(), rule: rule(&gate.rule) }).collect(),
         threshold: e.threshold,
+        escalation: e.escalation.max_error.map(|max_error| Escalation {
+            target: Target { max_error, confidence: e.escalation.confidence },
+            review_share: e.escalation.review_share,
+            valid_days: e.escalation.valid_days,
+        }),
+        calibration: match e.calibration {
+            CalibrationMethod::Temperature => limbeck_eval::Method::Temperature,
+            CalibrationMethod::Platt => limbeck_eval::Method::Platt,
+            CalibrationMethod::Isotonic => limbeck_eval::Method::Isotonic,
+            CalibrationMethod::None => limbeck_eval::Method::None,
+        },
+        fallback: e.escalation.fallback.clone(),
         risk: Risk { alpha: 1.0 - e.confidence, power: e.power },
         bootstrap_resamples: u32::try_from(e.bootstrap_samples).unwrap_or(u32::MAX),
         seed: recipe.seed,
@@ -301,6 +314,19 @@ fn rule(rule: &GateRule) -> Rule {
         GateRule::Quantization { against, max_agreement_loss, max_accuracy_loss } => {
             Rule::Quantization { against, max_agreement_loss, max_accuracy_loss }
         }
+        GateRule::SliceFloor { by, min } => Rule::SliceFloor {
+            by: match by {
+                SliceBy::Class => By::Class,
+                SliceBy::Length => By::Length,
+                SliceBy::Time => By::Time,
+                SliceBy::Customer => By::Customer,
+                SliceBy::Source => By::Source,
+                SliceBy::Script => By::Script,
+            },
+            min,
+        },
+        GateRule::CertifiedCoverage { min } => Rule::CertifiedCoverage { min },
+        GateRule::Fallback {} => Rule::Fallback {},
         GateRule::Latency { p95_ms } => Rule::Latency { p95_ms },
     }
 }

@@ -1,7 +1,7 @@
 //! Package: everything that is needed to serve the file and to believe in it, in one signed folder, `package/`. It is
 //! made beside its place and moved there whole.
 
-use super::eval::{Evaluated, max_new_tokens};
+use super::eval::{Evaluated, POLICY, max_new_tokens};
 use super::quantize::QuantizedFiles;
 use super::train::adapter_files;
 use super::{Finished, PROGRAM_VERSION, Run, Work, cannot, provenance};
@@ -16,7 +16,7 @@ use limbeck_artifact::{keys, oms};
 use limbeck_eval::{CardPlan, Report, model_card};
 use limbeck_model::ops::codes::QuantizeBase;
 use limbeck_model::tokenizer::ChatTokenizer;
-use limbeck_recipes::{Head, Method};
+use limbeck_recipes::{Head, Method, Recipe};
 use limbeck_trainer::TrainReport;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -82,6 +82,9 @@ pub fn run(
         parts.write("lineage/rows.jsonl", lineage(&dataset).as_bytes(), "lineage")?;
         parts.copy(&evaluated.summary.report, "report/report.json", "report")?;
         parts.copy(&evaluated.summary.page, "report/report.html", "report-page")?;
+        if report.policy.is_some() {
+            parts.copy(POLICY, "policy.json", "policy")?;
+        }
         parts.copy("train/loss.jsonl", "report/loss.jsonl", "training-log")?;
         let documents = provenance::documents(&provenance::Facts {
             recipe,
@@ -122,7 +125,8 @@ pub fn run(
             dataset_digest: dataset.card.digest.clone(),
             recipe_lock_digest: run.lock_digest(),
             files: parts.files()?,
-            threshold: Some(recipe.eval.threshold),
+            // A certified threshold is on another number; the policy tells which.
+            threshold: recipe.eval.escalation.max_error.is_none().then_some(recipe.eval.threshold),
             verdict: report.verdict.name().to_owned(),
             program_version: PROGRAM_VERSION.to_owned(),
         };
@@ -253,6 +257,16 @@ fn example(dataset: &Dataset) -> String {
     texts.into_iter().next().unwrap_or_else(|| "hello".to_owned())
 }
 
+fn when_to_serve(recipe: &Recipe, report: &Report) -> String {
+    match report.routing.as_ref().and_then(|routing| routing.certificate.as_ref()) {
+        None => format!("Serve an answer of confidence {} or more; escalate the others.", recipe.eval.threshold),
+        Some(certificate) if certificate.threshold.is_none() => {
+            "Escalate every call: no threshold could be certified.".to_owned()
+        }
+        Some(_) => "Serve, review and escalate as policy.json says.".to_owned(),
+    }
+}
+
 fn card(run: &Run<'_>, report: &Report, base: &Base, kept: QuantizeBase, model: &str, example: &str) -> String {
     let recipe = run.recipe();
     let over_codes = match kept {
@@ -288,16 +302,14 @@ fn card(run: &Run<'_>, report: &Report, base: &Base, kept: QuantizeBase, model: 
             ("recipe.lock.toml", "every setting of the run"),
             ("lineage/", "each row's trace and decision"),
             ("provenance/", "how it was built, what its gates said, what is in it: SLSA, in-toto, CycloneDX"),
+            ("policy.json", "from which score to serve, what to review, where to escalate: for any gateway"),
             ("report/", "the evaluation, for machines and for people"),
             (manifest::FILE_NAME, "what is in here, with digests"),
             (manifest::SIGNATURE_FILE_NAME, "the signature over all files (OpenSSF Model Signing)"),
         ]
         .map(|(file, what)| (file.to_owned(), what.to_owned()))
         .to_vec(),
-        intended_use: format!(
-            "{answers} Serve an answer of confidence {} or more; escalate the others.",
-            recipe.eval.threshold
-        ),
+        intended_use: format!("{answers} {}", when_to_serve(recipe, report)),
         notes: recipe.data.notes.iter().cloned().chain(over_codes).chain(by_tokens).collect(),
         // From within the folder, wherever it went.
         try_it: format!("limbeck score . \"{example}\" --key signing.pub.pem"),

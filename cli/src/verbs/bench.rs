@@ -5,7 +5,7 @@ use crate::bench::banking::Rows;
 use crate::bench::report::{self, Figure, Growth};
 use crate::bench::sides::Sides;
 use crate::bench::text::{Heading, table};
-use crate::bench::{FinetuneFigures, StepFigures, THREADS, curate, ours, review, serve};
+use crate::bench::{FinetuneFigures, StepFigures, THREADS, curate, escalation, ours, review, serve};
 use crate::exit::{Exit, Failure, Result};
 use crate::output;
 use crate::scratch::Scratch;
@@ -25,6 +25,7 @@ pub fn bench(settings: &Settings, verb: &BenchVerb) -> Result<Exit> {
         BenchVerb::Review(args) => return review::desk(settings, args),
         BenchVerb::Suspects(args) => return review::suspects(settings, args),
         BenchVerb::Serve(args) => return serve::bench(settings, args),
+        BenchVerb::Escalation(args) => return escalation::bench(settings, args),
     };
     let measured = measure(args, settings.device.as_deref())?;
     let figures = measured.figures(&args.work);

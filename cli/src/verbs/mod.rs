@@ -8,6 +8,8 @@ pub mod carve;
 pub mod completions;
 pub mod data;
 pub mod doctor;
+pub mod drift;
+pub mod eval;
 pub mod explain;
 pub mod export;
 pub mod gguf;

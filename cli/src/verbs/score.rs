@@ -12,7 +12,7 @@ use limbeck_artifact::manifest::ArtifactManifest;
 use limbeck_artifact::schema::Schema;
 use limbeck_artifact::store::Store;
 use limbeck_artifact::untrusted::visible_line;
-use limbeck_eval::{Report, temper, temper_confidence};
+use limbeck_eval::{Action, Calibrator, Policy, Report};
 use limbeck_model::device::DeviceName;
 use limbeck_model::generate::Writer;
 use limbeck_model::score::LabelScorer;
@@ -50,20 +50,20 @@ pub fn score(settings: &Settings, args: &Score) -> Result<Exit> {
     } else {
         let fault = answer.fault.as_ref().map_or(String::new(), |why| format!(" · not valid: {}", visible_line(why)));
         output::stdout(&format!(
-            "{}\n  confidence {:.3} · {} (threshold {}){fault}\n",
+            "{}\n  confidence {:.3} · {} ({}){fault}\n",
             visible_line(answer.text()),
             answer.confidence,
             answer.route,
-            scorer.threshold
+            scorer.rule.words(answer.score)
         ))?;
     }
     Ok(Exit::Ok)
 }
 
-/// The artifact that was named, its signature checked unless that was waived, and its manifest.
+/// The artifact that was named, verified unless that was waived.
 ///
 /// # Errors
-/// Exit code 2 where there is none, 6 where it is not what was signed.
+/// When there is none, or its signature is not the key's.
 pub fn find(args: &ArtifactArgs) -> Result<(PathBuf, ArtifactManifest)> {
     let dir = locate(args)?;
     let manifest = match args.no_verify {
@@ -128,11 +128,41 @@ enum Model {
     Fields(Box<Writer>, Schema),
 }
 
+/// An open artifact.
 pub struct Scorer {
     model: Model,
     system: Option<String>,
-    temperature: f64,
-    pub threshold: f64,
+    calibrator: Calibrator,
+    rule: Rule,
+}
+
+/// What decides between serving and escalating.
+enum Rule {
+    /// On the confidence: the caller's own number or the recipe's.
+    Threshold(f64),
+    /// On the model's own probability: a certificate's.
+    Policy(Box<Policy>),
+}
+
+impl Rule {
+    fn route(&self, score: f64, confidence: f64) -> &'static str {
+        match self {
+            Rule::Threshold(threshold) if confidence >= *threshold => Action::Serve.name(),
+            Rule::Threshold(_) => Action::Escalate.name(),
+            Rule::Policy(policy) => policy.route(score).name(),
+        }
+    }
+
+    fn words(&self, score: Option<f64>) -> String {
+        match self {
+            Rule::Threshold(threshold) => format!("threshold {threshold}"),
+            Rule::Policy(policy) => match (policy.threshold(), score) {
+                (None, _) => "nothing could be certified: every call escalates".to_owned(),
+                (Some(from), Some(score)) => format!("score {score:.4}, certified from {from:.4}"),
+                (Some(from), None) => format!("certified from {from:.4}"),
+            },
+        }
+    }
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -140,7 +170,7 @@ pub struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    label: Option<String>,
+    pub label: Option<String>,
     /// None where what was written is not valid.
     #[serde(skip_serializing_if = "Option::is_none")]
     fields: Option<Value>,
@@ -152,9 +182,13 @@ pub struct Answer {
     written: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
-    /// Of the label, or of all that was written, after the temperature that was fitted on the calibration split.
+    /// Of the label, or of all that was written, after the calibration that was fitted on the calibration split.
     pub confidence: f64,
-    /// `serve` or `escalate`.
+    /// The model's own probability of it, before calibration: what a certified threshold is on. None where the answer is
+    /// not valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    /// `serve`, `serve_and_review` or `escalate`.
     pub route: &'static str,
     latency_ms: f64,
     /// The runners-up, likeliest first.
@@ -171,7 +205,7 @@ impl Answer {
 
 impl Scorer {
     /// # Errors
-    /// When the model or the report can't be read.
+    /// When its files can't be read or don't fit together.
     pub fn open(dir: &Path, manifest: ArtifactManifest, settings: &Settings, threshold: Option<f64>) -> Result<Scorer> {
         let device: DeviceName = settings.device.as_deref().unwrap_or("cpu").parse()?;
         let model = manifest.file(dir, "model")?;
@@ -187,16 +221,33 @@ impl Scorer {
                 Model::Fields(Box::new(open_writer(&model, None, device, max_new_tokens).map_err(cannot)?), schema)
             }
         };
-        let threshold = threshold.or(manifest.threshold).unwrap_or(0.0);
-        if !(0.0..=1.0).contains(&threshold) {
+        if let Some(threshold) = threshold.filter(|t| !(0.0..=1.0).contains(t)) {
             return Err(Failure::new(Exit::Usage, format!("a threshold of {threshold} is not between 0 and 1")));
         }
+        let policy = match manifest.file(dir, "policy") {
+            Ok(path) => Some(Policy::load(&path)?).filter(|policy| policy.certificate.is_some()),
+            // Artifacts of earlier versions have none, nor has one whose candidate gave no scores.
+            Err(_) => None,
+        };
+        let rule = match (threshold, policy) {
+            (Some(threshold), _) => Rule::Threshold(threshold),
+            (None, Some(policy)) => Rule::Policy(Box::new(policy)),
+            (None, None) => Rule::Threshold(manifest.threshold.unwrap_or(0.0)),
+        };
         Ok(Scorer {
             model: answers,
             system: manifest.task.system,
-            temperature: calibration.map_or(1.0, |c| c.temperature),
-            threshold,
+            calibrator: calibration.map_or(Calibrator::None, |c| c.calibrator()),
+            rule,
         })
+    }
+
+    /// From which number an answer is served, and which number that is; None where nothing could be certified.
+    pub fn served_from(&self) -> (Option<f64>, &'static str) {
+        match &self.rule {
+            Rule::Threshold(threshold) => (Some(*threshold), "confidence"),
+            Rule::Policy(policy) => (policy.threshold(), "score"),
+        }
     }
 
     /// What the model is asked: the artifact's system prompt takes the place of whatever the caller sent, as in training.
@@ -207,7 +258,7 @@ impl Scorer {
     }
 
     /// # Errors
-    /// When the messages can't be made a prompt, or the model fails on it.
+    /// When the model can't take the message.
     pub fn answer(&self, messages: &[Message]) -> Result<Answer> {
         let begun = Instant::now();
         let asked = self.asked(messages);
@@ -217,10 +268,6 @@ impl Scorer {
         };
         answer.latency_ms = begun.elapsed().as_secs_f64() * 1e3;
         Ok(answer)
-    }
-
-    fn route(&self, confidence: f64) -> &'static str {
-        if confidence >= self.threshold { "serve" } else { "escalate" }
     }
 
     fn fields(&self, writer: &Writer, schema: &Schema, asked: &[Message]) -> Result<Answer> {
@@ -235,9 +282,10 @@ impl Scorer {
         let blank = Answer::default();
         Ok(match read {
             Ok(text) => {
-                let confidence = temper_confidence(written.probability, self.temperature);
+                let confidence = self.calibrator.confidence(written.probability);
                 let fields = Some(serde_json::from_str(&text)?);
-                Answer { fields, canonical: Some(text), confidence, route: self.route(confidence), ..blank }
+                let (score, route) = (written.probability, self.rule.route(written.probability, confidence));
+                Answer { fields, canonical: Some(text), confidence, score: Some(score), route, ..blank }
             }
             // Whatever the threshold: what can't be used is not served.
             Err(why) => Answer { written: Some(written.text), fault: Some(why), route: "escalate", ..blank },
@@ -245,15 +293,19 @@ impl Scorer {
     }
 
     fn label(&self, scorer: &LabelScorer, asked: &[Message]) -> Result<Answer> {
-        let posterior = temper(&scorer.score(asked)?, self.temperature);
+        let given = scorer.score(asked)?;
+        let posterior = self.calibrator.posterior(&given);
+        // The model's own order: a curve is about its answer, and says nothing of another.
         let mut order: Vec<usize> = (0..posterior.len()).collect();
-        order.sort_by(|a, b| posterior[*b].total_cmp(&posterior[*a]).then(a.cmp(b)));
+        order.sort_by(|a, b| given[*b].total_cmp(&given[*a]).then(a.cmp(b)));
         let named = |i: &usize| (scorer.labels()[*i].clone(), posterior[*i]);
-        let Some((label, confidence)) = order.first().map(named) else {
+        let Some(first) = order.first() else {
             return Err(Failure::new(Exit::Unexpected, "the artifact names no labels"));
         };
+        let ((label, confidence), score) = (named(first), f64::from(given[*first]));
         let others = Some(order.iter().skip(1).take(3).map(named).collect());
-        Ok(Answer { label: Some(label), confidence, route: self.route(confidence), others, ..Answer::default() })
+        let route = self.rule.route(score, confidence);
+        Ok(Answer { label: Some(label), confidence, score: Some(score), route, others, ..Answer::default() })
     }
 }
 

@@ -90,7 +90,7 @@ fn serving(
     let manifest_digest = sha256_file(&dir.join(manifest::FILE_NAME))?;
     let tokenizer = Arc::new(ChatTokenizer::open(&manifest.file(dir, "model")?)?);
     let scorer = Arc::new(Scorer::open(dir, manifest, settings, args.threshold)?);
-    let threshold = scorer.threshold;
+    let (threshold, threshold_on) = scorer.served_from();
     let decisions = args.decisions.as_ref().map(|dir| Decisions::start(dir)).transpose()?;
     Ok(Serving {
         otlp: args.otlp.as_ref().map(|endpoint| Otlp::start(endpoint, &name)),
@@ -98,6 +98,7 @@ fn serving(
         version,
         manifest_digest,
         threshold,
+        threshold_on,
         workers: Workers::start(scorer, tokenizer, usize::from(args.workers), args.queue as usize),
         upstream: upstream.map(Upstream::new),
         escalated: args.escalated,
@@ -118,6 +119,7 @@ fn announce(settings: &Settings, args: &Serve, serving: &Serving, address: Socke
         let line = json!({
             "address": address.to_string(), "url": format!("http://{address}/v1"), "artifact": serving.name,
             "version": serving.version, "manifest_sha256": serving.manifest_digest, "threshold": serving.threshold,
+            "threshold_on": serving.threshold_on,
         });
         return output::stdout(&format!("{line}\n"));
     }
@@ -128,11 +130,14 @@ fn announce(settings: &Settings, args: &Serve, serving: &Serving, address: Socke
         }
         (None, Escalated::Answer) => "are answered all the same, marked as escalated".to_owned(),
     };
+    let which = match serving.threshold {
+        Some(from) => format!("answers ({} below {from})", serving.threshold_on),
+        None => "nothing could be certified: all answers".to_owned(),
+    };
     let mut text = format!(
-        "serving {} {} at http://{address}/v1\n  unsure     answers (confidence below {}) {unsure}\n",
+        "serving {} {} at http://{address}/v1\n  unsure     {which} {unsure}\n",
         visible_line(&serving.name),
         visible_line(&serving.version),
-        serving.threshold
     );
     if let Some(dir) = &args.decisions {
         text.push_str(&format!("  decisions  {0}; read them with `limbeck import {0}`\n", shell(dir)));

@@ -172,6 +172,43 @@ pub fn import_as(plan: &ImportPlan, reading: &Reading, emit: &dyn Emit) -> Resul
     Ok(summary)
 }
 
+/// Hands over each call of `files`, redacted where a redactor is given, without writing anything; gives the number of records
+/// that are none.
+///
+/// # Errors
+/// When a file can't be read, and those of `take`.
+pub fn each_call(
+    files: &[NamedFile],
+    reading: &Reading,
+    redactor: Option<&Redactor>,
+    mut take: impl FnMut(Trace) -> Result<(), Error>,
+) -> Result<u64, Error> {
+    let mut rejected = 0;
+    for named in files {
+        let (mut source, format) = open(named, reading, MAX_LINE_BYTES)?;
+        let mut batch = Batch::of(format);
+        let mut ended = false;
+        while !ended {
+            match source.next_record()? {
+                Some(record) => batch.push(record),
+                None => {
+                    batch.end();
+                    ended = true;
+                }
+            }
+            if ended || batch.full() {
+                for done in batch.read(format, &reading.columns, redactor) {
+                    match done.result {
+                        Ok((trace, _)) => take(trace)?,
+                        Err(_) => rejected += 1,
+                    }
+                }
+            }
+        }
+    }
+    Ok(rejected)
+}
+
 /// A file's records and the format that they are read as.
 ///
 /// # Errors

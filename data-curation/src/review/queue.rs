@@ -196,6 +196,8 @@ fn item(row: &Curated, answers: &Answers) -> Item {
     };
     let source = match reason {
         _ if says(feedback, &["escalat", "handoff", "hand-off", "handed_over", "re-ask", "reask"]) => Source::Escalated,
+        // What a server answered and was not quite sure of.
+        QueueReason::Random if says(feedback, &["low_confidence", "low-confidence"]) => Source::LowConfidence,
         QueueReason::Random => Source::Random,
         QueueReason::RareFields => Source::LowConfidence,
         _ => Source::Disagreement,

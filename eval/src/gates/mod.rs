@@ -1,9 +1,15 @@
 //! Gates: what a recipe demands of the candidate, decided as pass, fail or inconclusive with the reason, the numbers and
 //! the number of test rows that would decide. Every gate uses one rule of evidence, stated at [`Verdict`].
 
+mod routed;
 mod rules;
+mod stability;
+
+pub use stability::{REPEATS, Stability, stability};
 
 use crate::metrics::Prediction;
+use crate::report::Routing;
+use crate::slices::By;
 use crate::statistics::Risk;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -11,7 +17,8 @@ use std::collections::BTreeMap;
 /// The rule of evidence, the same for all gates: **pass** if the one-sided confidence bound on the good side of the
 /// observed value meets the demand (the chance to pass a candidate that does not meet it is at most alpha), **fail** if
 /// the bound on the other side misses it (the chance to fail a candidate that meets it is at most alpha), else
-/// **inconclusive**. All gates must pass, so a wrong pass needs no correction for their number.
+/// **inconclusive**. All gates must pass, so a wrong pass needs no correction for their number. `limbeck eval --self-check`
+/// simulates both chances; a paired gate fails a little more often than alpha where very few rows tell the arms apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -67,9 +74,16 @@ pub enum Rule {
     /// The recall of every class is at least `min` (exact binomial bounds a class; a fail is corrected for the number
     /// of classes).
     PerClassRecall { min: f64 },
+    /// The accuracy on every slice of this kind with at least 30 test rows is at least `min` (bounds as for classes).
+    SliceFloor { by: By, min: f64 },
     /// The candidate answers as arm `against` does on all but `max_agreement_loss` of the rows and, where
     /// `max_accuracy_loss` is given, loses at most that much accuracy (Tango's score test).
     Quantization { against: String, max_agreement_loss: f64, max_accuracy_loss: Option<f64> },
+    /// The certified threshold serves at least `min` of the rows (exact binomial bounds). Where nothing is certified, more
+    /// calibration rows may decide; where none would, it fails.
+    CertifiedCoverage { min: f64 },
+    /// The policy names where escalated calls go.
+    Fallback {},
     /// At most one call in twenty takes longer than `p95_ms` (exact binomial bounds).
     Latency { p95_ms: f64 },
 }
@@ -81,7 +95,12 @@ impl Rule {
             Rule::Improvement { over: arm, .. }
             | Rule::NonInferiority { against: arm, .. }
             | Rule::Quantization { against: arm, .. } => Some(arm),
-            Rule::Floor { .. } | Rule::PerClassRecall { .. } | Rule::Latency { .. } => None,
+            Rule::Floor { .. }
+            | Rule::PerClassRecall { .. }
+            | Rule::SliceFloor { .. }
+            | Rule::CertifiedCoverage { .. }
+            | Rule::Fallback {}
+            | Rule::Latency { .. } => None,
         }
     }
 
@@ -94,7 +113,11 @@ impl Rule {
             })
         };
         match self {
-            Rule::Floor { min, .. } | Rule::PerClassRecall { min } => share("min", *min, true),
+            Rule::Floor { min, .. }
+            | Rule::PerClassRecall { min }
+            | Rule::SliceFloor { min, .. }
+            | Rule::CertifiedCoverage { min } => share("min", *min, true),
+            Rule::Fallback {} => None,
             Rule::Improvement { min, .. } => {
                 share("min", *min, false).or_else(|| (*min == 1.0).then(|| "min is 1".into()))
             }
@@ -119,12 +142,17 @@ pub struct GateResult {
     pub verdict: Verdict,
     pub reason: String,
     pub numbers: BTreeMap<String, f64>,
-    /// Reviewed test rows, in all, that would probably decide if the observed rates are the true ones. None when the
-    /// gate is decided, or when no feasible number would do (the reason then says so).
+    /// Reviewed test rows (calibration rows where a certificate is what lacks), in all, that would probably decide if the
+    /// observed rates are the true ones. None when the gate is decided, or when no feasible number would do (the reason
+    /// then says so).
     pub examples_needed: Option<u64>,
+    /// What the gate says when the rows are drawn anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stability: Option<Stability>,
 }
 
 /// What the gates look at: every arm's predictions on the test rows.
+#[derive(Clone)]
 pub struct Evidence<'a> {
     pub labels: &'a [String],
     /// Answers are fields: what is right is right as a whole.
@@ -136,6 +164,12 @@ pub struct Evidence<'a> {
     pub risk: Risk,
     pub bootstrap_resamples: u32,
     pub seed: u64,
+    /// How the candidate's calls are routed; None where it gives no scores.
+    pub routing: Option<&'a Routing>,
+    /// Where escalated calls go.
+    pub fallback: &'a [String],
+    /// The test rows of each slice that is large enough.
+    pub slices: &'a BTreeMap<(By, String), Vec<usize>>,
 }
 
 /// Decides one gate.

@@ -1,9 +1,11 @@
 //! How each kind of gate is decided. Every rule ends in [`Finding`]: the two one-sided bounds around what was seen, the
 //! demand, and the words for it.
 
+use super::routed::{certified_coverage, fallback};
 use super::{Evidence, Gate, GateResult, Metric, Rule, Verdict};
 use crate::bootstrap::macro_f1_bounds;
 use crate::metrics::{Confusion, Prediction, latency};
+use crate::slices::{By, LEAST_ROWS};
 use crate::statistics::{
     MAX_EXAMPLES, Paired, examples_for_difference, examples_for_proportion, examples_for_spread, lower_bound,
     mcnemar_exact, tango_lower, tango_p_above, tango_upper, upper_bound,
@@ -12,12 +14,12 @@ use crate::words::{milliseconds, percent, points, signed_points, thousands};
 use std::collections::BTreeMap;
 
 /// What the evidence says about one demand.
-struct Finding {
-    verdict: Verdict,
-    reason: String,
-    numbers: BTreeMap<String, f64>,
+pub(super) struct Finding {
+    pub verdict: Verdict,
+    pub reason: String,
+    pub numbers: BTreeMap<String, f64>,
     /// None where more rows would not help; not looked at when decided.
-    examples_needed: Option<u64>,
+    pub examples_needed: Option<u64>,
 }
 
 pub(super) fn decide(gate: &Gate, evidence: &Evidence<'_>) -> GateResult {
@@ -31,14 +33,15 @@ pub(super) fn decide(gate: &Gate, evidence: &Evidence<'_>) -> GateResult {
     };
     let n = evidence.gold.len() as u64;
     let undecided = finding.verdict == Verdict::Inconclusive;
+    let counts_test_rows = !finding.numbers.contains_key("calibration_rows");
     let reason = match finding.examples_needed {
-        Some(needed) if undecided => format!(
+        Some(needed) if undecided && counts_test_rows => format!(
             "{} Not enough evidence: about {} reviewed test rows ({} more) would decide, if these rates hold.",
             finding.reason,
             thousands(needed),
             thousands(needed.saturating_sub(n))
         ),
-        None if undecided => format!(
+        None if undecided && counts_test_rows => format!(
             "{} Not enough evidence, and no feasible number of rows (up to {}) would decide if these rates hold.",
             finding.reason,
             thousands(MAX_EXAMPLES)
@@ -52,6 +55,7 @@ pub(super) fn decide(gate: &Gate, evidence: &Evidence<'_>) -> GateResult {
         reason,
         numbers: finding.numbers,
         examples_needed: finding.examples_needed.filter(|_| undecided),
+        stability: None,
     }
 }
 
@@ -77,11 +81,14 @@ fn demand(rule: &Rule, right: &str) -> String {
                 None => agree,
             }
         }
+        Rule::SliceFloor { by, min } => format!("{right} at least {} on every slice by {}", percent(*min), by.name()),
+        Rule::CertifiedCoverage { min } => format!("certified to serve at least {} of calls", percent(*min)),
+        Rule::Fallback {} => "the policy names where escalated calls go".to_owned(),
         Rule::Latency { p95_ms } => format!("95 % of calls within {}", milliseconds(*p95_ms)),
     }
 }
 
-fn absent(arm: &str) -> Finding {
+pub(super) fn absent(arm: &str) -> Finding {
     Finding {
         verdict: Verdict::Inconclusive,
         reason: format!("Arm `{arm}` was not evaluated."),
@@ -101,7 +108,7 @@ fn judge(lower: f64, upper: f64, min: f64) -> Verdict {
     }
 }
 
-fn numbers<const N: usize>(pairs: [(&str, f64); N]) -> BTreeMap<String, f64> {
+pub(super) fn numbers<const N: usize>(pairs: [(&str, f64); N]) -> BTreeMap<String, f64> {
     pairs.into_iter().filter(|(_, x)| x.is_finite()).map(|(name, x)| (name.to_owned(), x)).collect()
 }
 
@@ -127,6 +134,9 @@ fn alone(rule: &Rule, candidate: &[Prediction], evidence: &Evidence<'_>) -> Find
         Rule::Floor { metric: Metric::MacroF1, min } => macro_f1(candidate, *min, evidence),
         Rule::PerClassRecall { min } => per_class(candidate, *min, evidence),
         Rule::Latency { p95_ms } => calls_within(candidate, *p95_ms, evidence),
+        Rule::SliceFloor { by, min } => per_slice(candidate, *by, *min, evidence),
+        Rule::CertifiedCoverage { min } => certified_coverage(*min, evidence),
+        Rule::Fallback {} => fallback(evidence),
         Rule::Improvement { .. } | Rule::NonInferiority { .. } | Rule::Quantization { .. } => absent("other"),
     }
 }
@@ -165,11 +175,16 @@ fn against(
             finding.verdict = finding.verdict.max(accuracy.verdict);
             finding
         }
-        Rule::Floor { .. } | Rule::PerClassRecall { .. } | Rule::Latency { .. } => absent(name),
+        Rule::Floor { .. }
+        | Rule::PerClassRecall { .. }
+        | Rule::SliceFloor { .. }
+        | Rule::CertifiedCoverage { .. }
+        | Rule::Fallback {}
+        | Rule::Latency { .. } => absent(name),
     }
 }
 
-fn proportion(what: &str, k: u64, n: u64, min: f64, evidence: &Evidence<'_>) -> Finding {
+pub(super) fn proportion(what: &str, k: u64, n: u64, min: f64, evidence: &Evidence<'_>) -> Finding {
     let confidence = 1.0 - evidence.risk.alpha;
     let (lower, upper) = (lower_bound(k, n, confidence), upper_bound(k, n, confidence));
     let observed = k as f64 / n.max(1) as f64;
@@ -302,30 +317,51 @@ fn divergence(p: &Prediction, q: &Prediction) -> Option<f64> {
 fn per_class(candidate: &[Prediction], min: f64, evidence: &Evidence<'_>) -> Finding {
     let predicted: Vec<_> = candidate.iter().map(|p| p.label).collect();
     let confusion = Confusion::count(evidence.gold, &predicted, evidence.labels.len());
+    let one =
+        |(class, label): (usize, &String)| (label.clone(), confusion.counts[class][class], confusion.support(class));
+    let parts: Vec<(String, u64, u64)> = evidence.labels.iter().enumerate().map(one).collect();
+    every_part(&parts, "recall", "class", min, evidence)
+}
+
+fn per_slice(candidate: &[Prediction], by: By, min: f64, evidence: &Evidence<'_>) -> Finding {
+    let right = correct(candidate, evidence.gold);
+    let one = |((_, name), rows): (&(By, String), &Vec<usize>)| {
+        (name.clone(), rows.iter().filter(|row| right[**row]).count() as u64, rows.len() as u64)
+    };
+    let parts: Vec<_> = evidence.slices.iter().filter(|((of, _), _)| *of == by).map(one).collect();
+    if parts.is_empty() {
+        let reason = format!("No slice by {} has {LEAST_ROWS} test rows.", by.name());
+        return Finding { reason, ..absent(evidence.candidate) };
+    }
+    every_part(&parts, "accuracy", "slice", min, evidence)
+}
+
+/// Parts of the rows, each with its name, its right answers and its rows: all must meet the demand.
+fn every_part(parts: &[(String, u64, u64)], what: &str, part: &str, min: f64, evidence: &Evidence<'_>) -> Finding {
     let alpha = evidence.risk.alpha;
-    // A pass needs every class, so each is tested at alpha. A fail needs only one of K, so each is tested at alpha / K.
-    let classes = (0..evidence.labels.len()).filter(|&class| confusion.support(class) > 0).count().max(1);
-    let fail_confidence = 1.0 - alpha / classes as f64;
+    // A pass needs every part, so each is tested at alpha. A fail needs only one of K, so each is tested at alpha / K.
+    let tested = parts.iter().filter(|(_, _, n)| *n > 0).count().max(1);
+    let fail_confidence = 1.0 - alpha / tested as f64;
     let (mut failed, mut open, mut empty) = (Vec::new(), Vec::new(), Vec::new());
     let mut needed = Some(evidence.gold.len() as u64);
     let mut worst: Option<(f64, &str, u64, u64)> = None;
-    for (class, label) in evidence.labels.iter().enumerate() {
-        let (k, n) = (confusion.counts[class][class], confusion.support(class));
+    for (name, k, n) in parts {
+        let (name, k, n) = (name.as_str(), *k, *n);
         if n == 0 {
-            empty.push(label.as_str());
+            empty.push(name);
             let least = (alpha.ln() / min.ln()).ceil() as u64;
             needed = needed.map(|needed| needed + least);
             continue;
         }
-        let recall = k as f64 / n as f64;
-        if worst.is_none_or(|(lowest, ..)| recall < lowest) {
-            worst = Some((recall, label, k, n));
+        let rate = k as f64 / n as f64;
+        if worst.is_none_or(|(lowest, ..)| rate < lowest) {
+            worst = Some((rate, name, k, n));
         }
         match judge(lower_bound(k, n, 1.0 - alpha), upper_bound(k, n, fail_confidence), min) {
             Verdict::Pass => {}
-            Verdict::Fail => failed.push(label.as_str()),
+            Verdict::Fail => failed.push(name),
             Verdict::Inconclusive => {
-                open.push(label.as_str());
+                open.push(name);
                 let more = examples_for_proportion(k, n, min, evidence.risk).map(|needed| needed - n);
                 needed = needed.zip(more).map(|(needed, more)| needed + more);
             }
@@ -339,26 +375,27 @@ fn per_class(candidate: &[Prediction], min: f64, evidence: &Evidence<'_>) -> Fin
         Verdict::Pass
     };
     let mut reason = match worst {
-        Some((recall, label, k, n)) => format!("Lowest recall: {label}, {} ({k} of {n}).", percent(recall)),
-        None => "No class has a test row.".to_owned(),
+        Some((rate, name, k, n)) => format!("Lowest {what}: {name}, {} ({k} of {n}).", percent(rate)),
+        None => format!("No {part} has a test row."),
     };
-    for (what, labels) in [("Below the demand", &failed), ("Undecided", &open), ("Without a test row", &empty)] {
-        if !labels.is_empty() {
-            reason.push_str(&format!(" {what}: {}.", list(labels)));
+    for (what, names) in [("Below the demand", &failed), ("Undecided", &open), ("Without a test row", &empty)] {
+        if !names.is_empty() {
+            reason.push_str(&format!(" {what}: {}.", list(names)));
         }
     }
     if verdict == Verdict::Pass {
-        reason.push_str(&format!(" Every class meets {} with {} confidence.", percent(min), percent(1.0 - alpha)));
+        reason.push_str(&format!(" Every {part} meets {} with {} confidence.", percent(min), percent(1.0 - alpha)));
     }
+    let (lowest, plural) = (format!("lowest_{what}"), if part == "class" { "classes" } else { "slices" });
     Finding {
         verdict,
         reason,
         numbers: numbers([
-            ("lowest_recall", worst.map_or(f64::NAN, |w| w.0)),
+            (lowest.as_str(), worst.map_or(f64::NAN, |w| w.0)),
             ("demanded", min),
-            ("classes", evidence.labels.len() as f64),
-            ("classes_failed", failed.len() as f64),
-            ("classes_undecided", (open.len() + empty.len()) as f64),
+            (plural, parts.len() as f64),
+            (format!("{plural}_failed").as_str(), failed.len() as f64),
+            (format!("{plural}_undecided").as_str(), (open.len() + empty.len()) as f64),
         ]),
         examples_needed: needed.filter(|needed| *needed <= MAX_EXAMPLES),
     }

@@ -1,10 +1,13 @@
 //! The report as one self-contained page: no script, no network, light and dark, printable, legible on a phone. All text
 //! that comes from outside is made visible and escaped; only the plots, made of numbers, go in as they are.
 
+use super::failing::{p_value, slices};
 use super::plots::{confusion_plot, reliability_plot, risk_coverage_plot};
 use super::{ArmResult, Report};
 use crate::arms::ArmKind;
+use crate::calibrator::Calibrator;
 use crate::error::EvalError;
+use crate::escalation::{Action, score};
 use crate::extraction::FieldScore;
 use crate::gates::{GateResult, Verdict};
 use crate::metrics::Scores;
@@ -20,6 +23,8 @@ const STYLE: &str = include_str!("report.css");
 /// Matrices up to this size are shown as a table of figures, larger ones as a picture.
 const TABLE_CLASSES: usize = 20;
 const TOP_CONFUSIONS: usize = 8;
+/// Gates that flip more often than this on their own rows are pointed out.
+pub(super) const SHAKY: f64 = 0.2;
 
 /// Renders the page. The same report gives the same bytes.
 pub fn render_html(report: &Report) -> Result<String, EvalError> {
@@ -58,6 +63,7 @@ fn page(report: &Report) -> Value {
         bases => bases(report),
         gates => report.gates.iter().map(gate_card).collect::<Vec<_>>(),
         routing => routing(report),
+        slices => report.slices.as_ref().map(slices),
         calibration => candidate.and_then(calibration),
         fields => candidate.and_then(|arm| fields(report, arm)),
         classes => of_labels.map(|arm| classes(&arm.scores)),
@@ -90,7 +96,7 @@ fn page(report: &Report) -> Value {
 }
 
 /// Text from outside: hidden characters are spelled out; the template engine escapes the rest. A number keeps its unit.
-fn text(from_outside: &str) -> String {
+pub(super) fn text(from_outside: &str) -> String {
     visible(from_outside).replace(" %", "\u{a0}%").replace(" ms", "\u{a0}ms")
 }
 
@@ -108,11 +114,11 @@ fn verdict(verdict: Verdict) -> Value {
 }
 
 /// 0.9134 -> "91.3": one decimal always, so that columns align.
-fn fixed(share: f64) -> String {
+pub(super) fn fixed(share: f64) -> String {
     format!("{:.1}", share * 100.0)
 }
 
-fn range(interval: Interval) -> String {
+pub(super) fn range(interval: Interval) -> String {
     format!("{}\u{a0}–\u{a0}{}", fixed(interval.low), fixed(interval.high))
 }
 
@@ -122,7 +128,7 @@ fn signed_range(interval: Interval) -> String {
 }
 
 /// Where a share lies on a track, as CSS percentages.
-fn track(value: f64, interval: Interval) -> Value {
+pub(super) fn track(value: f64, interval: Interval) -> Value {
     context! {
         at => format!("{:.2}", value * 100.0),
         low => format!("{:.2}", interval.low * 100.0),
@@ -207,6 +213,8 @@ fn arm_row(report: &Report, arm: &ArmResult) -> Value {
         cost => arm.cost.as_ref().map(|cost| money(cost.per_1k_calls, &cost.currency)),
         versus => versus.map(|versus| signed_points(versus.difference)),
         versus_range => versus.map(|versus| signed_range(versus.interval)),
+        versus_groups => versus.and_then(|versus| versus.cluster_interval).map(signed_range),
+        p => versus.and_then(|versus| versus.p_holm).map(p_value),
     }
 }
 
@@ -231,14 +239,46 @@ fn gate_card(gate: &GateResult) -> Value {
         verdict => verdict(gate.verdict),
         reason => text(&gate.reason),
         needed => gate.examples_needed.map(thousands),
+        steady => gate.stability.map(|s| context! {
+            same => percent(s.same),
+            repeats => thousands(u64::from(s.repeats)),
+            flip => percent(s.flip),
+            shaky => s.flip > SHAKY,
+        }),
     }
 }
 
 fn routing(report: &Report) -> Option<Value> {
     let routing = report.routing.as_ref()?;
     let served = &routing.served;
+    let certificate = routing.certificate.as_ref();
     Some(context! {
         threshold => format!("{}", served.threshold),
+        certified => certificate.map(|certificate| context! {
+            words => text(&certificate.words()),
+            holds => certificate.threshold.is_some(),
+            tested => certificate.steps.len(),
+            candidates => certificate.candidates,
+            rows => thousands(certificate.calibration_rows),
+        }),
+        bands => routing.bands.iter().map(|band| context! {
+            what => match band.action {
+                Action::Serve => "Serve",
+                Action::ServeAndReview => "Serve and queue for review",
+                Action::Escalate => "Escalate",
+            },
+            from => match (band.from, band.action) {
+                (Some(from), _) => format!("from a score of {}", score(from)),
+                (None, Action::Escalate) if routing.bands.len() == 1 => "every call".to_owned(),
+                (None, _) => "the rest, and what is not valid".to_owned(),
+            },
+            share => percent(band.share),
+            range => range(band.share_interval),
+            rows => thousands(band.rows),
+            wrong => (band.action != Action::Escalate).then(|| thousands(band.wrong)),
+        }).collect::<Vec<_>>(),
+        fallback => report.policy.as_ref().filter(|p| !p.fallback.is_empty()).map(|p| text(&p.fallback.join(", then "))),
+        valid => report.policy.as_ref().map(|policy| text(&policy.validity.in_words)),
         coverage => percent(served.coverage),
         coverage_range => range(served.coverage_interval),
         served => thousands(served.served),
@@ -248,6 +288,8 @@ fn routing(report: &Report) -> Option<Value> {
         system => routing.system_accuracy.map(percent),
         system_range => routing.system_interval.map(range),
         cost => routing.cost.as_ref().map(|cost| money(cost.per_1k_calls, &cost.currency)),
+        latency => routing.latency.as_ref().map(|l| format!("{} / {}", milliseconds(l.mean_ms), milliseconds(l.p95_ms))),
+        excess_aurc => routing.excess_aurc.map(|x| format!("{x:.4}")),
         aurc => format!("{:.4}", routing.aurc),
         plot => Value::from_safe_string(risk_coverage_plot(routing)),
     })
@@ -259,7 +301,15 @@ fn calibration(arm: &ArmResult) -> Option<Value> {
     let row =
         |what: &str, raw: f64, tempered: f64| context! { what => what, raw => three(raw), tempered => three(tempered) };
     Some(context! {
-        temperature => format!("{:.2}", calibration.temperature),
+        how => how(&calibration.calibrator),
+        methods => calibration.methods.iter().map(|m| context! {
+            name => m.method.name(),
+            chosen => m.chosen,
+            left_out => m.left_out.as_deref().map(text),
+            ece => m.ece.map(three),
+            brier => m.brier.map(three),
+            aurc => m.aurc.map(|x| format!("{x:.4}")),
+        }).collect::<Vec<_>>(),
         fitted_rows => thousands(calibration.fitted_rows),
         fitted => calibration.fitted_rows > 0,
         rows => thousands(calibration.tempered.rows),
@@ -270,6 +320,18 @@ fn calibration(arm: &ArmResult) -> Option<Value> {
         ],
         plot => Value::from_safe_string(reliability_plot(&calibration.bins)),
     })
+}
+
+/// The calibrator in words.
+fn how(calibrator: &Calibrator) -> String {
+    match calibrator {
+        Calibrator::None => "No calibration".to_owned(),
+        Calibrator::Temperature { temperature } => format!("One temperature, {temperature:.2}"),
+        Calibrator::Platt { slope, intercept } => {
+            format!("Platt’s curve, slope {slope:.2} and intercept {intercept:.2}").replace('-', "−")
+        }
+        Calibrator::Isotonic { scores, .. } => format!("Isotonic regression, {} points", scores.len()),
+    }
 }
 
 /// The candidate's fields in the schema's order, then all of them together.

@@ -1,20 +1,27 @@
 //! What an evaluation found, as one value: the JSON that machines read, the page that people read and the terminal's
 //! short form are all made from it and hold nothing that it lacks.
 
+mod failing;
 mod html;
+mod junit;
 mod plots;
 mod terminal;
 
 pub use html::render_html;
+pub use junit::junit;
 pub use terminal::terminal_summary;
 
 use crate::arms::ArmKind;
 use crate::calibration::{Bin, CalibrationScores, RiskPoint, Served};
+use crate::calibrator::{Calibrator, MethodScore};
 use crate::cost::Cost;
 use crate::error::EvalError;
+use crate::escalation::{Band, Certificate};
 use crate::extraction::Extraction;
 use crate::gates::{GateResult, Verdict};
 use crate::metrics::{Latency, Scores};
+use crate::policy::{self, Policy};
+use crate::slices::Slices;
 use crate::statistics::{Interval, Paired};
 use limbeck_artifact::dataset::DatasetCard;
 use limbeck_artifact::event::{Emit, EventKind};
@@ -66,6 +73,12 @@ pub struct Report {
     pub comparisons: Vec<Comparison>,
     pub gates: Vec<GateResult>,
     pub routing: Option<Routing>,
+    /// What a gateway needs to route by it; None in reports of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
+    /// Where the candidate fails; None in reports of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slices: Option<Slices>,
     /// The candidate's most confident mistakes.
     pub mistakes: Vec<Mistake>,
     pub lineage: Lineage,
@@ -106,8 +119,11 @@ pub struct ArmResult {
 /// How far the arm's confidences may be believed, as far as known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// Posteriors are raised to 1/temperature; 1 when the calibration split was empty.
+    /// Posteriors are raised to 1/temperature; 1 when the calibration split was empty, and under another method.
     pub temperature: f64,
+    /// The method in use with its parameters; in reports of earlier versions the temperature says all.
+    #[serde(default)]
+    pub calibrator: Calibrator,
     /// Rows of the calibration split that it was fitted on.
     pub fitted_rows: u64,
     /// On the test rows, before and after.
@@ -115,6 +131,19 @@ pub struct Calibration {
     pub tempered: CalibrationScores,
     /// Reliability on the test rows, after.
     pub bins: Vec<Bin>,
+    /// All methods, compared within the calibration split; of the candidate, where there are rows enough.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<MethodScore>,
+}
+
+impl Calibration {
+    /// The method in use; in reports of earlier versions only the temperature was written.
+    pub fn calibrator(&self) -> Calibrator {
+        match &self.calibrator {
+            Calibrator::Temperature { .. } => Calibrator::Temperature { temperature: self.temperature },
+            other => other.clone(),
+        }
+    }
 }
 
 /// One arm against another, row by row.
@@ -128,10 +157,17 @@ pub struct Comparison {
     /// Tango's score interval, two-sided.
     pub interval: Interval,
     pub p_mcnemar: f64,
+    /// Of comparisons with the frontier: Holm's adjustment for their number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p_holm: Option<f64>,
+    /// The interval when whole groups are drawn; None where every row is a group of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_interval: Option<Interval>,
     pub agreement: f64,
 }
 
-/// What happens at the recipe's threshold: answers at or above it are served, the others go to the frontier.
+/// What happens at the threshold: answers at or above it are served, the others go to the frontier. The threshold is the
+/// certificate's, on the score, where there is one, else the recipe's, on the confidence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Routing {
     pub served: Served,
@@ -141,9 +177,23 @@ pub struct Routing {
     pub system_interval: Option<Interval>,
     /// Every call pays the candidate, an escalated one the frontier too.
     pub cost: Option<Cost>,
+    /// Times of calls of which the escalated ones wait for both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Latency>,
     /// Mean error rate over all coverages.
     pub aurc: f64,
+    /// The same above what the best order would have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub excess_aurc: Option<f64>,
     pub curve: Vec<RiskPoint>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Certificate>,
+    /// Served answers of a lower score are queued for review.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub review_below: Option<f64>,
+    /// What the certificate does to the test rows; empty without one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bands: Vec<Band>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -242,9 +292,13 @@ impl Report {
         serde_json::from_str(&text).map_err(|source| EvalError::NotAReport { path: path.to_owned(), source })
     }
 
-    /// Writes `report.json` and `report.html` into `dir`.
+    /// Writes `report.json`, `report.html` and, where there is one, `policy.json` into `dir`.
     pub fn save(&self, dir: &Path, emit: &dyn Emit) -> Result<(), EvalError> {
-        for (name, text) in [("report.json", self.to_json()?), ("report.html", render_html(self)?)] {
+        let mut files = vec![("report.json", self.to_json()?), ("report.html", render_html(self)?)];
+        if let Some(policy) = &self.policy {
+            files.push((policy::FILE_NAME, policy.to_json()?));
+        }
+        for (name, text) in files {
             let path = dir.join(name);
             write_atomic(&path, text.as_bytes()).map_err(|source| EvalError::Io {
                 doing: "write the report",

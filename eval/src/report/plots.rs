@@ -2,6 +2,7 @@
 //! dark and print. Every plot has a text alternative.
 
 use crate::calibration::Bin;
+use crate::escalation::score;
 use crate::metrics::Confusion;
 use crate::report::Routing;
 use crate::words::percent;
@@ -109,13 +110,28 @@ pub fn reliability_plot(bins: &[Bin]) -> String {
     svg + "</svg>"
 }
 
-/// Share of wrong answers against share of rows served, with the recipe's threshold marked.
+/// Share of wrong answers against share of rows served, with the threshold marked, and what a certificate promises.
 pub fn risk_coverage_plot(routing: &Routing) -> String {
+    let limit = routing.certificate.as_ref().map(|certificate| certificate.target.max_error);
     let highest = routing.curve.iter().map(|p| p.risk).fold(routing.served.risk.unwrap_or(0.0), f64::max);
+    let highest = highest.max(limit.unwrap_or(0.0));
     let y_step = [0.01, 0.02, 0.05, 0.1, 0.2].into_iter().find(|step| highest <= 5.0 * step).unwrap_or(0.25);
     let frame = Frame { y_max: (highest / y_step).ceil().max(1.0) * y_step };
     let mut svg = open("Risk and coverage: share of wrong answers by share of rows served");
     frame.axes(&mut svg, "rows served (coverage)", "wrong among served (risk)", y_step);
+    if let Some(limit) = limit {
+        let y = frame.y(limit);
+        let _ = write!(svg, r#"<path class="ideal" d="M{:.1} {y:.1}H{:.1}"/>"#, frame.x(0.0), frame.x(1.0));
+        // Under the line where there is no room above it; on the left, where the curve is low.
+        let shift = if y < frame.y(frame.y_max) + 20.0 { 16.0 } else { -6.0 };
+        let _ = write!(
+            svg,
+            r#"<text class="callout" x="{:.1}" y="{:.1}" text-anchor="start">at most {}</text>"#,
+            frame.x(0.0) + 8.0,
+            y + shift,
+            short(limit)
+        );
+    }
     let mut path = String::new();
     for (i, point) in routing.curve.iter().enumerate() {
         let _ =
@@ -125,14 +141,17 @@ pub fn risk_coverage_plot(routing: &Routing) -> String {
     if let Some(risk) = routing.served.risk {
         let (x, y) = (frame.x(routing.served.coverage), frame.y(risk));
         let (anchor, shift) = if routing.served.coverage > 0.6 { ("end", -9.0) } else { ("start", 9.0) };
+        let words = match &routing.certificate {
+            Some(_) => format!("certified from {}", score(routing.served.threshold)),
+            None => format!("threshold {}", routing.served.threshold),
+        };
         let _ = write!(svg, r#"<path class="mark" d="M{x:.1} {:.1}V{:.1}"/>"#, frame.y(0.0), frame.y(frame.y_max));
         let _ = write!(svg, r#"<circle class="dot" cx="{x:.1}" cy="{y:.1}" r="5"/>"#);
         let _ = write!(
             svg,
-            r#"<text class="callout" x="{:.1}" y="{:.1}" text-anchor="{anchor}">threshold {}</text>"#,
+            r#"<text class="callout" x="{:.1}" y="{:.1}" text-anchor="{anchor}">{words}</text>"#,
             x + shift,
-            frame.y(frame.y_max) + 14.0,
-            routing.served.threshold
+            frame.y(frame.y_max) + 14.0
         );
     }
     svg + "</svg>"

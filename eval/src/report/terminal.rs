@@ -1,6 +1,8 @@
 //! The report in short for a terminal: plain text, no colour, at most some 100 columns, the verdict first and last.
 
-use super::Report;
+use super::html::SHAKY;
+use super::{Report, Routing};
+use crate::escalation::Action;
 use crate::words::{milliseconds, money, percent, signed_points};
 use limbeck_artifact::untrusted::visible_line;
 
@@ -50,21 +52,76 @@ pub fn terminal_summary(report: &Report) -> String {
     for gate in &report.gates {
         let name = visible_line(&gate.gate);
         out.push_str(&format!("  {:<13} {name}: {}\n", gate.verdict.name(), visible_line(&gate.demand)));
-        out.push_str(&wrapped(&visible_line(&gate.reason), 16, 100));
+        let shaky = gate
+            .stability
+            .filter(|s| s.flip > SHAKY)
+            .map(|s| format!(" Shaky: two draws of these rows disagree {} of the time.", percent(s.flip)));
+        out.push_str(&wrapped(&format!("{}{}", visible_line(&gate.reason), shaky.unwrap_or_default()), 16, 100));
     }
     if let Some(routing) = &report.routing {
-        let served = &routing.served;
-        let risk = served.risk.map_or(String::new(), |risk| format!(", {} of them wrong", percent(risk)));
-        let system = routing
-            .system_accuracy
-            .map_or(String::new(), |accuracy| format!("; with escalation {} right", percent(accuracy)));
+        out.push('\n');
+        out.push_str(&routed(routing));
+    }
+    out.push_str(&failing(report));
+    out.push_str(&format!("\n{}: {}\n", report.verdict.name().to_uppercase(), visible_line(&report.headline)));
+    out
+}
+
+/// The slices that err more than by chance, a line each; the page has examples and remedies.
+fn failing(report: &Report) -> String {
+    const SHOWN: usize = 5;
+    let worse: Vec<_> = report.slices.iter().flat_map(|s| &s.slices).filter(|slice| slice.worse).collect();
+    let mut out = String::new();
+    for slice in worse.iter().take(SHOWN) {
+        let name = visible_line(&slice.name);
         out.push_str(&format!(
-            "\n  at confidence {} it serves {} of calls{risk}{system}\n",
-            served.threshold,
-            percent(served.coverage)
+            "  worse by {}: {name}, {} wrong ({} of {})\n",
+            slice.by.name(),
+            percent(slice.error),
+            slice.wrong,
+            slice.rows
         ));
     }
-    out.push_str(&format!("\n{}: {}\n", report.verdict.name().to_uppercase(), visible_line(&report.headline)));
+    if worse.len() > SHOWN {
+        out.push_str(&format!("  and {} more slices: see the page\n", worse.len() - SHOWN));
+    }
+    if out.is_empty() { out } else { format!("\n{out}") }
+}
+
+/// What routing does to the test rows: by the recipe's own threshold in one line, by a certificate with its bands.
+fn routed(routing: &Routing) -> String {
+    let served = &routing.served;
+    let system = routing
+        .system_accuracy
+        .map_or(String::new(), |accuracy| format!("with escalation {} right", percent(accuracy)));
+    let Some(certificate) = &routing.certificate else {
+        let risk = served.risk.map_or(String::new(), |risk| format!(", {} of them wrong", percent(risk)));
+        let system = if system.is_empty() { system } else { format!("; {system}") };
+        return format!(
+            "  at confidence {} (the recipe's own, not certified) it serves {} of calls{risk}{system}\n",
+            served.threshold,
+            percent(served.coverage)
+        );
+    };
+    let mut out = wrapped(&certificate.words(), 2, 100);
+    for band in &routing.bands {
+        let what = match band.action {
+            Action::Serve => "serves",
+            Action::ServeAndReview => "serves, and queues for review",
+            Action::Escalate => "escalates",
+        };
+        let wrong = match band.action {
+            Action::Escalate => String::new(),
+            _ => format!(", {} of {} wrong", band.wrong, band.rows),
+        };
+        out.push_str(&format!("    {what} {} of calls{wrong}\n", percent(band.share)));
+    }
+    let cost = routing.cost.as_ref().map(|cost| format!("1,000 calls {}", money(cost.per_1k_calls, &cost.currency)));
+    let time = routing.latency.as_ref().map(|latency| format!("p95 {}", milliseconds(latency.p95_ms)));
+    let parts: Vec<String> = Some(system).filter(|s| !s.is_empty()).into_iter().chain(cost).chain(time).collect();
+    if !parts.is_empty() {
+        out.push_str(&format!("    {}\n", parts.join(" · ")));
+    }
     out
 }
 

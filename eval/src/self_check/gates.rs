@@ -1,0 +1,298 @@
+//! Type-I error and power of every kind of gate. A candidate is drawn that lies exactly on the demand: to pass it is the one
+//! error, to fail it the other, and both may happen at most alpha of the time. Power is that of "examples needed".
+
+use super::{Claim, Figure, Job, Setting, binomial, job};
+use crate::bootstrap::macro_f1_bounds;
+use crate::gates::{Evidence, Gate, Metric, Rule, Verdict, decide};
+use crate::metrics::{Confusion, Prediction};
+use crate::rng::SplitMix64;
+use crate::slices::By;
+use crate::statistics::{Paired, examples_for_difference, examples_for_proportion};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+
+/// Rows of a simulated test split.
+const ROWS: u64 = 300;
+
+/// Tango's test is asymptotic. Where the candidate alone is right on a handful of rows its tail of fails is a little fat: 5.9 %
+/// at three such rows of 300.
+const TANGO_SLACK: f64 = 0.015;
+
+pub(super) fn jobs() -> Vec<Job> {
+    let mut jobs = vec![
+        job("floors", |setting| {
+            let floor = |metric, min| Rule::Floor { metric, min };
+            [
+                ("floor of accuracy, 80 %", floor(Metric::Accuracy, 0.8), 0.8),
+                ("floor of accuracy, 97 %", floor(Metric::Accuracy, 0.97), 0.97),
+                ("floor of valid answers, 99 %", floor(Metric::Validity, 0.99), 0.99),
+                ("latency, 95 % of calls in time", Rule::Latency { p95_ms: 50.0 }, 0.95),
+                (
+                    "quantization, same answer on 95 %",
+                    Rule::Quantization { against: "other".into(), max_agreement_loss: 0.05, max_accuracy_loss: None },
+                    0.95,
+                ),
+            ]
+            .into_iter()
+            .flat_map(|(what, rule, rate)| of_rate(what, &rule, rate, setting))
+            .collect()
+        }),
+        job("recall of every class", per_class),
+        job("macro-F1", macro_f1),
+        job("examples needed", power),
+    ];
+    for (what, delta, discordance) in [
+        ("non-inferiority, 3 points, 5 % discordant", -0.03, 0.05),
+        ("non-inferiority, 3 points, 15 % discordant", -0.03, 0.15),
+        ("improvement by 0 points, 10 % discordant", 0.0, 0.10),
+        ("improvement by 40 points, 50 % discordant", 0.4, 0.50),
+    ] {
+        jobs.push(job(what, move |setting| of_difference(what, delta, discordance, setting)));
+    }
+    jobs
+}
+
+/// How often a gate passed and failed.
+#[derive(Default)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+}
+
+impl Tally {
+    fn add(&mut self, verdict: Verdict) {
+        self.passed += u32::from(verdict == Verdict::Pass);
+        self.failed += u32::from(verdict == Verdict::Fail);
+    }
+
+    fn figures(&self, what: &str, setting: &Setting, trials: u32) -> Vec<Figure> {
+        self.figures_with(what, setting, trials, 0.0)
+    }
+
+    /// `slack`: what a needless fail may take above alpha.
+    fn figures_with(&self, what: &str, setting: &Setting, trials: u32, slack: f64) -> Vec<Figure> {
+        let alpha = setting.risk.alpha;
+        vec![
+            Figure::of("type I error", what.to_owned(), Claim::AtMost(alpha), self.passed, trials),
+            Figure::of("needless fail", what.to_owned(), Claim::AtMost(alpha + slack), self.failed, trials),
+        ]
+    }
+}
+
+/// The gate's verdict when of `n` rows the candidate gets the first `right` right, and the other arm those in `other`.
+fn verdict(
+    rule: &Rule,
+    right: &dyn Fn(u64) -> bool,
+    other: &dyn Fn(u64) -> bool,
+    n: u64,
+    setting: &Setting,
+) -> Verdict {
+    let gold = vec![0; n as usize];
+    let labels = ["yes".to_owned(), "no".to_owned()];
+    let arm = |is_right: &dyn Fn(u64) -> bool| -> Vec<Prediction> {
+        let one = |i| {
+            let right = is_right(i);
+            Prediction {
+                row: String::new(),
+                // A floor of valid answers counts those without a label.
+                label: if right { Some(0) } else { wrong_label(rule) },
+                posterior: None,
+                latency_ms: Some(if right { 10.0 } else { 100.0 }),
+                said: None,
+            }
+        };
+        (0..n).map(one).collect()
+    };
+    let (candidate, rival) = (arm(right), arm(other));
+    let arms = BTreeMap::from([("candidate", candidate.as_slice()), ("other", rival.as_slice())]);
+    let evidence = evidence(&labels, &gold, arms, setting);
+    decide(&Gate { name: "gate".to_owned(), rule: rule.clone() }, &evidence).verdict
+}
+
+fn wrong_label(rule: &Rule) -> Option<usize> {
+    (!matches!(rule, Rule::Floor { metric: Metric::Validity, .. })).then_some(1)
+}
+
+fn evidence<'a>(
+    labels: &'a [String],
+    gold: &'a [usize],
+    arms: BTreeMap<&'a str, &'a [Prediction]>,
+    setting: &Setting,
+) -> Evidence<'a> {
+    static NO_SLICES: BTreeMap<(By, String), Vec<usize>> = BTreeMap::new();
+    Evidence {
+        labels,
+        in_words: false,
+        gold,
+        arms,
+        candidate: "candidate",
+        risk: setting.risk,
+        bootstrap_resamples: 500,
+        seed: setting.seed,
+        routing: None,
+        fallback: &[],
+        slices: &NO_SLICES,
+    }
+}
+
+/// Gates whose evidence is a count of `ROWS`.
+fn of_rate(what: &str, rule: &Rule, rate: f64, setting: &Setting) -> Vec<Figure> {
+    let (mut rng, mut tally) = (setting.rng(what), Tally::default());
+    let mut known = BTreeMap::<u64, Verdict>::new();
+    for _ in 0..setting.trials {
+        let k = binomial(&mut rng, ROWS, rate);
+        let of = || verdict(rule, &|i| i < k, &|_| true, ROWS, setting);
+        tally.add(*known.entry(k).or_insert_with(of));
+    }
+    tally.figures(what, setting, setting.trials)
+}
+
+/// Paired gates at a true difference of exactly `delta`.
+fn of_difference(what: &str, delta: f64, discordance: f64, setting: &Setting) -> Vec<Figure> {
+    let rule = match delta {
+        d if d < 0.0 => Rule::NonInferiority { against: "other".into(), margin: -d },
+        d => Rule::Improvement { over: "other".into(), min: d },
+    };
+    let (p_b, p_c) = ((discordance + delta) / 2.0, (discordance - delta) / 2.0);
+    let (mut rng, mut tally) = (setting.rng(what), Tally::default());
+    let mut known = BTreeMap::<(u64, u64), Verdict>::new();
+    for _ in 0..setting.trials {
+        let pair = draw_pair(&mut rng, ROWS, p_b, p_c);
+        tally.add(*known.entry((pair.b, pair.c)).or_insert_with(|| of_pair(&rule, pair, setting)));
+    }
+    tally.figures_with(what, setting, setting.trials, TANGO_SLACK)
+}
+
+fn draw_pair(rng: &mut SplitMix64, n: u64, p_b: f64, p_c: f64) -> Paired {
+    let mut pair = Paired { n, b: 0, c: 0 };
+    for _ in 0..n {
+        let u = rng.unit();
+        pair.b += u64::from(u < p_b);
+        pair.c += u64::from(u >= p_b && u < p_b + p_c);
+    }
+    pair
+}
+
+/// The first b rows only the candidate gets right, the next c only the other arm, the rest both.
+fn of_pair(rule: &Rule, pair: Paired, setting: &Setting) -> Verdict {
+    let (b, c) = (pair.b, pair.c);
+    verdict(rule, &|i| i < b || i >= b + c, &|i| i >= b, pair.n, setting)
+}
+
+/// A pass is worst where one class lies on the demand and the others are perfect, a fail where all lie on it.
+fn per_class(setting: &Setting) -> Vec<Figure> {
+    const CLASSES: usize = 8;
+    const EACH: u64 = 60;
+    let (min, rule) = (0.85, Rule::PerClassRecall { min: 0.85 });
+    let labels: Vec<String> = (0..CLASSES).map(|class| format!("class {class}")).collect();
+    let gold: Vec<usize> = (0..CLASSES).flat_map(|class| vec![class; EACH as usize]).collect();
+    let decided = |counts: &[u64]| {
+        let one = |(i, class): (usize, &usize)| {
+            let right = (i as u64 % EACH) < counts[*class];
+            let label = if right { *class } else { (class + 1) % CLASSES };
+            Prediction { row: String::new(), label: Some(label), posterior: None, latency_ms: None, said: None }
+        };
+        let candidate: Vec<Prediction> = gold.iter().enumerate().map(one).collect();
+        let arms = BTreeMap::from([("candidate", candidate.as_slice())]);
+        let gate = Gate { name: "gate".to_owned(), rule: rule.clone() };
+        decide(&gate, &evidence(&labels, &gold, arms, setting)).verdict
+    };
+    let what = "recall of every class, 85 %, 8 classes of 60 rows";
+    let mut rng = setting.rng(what);
+    let mut known = BTreeMap::<u64, Verdict>::new();
+    let mut passed = 0;
+    for _ in 0..setting.trials {
+        let k = binomial(&mut rng, EACH, min);
+        let of = || decided(&[k, EACH, EACH, EACH, EACH, EACH, EACH, EACH]);
+        passed += u32::from(*known.entry(k).or_insert_with(of) == Verdict::Pass);
+    }
+    let draws: Vec<Vec<u64>> =
+        (0..setting.heavy_trials).map(|_| (0..CLASSES).map(|_| binomial(&mut rng, EACH, min)).collect()).collect();
+    let failed = draws.par_iter().filter(|counts| decided(counts) == Verdict::Fail).count() as u32;
+    let claim = Claim::AtMost(setting.risk.alpha);
+    vec![
+        Figure::of("type I error", what.to_owned(), claim, passed, setting.trials),
+        Figure::of("needless fail", what.to_owned(), claim, failed, setting.heavy_trials),
+    ]
+}
+
+/// Bounds against the macro-F1 of the population that the rows were drawn from.
+fn macro_f1(setting: &Setting) -> Vec<Figure> {
+    const CLASSES: usize = 5;
+    const EACH: usize = 60;
+    let recall = [0.95, 0.9, 0.85, 0.9, 0.8];
+    let gold: Vec<usize> = (0..CLASSES).flat_map(|class| vec![class; EACH]).collect();
+    // Rows of the population: 10,000 a class, wrong ones spread evenly.
+    let mut population = Confusion { counts: vec![vec![0; CLASSES]; CLASSES], invalid: vec![0; CLASSES] };
+    for (class, recall) in recall.iter().enumerate() {
+        let wrong = ((1.0 - recall) * 10_000.0_f64).round() as u64;
+        for answer in 0..CLASSES {
+            population.counts[class][answer] =
+                if answer == class { 10_000 - wrong } else { wrong / (CLASSES as u64 - 1) };
+        }
+    }
+    let truth = population.macro_f1();
+    let what = "macro-F1, BCa bootstrap, 5 classes of 60 rows";
+    let seeds: Vec<u64> = {
+        let mut rng = setting.rng(what);
+        (0..setting.heavy_trials).map(|_| rng.next_u64()).collect()
+    };
+    let confidence = 1.0 - setting.risk.alpha;
+    let verdicts: Vec<(bool, bool)> = seeds
+        .par_iter()
+        .map(|seed| {
+            let mut rng = SplitMix64::new(*seed);
+            let answers: Vec<Option<usize>> = gold
+                .iter()
+                .map(|class| {
+                    let right = rng.unit() < recall[*class];
+                    Some(if right { *class } else { (class + 1 + rng.below(CLASSES - 1)) % CLASSES })
+                })
+                .collect();
+            let bounds = macro_f1_bounds(&gold, &answers, CLASSES, confidence, 400, rng.next_u64());
+            (bounds.lower >= truth, bounds.upper < truth)
+        })
+        .collect();
+    let mut tally = Tally::default();
+    for (passes, fails) in verdicts {
+        tally.passed += u32::from(passes);
+        tally.failed += u32::from(fails);
+    }
+    tally.figures(what, setting, setting.heavy_trials)
+}
+
+/// As many rows as a gate asks for decide it as often as it says. The number is a normal approximation, which the exact
+/// bounds pay for with a few points.
+fn power(setting: &Setting) -> Vec<Figure> {
+    const LOSS: f64 = 0.05;
+    let claim = Claim::AtLeast(setting.risk.power - LOSS);
+    let mut figures = Vec::new();
+    for (rate, min) in [(0.92, 0.88), (0.85, 0.89)] {
+        let what = format!("floor of {}, truly {}", crate::words::percent(min), crate::words::percent(rate));
+        let seen = (rate * 100.0_f64).round() as u64;
+        let Some(n) = examples_for_proportion(seen, 100, min, setting.risk) else { continue };
+        let rule = Rule::Floor { metric: Metric::Accuracy, min };
+        let wanted = if rate > min { Verdict::Pass } else { Verdict::Fail };
+        let (mut rng, mut known, mut decided) = (setting.rng(&what), BTreeMap::<u64, Verdict>::new(), 0);
+        for _ in 0..setting.heavy_trials {
+            let k = binomial(&mut rng, n, rate);
+            let of = || verdict(&rule, &|i| i < k, &|_| true, n, setting);
+            decided += u32::from(*known.entry(k).or_insert_with(of) == wanted);
+        }
+        figures.push(Figure::of("power", format!("{what}, {n} rows"), claim, decided, setting.heavy_trials));
+    }
+    for (b, c, margin) in [(5, 5, 0.03), (10, 12, 0.05)] {
+        let seen = Paired { n: 200, b, c };
+        let what = format!("non-inferiority by {}, {} % discordant", crate::words::points(margin), (b + c) / 2);
+        let Some(n) = examples_for_difference(seen, -margin, setting.risk) else { continue };
+        let rule = Rule::NonInferiority { against: "other".into(), margin };
+        let (mut rng, mut known, mut decided) = (setting.rng(&what), BTreeMap::<(u64, u64), Verdict>::new(), 0);
+        for _ in 0..setting.heavy_trials {
+            let pair = draw_pair(&mut rng, n, b as f64 / 200.0, c as f64 / 200.0);
+            let of = || of_pair(&rule, pair, setting);
+            decided += u32::from(*known.entry((pair.b, pair.c)).or_insert_with(of) == Verdict::Pass);
+        }
+        figures.push(Figure::of("power", format!("{what}, {n} rows"), claim, decided, setting.heavy_trials));
+    }
+    figures
+}
