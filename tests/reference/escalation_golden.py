@@ -15,7 +15,7 @@ from scipy import stats
 
 OUT = Path(__file__).resolve().parents[2] / "eval" / "tests" / "golden" / "escalation.json"
 THRESHOLDS = 50
-START = 2.0
+START, LATEST, EARLIEST = 2.0, 0.4, 1.1
 
 
 def certify(calibration, unlabelled, alpha, delta):
@@ -29,7 +29,8 @@ def certify(calibration, unlabelled, alpha, delta):
             grid.append(known[rank - 1])
     coverage = [sum(s >= t for s in known) / n for t in grid]
     least = math.ceil(math.log(delta) / math.log(1 - alpha))
-    start = next((i for i, c in enumerate(coverage) if c * len(calibration) >= START * least), len(grid) - 1)
+    expected = max(min(START * least, LATEST * len(calibration)), EARLIEST * least)
+    start = next((i for i, c in enumerate(coverage) if c * len(calibration) >= expected), len(grid) - 1)
     steps, chosen = [], None
     for t in grid[max(start, 0):]:
         accepted = [right for s, right in calibration if s is not None and s >= t]
@@ -68,6 +69,7 @@ def main():
         (40, 200, 0.05, 0.05, 0.0, 0.0, 4),  # nothing can be certified
         (900, 700, 0.02, 0.10, 0.4, 0.02, 4),
         (300, 300, 0.05, 0.05, 4.0, 0.0, 3),
+        (130, 300, 0.05, 0.05, 0.6, 0.0, 3),  # few: the start moves forward
     ]:
         def draw(count):
             scores = np.round(rng.beta(5, 1.2, count), digits)

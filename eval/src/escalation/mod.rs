@@ -25,6 +25,16 @@ pub const THRESHOLDS: usize = 50;
 /// The sequence starts where this many times the least number of accepted rows is expected. At the least number itself one
 /// error ends it, so that a model which errs once in two hundred of its surest answers would fail one time in four.
 const START: f64 = 2.0;
+/// But not beyond this share of the calibration rows: where they are few, starting so late would pass by all that is sure.
+const LATEST: f64 = 0.4;
+/// A little more than the least number, lest fewer rows than expected be accepted.
+const EARLIEST: f64 = 1.1;
+
+/// Accepted rows that are expected where the sequence starts: a function of the number of calibration rows, and of nothing in
+/// them.
+fn start(rows: usize, least: u64) -> f64 {
+    (START * least as f64).min(LATEST * rows as f64).max(EARLIEST * least as f64)
+}
 
 /// What served answers must keep to.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -173,8 +183,8 @@ struct Sequence {
 impl Sequence {
     fn run(calibration: &[Scored], unlabelled: &[Option<f64>], target: Target) -> Sequence {
         let grid = thresholds(unlabelled);
-        let least = least_accepted(target) as f64;
-        let enough = |(_, coverage): &(f64, f64)| coverage * calibration.len() as f64 >= START * least;
+        let expected = start(calibration.len(), least_accepted(target));
+        let enough = |(_, coverage): &(f64, f64)| coverage * calibration.len() as f64 >= expected;
         let start = grid.iter().position(enough).unwrap_or(grid.len().saturating_sub(1));
         let mut steps: Vec<Step> = Vec::new();
         for (threshold, _) in grid.iter().skip(start) {
@@ -232,16 +242,17 @@ pub fn certify(calibration: &[Scored], unlabelled: &[Option<f64>], target: Targe
 /// without an error pass for perfect.
 fn needed(grid: &[(f64, f64)], calibration: &[Scored], target: Target, power: f64) -> Option<u64> {
     let risk = Risk { alpha: 1.0 - target.confidence, power };
-    let least = START * least_accepted(target) as f64;
+    // A threshold below the latest start must be reached by twice the least number of rows.
+    let least = |coverage: f64| least_accepted(target) as f64 * if coverage < LATEST { START } else { EARLIEST };
     let at = |(threshold, coverage): &(f64, f64)| {
         let step = step(*threshold, calibration, target);
         let rate = (step.errors as f64 + 0.5) / (step.accepted as f64 + 1.0);
         let accepted = (rate < target.max_error).then(|| examples_for_rate(rate, target.max_error, risk)).flatten()?;
-        Some(((accepted as f64).max(least) / coverage, rate, *coverage))
+        Some(((accepted as f64).max(least(*coverage)) / coverage, rate, *coverage))
     };
     let (_, rate, coverage) = grid.iter().filter_map(at).min_by(|x, y| x.0.total_cmp(&y.0))?;
     let accepted = accepted_needed(rate, target, power)? as f64;
-    Some((accepted.max(least) / coverage).ceil() as u64)
+    Some((accepted.max(least(coverage)) / coverage).ceil() as u64)
 }
 
 /// Beyond so many accepted rows the normal approximation is as good as counting.
@@ -318,7 +329,7 @@ mod tests {
         let few = of(58);
         assert_eq!((few.threshold, few.candidates, few.steps.len()), (None, 1, 1));
         // One error in 58.5 seen at worst: 1 in 93 is let through, then 2 in 124.
-        assert_eq!(few.rows_needed, Some(118), "twice the least, where the sequence starts");
+        assert_eq!(few.rows_needed, Some(93));
     }
 
     #[test]
