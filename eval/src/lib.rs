@@ -20,8 +20,9 @@ mod said;
 mod special;
 pub mod statistics;
 mod words;
+mod written;
 
-pub use arms::{AnswerWriter, Answerer, Arm, ArmKind};
+pub use arms::{AnswerWriter, Answerer, Arm, ArmKind, SaidOrNot};
 pub use bootstrap::{BootstrapBounds, macro_f1_bounds};
 pub use calibration::{
     BINS, Bin, CalibrationScores, RiskPoint, Served, aurc, calibration_scores, confidence_scores, confidences,

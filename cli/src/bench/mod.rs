@@ -9,6 +9,7 @@ pub mod report;
 pub mod review;
 pub mod sides;
 pub mod text;
+pub mod write;
 
 use limbeck_model::ops::codes::QuantizeBase;
 use serde::{Deserialize, Serialize};
