@@ -171,7 +171,7 @@ fn item(row: &Curated, answers: &Answers) -> Item {
     let feedback = trace.feedback.as_deref();
     let message = visible_message(&trace.messages);
     let not_said = match (answers, &row.label) {
-        (Answers::Fields(fields), Some(label)) => fields.not_in(label, &message),
+        (Answers::Fields(fields), Some(label)) => fields.not_in(label, &message, trace.at.as_deref()),
         _ => Vec::new(),
     };
     let mut detail = None;
