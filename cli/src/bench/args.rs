@@ -39,7 +39,7 @@ runs on the messages of the shortest log: pip install datatrove orjson spacy 'xx
     #[command(after_help = "\
 Example:
   limbeck bench write --model smollm2-135m
-  limbeck bench write --model runs/booking-extractor/quantize/Q8_0.gguf --batch 4,16,64 --tokens 32")]
+  limbeck bench write --model runs/booking-extractor/quantize/booking-extractor-Q8_0.gguf --batch 4,16,64 --tokens 32")]
     Write(BenchWrite),
     /// Plant wrong labels in an intent data set and see how many of them come first in the review queue
     #[command(after_help = "Example:\n  limbeck bench suspects --data banking77 --noise 0.15")]
