@@ -11,10 +11,10 @@ use limbeck_artifact::stage;
 use limbeck_data_curation::review::rank::{self, Head, RankPlan, Ranking};
 use limbeck_data_curation::review::{self, Queue};
 use limbeck_eval::{FloorRow, RANKING_VERSION, out_of_fold};
-use limbeck_recipes::Resolved;
+use limbeck_recipes::{Recipe, Resolved};
 use limbeck_tui::review::{Later, Ranked};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ const VISITS: usize = 40_000;
 const LEAST: usize = 40;
 /// So long a desk waits for its ranking before it opens without: a small queue is not put in order under a reviewer's eyes.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// With more items it does not wait: the ranking would not be there in time.
+const SMALL: usize = 2_000;
 /// Of the ranking's time, the share that the linear model takes.
 const LEARNING: f32 = 0.9;
 
@@ -50,8 +52,11 @@ pub fn curated<'a>(settings: &'a Settings, resolved: &Resolved) -> Result<Run<'a
 /// # Errors
 /// When what curate wrote can't be read.
 pub fn plain(run: &Run<'_>) -> Result<Queue> {
-    let recipe = run.recipe();
-    let mut queue = review::queue(&run.folder(Stage::Curate), recipe.seed)?;
+    plain_of(&run.folder(Stage::Curate), run.recipe())
+}
+
+fn plain_of(curated: &Path, recipe: &Recipe) -> Result<Queue> {
+    let mut queue = review::queue(curated, recipe.seed)?;
     queue.reviewers = recipe.review.reviewers_per_item;
     rank::plain(&mut queue, recipe.seed);
     Ok(queue)
@@ -91,6 +96,15 @@ pub fn opened(run: &Run<'_>) -> Result<(Queue, Option<Later>)> {
     if let Some(ranking) = to_rank.kept() {
         ranking.apply(&mut queue);
         return Ok((queue, None));
+    }
+    if queue.items.len() > SMALL {
+        // It reads its own queue when the desk is open: a copy would take as long, and before.
+        let (folder, recipe) = (run.folder(Stage::Curate), run.recipe().clone());
+        let rank = move |told: &(dyn Fn(f32) + Sync)| {
+            let its_own = plain_of(&folder, &recipe)?;
+            to_rank.make(&its_own, told)
+        };
+        return Ok((queue, Some(Later::asleep(move |told| rank(told).map_err(|e| e.message)))));
     }
     let its_own = queue.clone();
     let later = Later::begin(move |told| to_rank.make(&its_own, told).map_err(|e| e.message));

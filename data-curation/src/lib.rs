@@ -9,6 +9,7 @@ pub mod frozen;
 pub mod import;
 pub mod redact;
 pub mod review;
+pub mod said;
 pub mod simulate;
 mod table;
 pub mod taxonomy;

@@ -1,10 +1,12 @@
 //! What counts as an answer, and which one a text means: one of the labels, lenient about dress (case, spaces, quotes, a
 //! closing full stop) and strict about words; or fields as a schema has them, written in its canonical form.
 
+use crate::said::Spoken;
 use crate::text::normal_form;
 use limbeck_artifact::schema::{Kind, Schema, SchemaError};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 
 /// The answers of a task.
@@ -46,13 +48,15 @@ impl Fields {
         })
     }
 
-    /// The values that a message does not say, as field and value; both as given, compared in normal form.
-    pub fn not_in(&self, canonical: &str, message: &str) -> Vec<(String, String)> {
+    /// The values that a message, sent at that time, does not say, as field and value: neither letter for letter, compared in
+    /// normal form, nor in other words for the same number, time or day.
+    pub fn not_in(&self, canonical: &str, message: &str, sent: Option<&str>) -> Vec<(String, String)> {
         let normal = normal_form(message);
+        let spoken = LazyCell::new(|| Spoken::new(message, sent));
         let mut found = Vec::new();
         for (name, value) in object(canonical).iter().filter(|(name, _)| self.is_verbatim(name)) {
             let missing = values(value).into_iter().filter(|v| !normal.contains(&normal_form(v)));
-            found.extend(missing.map(|v| (name.clone(), v)));
+            found.extend(missing.filter(|v| spoken.place_of(v).is_none()).map(|v| (name.clone(), v)));
         }
         found
     }
@@ -181,9 +185,10 @@ mod tests {
 
     #[test]
     fn a_value_must_be_said_unless_it_is_a_choice() {
-        let not_in = |answer: &str| booking().not_in(answer, "A table at 6 p.m.,  for 4 — outside");
+        let not_in = |answer: &str| booking().not_in(answer, "A table at 6 p.m.,  for 4 — outside", None);
         assert_eq!(not_in(r#"{"time":"6 P.M","people":"for 4","seat":"out"}"#), []);
         assert_eq!(not_in(r#"{"date":"today","time":"7 p.m."}"#).len(), 2);
+        assert_eq!(not_in(r#"{"people":"four","time":"18:00"}"#), [], "said in other words");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::error::{AnswerError, EvalError};
 use crate::floor::{self, FloorRow, LinearFloor, text_of};
 use crate::metrics::{Prediction, Said, argmax};
 use crate::predictions::{self, Kept};
+use crate::written;
 use limbeck_artifact::dataset::{Example, Message};
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
 use limbeck_artifact::event::{Emit, EventKind};
@@ -43,7 +44,21 @@ enum Source<'a> {
 pub trait AnswerWriter {
     /// An answer that can't be used is no error: it counts as wrong and as invalid. An error ends the evaluation.
     fn write(&mut self, messages: &[Message]) -> Result<Said, AnswerError>;
+
+    /// Answers many prompts, in their order, as [`AnswerWriter::write`] answers each; tells `done` of each. One by one where
+    /// nothing better is known.
+    fn write_all(&mut self, asked: &[&[Message]], done: &mut dyn FnMut()) -> Result<Vec<SaidOrNot>, AnswerError> {
+        let one = |messages: &&[Message]| {
+            let said = self.write(messages);
+            done();
+            said
+        };
+        Ok(asked.iter().map(one).collect())
+    }
 }
+
+/// An answer, or why there is none.
+pub type SaidOrNot = Result<Said, AnswerError>;
 
 type OpenWriter<'a> = Box<dyn FnOnce() -> Result<Box<dyn AnswerWriter + 'a>, AnswerError> + 'a>;
 
@@ -157,8 +172,7 @@ pub(crate) fn run(arm: Arm<'_>, questions: &Questions<'_>, dir: &Path, emit: &dy
         }
         Source::Writer(open) => {
             let mut writer = open().map_err(|source| EvalError::Open { arm: arm.name.clone(), source })?;
-            let mut one = |row: &Example| have_written(&arm.name, writer.as_mut(), row);
-            ask_all(&mut one, calibration, questions, &progress)?
+            written::answers(&arm.name, writer.as_mut(), [calibration, &questions.test], &progress, emit)?
         }
     };
     let kept = Kept { calibration: answers.calibration, test: answers.test };
@@ -215,17 +229,8 @@ fn ask(arm: &str, model: &mut dyn Answerer, row: &Example, labels: usize) -> Res
 }
 
 /// Rounded to them: what is written and read back is the very same number.
-fn microseconds(ms: f64) -> f64 {
+pub(crate) fn microseconds(ms: f64) -> f64 {
     (ms * 1e3).round() / 1e3
-}
-
-fn have_written(arm: &str, writer: &mut dyn AnswerWriter, row: &Example) -> Result<Prediction, EvalError> {
-    let begun = Instant::now();
-    let said = writer.write(&row.messages);
-    let elapsed_ms = begun.elapsed().as_secs_f64() * 1e3;
-    let said = said.map_err(|source| EvalError::Answer { arm: arm.to_owned(), row: row.id.clone(), source })?;
-    let latency_ms = Some(microseconds(elapsed_ms));
-    Ok(Prediction { row: row.id.clone(), label: None, posterior: None, latency_ms, said: Some(said) })
 }
 
 fn check_posterior(posterior: &[f32], labels: usize) -> Result<(), String> {

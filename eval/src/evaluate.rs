@@ -194,6 +194,7 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
         });
     }
 
+    let timed = results.iter().find(|arm| arm.name == plan.candidate).and_then(of_some_calls);
     let groups: BTreeSet<&str> = questions.test.iter().map(|row| row.group.as_str()).collect();
     let mut report = Report {
         schema: SCHEMA,
@@ -205,7 +206,7 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
         candidate: plan.candidate.clone(),
         frontier: plan.frontier.clone(),
         made: plan.made.clone(),
-        notes: plan.notes.clone(),
+        notes: plan.notes.iter().cloned().chain(timed).collect(),
         labels: plan.labels.clone(),
         fields: plan.fields.iter().flat_map(|f| f.schema.fields()).map(|f| f.name.clone()).collect(),
         test: TestRows {
@@ -382,6 +383,15 @@ fn calibrate_posteriors(
         calibrator,
         methods,
     }
+}
+
+/// Where answers are written many at once, and some calls are timed alone.
+fn of_some_calls(arm: &ArmResult) -> Option<String> {
+    let calls = arm.latency.as_ref()?.calls;
+    let what = "Models' latencies are of single calls";
+    (calls < arm.scores.rows).then(|| {
+        format!("{what}: {calls} of the {} test rows were asked one by one, the others many at once.", arm.scores.rows)
+    })
 }
 
 fn usage(row: &Example) -> Usage<'_> {

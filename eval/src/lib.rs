@@ -31,8 +31,9 @@ mod slices;
 mod special;
 pub mod statistics;
 mod words;
+mod written;
 
-pub use arms::{AnswerWriter, Answerer, Arm, ArmKind};
+pub use arms::{AnswerWriter, Answerer, Arm, ArmKind, SaidOrNot};
 pub use bootstrap::{BootstrapBounds, cluster_difference, macro_f1_bounds};
 pub use calibration::{
     BINS, Bin, CalibrationScores, RiskPoint, Served, aurc, calibrated, calibrated_scores, calibration_scores,

@@ -7,13 +7,16 @@
 mod support;
 
 use limbeck_artifact::dataset::{Example, Message};
-use limbeck_artifact::event::Silent;
+use limbeck_artifact::event::{EventKind, Silent};
 use limbeck_artifact::schema::Schema;
 use limbeck_eval::{
-    AnswerError, AnswerWriter, Arm, CardPlan, EvalError, EvalPlan, Fields, Gate, Metric, Report, Rule, Said, Verdict,
-    evaluate, model_card, render_html, terminal_summary,
+    AnswerError, AnswerWriter, Arm, CardPlan, EvalError, EvalPlan, Fields, Gate, Metric, Report, Rule, Said, SaidOrNot,
+    Verdict, evaluate, model_card, render_html, terminal_summary,
 };
+use std::cell::RefCell;
 use std::path::Path;
+use std::rc::Rc;
+use std::sync::Mutex;
 use support::Data;
 
 const SCHEMA: &str = r#"{"type": "object", "properties": {"time": {"type": "string"}, "people": {"type": "integer"}},
@@ -139,6 +142,71 @@ fn fields_are_measured_gated_and_routed() {
     let path = dir.path().join("report.json");
     report.save(dir.path(), &Silent).unwrap();
     assert_eq!(Report::load(&path).unwrap(), report);
+}
+
+/// Writes many at once, and counts. Alone it may answer otherwise.
+struct Many {
+    model: Model,
+    otherwise: bool,
+    calls: Rc<RefCell<(Vec<usize>, usize)>>,
+}
+
+impl AnswerWriter for Many {
+    fn write(&mut self, messages: &[Message]) -> Result<Said, AnswerError> {
+        self.calls.borrow_mut().1 += 1;
+        let said = self.model.write(messages)?;
+        Ok(if self.otherwise { Said { text: "{}".into(), ..said } } else { said })
+    }
+
+    fn write_all(&mut self, asked: &[&[Message]], done: &mut dyn FnMut()) -> Result<Vec<SaidOrNot>, AnswerError> {
+        self.calls.borrow_mut().0.push(asked.len());
+        Ok(asked.iter().rev().map(|_| done()).zip(asked).map(|(_, messages)| self.model.write(messages)).collect())
+    }
+}
+
+/// Answers come from a batch, latencies from single calls, and the report says so.
+#[test]
+fn rows_are_written_at_once_and_some_are_timed_alone() {
+    let mut data = data();
+    let more: Vec<Example> = (0..4)
+        .flat_map(|copy| {
+            data.test
+                .iter()
+                .map(move |row| Example { id: format!("{}-{copy}", row.id), ..row.clone() })
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    data.test = more;
+    let rows: Vec<Example> = data.test.iter().chain(&data.calibration).cloned().collect();
+    let run = |otherwise: bool, events: &Mutex<Vec<EventKind>>| {
+        let dir = tempfile::tempdir().unwrap();
+        let calls = Rc::new(RefCell::new((Vec::new(), 0)));
+        let many = Many { model: Model(rows.clone()), otherwise, calls: calls.clone() };
+        let q8 = Arm::writer("q8", "writes", "q8", move || Ok(Box::new(many) as Box<dyn AnswerWriter>));
+        let arms = vec![Arm::recorded("frontier", "recorded"), q8];
+        let emit = |event: EventKind| events.lock().unwrap().push(event);
+        let report = evaluate(&plan(dir.path()), arms, data.rows(), &emit).unwrap();
+        (report, calls.take())
+    };
+    let events = Mutex::new(Vec::new());
+    let (report, (batches, alone)) = run(false, &events);
+    assert_eq!((batches, alone), (vec![40 + 320], 100));
+    let candidate = report.candidate_arm().unwrap();
+    assert_eq!((candidate.scores.rows, candidate.latency.as_ref().unwrap().calls), (320, 100));
+    assert_eq!(candidate.scores.correct, 280, "every row counts, timed or not");
+    assert!(report.notes.iter().any(|note| note.contains("100 of the 320 test rows were asked one by one")));
+    let page = render_html(&report).unwrap();
+    assert!(page.contains("one by one"));
+    let rows_told = |events: &[EventKind]| {
+        events.iter().filter(|e| matches!(e, EventKind::Progress { done: 360, total: 360, .. })).count()
+    };
+    assert_eq!(rows_told(&events.lock().unwrap()), 1);
+    assert!(!events.lock().unwrap().iter().any(|e| matches!(e, EventKind::Warning { .. })));
+
+    let (other, _) = run(true, &events);
+    let warned = |e: &EventKind| matches!(e, EventKind::Warning { text } if text.contains("read otherwise when written one by one"));
+    assert!(events.lock().unwrap().iter().any(warned));
+    assert!(other.candidate_arm().unwrap().scores.correct < 280);
 }
 
 #[test]

@@ -259,7 +259,7 @@ impl Decoder {
         self.config.parameters()
     }
 
-    fn check_adapter(&self, lora: Option<&LoraSet>) -> Result<(), DecoderError> {
+    pub(crate) fn check_adapter(&self, lora: Option<&LoraSet>) -> Result<(), DecoderError> {
         let Some(set) = lora else { return Ok(()) };
         let own: BTreeSet<&str> =
             self.layers.iter().flat_map(|layer| &layer.projections).map(|p| p.path.as_str()).collect();
@@ -282,7 +282,7 @@ impl Decoder {
     }
 
     /// Each layer's attention over a batch; layers that rotate alike share their angles.
-    fn plans(&self, batch: &Arc<Packed>) -> Vec<AttentionPlan> {
+    pub(crate) fn plans(&self, batch: &Arc<Packed>) -> Vec<AttentionPlan> {
         let c = &self.config;
         let segments = Arc::new(batch.segments());
         let mut rotations: Vec<(&Rope, Rotation)> = Vec::new();
@@ -346,55 +346,68 @@ impl Decoder {
         past: Option<&KvCache>,
         mut capture: Option<&mut KvCache>,
     ) -> Tensor<2> {
-        let c = &self.config;
-        let eps = c.rms_norm_eps as f32;
         let ops = &self.ops;
-        let normed = |x: Tensor<2>, norm: &Norm| norm.apply(ops.as_ref(), x, eps);
-        let optional_norm = |x: Tensor<2>, norm: &Option<Norm>| match norm {
-            None => x,
-            Some(norm) => normed(x, norm),
-        };
         let layers = self.layers.iter().zip(self.plans(batch)).enumerate();
         for (i, (layer, plan)) in layers.take(range.end).skip(range.start) {
             if past.is_none()
                 && capture.is_none()
-                && let Some(block) = layer.block(c, lora, self.checkpoint)
+                && let Some(block) = layer.block(&self.config, lora, self.checkpoint)
                 && let Some(out) = ops.layer(hidden.clone(), &block, &plan)
             {
                 hidden = out;
                 continue;
             }
-            let linear = |x: Tensor<2>, which: usize| {
-                let projection = &layer.projections[which];
-                ops.linear(x, &projection.weight, projection.lora(lora).as_ref())
-            };
-            let x = normed(hidden.clone(), &layer.input_norm);
-            let (mut q, mut k, v) = (linear(x.clone(), 0), linear(x.clone(), 1), linear(x, 2));
-            if let Some([q_norm, k_norm]) = &layer.head_norms {
-                let by_head = |x: Tensor<2>, norm| {
-                    let [n, width] = x.dims();
-                    let heads = x.reshape([n * width / c.head_dim, c.head_dim]);
-                    normed(heads, norm).reshape([n, width])
-                };
-                (q, k) = (by_head(q, q_norm), by_head(k, k_norm));
-            }
-            if let Some(cache) = capture.as_deref_mut() {
-                cache.layers.push(LayerKv { keys: ops.rotate_keys(k.clone(), &plan), values: v.clone() });
-            }
-            let attended = linear(ops.attention(q, k, v, &plan, past.and_then(|p| p.layers.get(i))), 3);
-            hidden = ops.add(hidden, optional_norm(attended, &layer.attention_post_norm));
-            let x = normed(hidden.clone(), &layer.mlp_norm);
-            let (gate, up) = (linear(x.clone(), 4), linear(x, 5));
-            let gated = match c.activation {
-                Activation::Silu => ops.swiglu(gate, up),
-                Activation::GeluTanh => ops.geglu(gate, up),
-            };
-            hidden = ops.add(hidden, optional_norm(linear(gated, 6), &layer.mlp_post_norm));
+            hidden = self.run_layer(i, hidden, lora, |[q, k, v]| {
+                if let Some(cache) = capture.as_deref_mut() {
+                    cache.layers.push(LayerKv { keys: ops.rotate_keys(k.clone(), &plan), values: v.clone() });
+                }
+                ops.attention(q, k, v, &plan, past.and_then(|p| p.layers.get(i)))
+            });
         }
         if let Some(cache) = capture {
             cache.len = past.map_or(0, |p| p.len) + batch.len();
         }
         hidden
+    }
+
+    /// A layer composed of single ops; `attend` makes of queries, keys and values what attention gives.
+    pub(crate) fn run_layer(
+        &self,
+        i: usize,
+        hidden: Tensor<2>,
+        lora: Option<&LoraSet>,
+        attend: impl FnOnce([Tensor<2>; 3]) -> Tensor<2>,
+    ) -> Tensor<2> {
+        let (c, ops, layer) = (&self.config, &self.ops, &self.layers[i]);
+        let eps = c.rms_norm_eps as f32;
+        let normed = |x: Tensor<2>, norm: &Norm| norm.apply(ops.as_ref(), x, eps);
+        let optional_norm = |x: Tensor<2>, norm: &Option<Norm>| match norm {
+            None => x,
+            Some(norm) => normed(x, norm),
+        };
+        let linear = |x: Tensor<2>, which: usize| {
+            let projection = &layer.projections[which];
+            ops.linear(x, &projection.weight, projection.lora(lora).as_ref())
+        };
+        let x = normed(hidden.clone(), &layer.input_norm);
+        let (mut q, mut k, v) = (linear(x.clone(), 0), linear(x.clone(), 1), linear(x, 2));
+        if let Some([q_norm, k_norm]) = &layer.head_norms {
+            let by_head = |x: Tensor<2>, norm| {
+                let [n, width] = x.dims();
+                let heads = x.reshape([n * width / c.head_dim, c.head_dim]);
+                normed(heads, norm).reshape([n, width])
+            };
+            (q, k) = (by_head(q, q_norm), by_head(k, k_norm));
+        }
+        let attended = linear(attend([q, k, v]), 3);
+        let hidden = ops.add(hidden, optional_norm(attended, &layer.attention_post_norm));
+        let x = normed(hidden.clone(), &layer.mlp_norm);
+        let (gate, up) = (linear(x.clone(), 4), linear(x, 5));
+        let gated = match c.activation {
+            Activation::Silu => ops.swiglu(gate, up),
+            Activation::GeluTanh => ops.geglu(gate, up),
+        };
+        ops.add(hidden, optional_norm(linear(gated, 6), &layer.mlp_post_norm))
     }
 
     /// The final norm: what the head and the loss take.

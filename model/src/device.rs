@@ -104,6 +104,18 @@ pub fn ops(device: DeviceName) -> Result<Arc<dyn Ops>, DeviceError> {
     }
 }
 
+/// The op set that writes on the device, in float32: on the CPU a row's answer has the same bits whatever is written beside
+/// it. It has no backward pass.
+///
+/// # Errors
+/// As [`ops`].
+pub fn writing_ops(device: DeviceName) -> Result<Arc<dyn Ops>, DeviceError> {
+    match device {
+        DeviceName::Cpu => Ok(Arc::new(FlexOps::new(Compute::Strips))),
+        other => ops(other),
+    }
+}
+
 /// Runs the smallest thing that needs the device: a name in the build says nothing about the hardware.
 ///
 /// # Errors

@@ -18,6 +18,7 @@ mod patience;
 pub mod prompt;
 pub mod safetensor;
 pub mod score;
+pub mod sequence;
 mod shared_prefix;
 pub mod source;
 pub mod tokenizer;

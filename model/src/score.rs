@@ -1,7 +1,7 @@
 //! The exact posterior over a set of labels, by one forward pass over a trie of their tokens, or by a classification head at the
 //! prompt's last token. The part of the prompt that all requests share is computed once and kept.
 
-use crate::decoder::{Decoder, DecoderError, LoraSet, log_softmax};
+use crate::decoder::{Decoder, DecoderError, KvCache, LoraSet, log_softmax};
 use crate::layout::{Packed, ROOT};
 use crate::ops::Frozen;
 use crate::prompt::{PromptError, encode_completion, encode_prompt};
@@ -89,7 +89,7 @@ pub struct LabelScorer {
     trie: LabelTrie,
     /// A row a label, in their order, in the place of the decoder's own head; the trie is then the prompt alone.
     head: Option<Frozen>,
-    prefix: SharedPrefix,
+    prefix: SharedPrefix<KvCache>,
 }
 
 impl LabelScorer {
@@ -166,7 +166,7 @@ impl LabelScorer {
 
     /// Log posterior of each label given a tokenized prompt.
     pub fn log_posterior(&self, prompt: &[u32]) -> Result<Vec<f64>, ScoreError> {
-        let past = self.prefix.of(&self.decoder, self.lora.as_ref(), prompt)?;
+        let past = self.prefix.of(&[prompt], |shared| self.decoder.cache(shared, self.lora.as_ref()))?;
         let mut batch = Packed::new();
         let suffix = &prompt[past.len..];
         batch.push_tree(suffix, &self.trie.nodes, past.len);

@@ -5,11 +5,12 @@
 mod common;
 
 use common::{adapter, decoder, distance, step};
-use limbeck_model::decoder::{DecoderError, KvCache};
+use limbeck_model::decoder::{Decoder, DecoderError};
 use limbeck_model::device::{DeviceName, ops};
-use limbeck_model::generate::{generate, greedy};
+use limbeck_model::generate::{Asked, Batch, Chosen, Ends, generate, greedy};
 use limbeck_model::layout::{Packed, ROOT};
 use limbeck_model::ops::Target;
+use limbeck_model::sequence::Sequence;
 use std::sync::Arc;
 
 fn close(a: &[f32], b: &[f32], tolerance: f32) {
@@ -155,31 +156,38 @@ fn bad_input_is_an_error() {
     assert!(matches!(d.log_probs(&[1; 513], None), Err(DecoderError::TooLong { len: 513, max: 512 })));
 }
 
+/// Up to five tokens behind `past` and `prompt`.
+fn five(d: &Decoder, past: &Sequence, prompt: &[u32], stop: &[u32], most: usize) -> Chosen {
+    let ends = Ends { stop, goes_on: &|_, tokens| tokens.len() < most, done: &mut |_| () };
+    let asked = [Asked { prompt, max_new_tokens: 5 }];
+    greedy(d, None, past, &asked, Batch::default(), ends).unwrap().pop().unwrap()
+}
+
 /// The probability of what is chosen is the product of the plain forward pass's, with or without a kept beginning.
 #[test]
 fn a_chosen_answer_has_the_probability_of_its_tokens() {
     let d = decoder(ops(DeviceName::Cpu).unwrap(), None);
-    let prompt = [5, 6, 9, 3];
-    let free = greedy(&d, None, &KvCache::default(), &prompt, 5, &[], &|_| true).unwrap();
+    let (prompt, nothing) = ([5, 6, 9, 3], Sequence::default());
+    let free = five(&d, &nothing, &prompt, &[], 9);
     assert_eq!((free.tokens.len(), free.ended), (5, false));
     let whole: Vec<u32> = prompt.iter().chain(&free.tokens).copied().collect();
     let log_probs = d.log_probs(&whole, None).unwrap();
     let plain: f64 = (0..5).map(|i| f64::from(log_probs[prompt.len() - 1 + i][free.tokens[i] as usize])).sum();
     assert!((free.log_prob - plain).abs() < 1e-4, "{} {plain}", free.log_prob);
 
-    let past = d.cache(&prompt[..2], None).unwrap();
-    let kept = greedy(&d, None, &past, &prompt, 5, &[], &|_| true).unwrap();
+    let past = d.begin(&prompt[..2], None).unwrap();
+    let kept = five(&d, &past, &prompt[2..], &[], 9);
     assert_eq!(kept.tokens, free.tokens);
     assert!((kept.log_prob - free.log_prob).abs() < 1e-4);
 
     // Stopped at the third token: two are left, and the third's probability counts.
     let stop = free.tokens[2];
     if !free.tokens[..2].contains(&stop) {
-        let stopped = greedy(&d, None, &KvCache::default(), &prompt, 5, &[stop], &|_| true).unwrap();
+        let stopped = five(&d, &nothing, &prompt, &[stop], 9);
         let plain: f64 = (0..3).map(|i| f64::from(log_probs[prompt.len() - 1 + i][free.tokens[i] as usize])).sum();
         assert_eq!((stopped.tokens.as_slice(), stopped.ended), (&free.tokens[..2], true));
         assert!((stopped.log_prob - plain).abs() < 1e-4);
     }
-    let short = greedy(&d, None, &KvCache::default(), &prompt, 5, &[], &|tokens| tokens.len() < 2).unwrap();
+    let short = five(&d, &nothing, &prompt, &[], 2);
     assert_eq!((short.tokens.as_slice(), short.ended), (&free.tokens[..2], false));
 }

@@ -6,6 +6,8 @@ mod mini;
 
 use mini::Mini;
 use serde_json::{Value, json};
+use std::io::Write;
+use std::process::Stdio;
 
 const FAST: &str = "name = \"fast\"\nkind = \"latency\"\np95_ms = 60000";
 
@@ -54,6 +56,34 @@ fn fields_go_the_whole_way() {
     assert_eq!((&manifest["task"]["kind"], &manifest["task"]["max_new_tokens"]), (&json!("extract"), &json!(24)));
     let answer = parsed(&mini.expect(0, &["score", "mini/staging", "a table for 4 at 6pm", "--json"]));
     assert!(answer["route"] == "escalate" && (answer["fields"].is_object() || answer["fault"].is_string()), "{answer}");
+
+    // A stream: answers in the order of the lines, those of one batch the same as one by one.
+    let lines: Vec<String> = (0..7)
+        .map(|i| match i {
+            3 => "no question".to_owned(),
+            i => json!({"id": i, "text": format!("a table for {i} at {i}pm")}).to_string(),
+        })
+        .collect();
+    let stream = |batch: &str| {
+        let mut command = mini.command(&["score", "mini/staging", "--jsonl", "--batch", batch]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(lines.join("\n").as_bytes()).unwrap();
+        let out = child.wait_with_output().unwrap();
+        assert!(out.status.success());
+        String::from_utf8(out.stdout).unwrap().lines().map(parsed).collect::<Vec<_>>()
+    };
+    let (alone, together) = (stream("1"), stream("64"));
+    let bare = |answer: &Value| {
+        let mut answer = answer.clone();
+        assert!(answer["error"].is_string() || answer["latency_ms"].as_f64().unwrap() > 0.0);
+        answer.as_object_mut().unwrap().retain(|key, _| key != "latency_ms" && key != "batch");
+        answer
+    };
+    assert_eq!(alone.iter().map(bare).collect::<Vec<_>>(), together.iter().map(bare).collect::<Vec<_>>());
+    let ids: Vec<&Value> = alone.iter().map(|a| &a["id"]).collect();
+    assert_eq!(ids, [&json!(0), &json!(1), &json!(2), &Value::Null, &json!(4), &json!(5), &json!(6)]);
+    assert!(alone[3]["error"].as_str().unwrap().contains("not a question") && alone[3]["line"] == 4, "{}", alone[3]);
+    assert!(alone.iter().all(|answer| answer["batch"].is_null()));
 
     let again = parsed(&mini.expect(0, &["run", "mini", "--offline", "--json"]));
     assert!(again["stages"].as_array().unwrap().iter().take(7).all(|s| s["cached"] == true), "{again:#}");

@@ -35,6 +35,12 @@ runs on the messages of the shortest log: pip install datatrove orjson spacy 'xx
     /// Measure the review desk at a full queue: its start, and the way from a key to the next item, disk included
     #[command(after_help = "Example:\n  limbeck bench review --items 100000")]
     Review(BenchReview),
+    /// Measure writing: prompts one by one and many at once, in turn
+    #[command(after_help = "\
+Example:
+  limbeck bench write --model smollm2-135m
+  limbeck bench write --model runs/booking-extractor/quantize/booking-extractor-Q8_0.gguf --batch 4,16,64 --tokens 32")]
+    Write(BenchWrite),
     /// Plant wrong labels in an intent data set and see how many of them come first in the review queue
     #[command(after_help = "Example:\n  limbeck bench suspects --data banking77 --noise 0.15")]
     Suspects(BenchSuspects),
@@ -126,6 +132,28 @@ pub struct BenchEscalation {
 
 fn rate(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|x| *x > 0.0 && *x < 1.0).ok_or_else(|| "expected a number between 0 and 1".to_owned())
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct BenchWrite {
+    /// The model: a .gguf, or a folder of safetensors
+    #[arg(long, value_name = "PATH")]
+    pub model: PathBuf,
+    /// Rows at once, beside one by one
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "8,32", value_parser = positive)]
+    pub batch: Vec<usize>,
+    /// Prompts
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
+    pub rows: usize,
+    /// Tokens of a prompt behind the shared beginning, about
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = positive)]
+    pub prompt: usize,
+    /// Tokens to write to each
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
+    pub tokens: usize,
+    /// How often each is measured
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub rounds: u64,
 }
 
 #[derive(Args, Debug, Clone)]

@@ -11,6 +11,7 @@ pub mod review;
 pub mod serve;
 pub mod sides;
 pub mod text;
+pub mod write;
 
 use limbeck_model::ops::codes::QuantizeBase;
 use serde::{Deserialize, Serialize};

@@ -4,6 +4,7 @@ use super::{Finished, Run, Work, digests, named};
 use crate::exit::Result;
 use limbeck_artifact::digest::sha256_hex;
 use limbeck_artifact::event::Stage;
+use limbeck_data_curation::review::QUEUE_FILE;
 use limbeck_data_curation::{
     Answers, Balance, CurateOptions, CuratePlan, CurateSummary, Fields, Fractions, ImportSummary, Quality, curate,
 };
@@ -52,7 +53,7 @@ pub fn run(run: &Run<'_>, imported: &Finished<ImportSummary>) -> Result<Finished
         let left_out: u64 = summary.left_out.values().sum();
         Ok(Work {
             line: format!("{}; {left_out} left out", kept.join(", ")),
-            outputs: ["curated.parquet", "left_out.jsonl", "quality.jsonl", "curate.json"]
+            outputs: ["curated.parquet", QUEUE_FILE, "left_out.jsonl", "quality.jsonl", "curate.json"]
                 .map(|name| format!("curate/{name}"))
                 .to_vec(),
             summary,

@@ -12,12 +12,12 @@ use limbeck_artifact::event::{EventKind, Stage};
 use limbeck_eval::statistics::Risk;
 use limbeck_eval::{
     AnswerError, AnswerWriter, Answerer, Arm, By, Escalation, EvalPlan, Fact, Fields, Gate, Metric, PriceTable, Rows,
-    Rule, Said, Target, Verdict, evaluate,
+    Rule, Said, SaidOrNot, Target, Verdict, evaluate,
 };
 use limbeck_model::adapter::Adapter;
 use limbeck_model::decoder::{Decoder, LoraSet};
 use limbeck_model::device::{self, DeviceName};
-use limbeck_model::generate::Writer;
+use limbeck_model::generate::{Writer, Written};
 use limbeck_model::ops::Ops;
 use limbeck_model::score::LabelScorer;
 use limbeck_model::tokenizer::ChatTokenizer;
@@ -66,8 +66,21 @@ pub struct WriterArm(pub Writer);
 impl AnswerWriter for WriterArm {
     fn write(&mut self, messages: &[Message]) -> std::result::Result<Said, AnswerError> {
         let written = self.0.write(messages, &may_be_fields)?;
-        Ok(Said { text: written.text, confidence: Some(written.probability) })
+        Ok(said(written))
     }
+
+    fn write_all(
+        &mut self,
+        asked: &[&[Message]],
+        done: &mut dyn FnMut(),
+    ) -> std::result::Result<Vec<SaidOrNot>, AnswerError> {
+        let written = self.0.write_all(asked, &may_be_fields, &mut |_| done())?;
+        Ok(written.into_iter().map(|written| Ok(said(written?))).collect())
+    }
+}
+
+fn said(written: Written) -> Said {
+    Said { text: written.text, confidence: Some(written.probability) }
 }
 
 /// Whether a beginning can become a JSON object, in a code fence or not. What can't is invalid however it goes on, and an
@@ -86,7 +99,7 @@ pub fn open_scorer(
     device: DeviceName,
     labels: &[String],
 ) -> std::result::Result<LabelScorer, AnswerError> {
-    let opened = open_model(model, tuned, device)?;
+    let opened = open_model(model, tuned, device::ops(device)?)?;
     let lora = opened.lora();
     let OpenModel { decoder, tokenizer, ops, adapter } = opened;
     let scorer = match adapter.and_then(|adapter| adapter.head) {
@@ -109,7 +122,7 @@ pub fn open_writer(
     device: DeviceName,
     max_new_tokens: usize,
 ) -> std::result::Result<Writer, AnswerError> {
-    let opened = open_model(model, tuned, device)?;
+    let opened = open_model(model, tuned, device::writing_ops(device)?)?;
     let lora = opened.lora();
     let writer = Writer::new(opened.decoder, opened.tokenizer, max_new_tokens);
     Ok(match lora {
@@ -131,8 +144,7 @@ impl OpenModel {
     }
 }
 
-fn open_model(model: &Path, tuned: Option<&Path>, device: DeviceName) -> std::result::Result<OpenModel, AnswerError> {
-    let ops = device::ops(device)?;
+fn open_model(model: &Path, tuned: Option<&Path>, ops: Arc<dyn Ops>) -> std::result::Result<OpenModel, AnswerError> {
     let mut weights = Weights::open(model)?;
     let mut adapter = None;
     match tuned {

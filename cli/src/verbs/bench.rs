@@ -5,7 +5,7 @@ use crate::bench::banking::Rows;
 use crate::bench::report::{self, Figure, Growth};
 use crate::bench::sides::Sides;
 use crate::bench::text::{Heading, table};
-use crate::bench::{FinetuneFigures, StepFigures, THREADS, curate, escalation, ours, review, serve};
+use crate::bench::{FinetuneFigures, StepFigures, THREADS, curate, escalation, ours, review, serve, write};
 use crate::exit::{Exit, Failure, Result};
 use crate::output;
 use crate::scratch::Scratch;
@@ -23,6 +23,7 @@ pub fn bench(settings: &Settings, verb: &BenchVerb) -> Result<Exit> {
         BenchVerb::Curate(args) => return super::bench_curate::bench(settings, args),
         BenchVerb::Quantize(args) => return super::bench_quantize::bench(settings, args),
         BenchVerb::Review(args) => return review::desk(settings, args),
+        BenchVerb::Write(args) => return write::write(settings, args),
         BenchVerb::Suspects(args) => return review::suspects(settings, args),
         BenchVerb::Serve(args) => return serve::bench(settings, args),
         BenchVerb::Escalation(args) => return escalation::bench(settings, args),
@@ -148,7 +149,7 @@ impl Measured {
 }
 
 /// Its name where the system tells it, and what the kernels can use of it.
-pub(super) fn processor() -> String {
+pub(crate) fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     let name = name.map_or(std::env::consts::ARCH, |(_, name)| name.trim());

@@ -1,5 +1,7 @@
 //! `limbeck score`: an artifact's answer to a message, or to a stream of them. The artifact is verified first.
 
+mod stream;
+
 use crate::args::{ArtifactArgs, Score};
 use crate::exit::{Exit, Failure, Result};
 use crate::output;
@@ -14,11 +16,11 @@ use limbeck_artifact::store::Store;
 use limbeck_artifact::untrusted::visible_line;
 use limbeck_eval::{Action, Calibrator, Policy, Report};
 use limbeck_model::device::DeviceName;
-use limbeck_model::generate::Writer;
+use limbeck_model::generate::{Batch, WriteError, Writer, Written};
 use limbeck_model::score::LabelScorer;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use std::io::{BufRead, Read};
+use serde::Serialize;
+use serde_json::Value;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -27,9 +29,9 @@ const MAX_BYTES: u64 = 1 << 20;
 
 pub fn score(settings: &Settings, args: &Score) -> Result<Exit> {
     let (dir, manifest) = find(&args.of)?;
-    let scorer = Scorer::open(&dir, manifest, settings, args.threshold)?;
+    let scorer = Scorer::open(&dir, manifest, settings, args.threshold)?.with_batch(usize::from(args.batch));
     if args.jsonl {
-        return stream(&scorer);
+        return stream::answer(scorer, usize::from(args.batch));
     }
     let text = match &args.text {
         Some(text) => text.clone(),
@@ -190,7 +192,11 @@ pub struct Answer {
     pub score: Option<f64>,
     /// `serve`, `serve_and_review` or `escalate`.
     pub route: &'static str,
+    /// From when the model was asked until the answer was there.
     latency_ms: f64,
+    /// So many were written at once, where it was not this one alone: a call of its own takes less time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch: Option<usize>,
     /// The runners-up, likeliest first.
     #[serde(skip_serializing_if = "Option::is_none")]
     others: Option<Vec<(String, f64)>>,
@@ -257,6 +263,23 @@ impl Scorer {
         own.iter().cloned().chain(messages.iter().filter(keep).cloned()).collect()
     }
 
+    /// How many fields' answers [`Scorer::answer_all`] writes at once.
+    fn with_batch(mut self, most: usize) -> Scorer {
+        self.model = match self.model {
+            Model::Fields(writer, schema) => Model::Fields(Box::new(writer.with_batch(Batch::of(most))), schema),
+            labels => labels,
+        };
+        self
+    }
+
+    /// How many of a stream's questions are worth answering at once.
+    fn batch(&self, most: usize) -> usize {
+        match self.model {
+            Model::Labels(_) => 1,
+            Model::Fields(..) => most.max(1),
+        }
+    }
+
     /// # Errors
     /// When the model can't take the message.
     pub fn answer(&self, messages: &[Message]) -> Result<Answer> {
@@ -264,14 +287,36 @@ impl Scorer {
         let asked = self.asked(messages);
         let mut answer = match &self.model {
             Model::Labels(scorer) => self.label(scorer, &asked)?,
-            Model::Fields(writer, schema) => self.fields(writer, schema, &asked)?,
+            Model::Fields(writer, schema) => self.fields(writer.write(&asked, &may_be_fields)?, schema)?,
         };
-        answer.latency_ms = begun.elapsed().as_secs_f64() * 1e3;
+        answer.latency_ms = milliseconds(begun);
         Ok(answer)
     }
 
-    fn fields(&self, writer: &Writer, schema: &Schema, asked: &[Message]) -> Result<Answer> {
-        let written = writer.write(asked, &may_be_fields)?;
+    /// Answers several, in their order; fields are written at once.
+    fn answer_all(&self, questions: &[&[Message]]) -> Vec<Result<Answer>> {
+        let (Model::Fields(writer, schema), [_, _, ..]) = (&self.model, questions) else {
+            return questions.iter().map(|messages| self.answer(messages)).collect();
+        };
+        let begun = Instant::now();
+        let asked: Vec<Vec<Message>> = questions.iter().map(|messages| self.asked(messages)).collect();
+        let asked: Vec<&[Message]> = asked.iter().map(Vec::as_slice).collect();
+        let mut times = vec![0.0; asked.len()];
+        let written = match writer.write_all(&asked, &may_be_fields, &mut |i| times[i] = milliseconds(begun)) {
+            Ok(written) => written,
+            Err(error) => {
+                let message = error.to_string();
+                return asked.iter().map(|_| Err(Failure::new(Exit::Unexpected, message.clone()))).collect();
+            }
+        };
+        let answer = |(written, latency_ms): (std::result::Result<Written, WriteError>, f64)| {
+            let answer = self.fields(written?, schema)?;
+            Ok(Answer { latency_ms, batch: Some(asked.len()), ..answer })
+        };
+        written.into_iter().zip(times).map(answer).collect()
+    }
+
+    fn fields(&self, written: Written, schema: &Schema) -> Result<Answer> {
         let read = match written.ended {
             true => schema.canonical_text(&written.text).map_err(|fault| fault.to_string()),
             false => Err(match may_be_fields(written.text.trim_start()) {
@@ -313,76 +358,6 @@ fn user(text: &str) -> Message {
     Message::new("user", text)
 }
 
-/// A line of the stream.
-#[derive(Deserialize)]
-struct Question {
-    #[serde(default)]
-    id: Option<Value>,
-    #[serde(default)]
-    text: Option<String>,
-    #[serde(default)]
-    messages: Option<Vec<Message>>,
-}
-
-/// Answers each line as it comes. A line that can't be answered is answered with why, and the stream goes on.
-fn stream(scorer: &Scorer) -> Result<Exit> {
-    let mut input = std::io::stdin().lock();
-    let (mut number, mut bad) = (0u64, 0u64);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        if (&mut input).take(MAX_BYTES + 1).read_until(b'\n', &mut line)? == 0 {
-            break;
-        }
-        number += 1;
-        let answer = match line.len() as u64 > MAX_BYTES {
-            true => {
-                skip_line(&mut input)?;
-                Err((None, format!("the line is longer than {MAX_BYTES} bytes")))
-            }
-            false if line.trim_ascii().is_empty() => continue,
-            false => answer_line(scorer, &line),
-        };
-        let value = match answer {
-            Ok(answer) => serde_json::to_value(&answer)?,
-            Err((id, why)) => {
-                bad += 1;
-                json!({"id": id, "line": number, "error": why})
-            }
-        };
-        output::stdout(&format!("{value}\n"))?;
-    }
-    if bad > 0 {
-        output::stderr(&format!("{bad} of {number} lines could not be answered; each has an `error`\n"));
-    }
-    Ok(Exit::Ok)
-}
-
-fn answer_line(scorer: &Scorer, line: &[u8]) -> std::result::Result<Answer, (Option<Value>, String)> {
-    let question: Question = serde_json::from_slice(line).map_err(|e| (None, format!("not a question: {e}")))?;
-    let messages = match (question.text, question.messages) {
-        (Some(text), None) if !text.trim().is_empty() => vec![user(&text)],
-        (None, Some(messages)) if !messages.is_empty() => messages,
-        _ => return Err((question.id, "a line needs either `text` or `messages`".to_owned())),
-    };
-    match scorer.answer(&messages) {
-        Ok(answer) => Ok(Answer { id: question.id, ..answer }),
-        Err(failure) => Err((question.id, failure.message)),
-    }
-}
-
-fn skip_line(input: &mut impl BufRead) -> std::io::Result<()> {
-    loop {
-        let (used, ended) = {
-            let piece = input.fill_buf()?;
-            match piece.iter().position(|b| *b == b'\n') {
-                Some(at) => (at + 1, true),
-                None => (piece.len(), piece.is_empty()),
-            }
-        };
-        input.consume(used);
-        if ended {
-            return Ok(());
-        }
-    }
+fn milliseconds(begun: Instant) -> f64 {
+    begun.elapsed().as_secs_f64() * 1e3
 }

@@ -44,7 +44,7 @@ pub struct CuratePlan {
     pub split: Fractions,
     pub seed: u64,
     pub options: CurateOptions,
-    /// Folder for `curated.parquet`, `left_out.jsonl`, `quality.jsonl` and `curate.json`.
+    /// Folder for `curated.parquet`, the review queue's items, `left_out.jsonl`, `quality.jsonl` and `curate.json`.
     pub out: PathBuf,
 }
 

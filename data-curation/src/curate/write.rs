@@ -6,6 +6,8 @@ use super::quality::Quality;
 use super::{CuratePlan, CurateSummary, Curated, Fate, LeftOut};
 use crate::Error;
 use crate::import::save_json;
+use crate::review::items_of;
+use crate::review::shelf::Shelf;
 use crate::table::{self, Row, Slices};
 use crate::text::{hash, mix};
 use limbeck_artifact::dataset::{Split, TraceRef};
@@ -53,6 +55,7 @@ pub(super) fn write(
     let mut log = AtomicFile::create(&log_path).map_err(io(&log_path))?;
     let failed = |e| Error::table("write", &path, e);
     let mut writer = None;
+    let mut shelf = Shelf::create(&plan.out)?;
     let mut from = 0;
     let slices = Slices::open(&source, None)?;
     let total = slices.rows();
@@ -71,6 +74,7 @@ pub(super) fn write(
         if let Some(file) = target.take() {
             writer = Some(table::Writer::of(file, kept.schema()).map_err(failed)?);
         }
+        shelf.add(&items_of(&curated(&path, &kept)?, &plan.answers))?;
         if let Some(writer) = &mut writer {
             writer.write_frame(kept).map_err(failed)?;
         }
@@ -79,6 +83,7 @@ pub(super) fn write(
     if let Some(writer) = writer {
         writer.finish().map_err(failed)?;
     }
+    shelf.commit()?;
     file.commit().map_err(io(&path))?;
     log.commit().map_err(io(&log_path))?;
     save_samples(&plan.out.join("quality.jsonl"), sampled)?;

@@ -2,7 +2,7 @@
 //! stages meet here and must add up, from the first line of the log to the last row.
 
 use super::judged::Judged;
-use super::queue::of_rows;
+use super::queue::{Queue, items_of};
 use super::{Decisions, Missing, ReviewStatus, Standing};
 use crate::Error;
 use crate::curate::{self, CurateSummary, Curated, LeftOut};
@@ -85,10 +85,9 @@ pub fn freeze(plan: &FreezePlan, emit: &dyn Emit) -> Result<Frozen, Error> {
     let mut done = 0;
     for rows in curate::pieces(&plan.curated)? {
         let rows = rows?;
-        let mut queue = of_rows(&[], answers.clone(), 0);
-        queue.reviewers = plan.reviewers_per_item;
         // Digests of what was shown are most of the work here.
-        queue.items = rows.par_chunks(1024).flat_map_iter(|some| of_rows(some, answers.clone(), 0).items).collect();
+        let items = items_of(&rows, &answers);
+        let queue = Queue { items, answers: answers.clone(), reviewers: plan.reviewers_per_item };
         add(&mut status, queue.status(&decisions));
         for item in &queue.items {
             judged.add(item, &queue.settled(item, &decisions), &decisions);

@@ -13,6 +13,7 @@ mod judged;
 pub mod noise;
 mod queue;
 pub mod rank;
+pub(crate) mod shelf;
 mod similar;
 pub mod store;
 
@@ -20,5 +21,7 @@ pub use agree::{Agreement, Reviewer};
 pub use certify::{Certificate, Inspection};
 pub use decision::{Decision, Decisions, Pass, Said, Verdict};
 pub use freeze::{FreezePlan, Frozen, freeze};
+pub(crate) use queue::items_of;
 pub use queue::{Hint, Item, Missing, Queue, QueueReason, ReviewStatus, Source, SplitStatus, Standing, queue};
+pub use shelf::FILE as QUEUE_FILE;
 pub use similar::Similar;

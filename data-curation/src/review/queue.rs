@@ -2,7 +2,7 @@
 //! random for test and calibration on purpose: were doubtful rows reviewed first, a half-reviewed test split would hold
 //! the hard ones only, and its accuracy would be nobody's.
 
-use super::{Decision, Decisions, Pass, Said, Verdict};
+use super::{Decision, Decisions, Pass, Said, Verdict, shelf};
 use crate::Error;
 use crate::curate::{self, CurateSummary, Curated};
 use crate::taxonomy::{Answers, Fields};
@@ -127,29 +127,44 @@ pub struct Queue {
 }
 
 /// Reads what [`crate::curate()`] wrote. The seed orders what nothing else orders.
+///
+/// # Errors
+/// When it can't be read.
 pub fn queue(curated: &Path, seed: u64) -> Result<Queue, Error> {
     let answers = CurateSummary::load(curated)?.answers()?;
-    Ok(of_rows(&curate::load(curated)?, answers, seed))
+    let items = match shelf::load(curated)? {
+        Some(items) => items,
+        None => items_of(&curate::load(curated)?, &answers),
+    };
+    Ok(arranged(items, answers, seed))
 }
 
 /// A combination of fields is rare where fewer than this share of the answers have it.
 const RARE: f64 = 0.02;
 
-pub(super) fn of_rows(rows: &[Curated], answers: Answers, seed: u64) -> Queue {
-    let mut items: Vec<Item> = rows.par_iter().map(|row| item(row, &answers)).collect();
+/// What of an item follows from its row alone.
+pub(crate) fn items_of(rows: &[Curated], answers: &Answers) -> Vec<Item> {
+    rows.par_iter().map(|row| item(row, answers)).collect()
+}
+
+fn arranged(mut items: Vec<Item>, answers: Answers, seed: u64) -> Queue {
     if let Answers::Fields(fields) = &answers {
         mark_rare(&mut items, fields);
     }
-    items.sort_by_cached_key(|i| {
+    let key = |i: &Item| {
         let urgency = if matches!(i.split, Split::Train | Split::Valid) { i.reason } else { QueueReason::Random };
-        (std::cmp::Reverse(i.split), urgency, mix(seed ^ hash(i.id.as_bytes())), i.id.clone())
-    });
+        (std::cmp::Reverse(i.split), urgency, mix(seed ^ hash(i.id.as_bytes())))
+    };
+    let mut order: Vec<_> = items.par_iter().enumerate().map(|(at, i)| (key(i), at)).collect();
+    order.par_sort_unstable_by(|(a, at), (b, other)| a.cmp(b).then_with(|| items[*at].id.cmp(&items[*other].id)));
+    let mut items: Vec<Option<Item>> = items.into_iter().map(Some).collect();
+    let items = order.iter().filter_map(|(_, at)| items[*at].take()).collect();
     Queue { items, answers, reviewers: 1 }
 }
 
 /// What nothing else says of an item: that few answers have its combination of fields.
 fn mark_rare(items: &mut [Item], fields: &Fields) {
-    let patterns: Vec<Option<u64>> = items.iter().map(|i| i.label.as_deref().map(|l| fields.pattern(l))).collect();
+    let patterns: Vec<Option<u64>> = items.par_iter().map(|i| i.label.as_deref().map(|l| fields.pattern(l))).collect();
     let mut counts: HashMap<u64, usize> = HashMap::new();
     patterns.iter().flatten().for_each(|p| *counts.entry(*p).or_default() += 1);
     let few = RARE * items.len() as f64;
@@ -171,7 +186,7 @@ fn item(row: &Curated, answers: &Answers) -> Item {
     let feedback = trace.feedback.as_deref();
     let message = visible_message(&trace.messages);
     let not_said = match (answers, &row.label) {
-        (Answers::Fields(fields), Some(label)) => fields.not_in(label, &message),
+        (Answers::Fields(fields), Some(label)) => fields.not_in(label, &message, trace.at.as_deref()),
         _ => Vec::new(),
     };
     let mut detail = None;

@@ -5,6 +5,7 @@ pub mod codes;
 pub mod dora;
 pub mod dropout;
 pub mod flex;
+mod growing;
 mod soft;
 mod softcap;
 pub mod stock;
@@ -85,6 +86,36 @@ pub struct Lora {
 pub struct LayerKv {
     pub keys: Tensor<2>,
     pub values: Tensor<2>,
+}
+
+/// Rotated keys and values of one sequence at one layer, in the order of its tokens; more come at its end. The op set that
+/// puts something in chooses the form.
+#[derive(Clone, Debug, Default)]
+pub enum GrowingKv {
+    #[default]
+    Empty,
+    Tensors(Box<LayerKv>),
+    Blocks(flex::KvBlocks),
+}
+
+impl GrowingKv {
+    fn tensors(&self) -> Option<&LayerKv> {
+        match self {
+            GrowingKv::Tensors(kv) => Some(kv),
+            GrowingKv::Empty => None,
+            GrowingKv::Blocks(_) => unreachable!("a sequence that the flex ops read was given to others"),
+        }
+    }
+
+    fn blocks_mut(&mut self) -> &mut flex::KvBlocks {
+        if matches!(self, GrowingKv::Empty) {
+            *self = GrowingKv::Blocks(flex::KvBlocks::default());
+        }
+        match self {
+            GrowingKv::Blocks(blocks) => blocks,
+            _ => unreachable!("a sequence that other ops read was given to the flex ops"),
+        }
+    }
 }
 
 /// Each token's angles: cosine and sine, `[tokens, head_dim / 2]`.
@@ -231,6 +262,19 @@ pub trait Ops: Send + Sync {
         plan: &AttentionPlan,
         past: Option<&LayerKv>,
     ) -> Tensor<2>;
+
+    /// Attention of chains without a prefix of their own, row `i` of the plan's batch going on from `shared` and then from
+    /// `rows[i]`, to which its rotated keys and its values are added. `qkv` are queries, keys and values, not rotated. No
+    /// gradient.
+    fn attention_growing(
+        &self,
+        qkv: [Tensor<2>; 3],
+        plan: &AttentionPlan,
+        shared: &GrowingKv,
+        rows: &mut [&mut GrowingKv],
+    ) -> Tensor<2> {
+        growing::row_by_row(self, qkv, plan, shared, rows)
+    }
 
     /// The keys as attention rotates them, for the cache.
     fn rotate_keys(&self, k: Tensor<2>, plan: &AttentionPlan) -> Tensor<2>;

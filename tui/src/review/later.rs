@@ -8,7 +8,7 @@ use limbeck_data_curation::review::rank::Ranking;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::time::Duration;
 
 pub struct Ranked {
@@ -17,27 +17,37 @@ pub struct Ranked {
     pub not_kept: Option<String>,
 }
 
-/// A ranking in the making.
+/// A ranking in the making, or one that is made when it is woken.
 pub struct Later {
     /// Thousandths that are done.
     told: Arc<AtomicU32>,
     made: Receiver<Result<Ranked, String>>,
+    asleep: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Later {
     /// Begins it in a new thread. `make` is given a place to tell the share that is done.
     pub fn begin(make: impl FnOnce(&(dyn Fn(f32) + Sync)) -> Result<Ranked, String> + Send + 'static) -> Later {
+        let mut later = Later::asleep(make);
+        if let Some(work) = later.asleep.take() {
+            std::thread::spawn(work);
+        }
+        later
+    }
+
+    /// Begins it when the desk shows its first item: a large queue opens sooner with the processor to itself.
+    pub fn asleep(make: impl FnOnce(&(dyn Fn(f32) + Sync)) -> Result<Ranked, String> + Send + 'static) -> Later {
         let (send, made) = channel();
         let told = Arc::new(AtomicU32::new(0));
         let tell = told.clone();
-        std::thread::spawn(move || {
+        let work = move || {
             let tell = |share: f32| {
                 tell.fetch_max((share * 1e3) as u32, Ordering::Relaxed);
             };
             // Nobody waits any more when the desk was closed.
             send.send(make(&tell)).ok();
-        });
-        Later { told, made }
+        };
+        Later { told, made, asleep: Some(Box::new(work)) }
     }
 
     /// Waits a while; it comes back where that was not enough. One that failed is still to come, with the reason.
@@ -65,18 +75,34 @@ pub struct Arranged {
 pub struct Coming {
     told: Arc<AtomicU32>,
     arranged: Receiver<Result<Arranged, String>>,
+    /// Until the work may begin.
+    gate: Option<Sender<()>>,
 }
 
 impl Coming {
-    /// `decided` holds what decisions say of some items.
+    /// `decided` holds what decisions say of some items. It waits until it is woken.
     pub fn of(later: Later, queue: Arc<Queue>, items: Arc<[Item]>, decided: HashMap<usize, Decided>) -> Coming {
         let (send, arranged) = channel();
-        let Later { told, made } = later;
+        let (gate, opened) = channel();
+        let Later { told, made, asleep } = later;
         std::thread::spawn(move || {
+            // A desk that was closed before wants none.
+            if opened.recv().is_err() {
+                return;
+            }
+            if let Some(work) = asleep {
+                work();
+            }
             let Ok(made) = made.recv() else { return };
             send.send(made.map(|ranked| arrange(ranked, &queue, &items, &decided))).ok();
         });
-        Coming { told, arranged }
+        Coming { told, arranged, gate: Some(gate) }
+    }
+
+    pub fn wake(&mut self) {
+        if let Some(gate) = self.gate.take() {
+            gate.send(()).ok();
+        }
     }
 
     /// Per cent.

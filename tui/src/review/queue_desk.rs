@@ -16,6 +16,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+/// Fewer items are not worth a thread.
+const AT_LEAST: usize = 1024;
+
 /// Similar items beside the message.
 const ALIKE: usize = 3;
 
@@ -83,11 +86,50 @@ pub struct QueueDesk {
     drawn: Vec<usize>,
     inspections: Vec<Inspection>,
     similar: Arc<OnceLock<Similar>>,
+    /// What is not needed for the first picture has not begun.
+    asleep: bool,
     gauge: Option<Gauge>,
     order: Arc<[u32]>,
     /// A ranking that is still being made.
     coming: Option<Coming>,
     rearranged: bool,
+}
+
+/// An item as the desk opens with it.
+struct LaidOut {
+    item: Item,
+    standing: Standing,
+    decided: Decided,
+    /// Judged by two or more.
+    shared: bool,
+}
+
+/// The queue's items, in their order, and where each is. The desk's items have the messages from here on: one copy of a
+/// large log is enough.
+fn laid_out(queue: &mut Queue, decisions: &Decisions, role: Role) -> (Vec<LaidOut>, HashMap<String, usize>) {
+    let Queue { items, answers, reviewers } = queue;
+    let place = items.iter().enumerate().map(|(i, item)| (item.id.clone(), i)).collect();
+    let (answers, reviewers) = (&*answers, *reviewers);
+    let one = |item: &mut review::Item| {
+        let said = decisions.of(&item.id);
+        let standing = item.settled(&said, answers, reviewers);
+        let decided = Decided::of(&standing, &said, role);
+        let message = std::mem::take(&mut item.message);
+        LaidOut { item: shown(item, message, &decided, answers), standing, decided, shared: said.votes.len() > 1 }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = items.len().div_ceil(threads).max(AT_LEAST);
+    let laid = std::thread::scope(|scope| {
+        let parts: Vec<_> = items
+            .chunks_mut(share)
+            .map(|part| scope.spawn(move || part.iter_mut().map(one).collect::<Vec<_>>()))
+            .collect();
+        parts
+            .into_iter()
+            .flat_map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    (laid, place)
 }
 
 /// What decisions say of an item beside its state; of most items nothing.
@@ -109,44 +151,36 @@ impl Decided {
 }
 
 impl QueueDesk {
-    /// Loads all decisions; an index of like messages is made in a second thread meanwhile.
+    /// Loads all decisions. An index of like messages is made in another thread once the first item is shown.
     ///
     /// # Errors
     /// When a decision file can't be read or holds a bad line.
     pub fn open(setup: Setup) -> Result<QueueDesk, Error> {
         let Setup { name, mut queue, later, store, files, reviewer, role, max_label_error, guidelines, now } = setup;
         let (decisions, tail) = store::open(&store, &files)?;
-        let mut settled = Vec::with_capacity(queue.items.len());
-        let mut shared = BTreeSet::new();
-        let mut items = Vec::with_capacity(queue.items.len());
-        let mut remarks = HashMap::new();
-        for i in 0..queue.items.len() {
-            let said = decisions.of(&queue.items[i].id);
-            let standing = queue.items[i].settled(&said, &queue.answers, queue.reviewers);
-            if said.votes.len() > 1 {
+        let (laid, place) = laid_out(&mut queue, &decisions, role);
+        let n = laid.len();
+        let (mut items, mut settled) = (Vec::with_capacity(n), Vec::with_capacity(n));
+        let (mut shared, mut remarks) = (BTreeSet::new(), HashMap::new());
+        for (i, laid) in laid.into_iter().enumerate() {
+            if laid.shared {
                 shared.insert(i);
             }
-            // The desk's item has the message from here on: one copy of a large log is enough.
-            let message = std::mem::take(&mut queue.items[i].message);
-            let decided = Decided::of(&standing, &said, role);
-            items.push(shown(&queue.items[i], message, &decided, &queue.answers));
-            if decided != Decided::default() {
-                remarks.insert(i, decided);
+            if laid.decided != Decided::default() {
+                remarks.insert(i, laid.decided);
             }
-            settled.push(standing);
+            items.push(laid.item);
+            settled.push(laid.standing);
         }
         let items: Arc<[Item]> = items.into();
         let queue = Arc::new(queue);
-        let similar = Arc::new(OnceLock::new());
-        let (slot, messages) = (similar.clone(), items.clone());
-        std::thread::spawn(move || slot.set(Similar::new(messages.iter().map(|item| item.message.as_str()))));
         let drawn = rank::drawn(&queue);
         Ok(QueueDesk {
             order: (0..items.len() as u32).collect(),
             coming: later.map(|later| Coming::of(later, queue.clone(), items.clone(), remarks)),
             rearranged: false,
             name,
-            place: queue.items.iter().enumerate().map(|(i, item)| (item.id.clone(), i)).collect(),
+            place,
             labels: queue.answers.labels().to_vec().into(),
             stream: Stream::new(&store, &reviewer, &now()),
             inspections: certify::inspections(max_label_error, certify::ALPHA, drawn.len() as u64),
@@ -164,7 +198,8 @@ impl QueueDesk {
             items,
             settled,
             shared,
-            similar,
+            similar: Arc::default(),
+            asleep: true,
             queue,
         })
     }
@@ -182,6 +217,17 @@ impl QueueDesk {
     /// The session's file, once there is one.
     pub fn stream(&self) -> Option<&std::path::Path> {
         self.stream.path()
+    }
+
+    /// Begins what the first picture did not need: the index of like messages, and the ranking.
+    fn wake(&mut self) {
+        if let Some(coming) = &mut self.coming {
+            coming.wake();
+        }
+        if std::mem::take(&mut self.asleep) {
+            let (slot, items) = (self.similar.clone(), self.items.clone());
+            std::thread::spawn(move || slot.set(Similar::new(items.iter().map(|item| item.message.as_str()))));
+        }
     }
 
     /// Whether its ranking is yet to come.
@@ -373,6 +419,7 @@ impl Desk for QueueDesk {
     }
 
     fn poll(&mut self) -> (Vec<usize>, Option<String>) {
+        self.wake();
         let news = self.tail.poll(self.stream.path());
         let mut changed = BTreeSet::new();
         for decision in news.decisions {

@@ -109,7 +109,7 @@ impl Sheet {
                 texts.push(shown(value));
             }
         }
-        of.into_iter().zip(message.find(&texts)).collect()
+        of.into_iter().zip(message.places_of(&texts)).collect()
     }
 }
 

@@ -1,6 +1,8 @@
 //! Where the values of an answer stand in its message: case and kinds of white space do not matter, whole words are
-//! preferred, and of several places the leftmost that no other value has taken is a value's own.
+//! preferred, and of several places the leftmost that no other value has taken is a value's own. What is said in other words
+//! ("two" for 2) has a place, too.
 
+use limbeck_data_curation::said::Spoken;
 use std::ops::Range;
 
 /// Shorter values are looked for as whole words only: a 4 within a telephone number is no evidence.
@@ -22,12 +24,27 @@ pub struct Haystack {
     chars: Vec<char>,
     /// Bytes of the message that each char stands for.
     bytes: Vec<Range<usize>>,
+    spoken: Spoken,
 }
 
 impl Haystack {
     pub fn new(message: &str) -> Haystack {
         let (chars, bytes) = folded(message);
-        Haystack { chars, bytes }
+        Haystack { chars, bytes, spoken: Spoken::new(message, None) }
+    }
+
+    /// A place for each value, in its own words or in others that mean it.
+    pub fn places_of(&self, values: &[String]) -> Vec<Found> {
+        let mut found = self.find(values);
+        for i in 0..values.len() {
+            if found[i] == Found::Absent
+                && let Some(at) = self.spoken.place_of(&values[i])
+            {
+                let taken = |f: &Found| matches!(f, Found::At(t) if at.start < t.end && t.start < at.end);
+                found[i] = if found.iter().any(taken) { Found::Shared } else { Found::At(at) };
+            }
+        }
+        found
     }
 
     /// A place for each value. Longer values choose first, for a part of theirs may be another's whole.
@@ -150,6 +167,14 @@ mod tests {
         check("İstanbul", &["İSTANBUL"], &[Some("İstanbul")]);
         check("", &["x", ""], &[None, None]);
         check("x", &["", "  "], &[None, None]);
+    }
+
+    #[test]
+    fn what_is_said_in_other_words_has_their_place() {
+        let message = "two of us, half past seven";
+        let places = Haystack::new(message).places_of(&["2".into(), "19:30".into(), "3".into(), "two".into()]);
+        let at = |words: &str| message.find(words).map(|start| Found::At(start..start + words.len())).unwrap();
+        assert_eq!(places, [Found::Shared, at("half past seven"), Found::Absent, at("two")]);
     }
 
     #[test]

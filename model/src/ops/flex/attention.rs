@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Rotates `heads` heads of every token by its angle; `sign` is -1 for the inverse.
-fn rotate(x: &[f32], heads: usize, plan: &AttentionPlan, sign: f32) -> Vec<f32> {
+pub(super) fn rotate(x: &[f32], heads: usize, plan: &AttentionPlan, sign: f32) -> Vec<f32> {
     let Some(rotation) = &plan.rotation else { return x.to_vec() };
     let (d, half) = (plan.head_dim, plan.head_dim / 2);
     let width = heads * d;

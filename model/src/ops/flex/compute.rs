@@ -6,6 +6,7 @@ use super::bf16::{self, DEPTH, Engine, Square};
 use super::buffer::Buffer;
 use super::codes::{self, CodesPart};
 use super::kernels::{Threads, View, matmul};
+use super::strips::{self, Strips};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -13,6 +14,8 @@ use std::ops::Range;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compute {
     F32,
+    /// Float32 for writing: a row's bits do not depend on the rows beside it. No backward pass.
+    Strips,
     Bf16(Engine),
 }
 
@@ -45,6 +48,7 @@ pub(super) enum Right<'a> {
         data: Buffer,
         cols: usize,
     },
+    Strips(Strips),
     Bf16(bf16::Right),
 }
 
@@ -55,6 +59,7 @@ pub(super) enum Part<'a> {
         view: View<'a>,
         cols: usize,
     },
+    Strips(&'a Strips),
     Bf16(bf16::RightPart<'a>),
     /// A frozen matrix, decoded where it is multiplied.
     Codes(CodesPart<'a>),
@@ -69,7 +74,7 @@ impl<'a> Part<'a> {
                 Part::F32 { view: View { data, ..view }, cols: columns.len() }
             }
             Part::Bf16(right) => Part::Bf16(right.columns(columns.start, columns.len())),
-            Part::Codes(_) => unreachable!("codes are decoded by columns"),
+            Part::Strips(_) | Part::Codes(_) => unreachable!("they are multiplied whole"),
         }
     }
 }
@@ -78,7 +83,7 @@ impl Compute {
     /// `x` is row-major `[rows, depth]`, rows `stride` apart.
     pub(super) fn left_rows(self, x: &[f32], stride: usize, rows: usize, depth: usize) -> Left<'_> {
         match self {
-            Compute::F32 => Left::F32 { view: View::rows(x, stride), rows, depth },
+            Compute::F32 | Compute::Strips => Left::F32 { view: View::rows(x, stride), rows, depth },
             Compute::Bf16(_) => Left::Bf16(bf16::Left::from_rows(x, stride, rows, depth)),
         }
     }
@@ -86,7 +91,7 @@ impl Compute {
     /// The transpose of `x`, which is `[depth, rows]`.
     pub(super) fn left_columns(self, x: &[f32], stride: usize, rows: usize, depth: usize) -> Left<'_> {
         match self {
-            Compute::F32 => Left::F32 { view: View::transposed(x, stride), rows, depth },
+            Compute::F32 | Compute::Strips => Left::F32 { view: View::transposed(x, stride), rows, depth },
             Compute::Bf16(_) => Left::Bf16(bf16::Left::from_columns(x, stride, rows, depth)),
         }
     }
@@ -95,6 +100,7 @@ impl Compute {
     pub(super) fn right_rows(self, b: &[f32], stride: usize, depth: usize, cols: usize) -> Right<'_> {
         match self {
             Compute::F32 => Right::F32 { view: View::rows(b, stride), cols },
+            Compute::Strips => Right::Strips(Strips::from_rows(b, stride, depth, cols)),
             Compute::Bf16(_) => Right::Bf16(bf16::Right::from_rows(b, stride, depth, cols)),
         }
     }
@@ -103,6 +109,7 @@ impl Compute {
     pub(super) fn right_columns(self, b: &[f32], stride: usize, depth: usize, cols: usize) -> Right<'_> {
         match self {
             Compute::F32 => Right::F32 { view: View::transposed(b, stride), cols },
+            Compute::Strips => Right::Strips(Strips::from_columns(b, stride, depth, cols)),
             Compute::Bf16(_) => Right::Bf16(bf16::Right::from_columns(b, stride, depth, cols)),
         }
     }
@@ -182,7 +189,7 @@ impl Compute {
     ) {
         match self {
             Compute::Bf16(engine) => bf16::visit(engine, size, &packed(terms), first, each),
-            Compute::F32 => {
+            Compute::F32 | Compute::Strips => {
                 let [sums] = self.sums::<1, 1>(Threads::One, size, [terms]);
                 let mut square = [[0f32; DEPTH]; DEPTH];
                 for row in (0..size[0]).step_by(DEPTH) {
@@ -278,6 +285,13 @@ impl Compute {
                     matmul([rows, depth, *cols], out, stride, accumulate || i > 0, a, *b, 1.0, threads);
                 }
             }
+            Compute::Strips => {
+                for (i, (left, right)) in terms.iter().enumerate() {
+                    let Part::Strips(right) = right else { unreachable!("an operand that is not in strips") };
+                    let (view, rows, _) = left.view();
+                    strips::product(threads, out, stride, accumulate || i > 0, (view, rows), right);
+                }
+            }
             Compute::Bf16(engine) => {
                 bf16::product(engine, threads == Threads::All, out, stride, accumulate, &packed(terms));
             }
@@ -288,7 +302,7 @@ impl Compute {
 fn packed<'a>(terms: &[(&'a Left, Part<'a>)]) -> Vec<(&'a bf16::Left, bf16::RightPart<'a>)> {
     let both = |(left, right): &(&'a Left, Part<'a>)| match right {
         Part::Bf16(right) => (left.packed(), *right),
-        Part::F32 { .. } | Part::Codes(_) => unreachable!("a float32 operand, or codes, in a bfloat16 product"),
+        _ => unreachable!("a float32 operand, or codes, in a bfloat16 product"),
     };
     terms.iter().map(both).collect()
 }
@@ -378,6 +392,7 @@ impl Right<'_> {
         match self {
             Right::F32 { view, cols } => Part::F32 { view: *view, cols: *cols },
             Right::Owned { data, cols } => Part::F32 { view: View::rows(data, *cols), cols: *cols },
+            Right::Strips(right) => Part::Strips(right),
             Right::Bf16(right) => Part::Bf16(right.all()),
         }
     }
@@ -401,6 +416,7 @@ impl FlexMatrix {
         match self {
             FlexMatrix::F32 { wt, .. } => Part::F32 { view: View::rows(wt, n_out), cols: n_out },
             FlexMatrix::Bf16 { forward, .. } => Part::Bf16(forward.all()),
+            FlexMatrix::Strips(strips) => Part::Strips(strips),
             FlexMatrix::Codes { codes, .. } => Part::Codes(CodesPart { codes, forward: true }),
         }
     }
@@ -410,7 +426,7 @@ impl FlexMatrix {
         match self {
             FlexMatrix::F32 { w, .. } => Part::F32 { view: View::rows(w, n_in), cols: n_in },
             FlexMatrix::Bf16 { backward: Some(right), .. } => Part::Bf16(right.all()),
-            FlexMatrix::Bf16 { backward: None, .. } => {
+            FlexMatrix::Bf16 { backward: None, .. } | FlexMatrix::Strips(_) => {
                 unreachable!("a gradient flows through a matrix that was frozen for inference")
             }
             FlexMatrix::Codes { codes, .. } => Part::Codes(CodesPart { codes, forward: false }),
@@ -420,6 +436,7 @@ impl FlexMatrix {
     pub(super) fn compute(&self) -> Compute {
         match self {
             FlexMatrix::F32 { .. } => Compute::F32,
+            FlexMatrix::Strips(_) => Compute::Strips,
             FlexMatrix::Bf16 { engine, .. } => Compute::Bf16(*engine),
             FlexMatrix::Codes { compute, .. } => *compute,
         }

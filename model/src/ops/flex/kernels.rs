@@ -167,6 +167,29 @@ vectorised! {
     }
 }
 
+vectorised! {
+    /// The largest value; negative infinity of none.
+    pub fn largest(row: &[f32]) -> f32 {
+        let (chunks, rest) = row.as_chunks::<32>();
+        let largest = chunks.iter().fold(f32::NEG_INFINITY, |max, chunk| max_of(chunk, max));
+        rest.iter().fold(largest, |a, &b| if a > b { a } else { b })
+    }
+}
+
+vectorised! {
+    /// `Σ e^(x - max)`.
+    pub fn sum_of_exp(row: &[f32], max: f32) -> f32 {
+        let mut lanes = [0f32; 16];
+        let (chunks, rest) = row.as_chunks::<16>();
+        for chunk in chunks {
+            for j in 0..16 {
+                lanes[j] += exp(chunk[j] - max);
+            }
+        }
+        lanes.iter().sum::<f32>() + rest.iter().map(|x| exp(x - max)).sum::<f32>()
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

@@ -23,9 +23,9 @@ struct Input {
 }
 
 impl Inputs {
-    /// In bfloat16: `x` as the left side of its products. Float32 views it as it lies.
+    /// In bfloat16: `x` as the left side of its products. Float32 takes it as it lies.
     fn packed(&self, compute: Compute, x: &FlexTensor) -> Option<Arc<Left<'static>>> {
-        if compute == Compute::F32 {
+        if !matches!(compute, Compute::Bf16(_)) {
             return None;
         }
         let [n, width] = dims(x);

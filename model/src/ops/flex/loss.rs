@@ -297,7 +297,7 @@ pub(super) fn logits_of(
             let x = &xs[row * width..][..width];
             let logit = |&token: &u32| match head {
                 FlexMatrix::F32 { w, .. } => dot(x, &w[token as usize * width..][..width]),
-                FlexMatrix::Bf16 { .. } | FlexMatrix::Codes { .. } => {
+                FlexMatrix::Bf16 { .. } | FlexMatrix::Strips(_) | FlexMatrix::Codes { .. } => {
                     weights.clear();
                     head.push_row(token as usize, width, &mut weights);
                     dot(x, &weights)

@@ -9,6 +9,7 @@ mod codes;
 mod compute;
 mod dense;
 mod gated;
+mod growing;
 mod kernels;
 mod kl;
 mod layer;
@@ -17,17 +18,23 @@ mod loss;
 mod pointwise;
 mod scale;
 mod simd;
+mod strips;
 
 pub use compute::Compute;
+pub use growing::KvBlocks;
+pub(crate) use kernels::{largest, sum_of_exp};
 
 use super::codes::Codes;
-use super::{AttentionPlan, Block, Frozen, FrozenForm, LayerKv, Lora, Ops, SoftTarget, Target, soft, softcap};
+use super::{
+    AttentionPlan, Block, Frozen, FrozenForm, GrowingKv, LayerKv, Lora, Ops, SoftTarget, Target, soft, softcap,
+};
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::{Bytes, DType, Device, Int, Shape, Tensor, TensorData};
 use burn_flex::{FlexTensor, Layout};
 use std::sync::Arc;
+use strips::Strips;
 
 type Ad = Autodiff<Flex, NoCheckpointing>;
 type AdTensor = FloatTensor<Ad>;
@@ -40,6 +47,8 @@ pub(crate) enum FlexMatrix {
     F32 { w: Vec<f32>, wt: Vec<f32> },
     /// `forward` multiplies `[n, in]`, `backward` `[n, out]`; the latter is there where gradients must flow through.
     Bf16 { engine: bf16::Engine, forward: bf16::Right, backward: Option<bf16::Right> },
+    /// For writing: the forward product alone, of any number of rows with the same bits.
+    Strips(Strips),
     /// Not packed: both passes decode the same codes.
     Codes { compute: Compute, codes: Codes },
 }
@@ -51,6 +60,7 @@ impl FlexMatrix {
                 let wt = kernels::transpose(&data, n_out, n_in);
                 FlexMatrix::F32 { w: data, wt }
             }
+            Compute::Strips => FlexMatrix::Strips(Strips::from_columns(&data, n_in, n_in, n_out)),
             Compute::Bf16(engine) => FlexMatrix::Bf16 {
                 engine,
                 forward: bf16::Right::from_columns(&data, n_in, n_in, n_out),
@@ -68,6 +78,11 @@ impl FlexMatrix {
                 out.resize(from + n_in, 0.0);
                 forward.column(i, &mut out[from..]);
             }
+            FlexMatrix::Strips(strips) => {
+                let from = out.len();
+                out.resize(from + n_in, 0.0);
+                strips.column(i, &mut out[from..]);
+            }
             FlexMatrix::Codes { codes, .. } => {
                 let from = out.len();
                 out.resize(from + n_in, 0.0);
@@ -83,6 +98,7 @@ impl FlexMatrix {
             FlexMatrix::Bf16 { forward, backward, .. } => {
                 forward.bytes() + backward.as_ref().map_or(0, bf16::Right::bytes)
             }
+            FlexMatrix::Strips(strips) => strips.bytes(),
             FlexMatrix::Codes { codes, .. } => codes.bytes(),
         }
     }
@@ -152,7 +168,7 @@ impl Ops for FlexOps {
 
     fn compute(&self) -> &'static str {
         match self.compute {
-            Compute::F32 => "fp32",
+            Compute::F32 | Compute::Strips => "fp32",
             Compute::Bf16(engine) => engine.name(),
         }
     }
@@ -216,7 +232,7 @@ impl Ops for FlexOps {
     }
 
     fn layer(&self, x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Option<Tensor<2>> {
-        if block.lora.iter().flatten().any(|lora| lora.dropout.is_some()) {
+        if !self.has_layer() || block.lora.iter().flatten().any(|lora| lora.dropout.is_some()) {
             return None;
         }
         let norms = std::array::from_fn(|i| {
@@ -226,8 +242,9 @@ impl Ops for FlexOps {
         Some(layer::layer(x, block, norms, plan))
     }
 
+    /// Not for writing, where attention goes on from what was read before.
     fn has_layer(&self) -> bool {
-        true
+        self.compute != Compute::Strips
     }
 
     fn attention(
@@ -239,6 +256,20 @@ impl Ops for FlexOps {
         past: Option<&LayerKv>,
     ) -> Tensor<2> {
         attention::attention(q, k, v, plan, past)
+    }
+
+    fn attention_growing(
+        &self,
+        qkv: [Tensor<2>; 3],
+        plan: &AttentionPlan,
+        shared: &GrowingKv,
+        rows: &mut [&mut GrowingKv],
+    ) -> Tensor<2> {
+        let mut rows: Vec<&mut KvBlocks> = rows.iter_mut().map(|row| row.blocks_mut()).collect();
+        match shared {
+            GrowingKv::Blocks(shared) => growing::attention(qkv, plan, shared, &mut rows),
+            _ => growing::attention(qkv, plan, &KvBlocks::default(), &mut rows),
+        }
     }
 
     fn rotate_keys(&self, k: Tensor<2>, plan: &AttentionPlan) -> Tensor<2> {

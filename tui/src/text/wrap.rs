@@ -1,18 +1,11 @@
-//! Text that strangers wrote, made safe and fit for a terminal: control, bidi and invisible characters become visible
-//! escapes, stacked combining marks are cut, and lines are wrapped by display width.
+//! Lines broken to rows of a width, at spaces where there are any, with or without the offsets that they came from.
 
-use limbeck_artifact::untrusted;
-use std::borrow::Cow;
+use super::hostile::{Kind, Unit, plain_width, push_grapheme, units};
 use unicode_segmentation::UnicodeSegmentation;
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
 /// More than this of one message is never laid out; the last row says how much is missing.
 pub const MAX_CHARS: usize = 100_000;
-
-/// Combining marks kept on one base character; a tower of them would paint over the rows above.
-const MAX_MARKS: usize = 4;
-
-const TAB: &str = "    ";
 
 /// Narrower than this nothing is wrapped.
 const LEAST_WIDTH: usize = 12;
@@ -30,51 +23,6 @@ pub type Row = Vec<Span>;
 /// A row's width in terminal columns.
 pub fn row_width(row: &Row) -> usize {
     row.iter().map(|span| span.text.width()).sum()
-}
-
-/// One line for labels, answers, ids and notes: nothing in it moves the cursor, breaks the line or hides.
-pub fn one_line(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for unit in units(text) {
-        match unit.kind {
-            Kind::Break => out.push_str("\\n"),
-            Kind::Tab => out.push_str("\\t"),
-            _ => out.push_str(&unit.text),
-        }
-    }
-    out
-}
-
-/// A word as a shell takes it: quoted where it holds more than letters, digits and harmless signs.
-pub fn shell_word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%:,=".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    }
-}
-
-/// [`one_line`], cut to `width` columns with an ellipsis.
-pub fn fit(text: &str, width: usize) -> String {
-    let line = one_line(text);
-    if line.width() <= width {
-        return line;
-    }
-    let mut out = String::new();
-    let mut used = 0;
-    for grapheme in line.graphemes(true) {
-        let w = grapheme.width();
-        if used + w + 1 > width {
-            break;
-        }
-        out.push_str(grapheme);
-        used += w;
-    }
-    if width > 0 {
-        out.push('…');
-    }
-    out
 }
 
 /// Wraps `text` to rows of at most `width` columns, at spaces where there are any. Never empty.
@@ -197,7 +145,9 @@ fn lay_line(line: &str, begins: usize, width: usize, cuts: &[(usize, String)]) -
 pub fn place_of(text: &str, rows: &[Laid], at: usize) -> (usize, usize) {
     let row = rows.partition_point(|row| row.from <= at).saturating_sub(1);
     let from = rows.get(row).map_or(0, |row| row.from).min(at);
-    (row, units(&text[from..at]).filter(|unit| unit.kind != Kind::Break).map(|unit| unit.width).sum())
+    // Rows of an older text lead nowhere in particular, but inside it.
+    let before = text.get(from..at).unwrap_or_default();
+    (row, units(before).filter(|unit| unit.kind != Kind::Break).map(|unit| unit.width).sum())
 }
 
 /// The offset in row `row` that is nearest to the column.
@@ -205,7 +155,8 @@ pub fn offset_at(text: &str, rows: &[Laid], row: usize, column: usize) -> usize 
     let from = rows[row].from;
     let end = rows.get(row + 1).map_or(text.len(), |next| next.from);
     let (mut best, mut used) = (from, 0);
-    for (i, grapheme) in text[from..end].grapheme_indices(true) {
+    let Some(own) = text.get(from..end) else { return text.floor_char_boundary(from.min(text.len())) };
+    for (i, grapheme) in own.grapheme_indices(true) {
         best = from + i;
         let mut pieces = Vec::new();
         push_grapheme(grapheme, 0, &mut pieces);
@@ -228,33 +179,46 @@ fn bounded(text: &str) -> (&str, Option<String>) {
     }
 }
 
-/// A line without its break, if every byte of it is a character that is shown as it is, one column wide: what most lines
-/// are, and what needs no look at graphemes, so that a megabyte does not make a reviewer wait.
+/// A line without its break, if all of it is plain: what most lines are, and what needs no look at graphemes, so that a
+/// megabyte does not make a reviewer wait.
 fn printable(line: &str) -> Option<&str> {
     let plain = line.strip_suffix('\n').map_or(line, |line| line.strip_suffix('\r').unwrap_or(line));
-    plain.bytes().all(|b| (b' '..=b'~').contains(&b)).then_some(plain)
+    plain.chars().all(|c| plain_width(c).is_some()).then_some(plain)
 }
 
 /// The rows of such a line, as [`break_rows`] makes them.
 fn plain_rows(line: &str, width: usize) -> Vec<std::ops::Range<usize>> {
     let mut rows = Vec::with_capacity(line.len() / width + 1);
-    let (mut start, mut end, mut break_at) = (0, 0, 0);
-    for (i, b) in line.bytes().enumerate() {
-        if end - start == width {
-            if b == b' ' {
-                break_at = end;
-                continue;
+    // Of the row: where it begins and ends, its width; where it may be broken, and its width up to there.
+    let (mut start, mut end, mut used) = (0, 0, 0);
+    let (mut break_at, mut before) = (0, 0);
+    for (i, c) in line.char_indices() {
+        let own = plain_width(c).unwrap_or(1);
+        while used + own > width && c != ' ' {
+            match break_at > start {
+                true => {
+                    rows.push(start..break_at);
+                    (start, used) = if break_at == end { (i, 0) } else { (break_at, used - before) };
+                }
+                false => {
+                    rows.push(start..end);
+                    (start, used) = (i, 0);
+                }
             }
-            let cut = if break_at > start { break_at } else { end };
-            rows.push(start..cut);
-            start = if cut == end { i } else { cut };
+            (break_at, before) = (0, 0);
         }
-        end = i + 1;
-        if b == b' ' {
-            break_at = end;
+        if used + own > width {
+            // A space at the end of a full row is the line break itself.
+            (break_at, before) = (end, used);
+            continue;
+        }
+        end = i + c.len_utf8();
+        used += own;
+        if c == ' ' || own > 1 {
+            (break_at, before) = (end, used);
         }
     }
-    rows.push(start..end);
+    rows.push(start..end.max(start));
     rows
 }
 
@@ -315,189 +279,12 @@ fn join(line: &[Unit<'_>]) -> Row {
     row
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Letter,
-    /// Two columns wide: a row may end after it, as in Chinese or Japanese.
-    Wide,
-    Space,
-    Tab,
-    Break,
-    Escape,
-    /// Not of the text.
-    Put,
-}
-
-struct Unit<'a> {
-    text: Cow<'a, str>,
-    width: usize,
-    kind: Kind,
-    /// Byte offset of its grapheme.
-    from: usize,
-}
-
-impl<'a> Unit<'a> {
-    fn new(text: impl Into<Cow<'a, str>>, kind: Kind) -> Self {
-        let text = text.into();
-        Unit { width: text.width(), text, kind, from: 0 }
-    }
-}
-
-/// The smallest pieces that are drawn as one: grapheme clusters, and escapes for what can't be shown.
-fn units(text: &str) -> impl Iterator<Item = Unit<'_>> {
-    text.grapheme_indices(true).flat_map(|(from, grapheme)| {
-        let simple = simple(grapheme, from);
-        let mut rest = Vec::new();
-        if simple.is_none() {
-            push_grapheme(grapheme, from, &mut rest);
-        }
-        simple.into_iter().chain(rest)
-    })
-}
-
-/// A grapheme that is one unit as it stands, told without a look at every table.
-fn simple(grapheme: &str, from: usize) -> Option<Unit<'_>> {
-    let unit = |text, kind, width| Some(Unit { text: Cow::Borrowed(text), width, kind, from });
-    match grapheme {
-        "\n" | "\r\n" => return unit(grapheme, Kind::Break, 0),
-        "\t" => return unit(TAB, Kind::Tab, TAB.len()),
-        " " => return unit(" ", Kind::Space, 1),
-        _ => {}
-    }
-    let mut chars = grapheme.chars();
-    match (chars.next(), chars.next()) {
-        (Some(c), None) if c.is_ascii_graphic() => unit(grapheme, Kind::Letter, 1),
-        (Some(c), None) if c.is_alphanumeric() && !hides(c) => match c.width() {
-            Some(1) => unit(grapheme, Kind::Letter, 1),
-            Some(2) => unit(grapheme, Kind::Wide, 2),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-fn push_grapheme<'a>(grapheme: &'a str, from: usize, out: &mut Vec<Unit<'a>>) {
-    let first = out.len();
-    spell_grapheme(grapheme, out);
-    out[first..].iter_mut().for_each(|unit| unit.from = from);
-}
-
-fn spell_grapheme<'a>(grapheme: &'a str, out: &mut Vec<Unit<'a>>) {
-    match grapheme {
-        "\n" | "\r\n" => return out.push(Unit::new(grapheme, Kind::Break)),
-        "\t" => return out.push(Unit::new(TAB, Kind::Tab)),
-        " " => return out.push(Unit::new(" ", Kind::Space)),
-        _ => {}
-    }
-    if let [byte] = grapheme.as_bytes()
-        && byte.is_ascii_graphic()
-    {
-        return out.push(Unit::new(grapheme, Kind::Letter));
-    }
-    let mut selected = false;
-    let mut marks = 0;
-    let mut cut = 0;
-    let mut plain = String::new();
-    for c in grapheme.chars() {
-        // One variation selector after a character picks its emoji or text form: dropped, as the width of the two
-        // forms is what terminals disagree about. A second one carries hidden data and is escaped below.
-        if matches!(c, '\u{fe0e}' | '\u{fe0f}') && !plain.is_empty() && !selected {
-            selected = true;
-            continue;
-        }
-        if let Some(escape) = escape(c) {
-            flush(&mut plain, out);
-            out.push(Unit::new(escape, Kind::Escape));
-            marks = 0;
-            continue;
-        }
-        if c.width() == Some(0) {
-            if plain.is_empty() {
-                out.push(Unit::new(codepoint(c), Kind::Escape));
-                continue;
-            }
-            marks += 1;
-            if marks > MAX_MARKS {
-                cut += 1;
-                continue;
-            }
-        }
-        plain.push(c);
-    }
-    flush(&mut plain, out);
-    if cut > 0 {
-        out.push(Unit::new(format!("[+{cut} marks]"), Kind::Escape));
-    }
-}
-
-fn flush<'a>(plain: &mut String, out: &mut Vec<Unit<'a>>) {
-    if plain.is_empty() {
-        return;
-    }
-    let kind = if plain.width() > 1 { Kind::Wide } else { Kind::Letter };
-    out.push(Unit::new(std::mem::take(plain), kind));
-}
-
-fn codepoint(c: char) -> String {
-    format!("\\u{{{:x}}}", c as u32)
-}
-
-/// What stands for `c` when it can't be shown as itself.
-fn escape(c: char) -> Option<String> {
-    if invisible(c) {
-        return Some(codepoint(c));
-    }
-    let mut buffer = [0; 4];
-    let alone: &str = c.encode_utf8(&mut buffer);
-    let visible = untrusted::visible(alone);
-    (visible != alone).then(|| visible.into_owned())
-}
-
-/// Whether `c` can't be shown as itself.
-pub fn hides(c: char) -> bool {
-    escape(c).is_some()
-}
-
-/// Unicode's Default_Ignorable_Code_Point, line and paragraph separators, interlinear annotation, and blanks that pass
-/// for letters: characters that take part in a string without being seen.
-fn invisible(c: char) -> bool {
-    matches!(c as u32,
-        0xad | 0x34f | 0x61c | 0x115f..=0x1160 | 0x17b4..=0x17b5 | 0x180b..=0x180f | 0x200b..=0x200f
-        | 0x2028..=0x202e | 0x2060..=0x206f | 0x2800 | 0x3164 | 0xfe00..=0xfe0f | 0xfeff | 0xffa0 | 0xfff0..=0xfffb
-        | 0x1bca0..=0x1bca3 | 0x1d173..=0x1d17a | 0xe0000..=0xe0fff)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn plain(rows: &[Row]) -> Vec<String> {
         rows.iter().map(|row| row.iter().map(|span| span.text.as_str()).collect()).collect()
-    }
-
-    #[test]
-    fn what_moves_the_cursor_or_hides_is_spelled_out() {
-        let cases = [
-            ("\u{1b}[2Jboo", "\\u{1b}[2Jboo"),
-            ("a\u{202e}b", "a\\u{202e}b"),
-            ("pay\u{200b}pal", "pay\\u{200b}pal"),
-            ("\u{9b}31m", "\\u{9b}31m"),
-            ("hi\u{e0041}", "hi\\u{e0041}"),
-            ("a\u{ad}b", "a\\u{ad}b"),
-            ("two\nlines\tand\r", "two\\nlines\\tand\\u{d}"),
-            ("\u{301}start", "\\u{301}start"),
-            ("caf\u{65}\u{301} ❤\u{fe0f}", "cafe\u{301} ❤"),
-            ("x\u{fe0f}\u{fe0f}\u{fe0f}", "x\\u{fe0f}\\u{fe0f}"),
-        ];
-        for (input, expect) in cases {
-            assert_eq!(one_line(input), expect, "{input:?}");
-        }
-    }
-
-    #[test]
-    fn a_tower_of_marks_is_cut_and_counted() {
-        let tower = format!("z{}", "\u{335}".repeat(50));
-        assert_eq!(one_line(&tower), format!("z{}[+46 marks]", "\u{335}".repeat(4)));
     }
 
     #[test]
@@ -522,8 +309,9 @@ mod tests {
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 (seed >> 33) % n
             };
+            let alphabet: Vec<char> = ["abcdefgh   ", "a卡片，x 한", "жé ω、ok  "][next(3) as usize].chars().collect();
             for _ in 0..next(60) {
-                text.push(if next(4) == 0 { ' ' } else { char::from(b'a' + next(26) as u8) });
+                text.push(alphabet[next(alphabet.len() as u64) as usize]);
             }
             let slow: Vec<Row> = break_rows(units(&text), 12, 0).iter().map(|(_, line)| join(line)).collect();
             assert_eq!(wrap(&text, 12), slow, "{text:?}");
@@ -544,21 +332,6 @@ mod tests {
             begins += line.len() + 1;
         }
         rows
-    }
-
-    #[test]
-    fn what_is_simple_is_what_the_tables_say() {
-        for c in ('\0'..='\u{3000}').chain(['卡', '👍', '\u{e0041}', 'ｱ', '\u{ffa0}', '𝒳']) {
-            let text = c.to_string();
-            let Some(unit) = simple(&text, 0).filter(|u| !matches!(u.kind, Kind::Break | Kind::Tab | Kind::Space))
-            else {
-                continue;
-            };
-            let mut slow = Vec::new();
-            push_grapheme(&text, 0, &mut slow);
-            let told: Vec<_> = slow.iter().map(|u| (u.text.clone(), u.width, u.kind)).collect();
-            assert_eq!(told, [(unit.text.clone(), unit.width, unit.kind)], "{c:?}");
-        }
     }
 
     #[test]
@@ -622,13 +395,5 @@ mod tests {
                 ("please", 15, plain)
             ]
         );
-    }
-
-    #[test]
-    fn fit_cuts_at_the_column() {
-        assert_eq!(fit("card_arrival", 20), "card_arrival");
-        assert_eq!(fit("card_arrival", 6), "card_…");
-        assert_eq!(fit("卡片还没", 5), "卡片…");
-        assert_eq!(fit("x", 0), "");
     }
 }

@@ -1,0 +1,105 @@
+//! What an arm writes: all rows at once, which is how fast it can be, and some again one by one with a clock beside it, which is
+//! how long a call takes.
+
+use crate::arms::{AnswerWriter, Answers, microseconds};
+use crate::error::{AnswerError, EvalError};
+use crate::metrics::{Prediction, Said};
+use crate::rng::SplitMix64;
+use limbeck_artifact::dataset::{Example, Message};
+use limbeck_artifact::event::{Emit, EventKind};
+use std::time::{Duration, Instant};
+
+/// Rows whose prompts are held at once.
+const ROWS: usize = 1024;
+/// Test rows that are timed, drawn at random: enough for a 95th percentile and its gate. A slow arm is timed for a minute.
+const TIMED: usize = 100;
+const AT_LEAST: usize = 10;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Answers `[calibration, test]`. The latencies are those of single calls; a row that was not timed has none.
+pub(crate) fn answers(
+    arm: &str,
+    writer: &mut dyn AnswerWriter,
+    [calibration, test]: [&[&Example]; 2],
+    progress: &dyn Fn(usize),
+    emit: &dyn Emit,
+) -> Result<Answers, EvalError> {
+    let rows: Vec<&Example> = calibration.iter().chain(test).copied().collect();
+    let (mut said, mut done) = (Vec::with_capacity(rows.len()), 0);
+    for rows in rows.chunks(ROWS) {
+        said.extend(write_all(arm, writer, rows, &mut || {
+            done += 1;
+            if done % 16 == 0 {
+                progress(done);
+            }
+        })?);
+    }
+    progress(done);
+    let mut test_said = said.split_off(calibration.len());
+    let timed = time_some(arm, writer, test, &mut test_said, emit)?;
+    let prediction = |(row, said): (&&Example, Said)| Prediction {
+        row: row.id.clone(),
+        label: None,
+        posterior: None,
+        latency_ms: None,
+        said: Some(said),
+    };
+    let mut answers = Answers {
+        calibration: calibration.iter().zip(said).map(prediction).collect(),
+        test: test.iter().zip(test_said).map(prediction).collect(),
+    };
+    for (row, latency_ms) in timed {
+        answers.test[row].latency_ms = Some(latency_ms);
+    }
+    Ok(answers)
+}
+
+fn write_all(
+    arm: &str,
+    writer: &mut dyn AnswerWriter,
+    rows: &[&Example],
+    done: &mut dyn FnMut(),
+) -> Result<Vec<Said>, EvalError> {
+    let asked: Vec<&[Message]> = rows.iter().map(|row| row.messages.as_slice()).collect();
+    let failed = |row: &Example, source| EvalError::Answer { arm: arm.to_owned(), row: row.id.clone(), source };
+    let said = writer.write_all(&asked, done).map_err(|source| failed(rows[0], source))?;
+    if said.len() != rows.len() {
+        let source: AnswerError = format!("{} answers to {} prompts", said.len(), rows.len()).into();
+        return Err(failed(rows[0], source));
+    }
+    said.into_iter().zip(rows).map(|(said, row)| said.map_err(|source| failed(row, source))).collect()
+}
+
+/// Milliseconds of single calls, by test row. What they say takes the place of what was written beside others: the two are the
+/// same unless the device adds up in another order there.
+fn time_some(
+    arm: &str,
+    writer: &mut dyn AnswerWriter,
+    test: &[&Example],
+    said: &mut [Said],
+    emit: &dyn Emit,
+) -> Result<Vec<(usize, f64)>, EvalError> {
+    let (mut times, mut others) = (Vec::with_capacity(TIMED), 0u64);
+    let mut rng = SplitMix64::new(0);
+    let mut order: Vec<usize> = (0..test.len()).collect();
+    order.sort_by_cached_key(|_| rng.next_u64());
+    let since = Instant::now();
+    for at in order.into_iter().take(TIMED) {
+        if times.len() >= AT_LEAST && since.elapsed() > PATIENCE {
+            break;
+        }
+        let row = test[at];
+        let begun = Instant::now();
+        let alone = writer.write(&row.messages);
+        let elapsed_ms = begun.elapsed().as_secs_f64() * 1e3;
+        let alone = alone.map_err(|source| EvalError::Answer { arm: arm.to_owned(), row: row.id.clone(), source })?;
+        others += u64::from(alone.text != said[at].text);
+        said[at] = alone;
+        times.push((at, microseconds(elapsed_ms)));
+    }
+    if others > 0 {
+        let text = format!("arm {arm}: {others} of {} answers read otherwise when written one by one", times.len());
+        emit.emit(EventKind::Warning { text });
+    }
+    Ok(times)
+}

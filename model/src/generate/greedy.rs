@@ -1,0 +1,178 @@
+//! Many prompts written at once, each greedily. Reading the weights is what a step of a small model costs, and a step of
+//! many rows reads them once; rows that end make room for those that wait.
+
+use super::choice::likeliest;
+use crate::decoder::{Decoder, DecoderError, LoraSet};
+use crate::sequence::Sequence;
+use rayon::prelude::*;
+use std::collections::VecDeque;
+
+/// How much is worked on at once. What is written does not depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Rows of a step, at most.
+    pub rows: usize,
+    /// Tokens whose keys and values are kept, at most: of each row its prompt behind what all share, and room for its answer. A
+    /// row that needs more is written alone.
+    pub cached_tokens: usize,
+    /// Tokens of prompts that a step reads, at most; a longer prompt is read in several.
+    pub prompt_tokens: usize,
+}
+
+impl Batch {
+    /// So many rows, on the usual memory.
+    pub fn of(rows: usize) -> Batch {
+        Batch { rows: rows.max(1), ..Batch::default() }
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Batch {
+        Batch { rows: 32, cached_tokens: 32 * 1024, prompt_tokens: 512 }
+    }
+}
+
+/// Tokens that were chosen one after another.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Chosen {
+    pub tokens: Vec<u32>,
+    /// Sum of the natural logs of their probabilities over the whole vocabulary, that of the stop token included.
+    pub log_prob: f64,
+    /// A stop token was chosen; otherwise there was no room for more, or `goes_on` ended it.
+    pub ended: bool,
+}
+
+/// A prompt, and how many tokens may follow it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Behind the shared beginning, at least one token.
+    pub prompt: &'a [u32],
+    pub max_new_tokens: usize,
+}
+
+/// Which answers end where, and who is told.
+pub struct Ends<'a> {
+    /// An answer ends before any of these.
+    pub stop: &'a [u32],
+    /// Asked after each token of an answer, by its number, whether it may go on.
+    pub goes_on: &'a dyn Fn(usize, &[u32]) -> bool,
+    /// Told as an answer is done, by its number; not in their order.
+    pub done: &'a mut dyn FnMut(usize),
+}
+
+/// The likeliest continuations of prompts that all go on from `shared`, token by token, in the order of the prompts.
+///
+/// # Errors
+/// When a token is outside the vocabulary or a row gets longer than the context: then none has an answer.
+pub fn greedy(
+    decoder: &Decoder,
+    lora: Option<&LoraSet>,
+    shared: &Sequence,
+    asked: &[Asked],
+    batch: Batch,
+    ends: Ends,
+) -> Result<Vec<Chosen>, DecoderError> {
+    let mut answers = vec![Chosen::default(); asked.len()];
+    let mut waiting: VecDeque<usize> = VecDeque::new();
+    for (number, asked) in asked.iter().enumerate() {
+        match asked.prompt.is_empty() || asked.max_new_tokens == 0 {
+            true => (ends.done)(number),
+            false => waiting.push_back(number),
+        }
+    }
+    let mut active: Vec<Row> = Vec::new();
+    loop {
+        admit(&mut active, &mut waiting, asked, batch);
+        if active.is_empty() {
+            return Ok(answers);
+        }
+        let choices = step(decoder, lora, shared, &mut active, batch.prompt_tokens)?;
+        for (row, choice) in active.iter_mut().zip(choices) {
+            let Some((token, log_prob)) = choice else { continue };
+            let answer = &mut answers[row.number];
+            answer.log_prob += log_prob;
+            if ends.stop.contains(&token) {
+                answer.ended = true;
+                row.over = true;
+                continue;
+            }
+            answer.tokens.push(token);
+            row.next = token;
+            row.over =
+                answer.tokens.len() >= asked[row.number].max_new_tokens || !(ends.goes_on)(row.number, &answer.tokens);
+        }
+        for row in active.extract_if(.., |row| row.over) {
+            (ends.done)(row.number);
+        }
+    }
+}
+
+/// A row that is being read or written.
+struct Row<'a> {
+    number: usize,
+    sequence: Sequence,
+    /// What is still to be read of the prompt.
+    unread: &'a [u32],
+    /// The token that was chosen last.
+    next: u32,
+    over: bool,
+}
+
+/// Takes in what waits, in order, while there is room.
+fn admit<'a>(active: &mut Vec<Row<'a>>, waiting: &mut VecDeque<usize>, asked: &[Asked<'a>], batch: Batch) {
+    let cost = |number: usize| asked[number].prompt.len() + asked[number].max_new_tokens;
+    let mut kept: usize = active.iter().map(|row| cost(row.number)).sum();
+    while let Some(number) = waiting.front().copied() {
+        if !active.is_empty() && (active.len() >= batch.rows || kept + cost(number) > batch.cached_tokens) {
+            return;
+        }
+        waiting.pop_front();
+        kept += cost(number);
+        let (sequence, unread) = (Sequence::default(), asked[number].prompt);
+        active.push(Row { number, sequence, unread, next: 0, over: false });
+    }
+}
+
+/// Reads what comes next in every row and chooses the token after it; none where the prompt is not read to its end.
+fn step(
+    decoder: &Decoder,
+    lora: Option<&LoraSet>,
+    shared: &Sequence,
+    active: &mut [Row],
+    prompt_tokens: usize,
+) -> Result<Vec<Option<(u32, f64)>>, DecoderError> {
+    let mut room = prompt_tokens.max(1);
+    let (mut rows, mut tokens, mut last) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut chooses, mut end) = (Vec::with_capacity(active.len()), 0);
+    for row in active {
+        let Row { sequence, unread, next, .. } = row;
+        let read: &[u32] = match unread.is_empty() {
+            true => std::slice::from_ref(next),
+            false => {
+                let (now, later) = unread.split_at(unread.len().min(room));
+                room -= now.len();
+                *unread = later;
+                now
+            }
+        };
+        let complete = unread.is_empty() && !read.is_empty();
+        chooses.push(complete);
+        if read.is_empty() {
+            continue;
+        }
+        end += read.len();
+        if complete {
+            last.push(end - 1);
+        }
+        rows.push(sequence);
+        tokens.push(read);
+    }
+    let hidden = decoder.extend(shared, &mut rows, &tokens, lora)?;
+    if last.is_empty() {
+        return Ok(vec![None; chooses.len()]);
+    }
+    let logits = decoder.ops().logits(&hidden, decoder.head(), &last);
+    let chosen: Vec<(usize, f64)> = logits.par_chunks(decoder.head().n_out).map(likeliest).collect();
+    let mut chosen = chosen.into_iter().map(|(token, log_prob)| (token as u32, log_prob));
+    Ok(chooses.into_iter().map(|complete| if complete { chosen.next() } else { None }).collect())
+}
