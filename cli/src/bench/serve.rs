@@ -7,6 +7,7 @@ use crate::exit::{Exit, Failure, Result};
 use crate::output;
 use crate::settings::Settings;
 use limbeck_data_curation::trace;
+use limbeck_eval::SplitMix64;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -128,15 +129,9 @@ fn percentile(sorted: &[f64], p: f64) -> Option<f64> {
 
 /// Times of a Poisson process of `rate` a second, the same every time.
 fn arrivals(rate: f64, seconds: u64) -> Vec<Duration> {
-    let (mut state, mut at, mut times) = (0x9e37_79b9_7f4a_7c15_u64, 0.0, Vec::new());
+    let (mut random, mut at, mut times) = (SplitMix64::new(0), 0.0, Vec::new());
     loop {
-        // SplitMix64 (Steele, Lea, Flood 2014).
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let uniform = ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64;
-        at -= (1.0 - uniform).ln() / rate;
+        at -= (1.0 - random.unit()).ln() / rate;
         if at >= seconds as f64 {
             return times;
         }
