@@ -3,15 +3,14 @@
 //!
 //! Sources: OCI image layout and manifest specifications 1.1; modelpack/model-spec 0.0.7; sigstore bundle referrers.
 
-use crate::digest::{canonical_json, sha256_hex};
-use crate::files::{AtomicFile, write_atomic};
+use crate::digest::{canonical_json, sha256_file, sha256_hex};
+use crate::files::write_atomic;
 use crate::manifest::{self, ArtifactManifest};
 use crate::oms;
+use crate::store::HashedCopy;
 use crate::{Error, Result};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -46,10 +45,8 @@ pub struct About {
 pub fn write_layout(dir: &Path, artifact: &ArtifactManifest, about: &About, tag: &str, out: &Path) -> Result<Layout> {
     check_tag(tag)?;
     let blobs = out.join("blobs/sha256");
-    let listing = oms::files(dir, None, &[]).map_err(|fault| match fault {
-        oms::Fault::Io { attempted, path, source } => Error::Io { attempted, path, source },
-        oms::Fault::Refused { path, reason } => Error::invalid(dir, format!("{path} {reason}"), "take it out"),
-    })?;
+    let listing =
+        oms::files(dir, None, &[]).map_err(|fault| fault.into_error(dir, "take it out, then export again"))?;
     let mut layers = Vec::new();
     for (name, path) in ordered(&listing) {
         let mut layer = copy_blob(path, &blobs)?;
@@ -177,27 +174,10 @@ fn write_blob(blobs: &Path, value: &Value) -> Result<Value> {
     Ok(json!({"digest": format!("sha256:{digest}"), "size": text.len()}))
 }
 
-/// Hashed as it is copied: what is named is what is there.
+/// Its digest and size.
 fn copy_blob(source: &Path, blobs: &Path) -> Result<Value> {
-    let digest = crate::digest::sha256_file(source).map_err(Error::io("read", source))?;
-    let path = blobs.join(&digest);
-    let failed = || Error::io("write", &path);
-    let mut from = std::fs::File::open(source).map_err(Error::io("read", source))?;
-    let mut to = AtomicFile::create(&path).map_err(failed())?;
-    let (mut hash, mut piece, mut bytes) = (Sha256::new(), vec![0u8; 1 << 20], 0u64);
-    loop {
-        let n = from.read(&mut piece).map_err(Error::io("read", source))?;
-        if n == 0 {
-            break;
-        }
-        hash.update(&piece[..n]);
-        to.write_all(&piece[..n]).map_err(failed())?;
-        bytes += n as u64;
-    }
-    if crate::digest::hex(&hash.finalize()) != digest {
-        return Err(Error::invalid(source, "it changed while it was copied", "try again when nobody writes to it"));
-    }
-    to.commit().map_err(failed())?;
+    let digest = sha256_file(source).map_err(Error::io("read", source))?;
+    let bytes = HashedCopy::of(source, &digest, &blobs.join(&digest))?.commit()?;
     Ok(json!({"digest": format!("sha256:{digest}"), "size": bytes}))
 }
 

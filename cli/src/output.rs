@@ -73,3 +73,8 @@ pub fn stderr(text: &str) {
 pub fn bold(terminal: &Terminal, text: &str) -> String {
     if terminal.colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
 }
+
+/// The first digits of a digest, as a person compares them.
+pub fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}

@@ -12,7 +12,7 @@ mod metadata;
 mod write;
 
 pub use calibrate::{CalibratePlan, calibrate};
-pub use encode::{encode, encode_weighted};
+pub use encode::{BLOCK_TYPES, encode, encode_weighted};
 pub use error::{QuantizeError, Result};
 pub use format::{Format, Mix};
 pub use imatrix::ImportanceMatrix;

@@ -83,12 +83,8 @@ pub enum VerifyError {
 /// cannot hold, and git's own files. The same files and key give the same bundle.
 pub fn sign_dir(dir: &Path, bundle_path: &Path, signer: &dyn Signer) -> Result<Signed> {
     let exempt = tree::inside(dir, bundle_path).map_err(Error::io("find", dir))?;
-    let listing = files(dir, exempt.as_deref(), &[]).map_err(|fault| match fault {
-        Fault::Io { attempted, path, source } => Error::Io { attempted, path, source },
-        Fault::Refused { path, reason } => {
-            Error::invalid(dir, format!("{} {reason}", visible_line(&path)), "take it out, then sign again")
-        }
-    })?;
+    let listing =
+        files(dir, exempt.as_deref(), &[]).map_err(|fault| fault.into_error(dir, "take it out, then sign again"))?;
     if listing.is_empty() {
         return Err(Error::invalid(dir, "there is nothing in it to sign", "name the artifact's folder"));
     }

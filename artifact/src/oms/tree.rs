@@ -1,6 +1,7 @@
 //! The files below a directory, for signing and for checking a signature. Links and special files are faults, and so
 //! is an empty folder: no digest covers it.
 
+use crate::untrusted::visible_line;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::io;
@@ -12,6 +13,16 @@ const MAX_DEPTH: usize = 64;
 pub(crate) enum Fault {
     Io { attempted: &'static str, path: PathBuf, source: io::Error },
     Refused { path: String, reason: &'static str },
+}
+
+impl Fault {
+    /// As an error about `dir`; `hint` says what to do once the file that is at fault is out.
+    pub(crate) fn into_error(self, dir: &Path, hint: &str) -> Error {
+        match self {
+            Fault::Io { attempted, path, source } => Error::Io { attempted, path, source },
+            Fault::Refused { path, reason } => Error::invalid(dir, format!("{} {reason}", visible_line(&path)), hint),
+        }
+    }
 }
 
 /// Every regular file below `dir`: its name (parts joined by `/`), in code point order, and where it is. `exempt` is the

@@ -18,6 +18,7 @@ mod retention;
 
 pub use fsck::{Fsck, Repaired};
 pub use log::{ChannelState, Channels, Head, Holds, LogEntry, Operation, fold, holds};
+pub(crate) use objects::HashedCopy;
 pub use objects::{StoredFile, Version};
 pub use retention::{Hold, Removable, Removed, Retention};
 

@@ -8,7 +8,6 @@ use crate::manifest::{self, ArtifactManifest};
 use crate::oms;
 use crate::relpath::SafeRelPath;
 use crate::strict_json;
-use crate::untrusted::visible_line;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -46,12 +45,8 @@ impl Store {
     /// [`ArtifactManifest::save`] returned: a folder with another manifest, or whose files are not those that the
     /// manifest names, is refused. Putting the same folder again changes nothing, and mends blobs that were damaged.
     pub fn put_artifact(&self, dir: &Path, manifest_digest: &str) -> Result<String> {
-        let listing = oms::files(dir, None, &[]).map_err(|fault| match fault {
-            oms::Fault::Io { attempted, path, source } => Error::Io { attempted, path, source },
-            oms::Fault::Refused { path, reason } => {
-                Error::invalid(dir, format!("{} {reason}", visible_line(&path)), "take it out, then try again")
-            }
-        })?;
+        let listing =
+            oms::files(dir, None, &[]).map_err(|fault| fault.into_error(dir, "take it out, then try again"))?;
         let manifest = ArtifactManifest::load(dir)?;
         let mut files = BTreeMap::new();
         for (name, path) in listing {
@@ -135,27 +130,10 @@ impl Store {
             let bytes = path.metadata().map_err(Error::io("read", &path))?.len();
             return Ok(StoredFile { sha256, bytes });
         }
-        let failed = || Error::io("store", &path);
-        let mut from = fs::File::open(source).map_err(Error::io("read", source))?;
-        let mut to = AtomicFile::create(&path).map_err(failed())?;
-        let mut hash = Sha256::new();
-        let mut piece = vec![0u8; 1 << 20];
-        let mut bytes = 0;
-        loop {
-            let n = from.read(&mut piece).map_err(Error::io("read", source))?;
-            if n == 0 {
-                break;
-            }
-            hash.update(&piece[..n]);
-            to.write_all(&piece[..n]).map_err(failed())?;
-            bytes += n as u64;
-        }
-        if hex(&hash.finalize()) != sha256 {
-            return Err(Error::invalid(source, "it changed while it was stored", "try again when nobody writes to it"));
-        }
-        to.set_read_only().map_err(failed())?;
+        let mut copy = HashedCopy::of(source, &sha256, &path)?;
+        copy.file.set_read_only().map_err(Error::io("store", &path))?;
         // Replaces a damaged blob; of two writers of the same content either may win.
-        to.commit().map_err(failed())?;
+        let bytes = copy.commit()?;
         Ok(StoredFile { sha256, bytes })
     }
 
@@ -214,6 +192,42 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// A file in the making under its digest: hashed as it is copied, so that what is named is what is there.
+pub(crate) struct HashedCopy {
+    pub file: AtomicFile,
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl HashedCopy {
+    /// Of `source`, whose digest was taken before, to `path`. An error where it changed in between.
+    pub fn of(source: &Path, sha256: &str, path: &Path) -> Result<HashedCopy> {
+        let failed = || Error::io("store", path);
+        let mut from = fs::File::open(source).map_err(Error::io("read", source))?;
+        let mut file = AtomicFile::create(path).map_err(failed())?;
+        let (mut hash, mut piece, mut bytes) = (Sha256::new(), vec![0u8; 1 << 20], 0);
+        loop {
+            let n = from.read(&mut piece).map_err(Error::io("read", source))?;
+            if n == 0 {
+                break;
+            }
+            hash.update(&piece[..n]);
+            file.write_all(&piece[..n]).map_err(failed())?;
+            bytes += n as u64;
+        }
+        if hex(&hash.finalize()) != sha256 {
+            return Err(Error::invalid(source, "it changed while it was stored", "try again when nobody writes to it"));
+        }
+        Ok(HashedCopy { file, path: path.to_path_buf(), bytes })
+    }
+
+    /// Puts it under its name; its size.
+    pub fn commit(self) -> Result<u64> {
+        self.file.commit().map_err(Error::io("store", &self.path))?;
+        Ok(self.bytes)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::settings::Settings;
 use crate::stages::cannot;
 use limbeck_artifact::digest::sha256_hex;
 use limbeck_model::gguf::GgmlType;
+use limbeck_quantize::BLOCK_TYPES;
 use limbeck_quantize::encode::{encode_into, heeds_importance};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -23,18 +24,6 @@ const SCRIPT: &str = include_str!("../bench/ggml_quantize.py");
 const WIDTH: usize = 1536;
 /// Timings of which the best counts, on both sides.
 const TIMINGS: usize = 3;
-
-const TYPES: [GgmlType; 9] = [
-    GgmlType::Q8_0,
-    GgmlType::Q4_0,
-    GgmlType::Q4_1,
-    GgmlType::Q5_0,
-    GgmlType::Q5_1,
-    GgmlType::IQ4_NL,
-    GgmlType::Q4_K,
-    GgmlType::Q5_K,
-    GgmlType::Q6_K,
-];
 
 /// How much faster than ggml the type is to be; `None` where nothing was promised.
 fn bar(ty: GgmlType, weighted: bool) -> Option<f64> {
@@ -90,7 +79,7 @@ pub fn bench(settings: &Settings, args: &BenchQuantize) -> Result<Exit> {
     };
     let megabytes = values.len() as f64 * 4e-6;
     let mut table = Vec::new();
-    for ty in TYPES {
+    for ty in BLOCK_TYPES {
         for weighted in [false, true] {
             if weighted && !heeds_importance(ty) {
                 continue;

@@ -4,7 +4,7 @@
 use super::score::find;
 use crate::args::{Export, Form};
 use crate::exit::{Exit, Failure, Result};
-use crate::output;
+use crate::output::{self, short};
 use crate::settings::{Settings, shell};
 use crate::stages::cannot;
 use limbeck_artifact::digest::sha256_file;
@@ -237,7 +237,6 @@ fn peft(dir: &Path, manifest: &ArtifactManifest, out: &Path) -> Result<Made> {
         files.push(copy(dir, manifest, name, &adapter)?);
     }
     let base = &manifest.base;
-    let short = |digest: &str| digest.get(..12).unwrap_or(digest).to_owned();
     let notes = vec![
         format!(
             "the base is {} (SHA-256 of its weights {}...); another base gives other answers",

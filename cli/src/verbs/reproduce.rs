@@ -4,7 +4,7 @@
 use super::score::find;
 use crate::args::Reproduce;
 use crate::exit::{Exit, Failure, Result};
-use crate::output;
+use crate::output::{self, short};
 use crate::scratch::Scratch;
 use crate::settings::Settings;
 use crate::stages::{self, PROGRAM_VERSION, Run, cannot};
@@ -112,11 +112,10 @@ fn say(settings: &Settings, manifest: &ArtifactManifest, steps: &[Step]) -> Resu
         output::json(&json!({"reproduced": differs.is_none(), "steps": told}))?;
         return Ok(exit);
     }
-    let short = |digest: &str| digest.get(..12).unwrap_or(digest).to_owned();
     let width = steps.iter().map(|s| s.what.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for step in steps {
-        let again = step.again.as_deref().map_or("nothing".to_owned(), short);
+        let again = step.again.as_deref().map_or("nothing", short);
         let verdict = match step.is_same() {
             true => format!("same     {}", short(&step.signed)),
             false => format!("differs  signed {}, now {again}", short(&step.signed)),

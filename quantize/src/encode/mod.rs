@@ -208,21 +208,22 @@ fn offender(ty: GgmlType, x: &[f32], y: &[u8], start: usize, largest: f32) -> Op
     })
 }
 
+/// The types that come in blocks of their own scale, in the order in which they are told.
+pub const BLOCK_TYPES: [GgmlType; 9] = [
+    GgmlType::Q8_0,
+    GgmlType::Q4_0,
+    GgmlType::Q4_1,
+    GgmlType::Q5_0,
+    GgmlType::Q5_1,
+    GgmlType::IQ4_NL,
+    GgmlType::Q4_K,
+    GgmlType::Q5_K,
+    GgmlType::Q6_K,
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const BLOCKS: [GgmlType; 9] = [
-        GgmlType::Q8_0,
-        GgmlType::Q4_0,
-        GgmlType::Q4_1,
-        GgmlType::Q5_0,
-        GgmlType::Q5_1,
-        GgmlType::IQ4_NL,
-        GgmlType::Q4_K,
-        GgmlType::Q5_K,
-        GgmlType::Q6_K,
-    ];
 
     fn noise(n: usize, mut state: u64) -> Vec<f32> {
         let mut next = || {
@@ -237,13 +238,13 @@ mod tests {
         let mut x = vec![0.25f32; 3 * TASK];
         x[2 * TASK + 7] = f32::NAN;
         x[TASK + 40] = f32::NEG_INFINITY;
-        for ty in BLOCKS.into_iter().chain([GgmlType::F32, GgmlType::F16, GgmlType::BF16]) {
+        for ty in BLOCK_TYPES.into_iter().chain([GgmlType::F32, GgmlType::F16, GgmlType::BF16]) {
             let refused = EncodeError::NotFinite { index: TASK + 40, value: f32::NEG_INFINITY };
             assert_eq!(encode(ty, &x), Err(refused), "{ty:?}");
         }
         x[2 * TASK + 7] = 3e30;
         x[TASK + 40] = 0.0;
-        for ty in BLOCKS.into_iter().chain([GgmlType::F16]) {
+        for ty in BLOCK_TYPES.into_iter().chain([GgmlType::F16]) {
             assert_eq!(encode(ty, &x), Err(EncodeError::Overflow { ty, index: 2 * TASK + 7, value: 3e30 }));
         }
         assert!(encode(GgmlType::F32, &x).is_ok() && encode(GgmlType::BF16, &x).is_ok());
@@ -273,7 +274,7 @@ mod tests {
         let x = noise(768 * 301, 7);
         let importance: Vec<f32> = noise(768, 8).iter().map(|w| w * w).collect();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-        for ty in BLOCKS {
+        for ty in BLOCK_TYPES {
             for importance in [None, Some(&importance[..])] {
                 let by = |task: EncodeTask| {
                     let mut out = room(ty, &x).unwrap();
@@ -293,7 +294,7 @@ mod tests {
         let (width, rows) = (256 * 3, 7);
         let x = noise(width * rows, 11);
         let importance: Vec<f32> = noise(width, 12).iter().map(|w| w * w).collect();
-        for ty in BLOCKS {
+        for ty in BLOCK_TYPES {
             let all = encode_weighted(ty, &x, &importance).unwrap();
             let bytes = all.len() / rows;
             for (row, x) in x.chunks(width).enumerate() {

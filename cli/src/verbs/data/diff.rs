@@ -1,8 +1,8 @@
 //! `limbeck data diff`: rows are the same where they come from the same trace; what else of them differs is told.
 
-use super::{Place, short};
+use super::Place;
 use crate::exit::{Exit, Result};
-use crate::output;
+use crate::output::{self, short};
 use crate::settings::Settings;
 use limbeck_artifact::dataset::{DatasetCard, Split, each_row};
 use limbeck_artifact::untrusted::visible_line;

@@ -55,7 +55,7 @@ pub fn lineage(settings: &Settings, place: &Place, row: &str, decisions: &[PathB
 }
 
 fn row_text(split: Split, row: &Example, told: &Value) -> String {
-    let at = |key: &str| told[key].as_str().map_or("unknown".to_owned(), |s| super::short(s).to_owned());
+    let at = |key: &str| told[key].as_str().map_or("unknown".to_owned(), |s| output::short(s).to_owned());
     let mut text = format!("row {} of {}\n", row.id, split.name());
     let mut line = |key: &str, value: String| text.push_str(&format!("  {key:<10} {}\n", visible_line(&value)));
     line("target", row.target.clone());

@@ -76,8 +76,3 @@ impl Place {
         Ok(card)
     }
 }
-
-/// The first digits of a digest, as a person compares them.
-fn short(digest: &str) -> &str {
-    digest.get(..12).unwrap_or(digest)
-}

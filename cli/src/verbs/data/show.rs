@@ -1,8 +1,8 @@
 //! `limbeck data show`: the card of a frozen dataset, after its files were checked.
 
-use super::{Place, short};
+use super::Place;
 use crate::exit::{Exit, Result};
-use crate::output::{self, Terminal, bold};
+use crate::output::{self, Terminal, bold, short};
 use crate::settings::Settings;
 use limbeck_artifact::dataset::{DatasetCard, LabelSource, Split};
 use limbeck_artifact::untrusted::visible_line;

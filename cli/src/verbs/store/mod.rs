@@ -4,7 +4,7 @@
 pub mod args;
 
 use crate::exit::{Exit, Failure, Result};
-use crate::output;
+use crate::output::{self, short};
 use crate::settings::{Settings, person};
 use args::{FsckArgs, Gc, HoldArgs, Log, Rollback, StoreArg, StoreVerb};
 use limbeck_artifact::digest::sha256_file;
@@ -15,9 +15,6 @@ use limbeck_artifact::untrusted::visible_line;
 use limbeck_artifact::{journal, manifest};
 use limbeck_tui::progress::{bytes, count};
 use serde_json::json;
-
-/// Of a version's digest, as far as a person reads it.
-const SHORT: usize = 12;
 
 pub fn store(settings: &Settings, verb: &StoreVerb) -> Result<Exit> {
     match verb {
@@ -36,10 +33,6 @@ fn open(at: &StoreArg) -> Result<Store> {
     }
     Err(Failure::new(Exit::Usage, format!("there is no store at {}", at.store.display()))
         .help("`limbeck run RECIPE` makes one when it promotes; name another with --store DIR"))
-}
-
-fn short(digest: &str) -> &str {
-    digest.get(..SHORT).unwrap_or(digest)
 }
 
 fn head_text(head: &Head) -> String {

@@ -17,6 +17,7 @@ mod linear;
 mod loss;
 mod pointwise;
 mod scale;
+mod shared;
 mod simd;
 mod strips;
 

@@ -4,6 +4,7 @@
 
 use super::buffer::Buffer;
 use super::kernels::{Threads, View};
+use super::shared::Shared;
 use rayon::prelude::*;
 
 /// Columns a strip: two registers of 512 bits.
@@ -176,24 +177,6 @@ fn chains<const N: usize>(rows: usize, first: usize, panel: &[f32], strip: &[f32
         }
     }
     sums[first..first + N].copy_from_slice(&own);
-}
-
-/// A pointer that tasks share; each writes to its own columns.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-
-// SAFETY: it is only used to reach disjoint parts of a matrix that outlives the tasks (`product`).
-#[expect(unsafe_code, reason = "a raw pointer crosses threads")]
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    /// # Safety
-    /// `offset` lies inside the matrix.
-    #[expect(unsafe_code, reason = "pointer arithmetic")]
-    unsafe fn at(&self, offset: usize) -> *mut f32 {
-        // SAFETY: as promised by the caller.
-        unsafe { self.0.add(offset) }
-    }
 }
 
 #[cfg(not(target_arch = "x86_64"))]

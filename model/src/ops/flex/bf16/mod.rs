@@ -15,6 +15,7 @@ pub use fuse::{add_over_rows, fused, fused_here, over_rows, strips, turned, visi
 pub use pack::Square;
 
 use super::buffer::Buffer;
+use super::shared::Shared;
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -293,24 +294,6 @@ unsafe fn copy_row(from: *const f32, to: *mut f32, n: usize) {
         } else {
             std::ptr::copy_nonoverlapping(from, to, n);
         }
-    }
-}
-
-/// A pointer that tasks share; each writes to its own rectangle.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-
-// SAFETY: it is only used to reach disjoint parts of a matrix that outlives the tasks (`product`).
-#[expect(unsafe_code, reason = "a raw pointer crosses threads")]
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    /// # Safety
-    /// `offset` lies inside the matrix.
-    #[expect(unsafe_code, reason = "pointer arithmetic")]
-    unsafe fn at(&self, offset: usize) -> *mut f32 {
-        // SAFETY: as promised by the caller.
-        unsafe { self.0.add(offset) }
     }
 }
 
