@@ -14,6 +14,12 @@ pub enum Error {
     /// What was asked for cannot be done; nothing was written.
     #[error("{reason}; {hint}")]
     Refused { reason: String, hint: String },
+    /// The store's trust policy does not allow it.
+    #[error("{reason}; {hint}")]
+    Untrusted { reason: String, hint: String },
+    /// The trust policy would allow it once enough keys agree.
+    #[error("{reason}; {hint}")]
+    Unapproved { reason: String, hint: String },
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -30,5 +36,9 @@ impl Error {
 
     pub(crate) fn refused(reason: impl Into<String>, hint: impl Into<String>) -> Error {
         Error::Refused { reason: reason.into(), hint: hint.into() }
+    }
+
+    pub(crate) fn untrusted(reason: impl Into<String>, hint: impl Into<String>) -> Error {
+        Error::Untrusted { reason: reason.into(), hint: hint.into() }
     }
 }

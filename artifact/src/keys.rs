@@ -38,7 +38,9 @@ pub fn load_private(path: &Path, passphrase: Option<&str>) -> Result<SigningKey>
     refuse_shared(path)?;
     let bytes = Zeroizing::new(std::fs::read(path).map_err(Error::io("read the private key", path))?);
     let text = std::str::from_utf8(&bytes)
-        .map_err(|_| Error::invalid(path, "it is not a PEM file", "`openssl pkcs8 -topk8` writes one"))?;
+        .map_err(|_| Error::invalid(path, "it is not a PEM file", "`openssl pkcs8 -topk8` writes one"))?
+        // A secret that went through a variable has lost its last line feed, or got another one.
+        .trim();
     if text.contains("BEGIN ENCRYPTED PRIVATE KEY") {
         let Some(passphrase) = passphrase else {
             return Err(Error::invalid(path, "the key is under a passphrase", "give the passphrase"));
@@ -154,6 +156,13 @@ mod tests {
             let e = save_private(&path, &generate().unwrap(), None).unwrap_err();
             assert!(e.to_string().contains("already"), "{e}");
             assert!(load_private(&path, passphrase).unwrap() == key);
+        }
+        for path in ["keys/plain.pem", "keys/locked.pem"].map(|name| dir.path().join(name)) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            for spelled in [text.trim_end().to_owned(), format!("\n{text}\n"), text.clone()] {
+                std::fs::write(&path, spelled).unwrap();
+                assert!(load_private(&path, Some("correct horse")).unwrap() == key);
+            }
         }
         let locked = dir.path().join("keys/locked.pem");
         assert!(load_private(&locked, None).unwrap_err().to_string().contains("give the passphrase"));

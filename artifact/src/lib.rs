@@ -1,5 +1,6 @@
 //! What a run leaves behind and how anyone checks it: digests, the frozen dataset's format, the event journal,
-//! the stage cache, signing, and the promotion log. Every other room uses this one; it uses none of them.
+//! the stage cache, signing and whose signatures count, and the promotion log. Every other room uses this one; it uses
+//! none of them.
 
 pub mod dataset;
 pub mod digest;
@@ -18,6 +19,7 @@ pub mod signer;
 pub mod stage;
 pub mod store;
 mod strict_json;
+pub mod trust;
 pub mod untrusted;
 
 pub use error::{Error, Result};

@@ -2,7 +2,8 @@
 
 mod artifact;
 
-pub use artifact::{ArtifactArgs, Drift, Export, Form, Reproduce, Score, Serve, Verify};
+pub use artifact::OWN_KEY;
+pub use artifact::{ArtifactArgs, Drift, Export, Form, Promote, Reproduce, Score, Serve, Verify};
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
@@ -22,7 +23,7 @@ Example:
   limbeck score staging \"where is my refund?\"     ask what was promoted
 
 Exit codes:
-  0 ok, 1 unexpected, 2 usage, 3 recipe invalid, 4 gate failed, 5 review incomplete,
+  0 ok, 1 unexpected, 2 usage, 3 recipe invalid, 4 gate failed, 5 review or approvals incomplete,
   6 verification failed, 7 gate inconclusive (says how many more examples would decide)"
 )]
 pub struct Cli {
@@ -169,8 +170,33 @@ Example:
     #[command(after_help = "Example:\n  limbeck package recipes/quickstart")]
     Package(RecipeArg),
     /// Point a channel of the store at the artifact, if its gates passed
-    #[command(after_help = "Example:\n  limbeck promote recipes/quickstart --set promote.channel=production")]
-    Promote(RecipeArg),
+    #[command(after_help = "\
+Example:
+  limbeck promote recipes/quickstart --set promote.channel=production
+  limbeck promote runs/quickstart/package --channel production      an artifact that was made before, perhaps elsewhere
+
+Where the store has a trust policy, its keys decide (`limbeck trust`); exit code 5 while approvals are missing.")]
+    Promote(Promote),
+    /// Give your word for an artifact, where the store's trust policy asks for it
+    #[command(after_help = "\
+Example:
+  limbeck approve runs/quickstart/package --channel production --key ann.pem
+  limbeck approve 1c551ab4e2f0 --as eval --channel production --key ci.pem
+  limbeck approve 1c551ab4e2f0 --list
+
+An approval is a signed statement (in-toto SVR) about this version alone; a version whose gates did not pass gets none.")]
+    Approve(crate::verbs::trust::args::Approve),
+    /// Say whose signatures count: who may build, evaluate, and promote to which channel
+    #[command(after_help = "\
+Example:
+  limbeck trust new trust.toml --key ci=ci.pub.pem --key ann=ann.pub.pem
+  limbeck trust sign trust.toml --key ann.pem
+  limbeck trust install trust.toml
+  limbeck trust show
+
+From then on `score`, `serve` and their like check a channel's artifact against the policy instead of --key. A key is revoked as
+of an entry of the log: what was promoted with it from there on is no longer served.")]
+    Trust(crate::verbs::trust::args::Trust),
     /// Check an artifact's signature and every file's digest
     #[command(after_help = "Example:\n  limbeck verify runs/quickstart/package --key .limbeck/keys/signing.pub.pem")]
     Verify(Verify),
@@ -575,6 +601,25 @@ pub enum KeysVerb {
     New {
         /// Where the private key goes; the public one is put beside it
         path: PathBuf,
+    },
+    /// Make a key in place of another, and the next version of the trust policy that says so
+    #[command(after_help = "\
+Example:
+  limbeck keys rotate ci.pem ci-2027.pem --policy trust.toml
+  limbeck trust sign trust.toml --key ann.pem && limbeck trust install trust.toml
+
+The old key stays valid for what was promoted before. If others may have had it, set its revoked_at_seq in the policy to the
+entry from which it is not to be believed.")]
+    Rotate {
+        #[command(flatten)]
+        store: crate::verbs::store::args::StoreArg,
+        /// The key that is to be replaced, its private or public half
+        old: PathBuf,
+        /// Where the new private key goes; the public one is put beside it
+        new: PathBuf,
+        /// Where the next policy goes, where the store has one
+        #[arg(long, value_name = "FILE", default_value = "trust.toml")]
+        policy: PathBuf,
     },
     /// Say which key this is: its id, as artifacts and the promotion log name it
     #[command(after_help = "Example:\n  limbeck keys show .limbeck/keys/signing.pub.pem")]

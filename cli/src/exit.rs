@@ -89,10 +89,15 @@ impl Failure {
     }
 }
 
-/// Whatever a room can't do is unexpected unless the verb says otherwise.
-impl<E: std::error::Error> From<E> for Failure {
+/// Whatever a room can't do is unexpected unless the verb says otherwise, or it is a matter of trust.
+impl<E: std::error::Error + 'static> From<E> for Failure {
     fn from(error: E) -> Failure {
-        Failure::of(Exit::Unexpected, &error)
+        let exit = match (&error as &(dyn std::error::Error + 'static)).downcast_ref() {
+            Some(limbeck_artifact::Error::Untrusted { .. }) => Exit::VerificationFailed,
+            Some(limbeck_artifact::Error::Unapproved { .. }) => Exit::ReviewIncomplete,
+            _ => Exit::Unexpected,
+        };
+        Failure::of(exit, &error)
     }
 }
 

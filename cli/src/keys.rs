@@ -36,6 +36,22 @@ pub fn signer(recipe: &Recipe, emit: &dyn Emit) -> Result<Box<dyn Signer>> {
     Ok(Box::new(Exec::new(&sign.exec, keys::load_public(public)?)))
 }
 
+/// What of the key can be known to be wrong before anything is trained.
+///
+/// # Errors
+/// When it is no key, others may read it, or it is under a passphrase that nobody gave and nobody can be asked for.
+pub fn check(recipe: &Recipe) -> Result<()> {
+    let sign = &recipe.sign;
+    if let (false, Some(public)) = (sign.exec.is_empty(), &sign.public_key) {
+        keys::load_public(public)?;
+    }
+    if !sign.exec.is_empty() || !sign.key.exists() {
+        return Ok(());
+    }
+    let asks = keys::is_locked(&sign.key) && key_passphrase()?.is_none() && std::io::stdin().is_terminal();
+    if asks { Ok(()) } else { load(&sign.key).map(|_| ()) }
+}
+
 /// The key at `path`. Where there is none, makes one for this machine and says plainly what it is worth.
 ///
 /// # Errors

@@ -60,7 +60,7 @@ fn dispatch(settings: &Settings, verb: Verb) -> Result<Exit> {
         Verb::Quantize(args) => verbs::run::run(settings, &args.recipe, Stage::Quantize, &none),
         Verb::Eval(args) => verbs::eval::eval(settings, &args),
         Verb::Package(args) => verbs::run::run(settings, &args.recipe, Stage::Package, &none),
-        Verb::Promote(args) => verbs::run::run(settings, &args.recipe, Stage::Promote, &none),
+        Verb::Promote(args) => verbs::promote::promote(settings, &args),
         Verb::Verify(args) => verbs::verify::verify(settings, &args),
         Verb::Store(verb) => verbs::store::store(settings, &verb),
         Verb::Score(args) => verbs::score::score(settings, &args),
@@ -76,6 +76,8 @@ fn dispatch(settings: &Settings, verb: Verb) -> Result<Exit> {
         Verb::BenchOurs(args) => verbs::bench::ours(settings, &args),
         Verb::Carve(args) => verbs::carve::carve(settings, args),
         Verb::Keys(args) => verbs::keys::keys(settings, &args),
+        Verb::Trust(args) => verbs::trust::trust(settings, &args),
+        Verb::Approve(args) => verbs::trust::approve(settings, &args),
         Verb::Completions(args) => verbs::completions::completions(&args),
     }
 }

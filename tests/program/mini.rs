@@ -9,6 +9,29 @@ use limbeck_model::gguf::GgmlType;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+/// What a program printed, without what differs from run to run: digests (runs of 12 hex digits or more) and times.
+pub fn redacted(text: &str) -> String {
+    let mut out = String::new();
+    for word in text.split_inclusive([' ', '\n']) {
+        let bare = word.trim_end();
+        if bare.len() == 24 && bare.ends_with('Z') {
+            out.push_str(&word.replace(bare, "[time]"));
+            continue;
+        }
+        let is_digest = |run: &str| run.len() >= 12 && run.bytes().all(|b| b.is_ascii_hexdigit());
+        let mut rest = word;
+        while !rest.is_empty() {
+            let run = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+            let (run, after) = rest.split_at(run);
+            out.push_str(if is_digest(run) { "[digest]" } else { run });
+            let mark = after.chars().next().map_or(0, char::len_utf8);
+            out.push_str(&after[..mark]);
+            rest = &after[mark..];
+        }
+    }
+    out
+}
+
 pub struct Mini {
     pub folder: tempfile::TempDir,
 }

@@ -1,9 +1,13 @@
 //! The bytes of a signature: a Sigstore bundle around a DSSE envelope around an in-toto statement. Everything unknown,
 //! doubled or spelled in two ways is refused.
 
+use crate::keys::{VerifyingKey, key_id};
 use crate::relpath::SafeRelPath;
+use crate::signer::Signer;
 use crate::strict_json;
 use base64ct::{Base64, Encoding};
+use p256::ecdsa::Signature;
+use p256::ecdsa::signature::Verifier;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -52,12 +56,46 @@ struct DsseSignature {
 }
 
 /// A bundle's parts, not yet authenticated.
-pub(super) struct Envelope {
-    pub payload: Vec<u8>,
+struct Envelope {
+    payload: Vec<u8>,
     /// ASN.1 DER.
-    pub signature: Vec<u8>,
+    signature: Vec<u8>,
     /// What the bundle says of its key.
-    pub hint: String,
+    hint: String,
+}
+
+/// Why a bundle does not say what it seems to.
+pub(crate) enum Unopened {
+    Malformed(String),
+    /// It names another key than the trusted one.
+    OtherKey {
+        found: String,
+    },
+    /// Changed, or signed by another key than it says.
+    Signature,
+}
+
+/// Signs a statement.
+pub(crate) fn seal(payload: &[u8], signer: &dyn Signer) -> crate::Result<Vec<u8>> {
+    let signature = signer.sign_der(&pae(payload))?;
+    encode(payload, &signature, &key_id(signer.public()))
+        .map_err(|e| crate::Error::refused(format!("the signature cannot be written: {e}"), "this is a defect"))
+}
+
+/// The statement in a bundle, once its signature is known to be `key`'s.
+pub(crate) fn open(bytes: &[u8], key: &VerifyingKey) -> Result<Vec<u8>, Unopened> {
+    let envelope = decode(bytes).map_err(Unopened::Malformed)?;
+    if envelope.hint != key_id(key) {
+        return Err(Unopened::OtherKey { found: envelope.hint });
+    }
+    let signature = Signature::from_der(&envelope.signature).map_err(|_| Unopened::Signature)?;
+    key.verify(&pae(&envelope.payload), &signature).map_err(|_| Unopened::Signature)?;
+    Ok(envelope.payload)
+}
+
+/// What a bundle says of its key; nothing proves it.
+pub(crate) fn hint(bytes: &[u8]) -> Option<String> {
+    decode(bytes).ok().map(|envelope| envelope.hint)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -174,13 +212,13 @@ impl Statement {
 }
 
 /// DSSE's pre-authentication encoding: what is signed.
-pub(super) fn pae(payload: &[u8]) -> Vec<u8> {
+fn pae(payload: &[u8]) -> Vec<u8> {
     let mut bytes = format!("DSSEv1 {} {PAYLOAD_TYPE} {} ", PAYLOAD_TYPE.len(), payload.len()).into_bytes();
     bytes.extend_from_slice(payload);
     bytes
 }
 
-pub(super) fn encode(payload: &[u8], signature_der: &[u8], key_id: &str) -> serde_json::Result<Vec<u8>> {
+fn encode(payload: &[u8], signature_der: &[u8], key_id: &str) -> serde_json::Result<Vec<u8>> {
     let signature = DsseSignature { sig: Base64::encode_string(signature_der), keyid: String::new() };
     serde_json::to_vec(&Bundle {
         media_type: BUNDLE_TYPE.to_owned(),
@@ -197,7 +235,7 @@ pub(super) fn encode(payload: &[u8], signature_der: &[u8], key_id: &str) -> serd
 }
 
 /// Takes a bundle apart. Errors are reasons in words.
-pub(super) fn decode(bytes: &[u8]) -> Result<Envelope, String> {
+fn decode(bytes: &[u8]) -> Result<Envelope, String> {
     let bundle: Bundle = strict_json::from_slice(bytes).map_err(|e| e.to_string())?;
     expect("media type", &bundle.media_type, BUNDLE_TYPE)?;
     expect("payload type", &bundle.dsse_envelope.payload_type, PAYLOAD_TYPE)?;

@@ -2,7 +2,7 @@
 //! makes and checks too. What is accepted is less than the specification allows: whatever is in the directory and not
 //! in the signature is refused, so no unsigned byte can ride along.
 
-mod bundle;
+pub(crate) mod bundle;
 mod tree;
 
 use crate::digest::{hex, sha256_file, unhex32};
@@ -12,9 +12,7 @@ use crate::relpath::SafeRelPath;
 use crate::signer::Signer;
 use crate::untrusted::visible_line;
 use crate::{Error, Result};
-use bundle::{Resource, Statement};
-use p256::ecdsa::Signature;
-use p256::ecdsa::signature::Verifier;
+use bundle::{Resource, Statement, Unopened};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -104,9 +102,8 @@ pub fn sign_dir(dir: &Path, bundle_path: &Path, signer: &dyn Signer) -> Result<S
     let statement = Statement::new(&tree::base_name(dir)?, &root, ignored, resources);
     let defect = |e: serde_json::Error| Error::invalid(bundle_path, e.to_string(), "this is a defect");
     let payload = serde_json::to_vec(&statement).map_err(defect)?;
-    let signature = signer.sign_der(&bundle::pae(&payload))?;
+    let bytes = bundle::seal(&payload, signer)?;
     let key_id = key_id(signer.public());
-    let bytes = bundle::encode(&payload, &signature, &key_id).map_err(defect)?;
     write_atomic(bundle_path, &bytes).map_err(Error::io("write the signature", bundle_path))?;
     Ok(Signed { files, root, key_id })
 }
@@ -142,16 +139,15 @@ pub fn verify_dir(
 }
 
 fn verify_bundle(path: &Path, key: &VerifyingKey) -> std::result::Result<Statement, VerifyError> {
-    let malformed = |reason: String| VerifyError::Bundle { path: path.to_path_buf(), reason };
     let bytes = read_capped(path)?;
-    let envelope = bundle::decode(&bytes).map_err(malformed)?;
-    let trusted = key_id(key);
-    if envelope.hint != trusted {
-        return Err(VerifyError::OtherKey { found: visible_line(&envelope.hint).into_owned(), trusted });
-    }
-    let signature = Signature::from_der(&envelope.signature).map_err(|_| VerifyError::Signature)?;
-    key.verify(&bundle::pae(&envelope.payload), &signature).map_err(|_| VerifyError::Signature)?;
-    Statement::parse(&envelope.payload).map_err(VerifyError::Statement)
+    let payload = bundle::open(&bytes, key).map_err(|why| match why {
+        Unopened::Malformed(reason) => VerifyError::Bundle { path: path.to_path_buf(), reason },
+        Unopened::OtherKey { found } => {
+            VerifyError::OtherKey { found: visible_line(&found).into_owned(), trusted: key_id(key) }
+        }
+        Unopened::Signature => VerifyError::Signature,
+    })?;
+    Statement::parse(&payload).map_err(VerifyError::Statement)
 }
 
 fn read_capped(path: &Path) -> std::result::Result<Vec<u8>, VerifyError> {

@@ -94,9 +94,13 @@ impl Store {
         self.check_versions(&mut report)?;
         self.check_blobs(&mut report)?;
         self.check_folders(&mut report)?;
+        self.check_trust(&mut report);
         let removed: BTreeMap<&String, u64> =
             entries.iter().filter(|e| e.op == Operation::Remove).map(|e| (&e.to, e.seq)).collect();
         for entry in &entries {
+            if entry.op == Operation::Trust {
+                continue;
+            }
             let was_removed = removed.get(&entry.to).is_some_and(|seq| *seq >= entry.seq);
             if !was_removed && !self.version_path(&entry.to).is_file() {
                 report.problems.push(format!("log entry {} names {}, which is not here", entry.seq, entry.to));
@@ -147,6 +151,23 @@ impl Store {
             report.problems.push(problem);
         }
         Ok(entries)
+    }
+
+    /// Every promotion since there is a policy, by the policy of then and what is known of its keys now.
+    fn check_trust(&self, report: &mut Fsck) {
+        // What is wrong with the log itself was told already.
+        let Ok(log) = self.read_log() else { return };
+        let now = match self.trust_in(&log.entries) {
+            Ok(Some(now)) => now,
+            Ok(None) => return,
+            Err(e) => return report.problems.push(e.to_string()),
+        };
+        let first = log.entries.iter().find(|e| e.op == Operation::Trust).map_or(0, |e| e.seq);
+        for entry in log.entries.iter().filter(|e| e.op == Operation::Promote && e.seq > first) {
+            if let Err(e) = self.vet_entry(&log, &now, entry) {
+                report.problems.push(format!("log entry {} is not to be trusted: {e}", entry.seq));
+            }
+        }
     }
 
     fn check_versions(&self, report: &mut Fsck) -> Result<()> {
@@ -212,6 +233,7 @@ fn before(entry: &LogEntry, channels: &Channels, entries: &[LogEntry]) -> Option
             holds(entries).get(&entry.model).and_then(|h| h.get(&entry.channel)).cloned()
         }
         Operation::Remove => Some(entry.to.clone()),
+        Operation::Trust => entries.iter().rev().find(|e| e.op == Operation::Trust).map(|e| e.to.clone()),
     }
 }
 

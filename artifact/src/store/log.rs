@@ -21,6 +21,8 @@ pub enum Operation {
     Release,
     /// A version was no longer needed, and its content may be gone.
     Remove,
+    /// Another trust policy came into force.
+    Trust,
 }
 
 /// One entry, as the log keeps it: canonical JSON on one line.
@@ -35,9 +37,9 @@ pub struct LogEntry {
     pub model: String,
     /// The channel that moved. Of a hold its name; empty where a version was removed.
     pub channel: String,
-    /// The version that the channel served until now, or that was held under this name.
+    /// The version that the channel served until now, or that was held under this name, or the trust policy before.
     pub from: Option<String>,
-    /// The version that it serves from now on, or that is held, released, removed.
+    /// The version that it serves from now on, or that is held, released, removed; of a trust policy its digest.
     pub to: String,
     pub evidence: BTreeMap<String, String>,
     pub by: String,
@@ -83,7 +85,7 @@ pub fn holds(entries: &[LogEntry]) -> Holds {
             Operation::Release => {
                 holds.entry(of_model()).or_default().remove(&entry.channel);
             }
-            Operation::Promote | Operation::Rollback | Operation::Remove => {}
+            Operation::Promote | Operation::Rollback | Operation::Remove | Operation::Trust => {}
         }
     }
     holds.retain(|_, of_model| !of_model.is_empty());

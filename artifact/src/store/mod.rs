@@ -4,7 +4,8 @@
 //! ```text
 //! blobs/sha256/<hex>           a file's content, under its digest
 //! versions/<sha256>.json       the files of one artifact, under the digest of this record: a version
-//! log/<16-digit seq>.json      one promotion, rollback, hold, release or removal, with the hash of the entry before it
+//! log/<16-digit seq>.json      one promotion, rollback, hold, release, removal or trust policy, with the hash of the entry before it
+//! trust/policies/<sha256>.json trust policies with their signatures; trust/approvals/ likewise
 //! artifacts/<sha256>/          a version laid out as a folder again, by hard links; can be deleted and is made anew
 //! ```
 //!
@@ -15,12 +16,14 @@ mod fsck;
 mod log;
 mod objects;
 mod retention;
+mod trust;
 
 pub use fsck::{Fsck, Repaired};
 pub use log::{ChannelState, Channels, Head, Holds, LogEntry, Operation, fold, holds};
 pub(crate) use objects::HashedCopy;
 pub use objects::{StoredFile, Version};
 pub use retention::{Hold, Removable, Removed, Retention};
+pub use trust::{Approved, InForce, Trusted};
 
 use crate::digest::is_sha256;
 use crate::untrusted::visible_line;
@@ -106,6 +109,10 @@ impl Store {
         self.check_blobs_present(&version)?;
         self.append(|log, channels| {
             let state = channels.get(&model).and_then(|c| c.get(&channel));
+            let mut evidence = evidence.clone();
+            if let Some(trust) = self.trust_in(&log.entries)? {
+                evidence.extend(self.admit(&trust, &version_digest, &channel, log.head.seq + 1)?);
+            }
             if let Some(state) = state
                 && state.version == version_digest
                 && let Some(entry) = log.entries.get((state.seq as usize).saturating_sub(1))
@@ -149,6 +156,9 @@ impl Store {
                     )
                 })?,
             };
+            if let Some(trust) = self.trust_in(&log.entries)? {
+                self.vet(log, &trust, &model, &channel, &target)?;
+            }
             self.touch_version(&target)?;
             self.check_blobs_present(&self.version(&target)?)?;
             Ok(Step::Append(log.next(

@@ -31,6 +31,18 @@ pub struct Version {
     pub files: BTreeMap<String, StoredFile>,
 }
 
+impl Version {
+    /// Whether `files`, relative path to SHA-256, are this version's, the signature aside, which does not sign itself.
+    pub fn check_files(&self, files: &BTreeMap<String, String>) -> Result<()> {
+        let own = self.files.iter().filter(|(name, _)| *name != manifest::SIGNATURE_FILE_NAME);
+        if own.map(|(name, file)| (name, &file.sha256)).eq(files.iter()) {
+            return Ok(());
+        }
+        let reason = format!("the folder is another artifact than version {} of {}", self.version, self.name);
+        Err(Error::untrusted(reason, "`limbeck fsck --repair` lays it out anew"))
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredFile {
@@ -137,7 +149,7 @@ impl Store {
         Ok(StoredFile { sha256, bytes })
     }
 
-    fn put_bytes(&self, path: &Path, sha256: &str, bytes: &[u8]) -> Result<()> {
+    pub(super) fn put_bytes(&self, path: &Path, sha256: &str, bytes: &[u8]) -> Result<()> {
         if is_whole(path, sha256) && touch(path).is_ok() {
             return Ok(());
         }

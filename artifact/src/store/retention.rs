@@ -109,7 +109,7 @@ impl Store {
         let wanted = wanted(&super::fold(&entries), &entries, retention.keep_last);
         let mut found = Vec::new();
         let mut users: BTreeMap<String, u64> = BTreeMap::new();
-        for digest in self.version_digests()? {
+        for digest in self.versions()? {
             let version = self.version(&digest)?;
             version.files.values().map(|f| &f.sha256).collect::<BTreeSet<_>>().into_iter().for_each(|sha256| {
                 *users.entry(sha256.clone()).or_default() += 1;
@@ -140,7 +140,7 @@ impl Store {
             }
         }
         let mut kept = BTreeSet::new();
-        for digest in self.version_digests()? {
+        for digest in self.versions()? {
             kept.extend(self.version(&digest)?.files.into_values().map(|f| f.sha256));
         }
         let dir = self.dir.join("blobs/sha256");
@@ -192,7 +192,8 @@ impl Store {
         }
     }
 
-    fn version_digests(&self) -> Result<Vec<String>> {
+    /// The digests of all versions that are here.
+    pub fn versions(&self) -> Result<Vec<String>> {
         let names = names(&self.dir.join("versions"), &mut 0)?;
         let digest = |name: &String| name.strip_suffix(".json").filter(|d| is_sha256(d)).map(str::to_owned);
         Ok(names.iter().filter_map(digest).collect())

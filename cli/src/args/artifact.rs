@@ -21,12 +21,32 @@ pub struct ArtifactArgs {
     /// The store that channels are looked up in
     #[arg(long, value_name = "DIR", default_value = ".limbeck/store")]
     pub store: PathBuf,
-    /// The public key that the artifact must be signed with (PEM)
-    #[arg(long, value_name = "PUB", default_value = ".limbeck/keys/signing.pub.pem")]
-    pub key: PathBuf,
+    /// The public key that the artifact must be signed with (PEM) [default: .limbeck/keys/signing.pub.pem, or by the store's
+    /// trust policy]
+    #[arg(long, value_name = "PUB")]
+    pub key: Option<PathBuf>,
     /// Answer without checking the signature
     #[arg(long, conflicts_with = "key")]
     pub no_verify: bool,
+}
+
+/// The key that `limbeck run` makes where there is none.
+pub const OWN_KEY: &str = ".limbeck/keys/signing.pub.pem";
+
+#[derive(Args, Debug)]
+pub struct Promote {
+    /// A recipe, or an artifact's folder
+    #[arg(value_name = "RECIPE|ARTIFACT")]
+    pub of: PathBuf,
+    /// The channel, of an artifact; a recipe names its own (promote.channel)
+    #[arg(long, value_name = "CHANNEL")]
+    pub channel: Option<String>,
+    /// The store, of an artifact; a recipe names its own (promote.store)
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+    /// The public key that an artifact must be signed with (PEM), where the store has no trust policy
+    #[arg(long, value_name = "PUB")]
+    pub key: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

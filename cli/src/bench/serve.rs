@@ -172,10 +172,11 @@ fn start(args: &BenchServe) -> Result<Server> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["serve", &which.artifact, "--listen", "127.0.0.1:0", "--json", "--threshold", "0"]);
     command.arg("--workers").arg(args.workers.to_string()).arg("--store").arg(&which.store);
-    match which.no_verify {
-        true => command.arg("--no-verify"),
-        false => command.arg("--key").arg(&which.key),
-    };
+    if which.no_verify {
+        command.arg("--no-verify");
+    } else if let Some(key) = &which.key {
+        command.arg("--key").arg(key);
+    }
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {

@@ -198,6 +198,9 @@ pub struct Outcome {
 /// The first stage's that fails; an unfinished review is one, a failed gate is not.
 pub fn upto(run: &Run<'_>, last: Stage) -> Result<Outcome> {
     let mut outcome = Outcome::default();
+    if last >= Stage::Package {
+        crate::keys::check(run.recipe())?;
+    }
     let imported = import::run(run)?;
     outcome.stages.push(imported.line());
     if last == Stage::Import {

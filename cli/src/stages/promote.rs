@@ -4,14 +4,17 @@ use super::eval::Evaluated;
 use super::package::Packaged;
 use super::{Finished, Run, StageLine};
 use crate::exit::{Exit, Failure, Result};
-use crate::settings::person;
+use crate::settings::{person, shell};
 use limbeck_artifact::digest::sha256_file;
 use limbeck_artifact::event::{Emit, EventKind, Stage};
+use limbeck_artifact::signer::Signer;
 use limbeck_artifact::store::{Promotion, Store};
-use limbeck_artifact::{journal, keys, manifest, oms};
+use limbeck_artifact::trust::{BUILD, EVAL, PROMOTE, step_of_channel};
+use limbeck_artifact::{Error, journal, keys, manifest, oms};
 use limbeck_eval::Verdict;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Instant;
 
 #[derive(Clone, Debug, Serialize)]
@@ -47,9 +50,11 @@ pub fn run(
     let store = Store::open(&recipe.promote.store)?;
     let version = store.put_artifact(&dir, &packaged.manifest_digest)?;
     let report = sha256_file(&run.dir.join(&evaluated.summary.report))?;
-    let entry = store.promote(Promotion {
+    let channel = &recipe.promote.channel;
+    approve_oneself(&store, &version, channel, key.as_ref())?;
+    let wish = Promotion {
         model: recipe.name.clone(),
-        channel: recipe.promote.channel.clone(),
+        channel: channel.clone(),
         version_digest: version.clone(),
         evidence: BTreeMap::from([
             ("report".to_owned(), report),
@@ -58,7 +63,8 @@ pub fn run(
         ]),
         by: person(),
         at: journal::now(),
-    })?;
+    };
+    let entry = store.promote(wish).map_err(|e| unapproved(e, &dir, &recipe.promote.store, channel))?;
     let wall_ms = begun.elapsed().as_millis() as u64;
     let line = format!(
         "{} serves {} (entry {} of {})",
@@ -71,4 +77,32 @@ pub fn run(
     let promoted =
         Promoted { channel: entry.channel, version, seq: entry.seq, store: recipe.promote.store.display().to_string() };
     Ok(Some((promoted, StageLine { stage: Stage::Promote, cached: false, wall_ms })))
+}
+
+/// Whoever runs the recipe gives the approvals that the trust policy lets its key give: running it is saying so.
+fn approve_oneself(store: &Store, version: &str, channel: &str, key: &dyn Signer) -> Result<()> {
+    let Some(trust) = store.trust()? else { return Ok(()) };
+    let id = keys::key_id(key.public());
+    let Some((name, _)) = trust.policy.key_by_id(&id) else { return Ok(()) };
+    let own = step_of_channel(channel);
+    let given = store.approvals(version)?;
+    for step in [EVAL, own.as_str()] {
+        let roles = &trust.policy.roles;
+        let shared = if step == EVAL { None } else { roles.get(PROMOTE) };
+        let Some(role) = roles.get(step).or(shared) else { continue };
+        let is_given = given.iter().any(|a| a.role == step && a.key == name);
+        if role.keys.contains(name) && !role.distinct_from.contains(BUILD) && !is_given {
+            crate::verbs::trust::give(store, version, step, key)?;
+        }
+    }
+    Ok(())
+}
+
+/// What to do about an approval that is missing, as a command.
+pub fn unapproved(error: Error, dir: &Path, store: &Path, channel: &str) -> Failure {
+    let Error::Unapproved { reason, .. } = &error else { return error.into() };
+    let (dir, store) = (shell(dir), shell(store));
+    Failure::new(Exit::ReviewIncomplete, format!("not promoted to {channel} yet: {reason}")).help(format!(
+        "`limbeck approve {dir} --store {store} --channel {channel} --key KEY`, then promote again; everything else is done"
+    ))
 }

@@ -2,7 +2,7 @@
 
 mod stream;
 
-use crate::args::{ArtifactArgs, Score};
+use crate::args::{ArtifactArgs, OWN_KEY, Score};
 use crate::exit::{Exit, Failure, Result};
 use crate::output;
 use crate::settings::Settings;
@@ -12,7 +12,7 @@ use limbeck_artifact::dataset::Message;
 use limbeck_artifact::keys;
 use limbeck_artifact::manifest::ArtifactManifest;
 use limbeck_artifact::schema::Schema;
-use limbeck_artifact::store::Store;
+use limbeck_artifact::store::{Store, Trusted};
 use limbeck_artifact::untrusted::visible_line;
 use limbeck_eval::{Action, Calibrator, Policy, Report};
 use limbeck_model::device::DeviceName;
@@ -65,27 +65,46 @@ pub fn score(settings: &Settings, args: &Score) -> Result<Exit> {
 /// The artifact that was named, verified unless that was waived.
 ///
 /// # Errors
-/// When there is none, or its signature is not the key's.
+/// When there is none, its signature is not the key's, or the store's trust policy does not admit it.
 pub fn find(args: &ArtifactArgs) -> Result<(PathBuf, ArtifactManifest)> {
-    let dir = locate(args)?;
-    let manifest = match args.no_verify {
-        true => ArtifactManifest::load(&dir)?,
-        false => {
-            let key = keys::load_public(&args.key).map_err(|e| {
-                Failure::of(Exit::VerificationFailed, &e)
-                    .help("name the signer's public key with --key PUB; --no-verify answers without checking")
-            })?;
-            verify::check(&dir, &key)?.1
-        }
+    let (dir, trusted) = locate(args)?;
+    if args.no_verify {
+        let manifest = ArtifactManifest::load(&dir)?;
+        return Ok((dir, manifest));
+    }
+    let named = match (&args.key, &trusted) {
+        (None, Some(_)) => None,
+        (key, _) => Some(public_key(key.as_deref())?),
     };
+    let mut manifest = None;
+    if let Some(key) = named {
+        manifest = Some(verify::check(&dir, &key)?.1);
+    }
+    if let Some(trusted) = trusted {
+        let (verified, found) = verify::check(&dir, &trusted.key)?;
+        trusted.version.check_files(&verified.files)?;
+        manifest = Some(found);
+    }
+    let manifest = manifest.ok_or_else(|| Failure::new(Exit::VerificationFailed, "nothing was checked"))?;
     Ok((dir, manifest))
 }
 
-/// The folder of the artifact that was named: itself, or what a channel serves.
-fn locate(args: &ArtifactArgs) -> Result<PathBuf> {
+/// The key that an artifact must be signed with, where no trust policy says so.
+///
+/// # Errors
+/// When there is none.
+pub fn public_key(path: Option<&Path>) -> Result<keys::VerifyingKey> {
+    keys::load_public(path.unwrap_or(Path::new(OWN_KEY))).map_err(|e| {
+        Failure::of(Exit::VerificationFailed, &e)
+            .help("name the signer's public key with --key PUB; --no-verify answers without checking")
+    })
+}
+
+/// The folder of the artifact that was named: itself, or what a channel serves and what it has to be under a trust policy.
+fn locate(args: &ArtifactArgs) -> Result<(PathBuf, Option<Trusted>)> {
     let path = Path::new(&args.artifact);
     if path.join(limbeck_artifact::manifest::FILE_NAME).is_file() {
-        return Ok(path.to_owned());
+        return Ok((path.to_owned(), None));
     }
     if path.is_dir() {
         let message = format!("{} is no artifact: it holds no manifest.json", path.display());
@@ -108,7 +127,11 @@ fn locate(args: &ArtifactArgs) -> Result<PathBuf> {
     };
     let found: Vec<&(&String, &String)> = known.iter().filter(|pair| wanted(pair)).collect();
     match found.as_slice() {
-        [(model, channel)] => Ok(store.resolve(model, channel)?),
+        [(model, channel)] => {
+            // Asked first: what is not to be trusted is not laid out either.
+            let trusted = if args.no_verify { None } else { store.trusted(model, channel)? };
+            Ok((store.resolve(model, channel)?, trusted))
+        }
         _ => {
             let listed: Vec<String> = known.iter().map(|(m, c)| format!("{m}/{c}")).collect();
             let message = match found.len() {

@@ -27,7 +27,7 @@ pub fn store(settings: &Settings, verb: &StoreVerb) -> Result<Exit> {
 }
 
 /// A store is made by promoting, never by looking.
-fn open(at: &StoreArg) -> Result<Store> {
+pub(super) fn open(at: &StoreArg) -> Result<Store> {
     if at.store.join("log").is_dir() {
         return Ok(Store::open(&at.store)?);
     }
@@ -87,13 +87,17 @@ fn entry_line(entry: &LogEntry) -> String {
         Operation::Hold => "hold",
         Operation::Release => "release",
         Operation::Remove => "remove",
+        Operation::Trust => "trust",
     };
     let of = match entry.channel.as_str() {
+        "" if entry.op == Operation::Trust => "policy".to_owned(),
         "" => entry.model.clone(),
         channel => format!("{}/{channel}", entry.model),
     };
     let versions = match (&entry.op, &entry.from) {
-        (Operation::Promote | Operation::Rollback, Some(from)) => format!("{} -> {}", short(from), short(&entry.to)),
+        (Operation::Promote | Operation::Rollback | Operation::Trust, Some(from)) => {
+            format!("{} -> {}", short(from), short(&entry.to))
+        }
         _ => short(&entry.to).to_owned(),
     };
     let evidence: Vec<String> =
@@ -139,19 +143,19 @@ fn rollback(settings: &Settings, args: &Rollback) -> Result<Exit> {
 }
 
 /// The digest that begins like this.
-fn whole(start: &str, known: &[String]) -> Result<String> {
+pub(super) fn whole(start: &str, known: &[String]) -> Result<String> {
     let found: Vec<&String> = known.iter().filter(|digest| digest.starts_with(&start.to_lowercase())).collect();
     match found.as_slice() {
         [one] => Ok((*one).clone()),
         found if found.windows(2).all(|pair| pair[0] == pair[1]) && !found.is_empty() => Ok(found[0].clone()),
-        [] => Err(Failure::new(Exit::Usage, format!("no version {} was served there", visible_line(start)))
+        [] => Err(Failure::new(Exit::Usage, format!("there is no version {} there", visible_line(start)))
             .help("`limbeck log` lists them")),
         _ => Err(Failure::new(Exit::Usage, format!("{start} is the beginning of several versions"))
             .help("write more of the digest")),
     }
 }
 
-fn say_entry(settings: &Settings, store: &Store, entry: &LogEntry) -> Result<Exit> {
+pub(super) fn say_entry(settings: &Settings, store: &Store, entry: &LogEntry) -> Result<Exit> {
     let head = store.head()?;
     if settings.json {
         output::json(&json!({"entry": entry, "head": head}))?;
