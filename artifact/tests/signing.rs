@@ -209,6 +209,46 @@ fn every_flipped_bit_of_the_bundle_is_rejected_or_changes_nothing() {
     assert_eq!(rejected, good.len() * 3, "none of these flips is harmless");
 }
 
+/// Every byte of a hundred files, and every bit of their bundle.
+#[test]
+#[ignore = "takes minutes"]
+fn no_other_byte_anywhere_in_a_hundred_files_is_taken() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("model");
+    for i in 0..100 {
+        let path = dir.join(format!("part-{}/file-{i:03}.bin", i % 7));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, sha256_hex(&[i]).as_bytes()).unwrap();
+    }
+    let (bundle, key) = (dir.join("model.sig"), keys::generate().unwrap());
+    let signed = sign_dir(&dir, &bundle, &key).unwrap();
+    let verify = || verify_dir(&dir, &bundle, key.verifying_key(), Strictness::Strict);
+    let (mut tried, mut same) = (0u64, 0u64);
+    let mut try_all = |path: &Path| {
+        let good = fs::read(path).unwrap();
+        for at in 0..good.len() {
+            // One value of each byte in the files; in the bundle, which is parsed, eight.
+            let flips: &[u8] = if path == bundle { &[1, 2, 4, 8, 16, 32, 64, 128] } else { &[1] };
+            for flip in flips {
+                let mut bad = good.clone();
+                bad[at] ^= flip;
+                fs::write(path, &bad).unwrap();
+                tried += 1;
+                if let Ok(verified) = verify() {
+                    assert_eq!(verified.files, signed.files, "{} byte {at} ^ {flip}", path.display());
+                    same += 1;
+                }
+            }
+        }
+        fs::write(path, &good).unwrap();
+    };
+    signed.files.keys().for_each(|name| try_all(&dir.join(name)));
+    try_all(&bundle);
+    verify().unwrap();
+    println!("{tried} changed bytes: {} rejected, {same} of the same manifest", tried - same);
+    assert_eq!(same, 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]

@@ -1,8 +1,8 @@
 """Promotions under kills and power cuts, from the program's own system calls.
 
-Usage: powercut.py LIMBECK ARTIFACT PUBKEY [--cuts N] [--kills N] [--seed N]
+Usage: powercut.py LIMBECK ARTIFACT PUBKEY [--cuts N] [--seed N]
 
-Kills: strace kills the process at the n-th system call that writes, for every n there is, cold (an empty store) and warm. After
+Kills: strace kills the process at each of its system calls that write, cold (an empty store) and warm. After
 each the store has to be whole, what was acknowledged has to be there, and promoting again has to work.
 
 Power cuts: the calls of whole promotions are recorded and replayed into a model of a disk on which only what was synced is sure.
@@ -61,33 +61,37 @@ class Store:
 # --- kills
 
 
-def kills(program, base, limit):
-    """Kills at the 1st, 2nd, ... writing call until one promotion comes through. `base` is a store to begin with, or None."""
-    n = 0
-    while True:
-        n += 1
-        with tempfile.TemporaryDirectory() as home:
-            store = os.path.join(home, "store")
-            if base:
-                shutil.copytree(base, store)
-            before = program.log(store) if base else None
-            killed = run(
-                ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={WRITES}", "-e", f"inject={WRITES}:signal=SIGKILL:when={n}"]
-                + program.promote(store)
-            )
-            # What was told on stdout was told: then the entry has to be there.
-            said = killed.stdout.strip()
-            acknowledged = [json.loads(said)["head"]] if said.endswith("}") else []
-            after = program.log(store) if os.path.isdir(os.path.join(store, "log")) else None
-            if before and (after is None or after["head"]["seq"] < before["head"]["seq"]):
-                sys.exit(f"kill at call {n}: the log went back")
-            fault = program.fault(store, acknowledged)
-            if fault:
-                sys.exit(f"kill at call {n}: {fault}")
-            if killed.returncode == 0:
-                return n - 1
-            if limit and n >= limit:
-                return n
+def kills(program, base):
+    """Kills at every writing call of a promotion; how many there are. `base` is a store to begin with, or None."""
+    total = 0
+    # strace counts each system call by itself.
+    for call in WRITES.split(","):
+        n = 1
+        while killed_at(program, base, call, n):
+            n += 1
+        total += n - 1
+    return total
+
+
+def killed_at(program, base, call, n):
+    """Whether the promotion had an n-th such call. The store has to be whole either way."""
+    with tempfile.TemporaryDirectory() as home:
+        store = os.path.join(home, "store")
+        if base:
+            shutil.copytree(base, store)
+        before = program.log(store) if base else None
+        inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={n}"]
+        killed = run(["strace", "-f", "-qq", "-o", "/dev/null", *inject, *program.promote(store)])
+        # What was told on stdout was told: then the entry has to be there.
+        said = killed.stdout.strip()
+        acknowledged = [json.loads(said)["head"]] if said.endswith("}") else []
+        after = program.log(store) if os.path.isdir(os.path.join(store, "log")) else None
+        if before and (after is None or after["head"]["seq"] < before["head"]["seq"]):
+            sys.exit(f"killed at {call} {n}: the log went back")
+        fault = program.fault(store, acknowledged)
+        if fault:
+            sys.exit(f"killed at {call} {n}: {fault}")
+        return killed.returncode != 0
 
 
 # --- recording
@@ -107,9 +111,9 @@ def decoded(path):
 
 
 def record(command, kill_at=None):
-    """The calls that change something: (call, arguments...), and what the process said."""
+    """The calls that change something: (call, arguments...), and what the process said. `kill_at` is a call and its number."""
     with tempfile.NamedTemporaryFile() as out:
-        inject = ["-e", f"inject={WRITES}:signal=SIGKILL:when={kill_at}"] if kill_at else []
+        inject = ["-e", "inject={}:signal=SIGKILL:when={}".format(*kill_at)] if kill_at else []
         done = run(["strace", "-f", "-qq", "-y", "-xx", "-s", "16000000", "-o", out.name, "-e", f"trace={RECORDED}"] + inject + command)
         text = open(out.name, encoding="latin-1").read()
     waiting, calls = {}, []
@@ -285,8 +289,7 @@ def cuts(program, steps, count, seed, sabotage=None):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("limbeck"), parser.add_argument("artifact"), parser.add_argument("pubkey")
-    parser.add_argument("--cuts", type=int, default=2000)
-    parser.add_argument("--kills", type=int, default=0, help="at most so many calls; 0 for all")
+    parser.add_argument("--cuts", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=17)
     args = parser.parse_args()
     program = Store(*(os.path.abspath(p) for p in (args.limbeck, args.artifact, args.pubkey)))
@@ -297,14 +300,24 @@ def main():
         first = run(program.promote(warm, "production"))
         if first.returncode != 0:
             sys.exit("the artifact can't be promoted: " + first.stderr)
-        cold_kills = kills(program, None, args.kills)
-        warm_kills = kills(program, warm, args.kills)
+        cold_kills = kills(program, None)
+        warm_kills = kills(program, warm)
         print(f"killed at each of {cold_kills} writing calls of a first promotion and {warm_kills} of a second one: nothing lost")
 
         root = os.path.join(home, "recorded/store")
         os.makedirs(os.path.dirname(root))
         total = 0
-        for label, kill_at in [("whole", None), ("half", cold_kills // 2), ("nearly whole", cold_kills - 6)]:
+        # Before the recorded promotion: nothing, or one that was killed there. The last syncs of one are those of the version, its
+        # folder, all folders, the entry, its folder.
+        syncs = sum(name == "fsync" for name, *_ in record(program.promote(root))[0])
+        before = [
+            ("nothing", None),
+            ("folders", ("fsync", 2)),
+            ("all but the sync of the version's name", ("fsync", syncs - 8)),
+            ("all but the entry", ("linkat", 1)),
+            ("all but the last sync", ("fsync", syncs)),
+        ]
+        for label, kill_at in before:
             shutil.rmtree(root, ignore_errors=True)
             recorded = []
             if kill_at:
@@ -312,15 +325,15 @@ def main():
             calls, done = record(program.promote(root))
             recorded.append((calls, json.loads(done.stdout)["head"]))
             steps = (root, None, recorded)
-            n = args.cuts // 3
+            n = args.cuts // len(before)
             lost, first = cuts(program, steps, n, args.seed)
             if lost:
-                sys.exit(f"{lost} of {n} power cuts lost something ({label} before): {first}")
+                sys.exit(f"{lost} of {n} power cuts lost something (before it: {label}): {first}")
             total += n
             for sabotage in ("files", "folders"):
                 lost, _ = cuts(program, steps, n, args.seed, sabotage)
                 if not lost:
-                    sys.exit(f"without syncs of {sabotage} nothing was lost in {n} cuts ({label} before): the model shows nothing")
+                    sys.exit(f"without syncs of {sabotage} nothing was lost in {n} cuts (before it: {label}): the model shows nothing")
         print(f"{total} power cuts: nothing lost, nothing torn; without syncs of files or of folders the loss is seen each time")
 
 

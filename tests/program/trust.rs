@@ -50,7 +50,9 @@ fn a_policy_decides_what_channels_serve() {
     let waiting = run(&production, 5);
     run(&["approve", "runs/mini/package", "--channel", "production"], 2);
     let approved = run(&["approve", "runs/mini/package", "--channel", "production", "--key", "ann.pem"], 0);
-    insta::assert_snapshot!("trust_production", waiting + &approved);
+    // The stages before it take their time, which differs.
+    let told = waiting.find("review-incomplete").unwrap();
+    insta::assert_snapshot!("trust_production", waiting[told..].to_owned() + &approved);
     run(&["promote", "runs/mini/package"], 2);
     run(&["promote", "runs/mini/package", "--channel", "elsewhere", "--key", "ann.pub.pem"], 6);
     insta::assert_snapshot!("trust_promoted", run(&["promote", "runs/mini/package", "--channel", "production"], 0));

@@ -176,8 +176,12 @@ impl Store {
         for _ in 0..MAX_TRIES {
             let log = self.read_log()?;
             match decide(&log, &fold(&log.entries))? {
-                Step::Already(entry) => return Ok(entry),
+                Step::Already(entry) => {
+                    self.sync_names()?;
+                    return Ok(entry);
+                }
                 Step::Append(entry) => {
+                    self.sync_names()?;
                     if self.write_entry(&entry)? {
                         return Ok(entry);
                     }
@@ -186,6 +190,18 @@ impl Store {
         }
         let reason = format!("the log of {} went on {MAX_TRIES} times without us", self.dir.display());
         Err(Error::refused(reason, "find out who writes to it all the time"))
+    }
+
+    /// Makes sure of all names that an entry rests on. Whoever finds an object in its place does not write it again, but the
+    /// process that put it there may have been killed before it synced the folder.
+    fn sync_names(&self) -> Result<()> {
+        let above = self.dir.parent().unwrap_or(Path::new("."));
+        let own = ["", "blobs", "blobs/sha256", "versions", "log", "trust", "trust/policies", "trust/approvals"];
+        let own = own.iter().map(|part| self.dir.join(part)).filter(|dir| dir.is_dir());
+        for dir in std::iter::once(above.to_path_buf()).chain(own) {
+            crate::files::sync_dir(&dir).map_err(Error::io("sync", &dir))?;
+        }
+        Ok(())
     }
 
     /// Every entry, oldest first, its hash chain checked.
