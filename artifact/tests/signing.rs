@@ -212,6 +212,7 @@ fn every_flipped_bit_of_the_bundle_is_rejected_or_changes_nothing() {
 /// Every byte of a hundred files, and every bit of their bundle.
 #[test]
 #[ignore = "takes minutes"]
+#[expect(clippy::print_stdout, reason = "the figure is what it is run for")]
 fn no_other_byte_anywhere_in_a_hundred_files_is_taken() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("model");

@@ -23,6 +23,8 @@ pub enum QuantizeError {
     Merge { name: String, why: String },
     #[error("failed to fold the classification head into the model's own: {why}")]
     Head { why: String },
+    #[error("the adapter can't go into a GGUF file of its own: {why}; serve the merged file")]
+    AdapterFile { why: String },
     #[error("failed to encode '{name}': {source}")]
     Encode { name: String, source: EncodeError },
     #[error("'{name}' of {} can't go into a {architecture} GGUF file: {why}", path.display())]

@@ -1,6 +1,7 @@
 //! Merge, encode to GGUF blocks, write the file that is served: one tensor at a time, so that a model may be larger than
 //! the memory left. What is written is opened again and checked before anyone may call it done.
 
+mod adapter_file;
 pub mod calibrate;
 pub mod check;
 pub mod encode;
@@ -11,6 +12,7 @@ pub mod merge;
 mod metadata;
 mod write;
 
+pub use adapter_file::write_adapter;
 pub use calibrate::{CalibratePlan, calibrate};
 pub use encode::{BLOCK_TYPES, encode, encode_weighted};
 pub use error::{QuantizeError, Result};

@@ -2,6 +2,7 @@
 """The cases of tests/conformance/run: test prompts of a run with some labels as continuations, and the verdict on them.
 
 usage: cases.py RUN OUT                    writes OUT/{Q8_0,Q4_0}.{f32,served}.in.json
+       cases.py --with-adapter ASKED BASE ADAPTER OUT    the same cases, of another model with an adapter beside it
        cases.py --compare ASKED ANSWERED   exits 1 unless ids are equal and log-probabilities agree
 
 With every weight expanded to f32 two right readers differ by rounding only: 0.002. As served, llama.cpp also rounds
@@ -53,7 +54,14 @@ def compare(asked, answered):
     sys.exit(0 if ok else "too far from llama.cpp's reading of the same file")
 
 
+def with_adapter(asked, base, adapter, out):
+    asked = json.load(open(asked))
+    json.dump({**asked, "model": base, "lora": adapter}, open(out, "w"))
+
+
 if sys.argv[1] == "--compare":
     compare(*sys.argv[2:4])
+elif sys.argv[1] == "--with-adapter":
+    with_adapter(*sys.argv[2:6])
 else:
     write(*sys.argv[1:3])

@@ -9,6 +9,7 @@ INPUT
                                        matrix), or every weight expanded to f32 first, by the PyPI package gguf, and no
                                        rounding anywhere: then two right readers agree to about 1e-4. Default "served".
    "threads": 1,
+   "lora": "adapter.gguf",             optional: an adapter beside the model
    "tolerance": 0.001,                 optional: exit 1 if a log-probability in "ours" is further off than this
    "tokenize": ["text", ...],          optional: token ids, special tokens parsed, nothing added
    "cases": [{"id": "france",
@@ -67,7 +68,7 @@ def expand_to_f32(source, target):
 
 
 class Referee:
-    def __init__(self, path, threads, exact):
+    def __init__(self, path, threads, exact, lora=None):
         import xllamacpp
 
         params = xllamacpp.CommonParams()
@@ -75,6 +76,8 @@ class Referee:
         params.n_ctx = 2048
         params.n_parallel = 1
         params.warmup = False
+        if lora:
+            params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(lora, 1.0)]
         # On a busy machine ggml's busy-wait costs a thousandfold: wait by sleeping.
         for cpu in (params.cpuparams, params.cpuparams_batch):
             cpu.n_threads = threads
@@ -162,7 +165,7 @@ def main(argv):
             if arithmetic == "f32":
                 path = os.path.join(scratch, "f32.gguf")
                 expand_to_f32(plan["model"], path)
-            referee = Referee(path, plan.get("threads", 1), arithmetic == "f32")
+            referee = Referee(path, plan.get("threads", 1), arithmetic == "f32", plan.get("lora"))
             out = {"model": plan["model"], "arithmetic": arithmetic, "referee": referee.version}
             out["tokenize"] = [referee.tokenize(t) for t in plan.get("tokenize", [])]
             out["cases"] = [referee.judge(case) for case in plan.get("cases", [])]

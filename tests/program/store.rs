@@ -116,6 +116,10 @@ fn an_artifact_leaves_for_other_servers_as_the_bytes_that_were_signed() {
     mini.expect(0, &["export", "mini/staging", "--form", "peft", "--out", "peft"]);
     assert!(out("peft/adapter/adapter_config.json").is_file() && out("peft/adapter/tokenizer.json").is_file());
 
+    let lora = json(&mini.expect(0, &["export", "mini/staging", "--form", "llama-adapter", "--out", "lora", "--json"]));
+    assert_eq!(lora["files"][0], "lora/mini-lora.gguf");
+    mini.expect(0, &["gguf", "show", "lora/mini-lora.gguf"]);
+
     // What others' tools read of it is about these bytes, and the same when it is packaged again.
     let provenance = |name: &str| json(&fs::read_to_string(package.join("provenance").join(name)).unwrap());
     for name in ["slsa-provenance.json", "test-result.json"] {

@@ -168,4 +168,6 @@ pub enum Form {
     Ollama,
     /// The adapter alone, for PEFT and vLLM
     Peft,
+    /// The adapter alone as GGUF, for llama.cpp's --lora
+    LlamaAdapter,
 }

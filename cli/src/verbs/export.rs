@@ -13,6 +13,8 @@ use limbeck_artifact::manifest::ArtifactManifest;
 use limbeck_artifact::oci::{self, About};
 use limbeck_artifact::untrusted::visible_line;
 use limbeck_model::gguf::{GgufFile, Value};
+use limbeck_model::weights::Weights;
+use limbeck_quantize::write_adapter;
 use limbeck_tui::progress::bytes;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -34,6 +36,7 @@ pub fn export(settings: &Settings, args: &Export) -> Result<Exit> {
         Form::LlamaServer => llama_server(&dir, &manifest, &args.out)?,
         Form::Ollama => ollama(&dir, &manifest, &args.out)?,
         Form::Peft => peft(&dir, &manifest, &args.out)?,
+        Form::LlamaAdapter => llama_adapter(&dir, &manifest, &args.out)?,
     };
     if settings.json {
         output::json(&json!({
@@ -225,32 +228,56 @@ fn ollama(dir: &Path, manifest: &ArtifactManifest, out: &Path) -> Result<Made> {
     Ok(Made { files, digest: None, next, notes })
 }
 
-fn peft(dir: &Path, manifest: &ArtifactManifest, out: &Path) -> Result<Made> {
+/// The adapter's files.
+fn adapter_names(manifest: &ArtifactManifest) -> Result<Vec<String>> {
     let names = with_role(manifest, "adapter");
     if names.is_empty() {
         return Err(Failure::new(Exit::Usage, "the artifact has no adapter: all weights were trained")
             .help("export the model file instead: --form llama-server or --form oci"));
     }
-    let adapter = out.join("adapter");
-    let mut files = Vec::new();
-    for name in names.iter().chain(&with_role(manifest, "tokenizer")) {
-        files.push(copy(dir, manifest, name, &adapter)?);
-    }
+    Ok(names)
+}
+
+/// What becomes of the base's name in a note, and of what was measured.
+fn adapter_notes(manifest: &ArtifactManifest) -> Vec<String> {
     let base = &manifest.base;
-    let notes = vec![
+    vec![
         format!(
             "the base is {} (SHA-256 of its weights {}...); another base gives other answers",
             visible_line(&base.name),
             short(&base.digest)
         ),
         "what was evaluated is the merged, quantized file, not this adapter; evaluate again what you serve".to_owned(),
-    ];
+    ]
+}
+
+fn llama_adapter(dir: &Path, manifest: &ArtifactManifest, out: &Path) -> Result<Made> {
+    let names = adapter_names(manifest)?;
+    let Some(folder) = names.iter().find(|name| name.ends_with("adapter_config.json")).map(|name| dir.join(name))
+    else {
+        return Err(Failure::new(Exit::Unexpected, "the artifact's adapter has no adapter_config.json"));
+    };
+    let weights = Weights::open(&manifest.file(dir, "model")?)?;
+    std::fs::create_dir_all(out).map_err(|e| cannot("make the folder", out, &e))?;
+    let path = out.join(format!("{}-lora.gguf", manifest.name));
+    write_adapter(folder.parent().unwrap_or(dir), weights.config(), &manifest.name, &path)?;
+    let next = vec![format!("llama-server --model BASE.gguf --lora {} --jinja", shell(&path))];
+    Ok(Made { files: vec![path], digest: None, next, notes: adapter_notes(manifest) })
+}
+
+fn peft(dir: &Path, manifest: &ArtifactManifest, out: &Path) -> Result<Made> {
+    let names = adapter_names(manifest)?;
+    let adapter = out.join("adapter");
+    let mut files = Vec::new();
+    for name in names.iter().chain(&with_role(manifest, "tokenizer")) {
+        files.push(copy(dir, manifest, name, &adapter)?);
+    }
     let next = vec![format!(
         "vllm serve BASE --enable-lora --max-lora-rank 64 --lora-modules {}={}",
         manifest.name,
         shell(&adapter)
     )];
-    Ok(Made { files, digest: None, next, notes })
+    Ok(Made { files, digest: None, next, notes: adapter_notes(manifest) })
 }
 
 #[cfg(test)]
