@@ -22,6 +22,7 @@ mod model_card;
 pub mod multiple;
 mod policy;
 mod predictions;
+mod ranking;
 mod report;
 mod rng;
 mod routing;
@@ -30,6 +31,7 @@ mod self_check;
 mod slices;
 mod special;
 pub mod statistics;
+mod texts;
 mod words;
 mod written;
 
@@ -58,6 +60,7 @@ pub use metrics::{
 };
 pub use model_card::{CardPlan, model_card};
 pub use policy::{CalibrationPolicy, Policy, PolicyBand, Promise, Reference, Score, Validity};
+pub use ranking::{ndcg, recall_at};
 pub use report::{
     ArmResult, Calibration, Comparison, Fact, Lineage, Mistake, Report, Routing, SplitRows, TestRows, junit,
     render_html, terminal_summary,
@@ -66,3 +69,4 @@ pub use rng::SplitMix64;
 pub use self_check::{Claim, Effort, Figure, self_check};
 pub use slices::{By, Confused, Slice, SliceExample, Slices, p_worse};
 pub use special::{normal_cdf, normal_quantile};
+pub use texts::{RougeL, is_exact, rouge_l};

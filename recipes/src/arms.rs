@@ -37,7 +37,8 @@ fn unknown_arms(gate: &GivenTable, names: &[String]) -> Vec<RecipeError> {
     for field in kind.fields {
         let (Kind::Arm(own), Some(given)) = (field.kind, gate.fields.get(field.key)) else { continue };
         let Some(named) = given.value.as_str() else { continue };
-        let known: Vec<&str> = own.iter().copied().chain(names.iter().map(String::as_str)).collect();
+        let others = names.iter().map(String::as_str).filter(|name| !OWN_ARMS.contains(name));
+        let known: Vec<&str> = own.iter().copied().chain(others).collect();
         if known.contains(&named) {
             continue;
         }
