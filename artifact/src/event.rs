@@ -90,6 +90,12 @@ pub enum EventKind {
         total: u64,
         unit: String,
     },
+    /// What asking a live model has cost so far, in the price table's currency.
+    Spent {
+        #[serde(deserialize_with = "finite_or_nan")]
+        amount: f64,
+        currency: String,
+    },
     /// So many things were kept or left out, and why. `what` is plural and says what became of them ("rows", "rows left
     /// out"); `reason` is empty for what was kept.
     Counted {

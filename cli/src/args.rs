@@ -163,6 +163,8 @@ train rows first, and rounding minds the columns that matter.")]
 Example:
   limbeck eval recipes/quickstart --json
   limbeck eval recipes/quickstart --junit gates.xml
+  limbeck eval recipes/router --record replies.jsonl       then, in CI and without network: --replay replies.jsonl
+  limbeck eval recipes/quickstart --referee http://127.0.0.1:8080/v1     the shipped file in llama.cpp's server
   limbeck eval --compare runs/router runs/router-2
   limbeck eval --self-check      simulate what the gates' statistics claim, in seconds; not 0 where one is off")]
     Eval(EvalArgs),
@@ -281,6 +283,17 @@ Example:
 Example:
   limbeck carve SmolLM2-135M-Instruct.gguf --layers 0-3,28,29 --merges 8000 --out base.gguf")]
     Carve(Carve),
+    /// Have a live model answer messages that nobody answered: traces to learn from, a queue to review, and what failed
+    #[command(after_help = "\
+Example:
+  limbeck teach recipes/router --arm frontier-live --messages unlabeled.jsonl --out taught --dry-run    what it would cost
+  limbeck teach recipes/router --arm frontier-live --messages unlabeled.jsonl --out taught --samples 5
+
+The arm is an [[eval.arm]] of kind endpoint. A line is {\"text\": \"...\"} or {\"messages\": [...]}, with an optional id, customer,
+thread and time. Several draws vote; answers must fit the labels or the schema, and what they quote must be in the message.
+Then: data.traces = [\"traces.jsonl\", \"taught/traces.jsonl\", \"taught/queue.jsonl\"]. What the draws could not agree on is in
+queue.jsonl; it goes to the reviewers and is never learnt unreviewed. Killed, the same command goes on where it stopped.")]
+    Teach(Teach),
     /// Make a signing key, or show the public half of one
     #[command(after_help = "\
 Example:
@@ -303,6 +316,15 @@ pub struct EvalArgs {
     /// Also write the gates as JUnit XML, for CI
     #[arg(long, value_name = "FILE", conflicts_with_all = ["self_check", "compare"])]
     pub junit: Option<PathBuf>,
+    /// Add the replies of live models ([[eval.arm]] of kind endpoint) to FILE
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["self_check", "compare"])]
+    pub record: Option<PathBuf>,
+    /// Take the replies of live models from FILE; the network is not used for them
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["self_check", "compare", "record"])]
+    pub replay: Option<PathBuf>,
+    /// Ask a server of the shipped file (llama.cpp's) about the test rows of a finished evaluation, and compare: the same prompts in tokens, the same answers
+    #[arg(long, value_name = "URL", conflicts_with_all = ["self_check", "compare", "junit"])]
+    pub referee: Option<String>,
     /// Simulate type-I errors and power of every gate, certificates and intervals instead, and compare with what is claimed
     #[arg(long, conflicts_with = "recipe")]
     pub self_check: bool,
@@ -586,6 +608,49 @@ fn layers(text: &str) -> Result<Layers, String> {
         list.extend(first..=last);
     }
     Ok(Layers(list))
+}
+
+#[derive(Args, Debug)]
+pub struct Teach {
+    #[command(flatten)]
+    pub recipe: RecipeArg,
+    /// The live model: the name of an [[eval.arm]] of kind endpoint
+    #[arg(long, value_name = "NAME")]
+    pub arm: String,
+    /// Messages, a line each
+    #[arg(long, required = true, value_name = "FILE.jsonl")]
+    pub messages: Vec<PathBuf>,
+    /// The folder to write: traces.jsonl, queue.jsonl, rejected.jsonl, replies.jsonl
+    #[arg(long, value_name = "DIR", default_value = "taught")]
+    pub out: PathBuf,
+    /// Draws a message; the arm's own number when left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub samples: Option<u32>,
+    /// Temperature of the draws; the arm's own when left out, but 0.7 for several draws at 0
+    #[arg(long, value_name = "T", value_parser = temperature)]
+    pub temperature: Option<f64>,
+    /// What fewer of the draws agree on goes to the reviewers
+    #[arg(long, value_name = "0..1", default_value_t = 0.6, value_parser = share)]
+    pub min_agreement: f64,
+    /// Stop before more than this is spent, in the currency of eval.prices; the arm's own cap when left out
+    #[arg(long, value_name = "AMOUNT", value_parser = price)]
+    pub max_spend: Option<f64>,
+    /// Leave personal data in what is sent and written: only for messages that are known to hold none
+    #[arg(long)]
+    pub no_redact: bool,
+    /// Say what would be asked and what it may cost; nothing is sent
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Add the replies to FILE
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Take the replies from FILE; the network is not used
+    #[arg(long, value_name = "FILE", conflicts_with = "record")]
+    pub replay: Option<PathBuf>,
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|t| (0.0..=2.0).contains(t)).ok_or_else(|| "expected a number from 0 to 2".to_owned())
 }
 
 #[derive(Args, Debug)]

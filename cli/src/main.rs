@@ -6,6 +6,7 @@ mod bench;
 mod diagnostics;
 mod exit;
 mod keys;
+mod live;
 mod memory;
 mod output;
 mod prices;
@@ -75,6 +76,7 @@ fn dispatch(settings: &Settings, verb: Verb) -> Result<Exit> {
         Verb::Bench(args) => verbs::bench::bench(settings, &args.verb),
         Verb::BenchOurs(args) => verbs::bench::ours(settings, &args),
         Verb::Carve(args) => verbs::carve::carve(settings, args),
+        Verb::Teach(args) => verbs::teach::teach(settings, &args),
         Verb::Keys(args) => verbs::keys::keys(settings, &args),
         Verb::Trust(args) => verbs::trust::trust(settings, &args),
         Verb::Approve(args) => verbs::trust::approve(settings, &args),

@@ -13,6 +13,16 @@ pub struct Settings {
     /// Recipe overrides, `--device` among them.
     pub sets: Vec<(String, String)>,
     pub device: Option<String>,
+    pub recording: Recording,
+}
+
+/// Where the replies of live models come from and go to.
+#[derive(Clone, Debug, Default)]
+pub struct Recording {
+    /// They are added to this file.
+    pub record: Option<PathBuf>,
+    /// They come from this file, and from nowhere else.
+    pub replay: Option<PathBuf>,
 }
 
 impl Settings {
@@ -22,7 +32,7 @@ impl Settings {
             sets.push(("model.device".to_owned(), device.clone()));
         }
         let Global { json, offline, runs_dir, device, .. } = global.clone();
-        Settings { json, offline, runs_dir, sets, device }
+        Settings { json, offline, runs_dir, sets, device, recording: Recording::default() }
     }
 
     /// The recipe at `path` under the overrides.
@@ -100,6 +110,11 @@ pub fn api_key() -> Option<String> {
 /// What the fallback of `limbeck serve` is sent.
 pub fn upstream_api_key() -> Option<String> {
     secret("LIMBECK_UPSTREAM_API_KEY")
+}
+
+/// The API key in the environment variable that a recipe names.
+pub fn named_secret(name: &str) -> Option<String> {
+    secret(name)
 }
 
 /// The hub's token.

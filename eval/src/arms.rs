@@ -3,8 +3,9 @@
 
 use crate::error::{AnswerError, EvalError};
 use crate::floor::{self, FloorRow, LinearFloor, text_of};
-use crate::metrics::{Prediction, Said, argmax};
+use crate::metrics::{Prediction, Said, Tokens, argmax};
 use crate::predictions::{self, Kept};
+use crate::report::Fact;
 use crate::written;
 use limbeck_artifact::dataset::{Example, Message};
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
@@ -29,6 +30,8 @@ pub enum ArmKind {
     /// TF-IDF and logistic regression, trained here on the train split.
     LinearFloor,
     Model,
+    /// A live model that is paid by the token.
+    Endpoint,
 }
 
 type Open<'a> = Box<dyn FnOnce() -> Result<Box<dyn Answerer + 'a>, AnswerError> + 'a>;
@@ -38,6 +41,8 @@ enum Source<'a> {
     LinearFloor,
     Model(Open<'a>),
     Writer(OpenWriter<'a>),
+    /// With the model's name, by which it is priced.
+    Endpoint(String, OpenRespondent<'a>),
 }
 
 /// Something that writes an answer to a prompt.
@@ -56,6 +61,31 @@ pub trait AnswerWriter {
         Ok(asked.iter().map(one).collect())
     }
 }
+
+/// Something far away that is asked about all rows at once.
+pub trait Respondent {
+    /// One response a prompt, in their order; tells `done` how many there are. What could not be answered is a response
+    /// without a valid text; an error ends the evaluation.
+    fn respond(&mut self, asked: &[&[Message]], done: &mut dyn FnMut(usize)) -> Result<Vec<Response>, AnswerError>;
+
+    /// What a reader of the report has to know of who answered: kept with the answers.
+    fn facts(&self) -> Vec<Fact>;
+}
+
+/// What came back.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Response {
+    /// Empty where there is no answer.
+    pub text: String,
+    /// Over the plan's labels, where it is known.
+    pub posterior: Option<Vec<f32>>,
+    pub confidence: Option<f64>,
+    /// Of the call that was answered, in milliseconds.
+    pub latency_ms: Option<f64>,
+    pub tokens: Option<Tokens>,
+}
+
+type OpenRespondent<'a> = Box<dyn FnOnce() -> Result<Box<dyn Respondent + 'a>, AnswerError> + 'a>;
 
 /// An answer, or why there is none.
 pub type SaidOrNot = Result<Said, AnswerError>;
@@ -109,6 +139,26 @@ impl<'a> Arm<'a> {
         Arm { name: name.into(), title: title.into(), key: key.into(), calibrate: true, source }
     }
 
+    /// A live model under its provider's name; otherwise as [`Arm::model`].
+    pub fn endpoint(
+        name: &str,
+        title: &str,
+        key: &str,
+        model: &str,
+        open: impl FnOnce() -> Result<Box<dyn Respondent + 'a>, AnswerError> + 'a,
+    ) -> Arm<'a> {
+        let source = Source::Endpoint(model.to_owned(), Box::new(open));
+        Arm { name: name.into(), title: title.into(), key: key.into(), calibrate: false, source }
+    }
+
+    /// The name by which its calls are priced, where they are paid by the token.
+    pub(crate) fn priced_as(&self) -> Option<String> {
+        match &self.source {
+            Source::Endpoint(model, _) => Some(model.clone()),
+            _ => None,
+        }
+    }
+
     /// Whether it is asked about the calibration split too.
     pub fn calibrated(mut self, calibrate: bool) -> Arm<'a> {
         self.calibrate = calibrate;
@@ -120,6 +170,7 @@ impl<'a> Arm<'a> {
             Source::Recorded => ArmKind::Recorded,
             Source::LinearFloor => ArmKind::LinearFloor,
             Source::Model(_) | Source::Writer(_) => ArmKind::Model,
+            Source::Endpoint(..) => ArmKind::Endpoint,
         }
     }
 }
@@ -138,6 +189,7 @@ pub(crate) struct Questions<'a> {
 pub(crate) struct Answers {
     pub calibration: Vec<Prediction>,
     pub test: Vec<Prediction>,
+    pub facts: Vec<Fact>,
 }
 
 /// Answers all questions with `arm`, or takes the kept predictions in `dir` if their key still holds.
@@ -147,7 +199,7 @@ pub(crate) fn run(arm: Arm<'_>, questions: &Questions<'_>, dir: &Path, emit: &dy
     let key = predictions_key(&arm, questions, calibration);
     if let Some(kept) = predictions::load(&path, &key, calibration, &questions.test) {
         emit.emit(EventKind::Note { text: format!("arm {}: predictions kept from before are reused", arm.name) });
-        return Ok(Answers { calibration: kept.calibration, test: kept.test });
+        return Ok(Answers { calibration: kept.calibration, test: kept.test, facts: kept.facts });
     }
 
     let total = (calibration.len() + questions.test.len()) as u64;
@@ -158,6 +210,7 @@ pub(crate) fn run(arm: Arm<'_>, questions: &Questions<'_>, dir: &Path, emit: &dy
     let answers = match arm.source {
         Source::Recorded => Answers {
             calibration: Vec::new(),
+            facts: Vec::new(),
             test: questions.test.iter().map(|row| recorded_answer(row, labels, questions.schema.is_some())).collect(),
         },
         Source::LinearFloor => {
@@ -174,11 +227,15 @@ pub(crate) fn run(arm: Arm<'_>, questions: &Questions<'_>, dir: &Path, emit: &dy
             let mut writer = open().map_err(|source| EvalError::Open { arm: arm.name.clone(), source })?;
             written::answers(&arm.name, writer.as_mut(), [calibration, &questions.test], &progress, emit)?
         }
+        Source::Endpoint(_, open) => {
+            let mut respondent = open().map_err(|source| EvalError::Open { arm: arm.name.clone(), source })?;
+            responses(&arm.name, respondent.as_mut(), calibration, questions, &progress)?
+        }
     };
-    let kept = Kept { calibration: answers.calibration, test: answers.test };
+    let kept = Kept { calibration: answers.calibration, test: answers.test, facts: answers.facts };
     let bytes = predictions::save(&path, &arm.name, &key, &kept)?;
     emit.emit(EventKind::Wrote { path: path.display().to_string(), bytes });
-    Ok(Answers { calibration: kept.calibration, test: kept.test })
+    Ok(Answers { calibration: kept.calibration, test: kept.test, facts: kept.facts })
 }
 
 fn ask_all(
@@ -204,9 +261,47 @@ fn ask_all(
             })
             .collect()
     };
-    let answers = Answers { calibration: ask_split(calibration)?, test: ask_split(&questions.test)? };
+    let (calibration, test) = (ask_split(calibration)?, ask_split(&questions.test)?);
+    let answers = Answers { calibration, test, facts: Vec::new() };
     progress(done);
     Ok(answers)
+}
+
+/// All rows at once; a text is read as a recorded answer is.
+fn responses(
+    arm: &str,
+    respondent: &mut dyn Respondent,
+    calibration: &[&Example],
+    questions: &Questions<'_>,
+    progress: &dyn Fn(usize),
+) -> Result<Answers, EvalError> {
+    let rows: Vec<&Example> = calibration.iter().chain(&questions.test).copied().collect();
+    let asked: Vec<&[Message]> = rows.iter().map(|row| row.messages.as_slice()).collect();
+    let failed = |source| EvalError::Respond { arm: arm.to_owned(), source };
+    let responses = respondent.respond(&asked, &mut |done| progress(done)).map_err(failed)?;
+    if responses.len() != rows.len() {
+        return Err(failed(format!("{} responses to {} rows", responses.len(), rows.len()).into()));
+    }
+    let labels = questions.labels;
+    let prediction = |(row, response): (&&Example, Response)| {
+        if let Some(posterior) = &response.posterior {
+            let (arm, row) = (arm.to_owned(), row.id.clone());
+            check_posterior(posterior, labels.len()).map_err(|what| EvalError::Posterior { arm, row, what })?;
+        }
+        let label = response.posterior.as_deref().and_then(argmax).or_else(|| label_of(&response.text, labels));
+        Ok(Prediction {
+            row: row.id.clone(),
+            label,
+            posterior: response.posterior,
+            latency_ms: response.latency_ms.map(microseconds),
+            said: Some(Said { text: response.text, confidence: response.confidence }),
+            tokens: response.tokens,
+        })
+    };
+    let mut calibration_answers: Vec<Prediction> =
+        rows.iter().zip(responses).map(prediction).collect::<Result<_, EvalError>>()?;
+    let test = calibration_answers.split_off(calibration.len());
+    Ok(Answers { calibration: calibration_answers, test, facts: respondent.facts() })
 }
 
 fn ask(arm: &str, model: &mut dyn Answerer, row: &Example, labels: usize) -> Result<Prediction, EvalError> {
@@ -225,6 +320,7 @@ fn ask(arm: &str, model: &mut dyn Answerer, row: &Example, labels: usize) -> Res
         posterior: (!posterior.is_empty()).then_some(posterior),
         latency_ms: Some(microseconds(elapsed_ms)),
         said: None,
+        tokens: None,
     })
 }
 
@@ -268,6 +364,7 @@ fn recorded_answer(row: &Example, labels: &[String], in_words: bool) -> Predicti
         posterior: None,
         latency_ms: row.recorded.latency_ms.filter(|ms| ms.is_finite() && *ms >= 0.0),
         said: in_words.then(|| Said { text: row.recorded.answer.clone(), confidence: None }),
+        tokens: None,
     }
 }
 
@@ -288,7 +385,7 @@ pub(crate) fn label_of(answer: &str, labels: &[String]) -> Option<usize> {
 fn predictions_key(arm: &Arm<'_>, questions: &Questions<'_>, calibration: &[&Example]) -> String {
     let ids = |rows: &[&Example]| rows.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
     let made_of = match arm.source {
-        Source::Model(_) | Source::Writer(_) => json!("model"),
+        Source::Model(_) | Source::Writer(_) | Source::Endpoint(..) => json!("model"),
         Source::Recorded => json!(questions.test.iter().map(|row| &row.recorded).collect::<Vec<_>>()),
         Source::LinearFloor => {
             let weights: Vec<f32> = questions.train.iter().map(|row| row.weight).collect();

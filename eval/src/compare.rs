@@ -99,10 +99,7 @@ impl Answered {
         };
         let canonical = |text: &str| match &schema {
             None => Some(text.to_owned()),
-            Some(schema) => {
-                let shown = schema.canonical_text(text).ok()?;
-                Some(schema.canonical(&normalised(schema, &schema.read(&shown).ok()?)))
-            }
+            Some(schema) => Answered::canonical(schema, text),
         };
         let of: BTreeMap<&str, _> = dataset.rows(Split::Test).iter().map(|row| (row.id.as_str(), row)).collect();
         let (mut rows, mut times_ms) = (BTreeMap::new(), Vec::new());
@@ -126,6 +123,12 @@ impl Answered {
             rows.insert(row.id.clone(), answered);
         }
         Ok(Answered { name: format!("{} {} ({})", report.name, report.version, report.candidate), rows, times_ms })
+    }
+
+    /// Fields as they are compared; None where they are not valid.
+    pub fn canonical(schema: &Schema, text: &str) -> Option<String> {
+        let shown = schema.canonical_text(text).ok()?;
+        Some(schema.canonical(&normalised(schema, &schema.read(&shown).ok()?)))
     }
 
     /// Made by hand, for what was not run here.

@@ -1,6 +1,7 @@
 //! What a call costs, from a price table that the user keeps and dates. Tokens are priced where a price per token is
 //! known; a model of one's own is priced by the hour of the machine over its measured throughput.
 
+use crate::metrics::Tokens;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -19,6 +20,13 @@ pub struct PriceTable {
     pub models: BTreeMap<String, TokenPrice>,
     #[serde(default)]
     pub self_hosted: Option<SelfHosted>,
+}
+
+impl PriceTable {
+    /// The price of a model, under its own name or under an arm's.
+    pub fn price(&self, model: &str, arm: &str) -> Option<TokenPrice> {
+        self.models.get(model).or_else(|| self.models.get(arm)).copied()
+    }
 }
 
 fn usd() -> String {
@@ -87,6 +95,36 @@ pub fn recorded_cost<'a>(calls: impl Iterator<Item = Usage<'a>>, prices: &PriceT
         per_1k_calls: 1000.0 * total / priced as f64,
         currency: prices.currency.clone(),
         basis: format!("recorded tokens of {priced} of {rows} calls{dated}"),
+    })
+}
+
+/// Mean token cost of calls that were made here, of the model `priced_as`; a price may stand under the `arm`'s name instead.
+/// Err tells which price or figure is missing.
+pub fn token_cost(
+    calls: impl Iterator<Item = Option<Tokens>>,
+    priced_as: &str,
+    arm: &str,
+    prices: &PriceTable,
+) -> Result<Cost, String> {
+    let Some(price) = prices.price(priced_as, arm) else {
+        return Err(format!("no price for model `{priced_as}`; add [models.\"{priced_as}\"] to the price table"));
+    };
+    let (mut total, mut told, mut rows) = (0.0, 0_u64, 0_u64);
+    for tokens in calls {
+        rows += 1;
+        if let Some(Tokens { prompt, completion }) = tokens {
+            total += (prompt as f64 * price.input_per_1m + completion as f64 * price.output_per_1m) / 1e6;
+            told += 1;
+        }
+    }
+    if told == 0 {
+        return Err("no call tells its token usage".to_owned());
+    }
+    let dated = if prices.as_of.is_empty() { String::new() } else { format!(", prices of {}", prices.as_of) };
+    Ok(Cost {
+        per_1k_calls: 1000.0 * total / told as f64,
+        currency: prices.currency.clone(),
+        basis: format!("tokens of {told} of {rows} calls made here{dated}"),
     })
 }
 

@@ -25,6 +25,8 @@ pub enum EvalError {
     Open { arm: String, source: AnswerError },
     #[error("failed to answer row {row} with arm `{arm}`: {source}")]
     Answer { arm: String, row: String, source: AnswerError },
+    #[error("failed to ask arm `{arm}`: {source}")]
+    Respond { arm: String, source: AnswerError },
     #[error(
         "arm `{arm}` answered row {row} with an unusable posterior: {what}. Try: `limbeck doctor` and the model's file digest; a distribution over the labels was expected"
     )]

@@ -5,7 +5,7 @@ use crate::arms::{self, Answers, Arm, ArmKind, Questions};
 use crate::calibration::{calibrated, calibrated_scores, reliability};
 use crate::calibrator::{Calibrator, ISOTONIC_ROWS, Method, compare_methods};
 use crate::comparisons::compare;
-use crate::cost::{PriceTable, Usage, recorded_cost, self_hosted_cost};
+use crate::cost::{PriceTable, Usage, recorded_cost, self_hosted_cost, token_cost};
 use crate::error::EvalError;
 use crate::escalation::Target;
 use crate::extraction::score_fields;
@@ -141,9 +141,10 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
     let dir = plan.dir.join("predictions");
     let (mut results, mut answers) = (Vec::new(), BTreeMap::<String, Answers>::new());
     for arm in arms {
-        let (name, title, kind) = (arm.name.clone(), arm.title.clone(), arm.kind());
+        let (name, title, kind, priced_as) = (arm.name.clone(), arm.title.clone(), arm.kind(), arm.priced_as());
         let mut given = arms::run(arm, &questions, &dir, emit)?;
         judge.mark(&mut given);
+        let kind = (kind, priced_as.as_deref());
         let result = measure(plan, &judge, &name, title, kind, &given, &questions, &gold, &calibration_gold);
         emit.emit(arm_scored(&result));
         results.push(result);
@@ -299,7 +300,7 @@ fn measure(
     judge: &Judge<'_>,
     name: &str,
     title: String,
-    kind: ArmKind,
+    (kind, priced_as): (ArmKind, Option<&str>),
     answers: &Answers,
     questions: &Questions<'_>,
     gold: &[usize],
@@ -312,6 +313,9 @@ fn measure(
     let cost = match (&plan.prices, kind) {
         (None, _) => Err("no price table was given".to_owned()),
         (Some(prices), ArmKind::Recorded) => recorded_cost(questions.test.iter().map(|row| usage(row)), prices),
+        (Some(prices), ArmKind::Endpoint) => {
+            token_cost(answers.test.iter().map(|p| p.tokens), priced_as.unwrap_or(name), name, prices)
+        }
         (Some(prices), _) => match &latency {
             Some(latency) => self_hosted_cost(latency.mean_ms, prices),
             None => Err("no call was timed".to_owned()),
@@ -341,6 +345,7 @@ fn measure(
         cost: cost.ok(),
         calibration: calibration.or_else(of_confidences),
         extraction,
+        facts: answers.facts.clone(),
     }
 }
 

@@ -22,6 +22,7 @@ mod model_card;
 pub mod multiple;
 mod policy;
 mod predictions;
+mod ranking;
 mod report;
 mod rng;
 mod routing;
@@ -30,10 +31,11 @@ mod self_check;
 mod slices;
 mod special;
 pub mod statistics;
+mod texts;
 mod words;
 mod written;
 
-pub use arms::{AnswerWriter, Answerer, Arm, ArmKind, SaidOrNot};
+pub use arms::{AnswerWriter, Answerer, Arm, ArmKind, Respondent, Response, SaidOrNot};
 pub use bootstrap::{BootstrapBounds, cluster_difference, macro_f1_bounds};
 pub use calibration::{
     BINS, Bin, CalibrationScores, RiskPoint, Served, aurc, calibrated, calibrated_scores, calibration_scores,
@@ -42,7 +44,7 @@ pub use calibration::{
 };
 pub use calibrator::{Calibrator, ISOTONIC_ROWS, Method, MethodScore};
 pub use compare::{Answered, AnsweredRow, Changed, Compared, compare};
-pub use cost::{Cost, PriceTable, SelfHosted, TokenPrice, Usage, recorded_cost, self_hosted_cost};
+pub use cost::{Cost, PriceTable, SelfHosted, TokenPrice, Usage, recorded_cost, self_hosted_cost, token_cost};
 pub use drift::{Drift, DriftVerdict, Observed, PERMUTATIONS, Shift, Tested, drift, ks_distance, psi, score_psi};
 pub use error::{AnswerError, EvalError};
 pub use escalation::{
@@ -53,9 +55,12 @@ pub use evaluate::{Escalation, EvalPlan, Fields, Rows, evaluate};
 pub use extraction::{Extraction, FieldScore, normalised, score_fields};
 pub use floor::{FloorRow, LinearFloor, RANKING_VERSION, out_of_fold, text_of};
 pub use gates::{Evidence, Gate, GateResult, Metric, Rule, Stability, Verdict, decide, stability};
-pub use metrics::{ClassScore, Confusion, Latency, Prediction, Said, Scores, argmax, latency, score, score_answers};
+pub use metrics::{
+    ClassScore, Confusion, Latency, Prediction, Said, Scores, Tokens, argmax, latency, score, score_answers,
+};
 pub use model_card::{CardPlan, model_card};
 pub use policy::{CalibrationPolicy, Policy, PolicyBand, Promise, Reference, Score, Validity};
+pub use ranking::{ndcg, recall_at};
 pub use report::{
     ArmResult, Calibration, Comparison, Fact, Lineage, Mistake, Report, Routing, SplitRows, TestRows, junit,
     render_html, terminal_summary,
@@ -64,3 +69,4 @@ pub use rng::SplitMix64;
 pub use self_check::{Claim, Effort, Figure, self_check};
 pub use slices::{By, Confused, Slice, SliceExample, Slices, p_worse};
 pub use special::{normal_cdf, normal_quantile};
+pub use texts::{RougeL, is_exact, rouge_l};

@@ -19,6 +19,16 @@ pub struct Prediction {
     /// What was written, where answers are fields; `label` then numbers the distinct answers of one evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub said: Option<Said>,
+    /// What the call came to, where it is paid by the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Tokens>,
+}
+
+/// Tokens of a call: of the prompt and of the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tokens {
+    pub prompt: u64,
+    pub completion: u64,
 }
 
 /// An answer in words.

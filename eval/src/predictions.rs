@@ -3,6 +3,7 @@
 
 use crate::error::EvalError;
 use crate::metrics::Prediction;
+use crate::report::Fact;
 use limbeck_artifact::dataset::{Example, Split};
 use limbeck_artifact::files::write_atomic;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,8 @@ use std::path::Path;
 pub(crate) struct Kept {
     pub calibration: Vec<Prediction>,
     pub test: Vec<Prediction>,
+    /// Who answered, where that is not plain from the arm.
+    pub facts: Vec<Fact>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -21,6 +24,8 @@ struct Header {
     key: String,
     calibration: usize,
     test: usize,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    facts: Vec<Fact>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -34,7 +39,7 @@ struct Line {
 pub(crate) fn save(path: &Path, arm: &str, key: &str, kept: &Kept) -> Result<u64, EvalError> {
     let json = |source| EvalError::Json { what: format!("predictions of arm `{arm}`"), source };
     let (calibration, test) = (kept.calibration.len(), kept.test.len());
-    let header = Header { arm: arm.to_owned(), key: key.to_owned(), calibration, test };
+    let header = Header { arm: arm.to_owned(), key: key.to_owned(), calibration, test, facts: kept.facts.clone() };
     let mut text = serde_json::to_string(&header).map_err(json)?;
     text.push('\n');
     for (split, predictions) in [(Split::Calibration, &kept.calibration), (Split::Test, &kept.test)] {
@@ -75,7 +80,7 @@ pub(crate) fn load(path: &Path, key: &str, calibration: &[&Example], test: &[&Ex
     if header.key != key || header.calibration != calibration.len() || header.test != test.len() {
         return None;
     }
-    let mut kept = Kept { calibration: Vec::new(), test: Vec::new() };
+    let mut kept = Kept { calibration: Vec::new(), test: Vec::new(), facts: header.facts };
     for line in lines {
         let line: Line = serde_json::from_str(line).ok()?;
         match line.split {

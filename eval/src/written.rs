@@ -43,10 +43,12 @@ pub(crate) fn answers(
         posterior: None,
         latency_ms: None,
         said: Some(said),
+        tokens: None,
     };
     let mut answers = Answers {
         calibration: calibration.iter().zip(said).map(prediction).collect(),
         test: test.iter().zip(test_said).map(prediction).collect(),
+        facts: Vec::new(),
     };
     for (row, latency_ms) in timed {
         answers.test[row].latency_ms = Some(latency_ms);

@@ -193,6 +193,7 @@ fn decided(rule: Rule, right: &[bool], other: &[bool]) -> GateResult {
             posterior: None,
             latency_ms: Some(if *right { 10.0 } else { 100.0 }),
             said: None,
+            tokens: None,
         };
         flags.iter().map(one).collect()
     };
@@ -223,6 +224,7 @@ fn steady(rule: Rule, right: &[bool], size: usize) -> Stability {
         posterior: None,
         latency_ms: None,
         said: None,
+        tokens: None,
     };
     let candidate: Vec<Prediction> = right.iter().map(one).collect();
     let labels = ["yes".to_owned(), "no".to_owned()];

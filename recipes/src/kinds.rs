@@ -3,7 +3,7 @@
 use crate::error::{RecipeError, RecipeErrors};
 use crate::read::Reader;
 use crate::resolve::{Origin, Resolved};
-use crate::schema::{FIELDS, Field, METRICS_OF, Need};
+use crate::schema::{FIELDS, Field, GATES, METRICS_OF, Need};
 use crate::source::Place;
 use limbeck_artifact::schema::Schema;
 use std::path::Path;
@@ -53,7 +53,7 @@ pub(crate) fn gates(reader: &Reader, get: Get<'_>) -> Vec<RecipeError> {
     let Some(kind) = of(get) else { return Vec::new() };
     let known = METRICS_OF.iter().find(|(of, _)| *of == kind).map_or(&[][..], |(_, metrics)| metrics);
     let mut errors = Vec::new();
-    for gate in &reader.gates {
+    for gate in reader.of(&GATES) {
         let place = |key: &str| gate.fields.get(key).map(|given| given.place.clone());
         if let Some(metric) = gate.text("metric").filter(|m| !known.contains(m)) {
             let message = format!("the metric {metric} is not of tasks of kind {kind}");

@@ -1,6 +1,7 @@
 //! What a run was asked: one TOML file, resolved against defaults and `--set` overrides into plain structs whose every
 //! value keeps its origin. Mistakes are all reported at once, each with its place and what was probably meant.
 
+mod arms;
 mod error;
 mod kinds;
 mod lock;
@@ -16,9 +17,10 @@ pub use error::{RecipeError, RecipeErrors};
 pub use kinds::SchemaFile;
 pub use plan::settings;
 pub use recipe::{
-    Balance, BaseModel, CacheDtype, CalibrationMethod, Data, DecayType, Distill, Dtype, Eval, Gate, GateRule, Head,
-    Imatrix, LossNormalization, LrScheduler, Method, Metric, MinReviewed, Model, Promote, Quantize, QuantizeBase,
-    Recipe, Review, Sign, SliceBy, SplitRatios, Task, Train, TrainOn, ValidMetric,
+    ArmKind, Balance, BaseModel, CacheDtype, CalibrationMethod, Data, DecayType, Distill, Dtype, EndpointApi,
+    EndpointArm, Eval, EvalArm, Gate, GateRule, Head, Imatrix, LossNormalization, LrScheduler, Method, Metric,
+    MinReviewed, Model, Promote, PromptStyle, Quantize, QuantizeBase, Recipe, Review, Sign, SliceBy, SplitRatios, Task,
+    Train, TrainOn, ValidMetric,
 };
 pub use resolve::{Entry, Origin, Resolved, load, load_text, locate};
 pub use source::{Place, Source};

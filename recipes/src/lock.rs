@@ -20,8 +20,11 @@ impl Resolved {
             let (header, name) = place(&entry.key);
             if header != section {
                 section = header;
-                let shown =
-                    if section.starts_with("eval.gate.") { "[[eval.gate]]".to_owned() } else { format!("[{section}]") };
+                let of = |array: &&&schema::Array| section.strip_prefix(array.key).is_some_and(|r| r.starts_with('.'));
+                let shown = match schema::ARRAYS.iter().find(of) {
+                    Some(array) => format!("[[{}]]", array.key),
+                    None => format!("[{section}]"),
+                };
                 let _ = write!(text, "\n{shown}\n");
             } else if section.is_empty() && entry.key == "name" {
                 text.push('\n');

@@ -2,7 +2,7 @@
 //! after a mistake, so that all of them are reported together.
 
 use crate::error::RecipeError;
-use crate::schema::{self, Field, GATES, Kind};
+use crate::schema::{self, Array, Field, Kind, TableKind};
 use crate::source::{Place, Source};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,7 +18,8 @@ pub(crate) struct Given {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct GivenGate {
+pub(crate) struct GivenTable {
+    pub array: &'static Array,
     pub place: Place,
     pub fields: BTreeMap<String, Given>,
 }
@@ -26,7 +27,8 @@ pub(crate) struct GivenGate {
 #[derive(Default)]
 pub(crate) struct Reader {
     pub values: BTreeMap<String, Given>,
-    pub gates: Vec<GivenGate>,
+    /// The gates and the arms.
+    pub tables: Vec<GivenTable>,
     /// Where each section's header stands.
     pub sections: BTreeMap<String, Place>,
     pub errors: Vec<RecipeError>,
@@ -88,8 +90,8 @@ impl Reader {
         if key.is_empty() {
             let error = RecipeError::new("an override names no key", Some(key_place));
             self.errors.push(error.hint("write --set train.r=8"));
-        } else if let Some(rest) = key.strip_prefix(GATES).and_then(|rest| rest.strip_prefix('.')) {
-            self.set_gate(&at, rest, key_place, value);
+        } else if let Some((array, rest)) = in_array(key) {
+            self.set_in_table(&at, array, rest, key_place, value);
         } else if let Some(field) = schema::find(key) {
             let parsed = parse_value(field.kind, value).unwrap_or_else(bare);
             self.value(&at, field, &parsed);
@@ -110,8 +112,8 @@ impl Reader {
     }
 
     fn entry(&mut self, at: &At, key: &str, key_place: Place, value: &Spanned<DeValue<'_>>) {
-        if key == GATES {
-            self.all_gates(at, value);
+        if let Some(array) = schema::array(key) {
+            self.all_tables(at, array, value);
         } else if let Some(field) = schema::find(key) {
             self.value(at, field, value);
         } else if schema::is_section(key) {
@@ -141,33 +143,33 @@ impl Reader {
         }
     }
 
-    fn all_gates(&mut self, at: &At, value: &Spanned<DeValue<'_>>) {
+    fn all_tables(&mut self, at: &At, array: &'static Array, value: &Spanned<DeValue<'_>>) {
+        let Array { key, one, .. } = array;
         let DeValue::Array(list) = value.get_ref() else {
-            let message = format!("`{GATES}` is {}, expected one [[{GATES}]] table a gate", describe(value.get_ref()));
+            let message = format!("`{key}` is {}, expected one [[{key}]] table {one}", describe(value.get_ref()));
             self.errors.push(RecipeError::new(message, Some(at.place(value.span()))));
             return;
         };
-        self.gates.clear();
+        self.tables.retain(|table| table.array.key != *key);
         for item in list.iter() {
             match item.get_ref() {
-                DeValue::Table(table) => self.gate(at, at.place(item.span()), table),
+                DeValue::Table(table) => self.table(at, array, at.place(item.span()), table),
                 other => {
-                    let message = format!("a gate is {}, expected a table with `kind`", describe(other));
+                    let message = format!("{one} is {}, expected a table with `kind`", describe(other));
                     self.errors.push(RecipeError::new(message, Some(at.place(item.span()))));
                 }
             }
         }
     }
 
-    fn gate(&mut self, at: &At, place: Place, table: &DeTable<'_>) {
-        let kinds: Vec<&str> = schema::GATE_KINDS.iter().map(|k| k.kind).collect();
+    fn table(&mut self, at: &At, array: &'static Array, place: Place, table: &DeTable<'_>) {
+        let kinds: Vec<&str> = array.kinds.iter().map(|k| k.kind).collect();
         let Some(kind_value) = table.get("kind") else {
-            let error =
-                RecipeError::new(format!("a gate without `kind`, expected one of {}", kinds.join(", ")), Some(place));
-            self.errors.push(error);
+            let message = format!("{} without `kind`, expected one of {}", array.one, kinds.join(", "));
+            self.errors.push(RecipeError::new(message, Some(place)));
             return;
         };
-        let Some(kind) = kind_value.get_ref().as_str().and_then(schema::gate_kind) else {
+        let Some(kind) = kind_value.get_ref().as_str().and_then(|kind| array.kind(kind)) else {
             let message = format!("`kind` is {}, expected one of {}", describe(kind_value.get_ref()), kinds.join(", "));
             let mut error = RecipeError::new(message, Some(at.place(kind_value.span())));
             if let Some(near) = kind_value.get_ref().as_str().and_then(|k| nearest(k, kinds.iter().copied())) {
@@ -178,8 +180,8 @@ impl Reader {
         };
         let mut fields = BTreeMap::new();
         for (name, value) in table {
-            let Some(field) = gate_field(kind, name.get_ref()) else {
-                self.errors.push(unknown_gate_key(kind, name.get_ref(), at.place(name.span())));
+            let Some(field) = table_field(kind, name.get_ref()) else {
+                self.errors.push(unknown_table_key(array, kind, name.get_ref(), at.place(name.span())));
                 continue;
             };
             match check(at, name.get_ref(), field, value) {
@@ -187,70 +189,89 @@ impl Reader {
                 Err(error) => self.errors.push(*error),
             }
         }
-        self.gates.push(GivenGate { place, fields });
+        self.tables.push(GivenTable { array, place, fields });
     }
 
-    /// `eval.gate.NAME.key` or `eval.gate.INDEX.key`.
-    fn set_gate(&mut self, at: &At, rest: &str, key_place: Place, value: &str) {
-        let names: Vec<String> =
-            self.gates.iter().map(|g| g.text("name").or(g.text("kind")).unwrap_or("").to_owned()).collect();
+    /// `eval.gate.NAME.key` or `eval.gate.INDEX.key`; arms likewise.
+    fn set_in_table(&mut self, at: &At, array: &'static Array, rest: &str, key_place: Place, value: &str) {
+        let Array { key: of, word, one, .. } = array;
+        let ours: Vec<usize> = (0..self.tables.len()).filter(|i| self.tables[*i].array.key == *of).collect();
+        let name_of = |table: &GivenTable| table.text("name").or(table.text("kind")).unwrap_or("").to_owned();
+        let names: Vec<String> = ours.iter().map(|i| name_of(&self.tables[*i])).collect();
         let Some((wanted, name)) = rest.rsplit_once('.') else {
-            let message = format!("`{GATES}.{rest}` names no key of a gate");
+            let message = format!("`{of}.{rest}` names no key of {one}");
+            let example = if *word == "gate" { "min=0.9" } else { "shots=4" };
             self.errors
-                .push(RecipeError::new(message, Some(key_place)).hint(format!("write --set {GATES}.NAME.min=0.9")));
+                .push(RecipeError::new(message, Some(key_place)).hint(format!("write --set {of}.NAME.{example}")));
             return;
         };
         let index = names.iter().position(|n| n == wanted).or_else(|| wanted.parse().ok().filter(|i| *i < names.len()));
-        let Some(index) = index else {
-            let error = RecipeError::new(format!("no gate is called `{wanted}`"), Some(key_place));
+        let Some(index) = index.map(|index: usize| ours[index]) else {
+            let error = RecipeError::new(format!("no {word} is called `{wanted}`"), Some(key_place));
             let hint = match nearest(wanted, names.iter().map(String::as_str)) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None if names.is_empty() => "the recipe has no gates".into(),
-                None => format!("the recipe's gates are {}", names.join(", ")),
+                None if names.is_empty() => format!("the recipe has no {word}s"),
+                None => format!("the recipe's {word}s are {}", names.join(", ")),
             };
             self.errors.push(error.hint(hint));
             return;
         };
-        let Some(kind) = self.gates[index].text("kind").and_then(schema::gate_kind) else { return };
-        let Some(field) = gate_field(kind, name).filter(|f| f.key != "kind") else {
-            self.errors.push(unknown_gate_key(kind, name, key_place));
+        let Some(kind) = self.tables[index].text("kind").and_then(|kind| array.kind(kind)) else { return };
+        let Some(field) = table_field(kind, name).filter(|f| f.key != "kind") else {
+            self.errors.push(unknown_table_key(array, kind, name, key_place));
             return;
         };
         let bare = || Spanned::new(0..value.len(), DeValue::String(value.into()));
         let parsed = parse_value(field.kind, value).unwrap_or_else(bare);
         match check(at, name, field, &parsed) {
-            Ok(given) => drop(self.gates[index].fields.insert(field.key.to_owned(), given)),
+            Ok(given) => drop(self.tables[index].fields.insert(field.key.to_owned(), given)),
             Err(error) => self.errors.push(*error),
         }
     }
-}
 
-impl GivenGate {
-    pub(crate) fn text(&self, key: &str) -> Option<&str> {
-        self.fields.get(key)?.value.as_str()
+    /// The tables of one array.
+    pub(crate) fn of(&self, array: &'static Array) -> impl Iterator<Item = &GivenTable> {
+        self.tables.iter().filter(|table| table.array.key == array.key)
     }
 }
 
-const GATE_NAME: Field = Field {
+impl GivenTable {
+    pub(crate) fn text(&self, key: &str) -> Option<&str> {
+        self.fields.get(key)?.value.as_str()
+    }
+
+    pub(crate) fn kind(&self) -> Option<&'static TableKind> {
+        self.array.kind(self.text("kind")?)
+    }
+}
+
+/// The array that a `--set` key reaches into, and the rest of the key.
+fn in_array(key: &str) -> Option<(&'static Array, &str)> {
+    schema::ARRAYS.iter().find_map(|array| Some((*array, key.strip_prefix(array.key)?.strip_prefix('.')?)))
+}
+
+const TABLE_NAME: Field = Field {
     key: "name",
     kind: Kind::Name,
     need: schema::Need::Optional,
-    doc: "what the report calls the gate; its kind when left out",
+    doc: "what the report calls it; its kind when left out",
 };
-const GATE_KIND: Field = Field { key: "kind", kind: Kind::Text, need: schema::Need::Required, doc: "the rule" };
+const TABLE_KIND: Field = Field { key: "kind", kind: Kind::Text, need: schema::Need::Required, doc: "the rule" };
 
-fn gate_field(kind: &schema::GateKind, name: &str) -> Option<&'static Field> {
+fn table_field(kind: &'static TableKind, name: &str) -> Option<&'static Field> {
     match name {
-        "name" => Some(&GATE_NAME),
-        "kind" => Some(&GATE_KIND),
-        _ => schema::gate_kind(kind.kind)?.fields.iter().find(|f| f.key == name),
+        "name" => Some(&TABLE_NAME),
+        "kind" => Some(&TABLE_KIND),
+        _ => kind.fields.iter().find(|f| f.key == name),
     }
 }
 
 /// A `--set` value as TOML. A text needs no quotes: `--set version=1.2` is the text "1.2".
 fn parse_value(kind: Kind, value: &str) -> Option<Spanned<DeValue<'_>>> {
-    let textual =
-        matches!(kind, Kind::Text | Kind::Name | Kind::Path | Kind::BaseModel | Kind::Device | Kind::Choice(_));
+    let textual = matches!(
+        kind,
+        Kind::Text | Kind::Name | Kind::Path | Kind::BaseModel | Kind::Device | Kind::Choice(_) | Kind::Arm(_)
+    );
     if textual && !value.starts_with(['"', '\'']) {
         return None;
     }
@@ -316,9 +337,10 @@ fn unknown_key(key: &str, place: Place) -> RecipeError {
     }
 }
 
-fn unknown_gate_key(kind: &schema::GateKind, name: &str, place: Place) -> RecipeError {
+fn unknown_table_key(array: &Array, kind: &TableKind, name: &str, place: Place) -> RecipeError {
     let known: Vec<&str> = ["name", "kind"].into_iter().chain(kind.fields.iter().map(|f| f.key)).collect();
-    let error = RecipeError::new(format!("unknown key `{name}` in a gate of kind {}", kind.kind), Some(place));
+    let message = format!("unknown key `{name}` in {} of kind {}", array.one, kind.kind);
+    let error = RecipeError::new(message, Some(place));
     match nearest(name, known.iter().copied()) {
         Some(near) => error.hint(format!("did you mean `{near}`?")),
         None => error.hint(format!("known here: {}", known.join(", "))),
@@ -326,7 +348,7 @@ fn unknown_gate_key(kind: &schema::GateKind, name: &str, place: Place) -> Recipe
 }
 
 /// The candidate that a slip of the fingers would turn into `word`.
-fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let folded = word.to_lowercase().replace('-', "_");
     let scored = candidates.map(|c| {
         let of = c.to_lowercase();

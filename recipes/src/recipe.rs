@@ -295,8 +295,66 @@ pub struct Eval {
     pub bootstrap_samples: usize,
     pub calibration: CalibrationMethod,
     pub escalation: Escalation,
+    #[serde(rename = "arm", default)]
+    pub arms: Vec<EvalArm>,
     #[serde(rename = "gate", default)]
     pub gates: Vec<Gate>,
+}
+
+/// An arm beside those that every evaluation has.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct EvalArm {
+    pub name: String,
+    #[serde(flatten)]
+    pub kind: ArmKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ArmKind {
+    Endpoint(Box<EndpointArm>),
+    FewShot { shots: usize, prompt: PromptStyle },
+}
+
+/// What a model that was not tuned is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PromptStyle {
+    /// The labels or the schema, and how to answer.
+    Guided,
+    /// No more than the row's own prompt.
+    Recipe,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndpointApi {
+    Chat,
+    Completions,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct EndpointArm {
+    pub url: String,
+    pub model: String,
+    /// The environment variable that holds the key.
+    pub key_env: Option<String>,
+    pub api: EndpointApi,
+    pub prompt: PromptStyle,
+    pub shots: usize,
+    pub label_codes: bool,
+    pub logprobs: bool,
+    pub samples: u32,
+    pub temperature: f64,
+    pub max_tokens: Option<u32>,
+    pub max_tokens_key: String,
+    pub calibrate: bool,
+    pub concurrency: usize,
+    pub max_retries: u32,
+    pub timeout_s: f64,
+    pub requests_per_minute: u32,
+    pub tokens_per_minute: u32,
+    pub max_spend: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -325,7 +383,7 @@ pub struct Gate {
     pub rule: GateRule,
 }
 
-/// What the shipped file must do; arms are named base, linear, frontier and tuned.
+/// What the shipped file must do; arms are named base, linear, frontier and tuned, and as the recipe names its own.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum GateRule {

@@ -1,11 +1,12 @@
 //! Defaults < file < `--set`: puts the three together, checks what no single key can check, and builds the plain
 //! structs. Every value keeps its origin for `explain` and the lock.
 
+use crate::arms;
 use crate::error::{RecipeError, RecipeErrors};
 use crate::kinds::{self, SchemaFile};
-use crate::read::{GivenGate, Reader};
+use crate::read::{GivenTable, Reader};
 use crate::recipe::Recipe;
-use crate::schema::{self, FIELDS, GATES, Need};
+use crate::schema::{self, ARRAYS, Array, FIELDS, GATES, Need};
 use crate::source::{Place, Source};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ impl std::fmt::Display for Origin {
     }
 }
 
-/// One resolved value: gates have keys such as `eval.gate.NAME.min`.
+/// One resolved value: gates and arms have keys such as `eval.gate.NAME.min`.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub key: String,
@@ -65,7 +66,7 @@ pub struct Resolved {
 }
 
 impl Resolved {
-    /// Every value, in the schema's order; gates come last.
+    /// Every value, in the schema's order; arms and gates come last.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
@@ -159,16 +160,16 @@ fn missing(reader: &mut Reader, source: &Source) {
         reader.errors.push(RecipeError::new(message, place).hint(wanted));
     }
     let mut errors = Vec::new();
-    for gate in &reader.gates {
-        let Some(kind) = gate.text("kind").and_then(schema::gate_kind) else { continue };
-        for field in kind.fields.iter().filter(|f| f.need == Need::Required && !gate.fields.contains_key(f.key)) {
+    for table in &reader.tables {
+        let Some(kind) = table.kind() else { continue };
+        for field in kind.fields.iter().filter(|f| f.need == Need::Required && !table.fields.contains_key(f.key)) {
             if is_reported(field.key) {
                 continue;
             }
-            let message =
-                format!("a gate of kind {} without `{}`, expected {}", kind.kind, field.key, field.kind.expects());
+            let (one, name) = (table.array.one, kind.kind);
+            let message = format!("{one} of kind {name} without `{}`, expected {}", field.key, field.kind.expects());
             errors.push(
-                RecipeError::new(message, Some(gate.place.clone()))
+                RecipeError::new(message, Some(table.place.clone()))
                     .hint(format!("add `{} = …`: {}", field.key, field.doc)),
             );
         }
@@ -232,6 +233,7 @@ fn across(reader: &mut Reader, source: &Source) {
         errors.push(RecipeError::new(message, Some(place(&[key]))).hint(hint));
     }
     errors.extend(kinds::gates(reader, &get));
+    errors.extend(arms::check(reader, &get));
     errors.extend(certificate(reader, &get));
     for (key, message, hint) in valid_split(&get) {
         errors.push(RecipeError::new(message, Some(place(&[key]))).hint(hint));
@@ -267,13 +269,18 @@ fn across(reader: &mut Reader, source: &Source) {
         let hint = "leave `train.quantize_base` out, or train on the cpu";
         errors.push(RecipeError::new(message, Some(place(&["train.quantize_base", "model.device"]))).hint(hint));
     }
-    for (i, gate) in reader.gates.iter().enumerate() {
-        let Some(name) = gate.text("name") else { continue };
-        if reader.gates[..i].iter().any(|g| g.text("name") == Some(name)) {
-            let place = gate.fields.get("name").map(|g| g.place.clone());
-            errors.push(
-                RecipeError::new(format!("two gates are called \"{name}\""), place).hint("give each gate its own name"),
-            );
+    for array in ARRAYS {
+        let tables: Vec<&GivenTable> = reader.of(array).collect();
+        for (i, table) in tables.iter().enumerate() {
+            let Some(name) = table.text("name") else { continue };
+            if tables[..i].iter().any(|g| g.text("name") == Some(name)) {
+                let place = table.fields.get("name").map(|g| g.place.clone());
+                let word = array.word;
+                errors.push(
+                    RecipeError::new(format!("two {word}s are called \"{name}\""), place)
+                        .hint(format!("give each {word} its own name")),
+                );
+            }
         }
     }
     reader.errors.extend(errors);
@@ -284,14 +291,14 @@ fn certificate(reader: &Reader, get: &dyn Fn(&str) -> Option<Value>) -> Vec<Reci
     if get("eval.escalation.max_error").is_some() {
         return Vec::new();
     }
-    let asks = |gate: &&GivenGate| gate.text("kind") == Some("certified_coverage");
-    let error = |gate: &GivenGate| {
+    let asks = |gate: &&GivenTable| gate.text("kind") == Some("certified_coverage");
+    let error = |gate: &GivenTable| {
         let message =
             "a gate of kind certified_coverage needs a certificate, and `eval.escalation.max_error` asks for none";
         let hint = "add `max_error = 0.05` under [eval.escalation]: the share of served answers that may be wrong";
         RecipeError::new(message, gate.fields.get("kind").map(|given| given.place.clone())).hint(hint)
     };
-    reader.gates.iter().filter(asks).map(error).collect()
+    reader.of(&GATES).filter(asks).map(error).collect()
 }
 
 /// What only an adapter can do, asked of a full fine-tuning: the key at fault, what is wrong, the cure.
@@ -354,37 +361,50 @@ fn entries(reader: &Reader, source: &Source) -> Vec<Entry> {
         entries.push(Entry { key: field.key.to_owned(), value, origin, doc: field.doc });
     }
     let task = kinds::of(&get);
-    for (gate, name) in reader.gates.iter().zip(gate_names(&reader.gates)) {
-        let Some(kind) = gate.text("kind").and_then(schema::gate_kind) else { continue };
-        let key = |k: &str| format!("{GATES}.{name}.{k}");
-        let of = |k: &str| gate.fields.get(k).map_or(Origin::Default, |g| origin(&g.place, g.from_set));
-        let text = |s: &str| Value::String(s.to_owned());
-        entries.push(Entry {
-            key: key("name"),
-            value: text(&name),
-            origin: of("name"),
-            doc: "what the report calls the gate",
-        });
-        entries.push(Entry { key: key("kind"), value: text(kind.kind), origin: of("kind"), doc: kind.doc });
-        for field in kind.fields {
-            let default = || kinds::gate_default(field, task.as_deref()).or_else(|| field.default());
-            let Some(value) = gate.fields.get(field.key).map(|g| g.value.clone()).or_else(default) else {
-                continue;
-            };
-            entries.push(Entry { key: key(field.key), value, origin: of(field.key), doc: field.doc });
+    for array in ARRAYS {
+        let tables: Vec<&GivenTable> = reader.of(array).collect();
+        for (table, name) in tables.iter().zip(table_names(&tables)) {
+            entries.extend(of_table(array, table, &name, task.as_deref(), &origin));
         }
     }
     entries
 }
 
-/// A gate without a name is called by its kind; the second of a kind by kind-2.
-fn gate_names(gates: &[GivenGate]) -> Vec<String> {
+fn of_table(
+    array: &Array,
+    table: &GivenTable,
+    name: &str,
+    task: Option<&str>,
+    origin: &dyn Fn(&Place, bool) -> Origin,
+) -> Vec<Entry> {
+    let Some(kind) = table.kind() else { return Vec::new() };
+    let key = |k: &str| format!("{}.{name}.{k}", array.key);
+    let of = |k: &str| table.fields.get(k).map_or(Origin::Default, |g| origin(&g.place, g.from_set));
+    let text = |s: &str| Value::String(s.to_owned());
+    let doc =
+        if array.word == "gate" { "what the report calls the gate" } else { "what the report and gates call the arm" };
+    let mut entries = vec![
+        Entry { key: key("name"), value: text(name), origin: of("name"), doc },
+        Entry { key: key("kind"), value: text(kind.kind), origin: of("kind"), doc: kind.doc },
+    ];
+    for field in kind.fields {
+        let default = || kinds::gate_default(field, task).or_else(|| field.default());
+        let Some(value) = table.fields.get(field.key).map(|g| g.value.clone()).or_else(default) else {
+            continue;
+        };
+        entries.push(Entry { key: key(field.key), value, origin: of(field.key), doc: field.doc });
+    }
+    entries
+}
+
+/// A gate or an arm without a name is called by its kind; the second of a kind by kind-2.
+pub(crate) fn table_names(tables: &[&GivenTable]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    for gate in gates {
-        let wanted = gate.text("name").or(gate.text("kind")).unwrap_or("gate");
+    for table in tables {
+        let wanted = table.text("name").or(table.text("kind")).unwrap_or(table.array.word);
         let taken = |name: &str| {
             names.iter().any(|n| n == name)
-                || (gates.iter().any(|g| g.text("name") == Some(name)) && gate.text("name") != Some(name))
+                || (tables.iter().any(|g| g.text("name") == Some(name)) && table.text("name") != Some(name))
         };
         let mut name = wanted.to_owned();
         let mut n = 1;
@@ -397,16 +417,21 @@ fn gate_names(gates: &[GivenGate]) -> Vec<String> {
     names
 }
 
-/// The entries as the tree that they are in TOML; the gates become the array `eval.gate`.
+/// The entries as the tree that they are in TOML; gates and arms become the arrays `eval.gate` and `eval.arm`.
 pub(crate) fn nested(entries: &[Entry]) -> Table {
     let mut root = Table::new();
-    let mut gates: Vec<(String, Table)> = Vec::new();
+    let mut arrays: BTreeMap<&str, Vec<(String, Table)>> = BTreeMap::new();
     for entry in entries {
-        if let Some((name, key)) = entry.key.strip_prefix("eval.gate.").and_then(|rest| rest.rsplit_once('.')) {
-            if gates.last().is_none_or(|(last, _)| last != name) {
-                gates.push((name.to_owned(), Table::new()));
+        let of = |array: &&&'static Array| entry.key.strip_prefix(array.key).is_some_and(|rest| rest.starts_with('.'));
+        let array = ARRAYS.iter().find(of);
+        if let Some((array, (name, key))) =
+            array.and_then(|array| Some((array, entry.key[array.key.len() + 1..].rsplit_once('.')?)))
+        {
+            let tables = arrays.entry(array.word).or_default();
+            if tables.last().is_none_or(|(last, _)| last != name) {
+                tables.push((name.to_owned(), Table::new()));
             }
-            if let Some((_, table)) = gates.last_mut() {
+            if let Some((_, table)) = tables.last_mut() {
                 table.insert(key.to_owned(), entry.value.clone());
             }
             continue;
@@ -421,7 +446,9 @@ pub(crate) fn nested(entries: &[Entry]) -> Table {
         table.insert(entry.key[section.len()..].trim_start_matches('.').to_owned(), entry.value.clone());
     }
     if let Some(Value::Table(eval)) = root.get_mut("eval") {
-        eval.insert("gate".to_owned(), Value::Array(gates.into_iter().map(|(_, t)| Value::Table(t)).collect()));
+        for (word, tables) in arrays {
+            eval.insert(word.to_owned(), Value::Array(tables.into_iter().map(|(_, t)| Value::Table(t)).collect()));
+        }
     }
     root
 }

@@ -40,6 +40,8 @@ pub(crate) enum Kind {
     BaseModel,
     /// `cpu`, `cpu-reference`, `wgpu`, `cuda` or `cuda:N`.
     Device,
+    /// One of these arms, or one of the recipe's own.
+    Arm(&'static [&'static str]),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -257,12 +259,35 @@ pub(crate) const OF_ADAPTERS: &[(&str, &str)] = &[
     ("train.head", "\"verbalizer\""),
 ];
 
-/// The array of tables among the sections.
-pub(crate) const GATES: &str = "eval.gate";
+/// An array of tables among the sections.
+#[derive(Debug)]
+pub(crate) struct Array {
+    pub key: &'static str,
+    /// What one of its tables is called, and the same with its article.
+    pub word: &'static str,
+    pub one: &'static str,
+    pub kinds: &'static [TableKind],
+}
 
-pub(crate) struct GateKind {
+/// The arrays of tables, in the order in which a lock has them.
+pub(crate) const ARRAYS: &[&Array] = &[&ARMS, &GATES];
+pub(crate) const GATES: Array = Array { key: "eval.gate", word: "gate", one: "a gate", kinds: GATE_KINDS };
+pub(crate) const ARMS: Array = Array { key: "eval.arm", word: "arm", one: "an arm", kinds: ARM_KINDS };
+
+impl Array {
+    pub(crate) fn kind(&self, kind: &str) -> Option<&'static TableKind> {
+        self.kinds.iter().find(|k| k.kind == kind)
+    }
+}
+
+/// The arms that every evaluation may have; a recipe's own have other names.
+pub(crate) const OWN_ARMS: &[&str] = &["frontier", "linear", "base", "tuned", "referee"];
+
+/// What a table of an array of tables may hold, by its `kind`.
+#[derive(Debug)]
+pub(crate) struct TableKind {
     pub kind: &'static str,
-    /// Keys are relative to the gate's table.
+    /// Keys are relative to the table.
     pub fields: &'static [Field],
     pub doc: &'static str,
 }
@@ -275,37 +300,69 @@ const METRIC: Field = field(
 );
 
 #[rustfmt::skip]
-pub(crate) const GATE_KINDS: &[GateKind] = &[
-    GateKind { kind: "floor", doc: "the metric is at least min", fields: &[
+const GATE_KINDS: &[TableKind] = &[
+    TableKind { kind: "floor", doc: "the metric is at least min", fields: &[
         METRIC,
         field("min", OPEN, Required, "lowest value that passes"),
     ] },
-    GateKind { kind: "improvement", doc: "accuracy beats another arm's by min (Tango score, paired)", fields: &[
-        field("over", Choice(&["base", "linear", "frontier"]), Default("\"base\""), "the arm to beat"),
+    TableKind { kind: "improvement", doc: "accuracy beats another arm's by min (Tango score, paired)", fields: &[
+        field("over", Arm(&["base", "linear", "frontier"]), Default("\"base\""), "the arm to beat: base, linear, frontier, or one of [[eval.arm]]"),
         field("min", Float { min: 0.0, max: 0.9999 }, Required, "by how much, as a share (0.4 is 40 points)"),
     ] },
-    GateKind { kind: "non_inferiority", doc: "not worse than another arm by more than margin (Tango score, paired)", fields: &[
-        field("against", Choice(&["frontier", "base", "linear"]), Default("\"frontier\""), "the arm to match"),
+    TableKind { kind: "non_inferiority", doc: "not worse than another arm by more than margin (Tango score, paired)", fields: &[
+        field("against", Arm(&["frontier", "base", "linear"]), Default("\"frontier\""), "the arm to match: frontier, base, linear, or one of [[eval.arm]]"),
         field("margin", OPEN, Required, "the loss of accuracy that is acceptable, as a share"),
     ] },
-    GateKind { kind: "per_class_recall", doc: "every label's recall is at least min", fields: &[
+    TableKind { kind: "per_class_recall", doc: "every label's recall is at least min", fields: &[
         field("min", OPEN, Required, "lowest recall of any label"),
     ] },
-    GateKind { kind: "slice_floor", doc: "accuracy is at least min on every slice of a kind that has 30 test rows", fields: &[
+    TableKind { kind: "slice_floor", doc: "accuracy is at least min on every slice of a kind that has 30 test rows", fields: &[
         field("by", Choice(&["class", "length", "time", "customer", "source", "script"]), Required, "what slices the rows: their class, length, month, customer, source or script"),
         field("min", OPEN, Required, "lowest accuracy of any slice"),
     ] },
-    GateKind { kind: "quantization", doc: "the shipped file answers as the tuned model does", fields: &[
+    TableKind { kind: "quantization", doc: "the shipped file answers as the tuned model does", fields: &[
         field("against", Choice(&["tuned"]), Default("\"tuned\""), "the arm to agree with"),
         field("max_agreement_loss", OPEN, Required, "share of rows that may be answered differently"),
         field("max_accuracy_loss", OPEN, Optional, "loss of accuracy that is acceptable, as a share"),
     ] },
-    GateKind { kind: "certified_coverage", doc: "the escalation certificate serves at least min of the calls", fields: &[
+    TableKind { kind: "certified_coverage", doc: "the escalation certificate serves at least min of the calls", fields: &[
         field("min", OPEN, Required, "lowest share of calls, on the test rows, that passes"),
     ] },
-    GateKind { kind: "fallback", doc: "the policy names where escalated calls go (eval.escalation.fallback)", fields: &[] },
-    GateKind { kind: "latency", doc: "95 % of the calls are answered within p95_ms", fields: &[
+    TableKind { kind: "fallback", doc: "the policy names where escalated calls go (eval.escalation.fallback)", fields: &[] },
+    TableKind { kind: "latency", doc: "95 % of the calls are answered within p95_ms", fields: &[
         field("p95_ms", Positive { max: 1e9 }, Required, "milliseconds"),
+    ] },
+];
+
+const SHOTS: &str =
+    "examples with their answers in the prompt, reviewed rows of the train split, one class after another";
+
+#[rustfmt::skip]
+const ARM_KINDS: &[TableKind] = &[
+    TableKind { kind: "endpoint", doc: "a live model behind an OpenAI-compatible address", fields: &[
+        field("url", Text, Required, "base address with /v1: https://api.example.com/v1, http://127.0.0.1:8080/v1"),
+        field("model", Text, Required, "the model's name there, as exactly as the provider has one"),
+        field("key_env", Text, Optional, "NAME of the environment variable that holds the API key; the key itself is never written"),
+        field("api", Choice(&["chat", "completions"]), Default("\"chat\""), "chat completions, or one text that the model goes on with"),
+        field("prompt", Choice(&["guided", "recipe"]), Default("\"guided\""), "guided adds the labels or the schema and how to answer to the row's prompt; recipe leaves it as it is"),
+        field("shots", Int { min: 0, max: 256 }, Default("0"), SHOTS),
+        field("label_codes", Bool, Default("false"), "asks for a letter a label (52 labels at most), whose log-probabilities are a distribution over them"),
+        field("logprobs", Bool, Default("true"), "asks for log-probabilities, which say how sure an answer is; some models refuse that"),
+        field("samples", Int { min: 1, max: 64 }, Default("1"), "draws a row; with several the majority is the answer, and how they fall its confidence"),
+        field("temperature", Float { min: 0.0, max: 2.0 }, Default("0.0"), "of the draws; with several draws some 0.7"),
+        field("max_tokens", Int { min: 1, max: 32_768 }, Optional, "longest answer; task.max_new_tokens of an extraction, else 32"),
+        field("max_tokens_key", Choice(&["max_tokens", "max_completion_tokens"]), Default("\"max_tokens\""), "what the provider calls that"),
+        field("calibrate", Bool, Default("false"), "asks about the calibration split too, so that its confidence can be calibrated"),
+        field("concurrency", Int { min: 1, max: 256 }, Default("4"), "requests at a time"),
+        field("max_retries", Int { min: 0, max: 20 }, Default("5"), "attempts after the first, each after twice the wait, or what the server asks for"),
+        field("timeout_s", Positive { max: 3600.0 }, Default("60"), "seconds for one attempt"),
+        field("requests_per_minute", Int { min: 0, max: 1_000_000 }, Default("0"), "how many requests at most (0: no limit of our own)"),
+        field("tokens_per_minute", Int { min: 0, max: 1_000_000_000 }, Default("0"), "the same for tokens"),
+        field("max_spend", Positive { max: 1e9 }, Optional, "stops before more than this is spent, in the currency of eval.prices, which must price the model"),
+    ] },
+    TableKind { kind: "few_shot", doc: "the untuned base with examples in its prompt", fields: &[
+        field("shots", Int { min: 1, max: 256 }, Required, SHOTS),
+        field("prompt", Choice(&["guided", "recipe"]), Default("\"guided\""), "as of an endpoint"),
     ] },
 ];
 
@@ -313,8 +370,9 @@ pub(crate) fn find(key: &str) -> Option<&'static Field> {
     FIELDS.iter().find(|f| f.key == key)
 }
 
-pub(crate) fn gate_kind(kind: &str) -> Option<&'static GateKind> {
-    GATE_KINDS.iter().find(|k| k.kind == kind)
+/// The array of tables that has this key.
+pub(crate) fn array(key: &str) -> Option<&'static Array> {
+    ARRAYS.iter().find(|array| array.key == key).copied()
 }
 
 /// True for a table of the schema ("", "train", "data.split").
@@ -325,7 +383,7 @@ pub(crate) fn is_section(key: &str) -> bool {
 /// The names that may stand directly inside the section `key`.
 pub(crate) fn children(key: &str) -> Vec<&'static str> {
     let mut names: Vec<&'static str> = Vec::new();
-    for full in FIELDS.iter().map(|f| f.key).chain([GATES]) {
+    for full in FIELDS.iter().map(|f| f.key).chain(ARRAYS.iter().map(|array| array.key)) {
         let rest = if key.is_empty() { Some(full) } else { full.strip_prefix(key).and_then(|r| r.strip_prefix('.')) };
         let Some(name) = rest.map(|r| r.split('.').next().unwrap_or(r)) else { continue };
         if !names.contains(&name) {
@@ -372,7 +430,7 @@ impl Kind {
             Int { min, max } => format!("a whole number from {min} to {max}"),
             Float { min, max } => format!("a number from {min} to {max}"),
             Positive { max } => format!("a number above 0, at most {max}"),
-            Choice(of) => format!("one of {}", quoted(of)),
+            Choice(of) | Arm(of) => format!("one of {}", quoted(of)),
             Choices(of) => format!("a list of distinct values out of {}", quoted(of)),
             Subset(of) => format!("a list of distinct values out of {}, or []", quoted(of)),
             Texts { min } => format!("a list of at least {min} distinct texts"),
@@ -395,7 +453,7 @@ impl Kind {
     pub(crate) fn allows(self, value: &Value) -> bool {
         match (self, value) {
             (Text, Value::String(s)) | (Path, Value::String(s)) => !s.trim().is_empty() && !s.contains('\0'),
-            (Name, Value::String(s)) => is_name(s),
+            (Name | Arm(_), Value::String(s)) => is_name(s),
             (Bool, Value::Boolean(_)) => true,
             (Int { min, max }, Value::Integer(i)) => (min..=max).contains(i),
             (Float { min, max }, Value::Float(x)) => (min..=max).contains(x),
@@ -438,7 +496,7 @@ impl Kind {
     /// The choices a wrong text may have been meant as.
     pub(crate) fn choices(self) -> &'static [&'static str] {
         match self {
-            Choice(of) | Choices(of) | Subset(of) => of,
+            Choice(of) | Choices(of) | Subset(of) | Arm(of) => of,
             Device => DEVICES,
             _ => &[],
         }

@@ -1,7 +1,7 @@
 //! The recipe that `limbeck init` writes: every key with its default and what it does, so that the file is its own
 //! reference page.
 
-use crate::schema::{self, FIELDS, GATE_KINDS, GATES, Need};
+use crate::schema::{self, ARMS, Array, FIELDS, GATES, Need};
 use std::fmt::Write;
 
 const GATES_TO_START_WITH: &str = r#"
@@ -86,9 +86,12 @@ fn list(asked: Asked<'_>) -> String {
 
 fn gates(text: &mut String) {
     text.push_str(GATES_TO_START_WITH);
-    let _ = write!(text, "\n# Further kinds of [[{GATES}]]:\n");
-    for kind in GATE_KINDS {
-        let keys: Vec<&str> = kind.fields.iter().map(|f| f.key).collect();
-        let _ = writeln!(text, "#   {} ({}): {}", kind.kind, keys.join(", "), kind.doc);
+    for (array, head) in [(GATES, "Further kinds of"), (ARMS, "More to compare with on the same rows, as")] {
+        let Array { key, kinds, .. } = array;
+        let _ = write!(text, "\n# {head} [[{key}]]:\n");
+        for kind in kinds {
+            let keys: Vec<&str> = kind.fields.iter().map(|f| f.key).collect();
+            let _ = writeln!(text, "#   {} ({}): {}", kind.kind, keys.join(", "), kind.doc);
+        }
     }
 }

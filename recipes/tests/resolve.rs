@@ -254,3 +254,25 @@ fn settings_that_do_not_go_together_are_refused_at_both() {
     }
     assert_eq!(resolve(&[("train.head", "classification")]).recipe.train.head, Head::Classification);
 }
+
+#[test]
+fn arms_are_read_like_gates_and_a_recipe_without_them_is_locked_as_before() {
+    let arms = "\n[[eval.arm]]\nname = \"gpt-4.1\"\nkind = \"endpoint\"\nurl = \"https://api.example.com/v1\"\nmodel = \"m\"\n\
+                label_codes = true\n\n[[eval.arm]]\nkind = \"few_shot\"\nshots = 3\n\n\
+                [[eval.gate]]\nname = \"live\"\nkind = \"improvement\"\nover = \"gpt-4.1\"\nmin = 0.0\n";
+    let text = RECIPE.to_owned() + arms;
+    let sets =
+        [("eval.arm.gpt-4.1.samples".to_owned(), "5".to_owned()), ("eval.arm.1.shots".to_owned(), "4".to_owned())];
+    let warm = ("eval.arm.gpt-4.1.temperature".to_owned(), "0.7".to_owned());
+    let sets = [&sets[..], &[warm]].concat();
+    let r = load_text(Path::new("recipe.toml"), &text, &sets).unwrap();
+    let [live, shown] = r.recipe.eval.arms.as_slice() else { panic!("{:?}", r.recipe.eval.arms) };
+    assert_eq!((live.name.as_str(), shown.name.as_str()), ("gpt-4.1", "few_shot"));
+    let limbeck_recipes::ArmKind::Endpoint(endpoint) = &live.kind else { panic!() };
+    assert_eq!((endpoint.samples, endpoint.temperature, endpoint.concurrency, endpoint.label_codes), (5, 0.7, 4, true));
+    assert!(matches!(shown.kind, limbeck_recipes::ArmKind::FewShot { shots: 4, .. }));
+    let lock = r.lock_toml();
+    assert!(lock.contains("\n[[eval.arm]]\nname = \"gpt-4.1\" # recipe\n"), "{lock}");
+    assert_eq!(load_text(Path::new("recipe.toml"), &lock, &[]).unwrap().recipe, r.recipe);
+    assert!(!resolve(&[]).lock_toml().contains("eval.arm"));
+}

@@ -3,16 +3,19 @@
 use super::quantize::QuantizedFiles;
 use super::train::outcome;
 use super::{Finished, PROGRAM_VERSION, Run, Work, cannot};
+use crate::base::Base;
 use crate::exit::Result;
+use crate::live::{self, Live, LiveArm, Task};
 use crate::prices;
 use crate::settings::recipe_arg;
 use limbeck_artifact::dataset::{Dataset, DatasetCard, Message, Split};
 use limbeck_artifact::digest::{sha256_file, sha256_hex};
 use limbeck_artifact::event::{EventKind, Stage};
+use limbeck_distill::prompt::Prompt;
 use limbeck_eval::statistics::Risk;
 use limbeck_eval::{
-    AnswerError, AnswerWriter, Answerer, Arm, By, Escalation, EvalPlan, Fact, Fields, Gate, Metric, PriceTable, Rows,
-    Rule, Said, SaidOrNot, Target, Verdict, evaluate,
+    AnswerError, AnswerWriter, Answerer, Arm, By, Escalation, EvalPlan, Fact, Fields, Gate, Metric, PriceTable,
+    Respondent, Rows, Rule, Said, SaidOrNot, Target, Verdict, evaluate,
 };
 use limbeck_model::adapter::Adapter;
 use limbeck_model::decoder::{Decoder, LoraSet};
@@ -22,7 +25,7 @@ use limbeck_model::ops::Ops;
 use limbeck_model::score::LabelScorer;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
-use limbeck_recipes::{CalibrationMethod, GateRule, Head, Method, Recipe, SliceBy};
+use limbeck_recipes::{ArmKind, CalibrationMethod, EvalArm, GateRule, Head, Method, Recipe, SliceBy};
 use limbeck_trainer::TrainReport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -87,6 +90,30 @@ fn said(written: Written) -> Said {
 /// untuned model goes on at length.
 pub fn may_be_fields(begun: &str) -> bool {
     begun.is_empty() || begun.starts_with('{') || "```".starts_with(begun) || begun.starts_with("```")
+}
+
+/// An untrained model that is told how to answer, with examples.
+struct Prompted<A>(Prompt, A);
+
+impl<A: Answerer> Answerer for Prompted<A> {
+    fn answer(&mut self, messages: &[Message]) -> std::result::Result<Vec<f32>, AnswerError> {
+        self.1.answer(&self.0.around(messages))
+    }
+}
+
+impl<A: AnswerWriter> AnswerWriter for Prompted<A> {
+    fn write(&mut self, messages: &[Message]) -> std::result::Result<Said, AnswerError> {
+        self.1.write(&self.0.around(messages))
+    }
+
+    fn write_all(
+        &mut self,
+        asked: &[&[Message]],
+        done: &mut dyn FnMut(),
+    ) -> std::result::Result<Vec<SaidOrNot>, AnswerError> {
+        let prompts: Vec<Vec<Message>> = asked.iter().map(|messages| self.0.around(messages)).collect();
+        self.1.write_all(&prompts.iter().map(Vec::as_slice).collect::<Vec<_>>(), done)
+    }
 }
 
 /// Opens a model; with what a training left, an adapter that is not merged or all weights, where that is given.
@@ -229,6 +256,29 @@ pub fn run(
             let title = format!("the {format} file itself, read back");
             arms.push(model(format, &title, &file.sha256, run.dir.join(&file.file), None));
         }
+        let task = match &run.resolved.schema {
+            Some(file) => Task::Fields(file.schema.clone(), file.text.clone()),
+            None => Task::Labels(labels.clone()),
+        };
+        for EvalArm { name, kind } in &recipe.eval.arms {
+            let train = dataset.rows(Split::Train);
+            match kind {
+                ArmKind::Endpoint(arm) => {
+                    let kept = live::kept_in(&run.folder(Stage::Eval), name);
+                    let prices = prices.as_ref();
+                    let live = Live::new(name, arm, task.clone(), train, recipe, prices, kept, run.settings)?;
+                    let title = format!("{}, a live model at {}", arm.model, arm.url);
+                    let (key, model) = (live.key(), arm.model.clone());
+                    let open =
+                        move || Ok(Box::new(LiveArm::open(live, emit).map_err(live::Told::of)?) as Box<dyn Respondent>);
+                    arms.push(Arm::endpoint(name, &title, &key, &model, open).calibrated(arm.calibrate));
+                }
+                ArmKind::FewShot { shots, prompt } => {
+                    let prompt = live::prompt(&task, None, *prompt, *shots, train, recipe.seed);
+                    arms.push(few_shot(name, prompt, *shots, base, device, &task, max_new_tokens));
+                }
+            }
+        }
         let plan = EvalPlan { fields, ..plan(run, &labels, prices.clone(), &base.name, quantized) };
         let rows = Rows {
             card: &dataset.card,
@@ -248,6 +298,36 @@ pub fn run(
         outputs.extend(report.policy.iter().map(|_| POLICY.to_owned()));
         Ok(Work { line: format!("gates: {}", report.verdict.name()), outputs, summary })
     })
+}
+
+/// The untuned base with examples in its prompt.
+fn few_shot<'a>(
+    name: &str,
+    prompt: Prompt,
+    shots: usize,
+    base: &Base,
+    device: DeviceName,
+    task: &Task,
+    max_new_tokens: usize,
+) -> Arm<'a> {
+    let title =
+        format!("the base model, untuned, with {shots} example{} in its prompt", if shots == 1 { "" } else { "s" });
+    let (digest, told, file) = (&base.digest, prompt.sha256(), base.path.clone());
+    let key = sha256_hex(format!("{digest} {device} {PROGRAM_VERSION} {told} {max_new_tokens}").as_bytes());
+    match task {
+        Task::Labels(labels) => {
+            let labels = labels.clone();
+            Arm::model(name, &title, &key, move || {
+                let arm = ModelArm(open_scorer(&file, None, device, &labels)?);
+                Ok(Box::new(Prompted(prompt, arm)) as Box<dyn Answerer>)
+            })
+        }
+        Task::Fields(..) => Arm::writer(name, &title, &key, move || {
+            let arm = WriterArm(open_writer(&file, None, device, max_new_tokens)?);
+            Ok(Box::new(Prompted(prompt, arm)) as Box<dyn AnswerWriter>)
+        }),
+    }
+    .calibrated(false)
 }
 
 fn plan(

@@ -3,9 +3,9 @@
 use crate::args::EvalArgs;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{self, Terminal};
-use crate::settings::Settings;
+use crate::settings::{Recording, Settings};
 use crate::stages::cannot;
-use crate::verbs::run;
+use crate::verbs::{referee, run};
 use limbeck_artifact::event::Stage;
 use limbeck_artifact::files::write_atomic;
 use limbeck_artifact::untrusted::visible_line;
@@ -15,7 +15,7 @@ use serde_json::json;
 use std::path::Path;
 
 /// Of the intervals of a comparison, two-sided.
-const CONFIDENCE: f64 = 0.95;
+pub const CONFIDENCE: f64 = 0.95;
 
 pub fn eval(settings: &Settings, args: &EvalArgs) -> Result<Exit> {
     if let Some([first, second]) = args.compare.as_deref() {
@@ -24,6 +24,11 @@ pub fn eval(settings: &Settings, args: &EvalArgs) -> Result<Exit> {
     match &args.recipe {
         _ if args.self_check => examine(settings, args.seed),
         Some(recipe) => {
+            let recording = Recording { record: args.record.clone(), replay: args.replay.clone() };
+            let settings = &Settings { recording, ..settings.clone() };
+            if let Some(url) = &args.referee {
+                return referee::referee(settings, recipe, url);
+            }
             let exit = run::run(settings, recipe, Stage::Eval, &crate::args::ScalarArgs::default())?;
             if let Some(path) = &args.junit {
                 let run = settings.run_dir(&settings.recipe(recipe)?.recipe.name);
@@ -61,7 +66,7 @@ fn side_by_side(settings: &Settings, first: &Path, second: &Path) -> Result<Exit
     Ok(Exit::Ok)
 }
 
-fn told(compared: &Compared) -> String {
+pub fn told(compared: &Compared) -> String {
     let percent = |x: f64| format!("{:.1} %", x * 100.0);
     let points = |x: f64| format!("{:+.1}", x * 100.0).replace('-', "−");
     let range = |x: Interval| format!("{} to {} points", points(x.low), points(x.high));

@@ -2,7 +2,7 @@
 //! stages meet here and must add up, from the first line of the log to the last row.
 
 use super::judged::Judged;
-use super::queue::{Queue, items_of};
+use super::queue::{Queue, is_disagreed, items_of};
 use super::{Decisions, Missing, ReviewStatus, Standing};
 use crate::Error;
 use crate::curate::{self, CurateSummary, Curated, LeftOut};
@@ -105,7 +105,9 @@ pub fn freeze(plan: &FreezePlan, emit: &dyn Emit) -> Result<Frozen, Error> {
                 Standing::Open | Standing::Skipped | Standing::Void(_) | Standing::Awaiting | Standing::Disputed => {
                     match &row.label {
                         Some(label)
-                            if plan.unreviewed_weight > 0.0 && matches!(row.split, Split::Train | Split::Valid) =>
+                            if plan.unreviewed_weight > 0.0
+                                && matches!(row.split, Split::Train | Split::Valid)
+                                && !is_disagreed(&row.row.trace) =>
                         {
                             Ok(example(row, plan, label.clone(), LabelSource::Teacher, plan.unreviewed_weight, None))
                         }

@@ -22,6 +22,8 @@ pub use certify::{Certificate, Inspection};
 pub use decision::{Decision, Decisions, Pass, Said, Verdict};
 pub use freeze::{FreezePlan, Frozen, freeze};
 pub(crate) use queue::items_of;
-pub use queue::{Hint, Item, Missing, Queue, QueueReason, ReviewStatus, Source, SplitStatus, Standing, queue};
+pub use queue::{
+    Hint, Item, Missing, Queue, QueueReason, ReviewStatus, Source, SplitStatus, Standing, TEACHER_DISAGREEMENT, queue,
+};
 pub use shelf::FILE as QUEUE_FILE;
 pub use similar::Similar;

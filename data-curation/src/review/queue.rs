@@ -176,6 +176,14 @@ fn mark_rare(items: &mut [Item], fields: &Fields) {
     }
 }
 
+/// What `limbeck teach` writes as feedback where a teacher's draws did not agree: never learnt from unreviewed.
+pub const TEACHER_DISAGREEMENT: &str = "teacher_disagreement";
+
+/// Whether a teacher could not agree with itself on the answer.
+pub(crate) fn is_disagreed(trace: &crate::trace::Trace) -> bool {
+    says(trace.feedback.as_deref(), &[TEACHER_DISAGREEMENT])
+}
+
 /// Feedback in words of which production logs have no fixed set.
 fn says(feedback: Option<&str>, words: &[&str]) -> bool {
     feedback.is_some_and(|f| words.iter().any(|w| f.to_lowercase().contains(w)))
@@ -204,6 +212,9 @@ fn item(row: &Curated, answers: &Answers) -> Item {
         let said: Vec<String> = not_said.iter().map(|(name, value)| format!("{name} {value:?}")).collect();
         detail = Some(said.join(", "));
         QueueReason::NotInMessage
+    } else if says(feedback, &[TEACHER_DISAGREEMENT]) {
+        detail.clone_from(&trace.feedback);
+        QueueReason::Disagreement
     } else if says(feedback, &["down", "negative", "bad", "dislike"]) {
         QueueReason::NegativeFeedback
     } else {

@@ -52,6 +52,7 @@ pub fn stability(
         posterior: None,
         latency_ms: p.latency_ms,
         said: None,
+        tokens: None,
     };
     let arms: BTreeMap<&str, Vec<Prediction>> = evidence
         .arms

@@ -61,6 +61,10 @@ fn page(report: &Report) -> Value {
         candidate => text(&report.candidate),
         arms => report.arms.iter().map(|arm| arm_row(report, arm)).collect::<Vec<_>>(),
         bases => bases(report),
+        live => report.arms.iter().filter(|arm| !arm.facts.is_empty()).map(|arm| context! {
+            name => text(&arm.name),
+            facts => arm.facts.iter().map(|fact| context! { what => text(&fact.what), value => text(&fact.value) }).collect::<Vec<_>>(),
+        }).collect::<Vec<_>>(),
         gates => report.gates.iter().map(gate_card).collect::<Vec<_>>(),
         routing => routing(report),
         slices => report.slices.as_ref().map(slices),

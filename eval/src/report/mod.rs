@@ -114,6 +114,9 @@ pub struct ArmResult {
     /// Field by field, where answers are fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extraction: Option<Extraction>,
+    /// Who answered, where that is not plain from the title: a live model, when, at what price.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub facts: Vec<Fact>,
 }
 
 /// How far the arm's confidences may be believed, as far as known.

@@ -48,6 +48,11 @@ pub fn terminal_summary(report: &Report) -> String {
     );
     out.push_str(&aligned(&table));
     out.push_str("  * the candidate: what would be shipped\n\n");
+    for arm in report.arms.iter().filter(|arm| !arm.facts.is_empty()) {
+        let facts: Vec<String> = arm.facts.iter().map(|fact| format!("{} {}", fact.what, fact.value)).collect();
+        out.push_str(&wrapped(&visible_line(&format!("{}: {}", arm.name, facts.join("; "))), 2, 100));
+        out.push('\n');
+    }
     out.push_str(&fields(report));
     for gate in &report.gates {
         let name = visible_line(&gate.gate);

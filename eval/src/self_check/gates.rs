@@ -99,6 +99,7 @@ fn verdict(
                 posterior: None,
                 latency_ms: Some(if right { 10.0 } else { 100.0 }),
                 said: None,
+                tokens: None,
             }
         };
         (0..n).map(one).collect()
@@ -190,7 +191,14 @@ fn per_class(setting: &Setting) -> Vec<Figure> {
         let one = |(i, class): (usize, &usize)| {
             let right = (i as u64 % EACH) < counts[*class];
             let label = if right { *class } else { (class + 1) % CLASSES };
-            Prediction { row: String::new(), label: Some(label), posterior: None, latency_ms: None, said: None }
+            Prediction {
+                row: String::new(),
+                label: Some(label),
+                posterior: None,
+                latency_ms: None,
+                said: None,
+                tokens: None,
+            }
         };
         let candidate: Vec<Prediction> = gold.iter().enumerate().map(one).collect();
         let arms = BTreeMap::from([("candidate", candidate.as_slice())]);

@@ -44,6 +44,8 @@ pub struct Lines {
     pace: Pace,
     losses: Course,
     step: u64,
+    /// What the work under way has cost, in words.
+    spent: Option<String>,
 }
 
 impl Lines {
@@ -58,6 +60,7 @@ impl Lines {
             pace: Pace::default(),
             losses: Course::default(),
             step: 0,
+            spent: None,
         }
     }
 
@@ -69,13 +72,18 @@ impl Lines {
     pub fn show(&mut self, at: Duration, stage: Option<Stage>, kind: &EventKind) -> String {
         if stage != self.stage {
             self.stage = stage;
-            (self.drawn_at, self.reported_at, self.reported) = (None, None, None);
+            (self.drawn_at, self.reported_at, self.reported, self.spent) = (None, None, None, None);
         }
         match kind {
+            EventKind::Spent { amount, currency } => {
+                self.spent = Some(format!("{} {} spent", text::one_line(currency), money(*amount)));
+                String::new()
+            }
             EventKind::StageStarted {} if self.style.live => self.redraw(at, format!("{}started", self.stage_name())),
             EventKind::Progress { done, total, unit } => {
                 let rate = self.pace.rate(at, stage, unit, *done);
-                self.advance(at, *done, *total, |bar| progress_line(bar, *done, *total, unit, rate))
+                let spent = self.spent.clone().map_or(String::new(), |spent| format!(" · {spent}"));
+                self.advance(at, *done, *total, |bar| progress_line(bar, *done, *total, unit, rate) + &spent)
             }
             EventKind::TrainStep { step, total, loss, .. } => {
                 if *step <= self.step {
@@ -229,6 +237,7 @@ impl Lines {
             EventKind::Warning { text } => say(format!("{} {}", self.paint("33", "warning:"), text::one_line(text))),
             // The journal keeps them; on the screen they would only push out what a person follows.
             EventKind::Checkpoint { .. }
+            | EventKind::Spent { .. }
             | EventKind::Resources { .. }
             | EventKind::Progress { .. }
             | EventKind::TrainStep { .. } => None,
@@ -287,6 +296,11 @@ fn progress_line(bar: &str, done: u64, total: u64, unit: &str, rate: Option<f64>
         }
     }
     line
+}
+
+/// Small sums with the digits that say something.
+fn money(amount: f64) -> String {
+    if amount != 0.0 && amount.abs() < 0.1 { format!("{amount:.4}") } else { format!("{amount:.2}") }
 }
 
 fn latency(ms: f64) -> String {

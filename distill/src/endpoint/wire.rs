@@ -1,0 +1,475 @@
+//! One attempt: a request sent, its response read within bounds, and either a reply or the fault that kept it away. Nothing of
+//! what comes back is trusted: a log-probability that can't be one is left out and named.
+
+use super::{EndpointPlan, Key};
+use limbeck_artifact::untrusted::visible_line;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::io::{self, Read};
+use std::time::Duration;
+use ureq::http::HeaderMap;
+
+/// A response may have so many bytes.
+const MAX_BYTES: u64 = 16 << 20;
+/// Of a server's own words so many characters are kept.
+const SHOWN_CHARS: usize = 300;
+/// Longer waits are not what anybody means who says "retry".
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+/// A token of an answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenProb {
+    pub token: String,
+    /// Natural.
+    pub logprob: f64,
+    /// The likeliest tokens at its place, itself most likely among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub top: Vec<(String, f64)>,
+}
+
+/// What the model answered.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    pub text: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<String>,
+    /// As the server names what answered; a name of one's own may stand for several versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_tokens: Option<u64>,
+    /// The answer's tokens where the server tells them and they can be believed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<TokenProb>,
+    /// Why the log-probabilities that came are not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs_fault: Option<String>,
+    /// Of the attempt that was answered, in milliseconds.
+    pub latency_ms: f64,
+    /// RFC 3339.
+    pub at: String,
+    pub retries: u32,
+}
+
+impl Reply {
+    /// The probability of the answer as a whole, where its tokens' are known.
+    pub fn probability(&self) -> Option<f64> {
+        (!self.tokens.is_empty()).then(|| self.tokens.iter().map(|t| t.logprob).sum::<f64>().exp().clamp(0.0, 1.0))
+    }
+}
+
+/// Why a question has no answer, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    Busy,
+    ServerError,
+    Timeout,
+    NoConnection,
+    CutOff,
+    TooLong,
+    NoJson,
+    NoChoice,
+    Refused,
+}
+
+impl Reason {
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Busy => "busy",
+            Reason::ServerError => "server_error",
+            Reason::Timeout => "timeout",
+            Reason::NoConnection => "no_connection",
+            Reason::CutOff => "cut_off",
+            Reason::TooLong => "too_long",
+            Reason::NoJson => "no_json",
+            Reason::NoChoice => "no_choice",
+            Reason::Refused => "refused",
+        }
+    }
+}
+
+/// A question without an answer, after all attempts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rejection {
+    pub reason: Reason,
+    pub detail: String,
+    /// Whether it is worth asking again another time: nothing was wrong with the question.
+    pub again: bool,
+    pub at: String,
+    pub retries: u32,
+}
+
+/// What kept one attempt from an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fault {
+    Busy {
+        retry_after: Option<Duration>,
+    },
+    Server {
+        status: u16,
+        retry_after: Option<Duration>,
+    },
+    Timeout,
+    NoConnection(String),
+    CutOff(String),
+    TooLong,
+    NoJson,
+    NoChoice,
+    /// The question itself.
+    Refused {
+        status: u16,
+        message: String,
+    },
+    /// Whoever asks, or what for: no other question will fare better.
+    Denied {
+        status: u16,
+        message: String,
+    },
+}
+
+impl Fault {
+    pub fn reason(&self) -> Reason {
+        match self {
+            Fault::Busy { .. } => Reason::Busy,
+            Fault::Server { .. } => Reason::ServerError,
+            Fault::Timeout => Reason::Timeout,
+            Fault::NoConnection(_) => Reason::NoConnection,
+            Fault::CutOff(_) => Reason::CutOff,
+            Fault::TooLong => Reason::TooLong,
+            Fault::NoJson => Reason::NoJson,
+            Fault::NoChoice => Reason::NoChoice,
+            Fault::Refused { .. } | Fault::Denied { .. } => Reason::Refused,
+        }
+    }
+
+    /// In words, as a sentence goes on after "it".
+    pub fn told(&self) -> String {
+        match self {
+            Fault::Busy { .. } => "takes no more requests (429)".to_owned(),
+            Fault::Server { status, .. } => format!("failed with {status}"),
+            Fault::Timeout => "took too long".to_owned(),
+            Fault::NoConnection(why) => format!("can't be reached ({why})"),
+            Fault::CutOff(why) => format!("broke its response off ({why})"),
+            Fault::TooLong => format!("sent a response of more than {} MiB", MAX_BYTES >> 20),
+            Fault::NoJson => "sent something that is no JSON".to_owned(),
+            Fault::NoChoice => "sent no choice with a text".to_owned(),
+            Fault::Refused { status, message } | Fault::Denied { status, message } => {
+                format!("refused with {status}: {message}")
+            }
+        }
+    }
+
+    /// Whether the same question may fare better.
+    pub(crate) fn is_passing(&self) -> bool {
+        !matches!(self, Fault::Refused { .. } | Fault::Denied { .. } | Fault::TooLong)
+    }
+
+    /// Whether the provider may have reckoned it: the model was at work.
+    pub(crate) fn may_cost(&self) -> bool {
+        matches!(self, Fault::Timeout | Fault::CutOff(_) | Fault::TooLong | Fault::NoJson | Fault::NoChoice)
+    }
+
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Fault::Busy { retry_after } | Fault::Server { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+pub(crate) struct Wire {
+    agent: ureq::Agent,
+    url: String,
+    key: Option<Key>,
+}
+
+impl Wire {
+    pub fn new(plan: &EndpointPlan) -> Wire {
+        // No redirects: a key goes to the address that was named, and nowhere else.
+        let mut config = ureq::Agent::config_builder()
+            .timeout_connect(Some(plan.timeout.min(Duration::from_secs(10))))
+            .timeout_global(Some(plan.timeout))
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .http_status_as_error(false)
+            .max_idle_connections_per_host(plan.concurrency.max(1));
+        if plan.is_local() {
+            config = config.proxy(None);
+        }
+        let path = match plan.api {
+            super::Api::Chat => "chat/completions",
+            super::Api::Completions => "completions",
+        };
+        let url = format!("{}/{path}", plan.url.trim_end_matches('/'));
+        Wire { agent: config.build().new_agent(), url, key: plan.key.clone() }
+    }
+
+    /// Sends `body` and reads the reply; its time, date and attempts are the caller's to fill in.
+    pub fn post(&self, body: &str) -> Result<Reply, Fault> {
+        let mut call = self.agent.post(&self.url).header("content-type", "application/json");
+        if let Some(key) = &self.key {
+            call = call.header("authorization", key.header());
+        }
+        let mut response = call.send(body).map_err(|e| transport(&e))?;
+        let status = response.status().as_u16();
+        let retry_after = retry_after(response.headers());
+        if status == 429 {
+            return Err(Fault::Busy { retry_after });
+        }
+        if matches!(status, 408 | 500..) {
+            return Err(Fault::Server { status, retry_after });
+        }
+        let text = self.read(&mut response)?;
+        match status {
+            200..=299 => reply(&serde_json::from_str(&text).map_err(|_| Fault::NoJson)?),
+            300..=399 => {
+                let message =
+                    "it redirects, and a key is not sent on; name the address that it redirects to".to_owned();
+                Err(Fault::Denied { status, message })
+            }
+            401..=404 => Err(Fault::Denied { status, message: said(&text) }),
+            _ => Err(Fault::Refused { status, message: said(&text) }),
+        }
+    }
+
+    fn read(&self, response: &mut ureq::http::Response<ureq::Body>) -> Result<String, Fault> {
+        let mut bytes = Vec::new();
+        let read = response.body_mut().as_reader().take(MAX_BYTES + 1).read_to_end(&mut bytes);
+        read.map_err(|e| match e.kind() {
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Fault::Timeout,
+            _ => match e.get_ref().and_then(|e| e.downcast_ref::<ureq::Error>()) {
+                Some(ureq::Error::Timeout(_)) => Fault::Timeout,
+                _ => Fault::CutOff(e.kind().to_string()),
+            },
+        })?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(Fault::TooLong);
+        }
+        let text = String::from_utf8(bytes).map_err(|_| Fault::NoJson)?;
+        Ok(self.key.as_ref().map_or_else(|| text.clone(), |key| key.scrub(&text)))
+    }
+}
+
+fn transport(error: &ureq::Error) -> Fault {
+    match error {
+        ureq::Error::Timeout(_) => Fault::Timeout,
+        ureq::Error::HostNotFound => Fault::NoConnection("its host is not known".to_owned()),
+        ureq::Error::ConnectionFailed => Fault::NoConnection("no connection".to_owned()),
+        ureq::Error::Io(e) => match e.kind() {
+            io::ErrorKind::TimedOut => Fault::Timeout,
+            // Sent, and then nothing: the model may have been at work.
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                Fault::CutOff(e.kind().to_string())
+            }
+            kind => Fault::NoConnection(kind.to_string()),
+        },
+        ureq::Error::Protocol(_) => Fault::CutOff("no HTTP".to_owned()),
+        ureq::Error::Tls(why) => Fault::NoConnection(format!("TLS: {why}")),
+        ureq::Error::Rustls(e) => Fault::NoConnection(format!("TLS: {e}")),
+        _ => Fault::NoConnection("the call failed".to_owned()),
+    }
+}
+
+/// What an error's body says.
+fn said(text: &str) -> String {
+    let value: Value = serde_json::from_str(text).unwrap_or(Value::Null);
+    let found = ["/error/message", "/error", "/message", "/detail"];
+    let message = found.iter().find_map(|at| value.pointer(at).and_then(Value::as_str)).unwrap_or(text).trim();
+    let cut: String = message.chars().take(SHOWN_CHARS).collect();
+    match visible_line(&cut).trim() {
+        "" => "it does not say why".to_owned(),
+        told => told.to_owned(),
+    }
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::trim);
+    let ms = text("retry-after-ms").and_then(|v| v.parse().ok()).map(Duration::from_millis);
+    let asked = text("retry-after");
+    let seconds = || asked.and_then(|v| v.parse::<f64>().ok()).and_then(|s| Duration::try_from_secs_f64(s).ok());
+    // A date is measured by the server's own clock.
+    let date = || {
+        let (until, now) = (epoch(asked?)?, epoch(text("date")?)?);
+        Some(Duration::from_secs(until.saturating_sub(now)))
+    };
+    ms.or_else(seconds).or_else(date).map(|wait| wait.min(LONGEST_WAIT))
+}
+
+/// Seconds since 1970 of an HTTP date: `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, IMF-fixdate).
+fn epoch(date: &str) -> Option<u64> {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let mut parts = date.split_once(", ")?.1.split([' ', ':']);
+    let mut number = || parts.next()?.parse::<u64>().ok();
+    let day = number()?;
+    let month = date.split(' ').nth(2).and_then(|name| MONTHS.iter().position(|m| *m == name))? as u64 + 1;
+    let mut rest = date.split(' ').skip(3).flat_map(|part| part.split(':'));
+    let mut number = || rest.next()?.parse::<u64>().ok();
+    let (year, hour, minute, second) = (number()?, number()?, number()?, number()?);
+    // Days from civil (Hinnant), with the year beginning in March.
+    let y = year.checked_sub(u64::from(month <= 2)).filter(|y| (1970..10_000).contains(y) || *y == 1969)?;
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day.checked_sub(1)?;
+    let days = (y * 365 + y / 4 - y / 100 + y / 400 + day_of_year).checked_sub(719_468)?;
+    Some(((days * 24 + hour) * 60 + minute) * 60 + second)
+}
+
+fn reply(value: &Value) -> Result<Reply, Fault> {
+    // Some gateways send an error with status 200.
+    if value.get("choices").is_none() && value.get("error").is_some_and(|e| !e.is_null()) {
+        return Err(Fault::Refused { status: 200, message: said(&value.to_string()) });
+    }
+    let choice = value.pointer("/choices/0").filter(|c| c.is_object()).ok_or(Fault::NoChoice)?;
+    let content = choice.pointer("/message/content").or_else(|| choice.get("text"));
+    let text = match content {
+        Some(Value::String(text)) => text.clone(),
+        // A refusal, or a turn that only calls tools: an answer, and not one that counts.
+        Some(Value::Null) => String::new(),
+        None if choice.get("message").is_some_and(Value::is_object) => String::new(),
+        _ => return Err(Fault::NoChoice),
+    };
+    let string = |at: &str| value.get(at).and_then(Value::as_str).map(|s| visible_line(s).into_owned());
+    let count = |at: &str| value.pointer(at).and_then(Value::as_u64);
+    let (tokens, logprobs_fault) = match choice.get("logprobs").filter(|l| !l.is_null()) {
+        None => (Vec::new(), None),
+        Some(found) => match logprobs(found) {
+            Ok(tokens) => (tokens, None),
+            Err(why) => (Vec::new(), Some(why)),
+        },
+    };
+    Ok(Reply {
+        text,
+        finish_reason: choice.get("finish_reason").and_then(Value::as_str).map(|s| visible_line(s).into_owned()),
+        model: string("model"),
+        fingerprint: string("system_fingerprint"),
+        prompt_tokens: count("/usage/prompt_tokens"),
+        completion_tokens: count("/usage/completion_tokens"),
+        tokens,
+        logprobs_fault,
+        ..Reply::default()
+    })
+}
+
+/// Both forms: chat's list of objects, and the older API's parallel lists.
+fn logprobs(value: &Value) -> Result<Vec<TokenProb>, String> {
+    let mut tokens = Vec::new();
+    if let Some(list) = value.get("content").and_then(Value::as_array) {
+        for item in list {
+            let pair = |v: &Value| Some((v.get("token")?.as_str()?.to_owned(), v.get("logprob")?.as_f64()?));
+            let (token, logprob) = pair(item).ok_or("a token without a log-probability")?;
+            let top = item.get("top_logprobs").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            let top = top.iter().map(|v| pair(v).ok_or("an alternative without a log-probability"));
+            tokens.push(TokenProb { token, logprob, top: top.collect::<Result<_, _>>()? });
+        }
+    } else if let Some(texts) = value.get("tokens").and_then(Value::as_array) {
+        let found = value.get("token_logprobs").and_then(Value::as_array).ok_or("tokens without log-probabilities")?;
+        if found.len() != texts.len() {
+            return Err(format!("{} log-probabilities of {} tokens", found.len(), texts.len()));
+        }
+        for (i, (token, logprob)) in texts.iter().zip(found).enumerate() {
+            let (token, logprob) = token.as_str().zip(logprob.as_f64()).ok_or("a token without a log-probability")?;
+            let top = value.pointer(&format!("/top_logprobs/{i}")).and_then(Value::as_object);
+            let top = top.into_iter().flatten().filter_map(|(t, lp)| Some((t.clone(), lp.as_f64()?))).collect();
+            tokens.push(TokenProb { token: token.to_owned(), logprob, top });
+        }
+    }
+    for token in &mut tokens {
+        check(token)?;
+        token.logprob = token.logprob.min(0.0);
+    }
+    Ok(tokens)
+}
+
+/// Rounding may carry a probability a little over one; what goes further is none.
+fn check(token: &TokenProb) -> Result<(), String> {
+    const SLACK: f64 = 1e-3;
+    let all = || token.top.iter().map(|(_, lp)| *lp).chain([token.logprob]);
+    if let Some(bad) = all().find(|lp| !lp.is_finite() || *lp > SLACK) {
+        return Err(format!("a log-probability of {bad}"));
+    }
+    let mass: f64 = token.top.iter().map(|(_, lp)| lp.exp()).sum();
+    if mass > 1.0 + 10.0 * SLACK { Err(format!("alternatives with {mass:.3} of the probability")) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn replies_of_both_apis_are_read() {
+        let chat = json!({"model": "m-1", "system_fingerprint": "fp", "usage": {"prompt_tokens": 9, "completion_tokens": 2},
+            "choices": [{"message": {"content": "card"}, "finish_reason": "stop", "logprobs": {"content": [
+                {"token": "ca", "logprob": -0.5, "top_logprobs": [{"token": "ca", "logprob": -0.5}, {"token": "b", "logprob": -1.5}]},
+                {"token": "rd", "logprob": 0.0000001, "top_logprobs": []}]}}]});
+        let read = reply(&chat).unwrap();
+        assert_eq!((read.text.as_str(), read.prompt_tokens, read.completion_tokens), ("card", Some(9), Some(2)));
+        assert_eq!((read.model.as_deref(), read.fingerprint.as_deref()), (Some("m-1"), Some("fp")));
+        assert!((read.probability().unwrap() - 0.5_f64.neg().exp()).abs() < 1e-6);
+        let older = json!({"choices": [{"text": " card", "logprobs":
+            {"tokens": [" card"], "token_logprobs": [-0.25], "top_logprobs": [{" card": -0.25, " b": -2.0}]}}]});
+        let read = reply(&older).unwrap();
+        assert_eq!(read.tokens[0].top.len(), 2);
+        assert_eq!(reply(&json!({"choices": [{"message": {"content": null, "refusal": "no"}}]})).unwrap().text, "");
+    }
+
+    #[test]
+    fn log_probabilities_that_are_none_are_left_out_and_named() {
+        let with = |logprobs: Value| {
+            reply(&json!({"choices": [{"message": {"content": "a"}, "logprobs": logprobs}]})).unwrap()
+        };
+        let token = |logprob: Value| json!({"content": [{"token": "a", "logprob": logprob}]});
+        for bad in [
+            token(json!(0.5)),
+            token(json!(null)),
+            token(json!("-1")),
+            json!({"content": [{"logprob": -1}]}),
+            json!({"content": [{"token": "a", "logprob": -1, "top_logprobs":
+                [{"token": "a", "logprob": -0.1}, {"token": "b", "logprob": -0.1}]}]}),
+            json!({"tokens": ["a", "b"], "token_logprobs": [-1.0]}),
+        ] {
+            let read = with(bad.clone());
+            assert!(read.tokens.is_empty() && read.logprobs_fault.is_some() && read.text == "a", "{bad}");
+        }
+        assert_eq!(with(json!(null)).logprobs_fault, None);
+    }
+
+    #[test]
+    fn what_is_no_completion_is_a_fault() {
+        for bad in
+            [json!(null), json!([]), json!({"choices": []}), json!({"choices": [7]}), json!({"choices": [{"text": 3}]})]
+        {
+            assert_eq!(reply(&bad), Err(Fault::NoChoice), "{bad}");
+        }
+        let told = json!({"error": {"message": "overloaded\u{1b}[31m"}});
+        let Err(Fault::Refused { message, .. }) = reply(&told) else { panic!() };
+        assert!(message.contains("overloaded") && !message.contains('\u{1b}'), "{message}");
+    }
+
+    #[test]
+    fn servers_say_how_long_to_wait_in_several_ways() {
+        let wait = |pairs: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.insert(*name, value.parse().unwrap());
+            }
+            retry_after(&headers)
+        };
+        assert_eq!(wait(&[("retry-after", "7")]), Some(Duration::from_secs(7)));
+        assert_eq!(wait(&[("retry-after", "1.5")]), Some(Duration::from_millis(1500)));
+        assert_eq!(wait(&[("retry-after-ms", "250"), ("retry-after", "9")]), Some(Duration::from_millis(250)));
+        let (now, then) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:50:00 GMT");
+        assert_eq!(wait(&[("date", now), ("retry-after", then)]), Some(Duration::from_secs(23)));
+        assert_eq!(epoch(now), Some(784_111_777));
+        assert_eq!(epoch("Thu, 29 Feb 2024 00:00:00 GMT"), Some(1_709_164_800));
+        assert_eq!(wait(&[("retry-after", "86400")]), Some(LONGEST_WAIT));
+        for bad in ["", "soon", "-3", "nan", "Sun, 99 Foo 1994"] {
+            assert_eq!(wait(&[("date", now), ("retry-after", bad)]), None, "{bad}");
+        }
+    }
+
+    use std::ops::Neg as _;
+}

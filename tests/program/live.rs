@@ -1,0 +1,265 @@
+//! A live model as an arm and as a teacher, from outside: a server on loopback that counts what it is asked. The evaluation goes on
+//! after a kill, is replayed without a network, and never writes the key; a teacher's answers come back as traces.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod mini;
+
+use mini::Mini;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+const KEY: &str = "sk-live-test-0123456789";
+
+struct Server {
+    url: String,
+    asked: Arc<AtomicUsize>,
+    /// Milliseconds before it answers.
+    slow: Arc<AtomicU64>,
+}
+
+/// Answers with what `says` makes of the last message and of how often it was asked, status and all.
+fn serve(says: impl Fn(&str, usize) -> (u16, String) + Send + Sync + 'static) -> Server {
+    let server = Arc::new(tiny_http::Server::http("127.0.0.1:0").unwrap());
+    let url = format!("http://{}/v1", server.server_addr().to_ip().unwrap());
+    let (asked, slow) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
+    let (counter, delay, says) = (Arc::clone(&asked), Arc::clone(&slow), Arc::new(says));
+    let seen = Arc::new(std::sync::Mutex::new(std::collections::HashMap::<String, usize>::new()));
+    for _ in 0..4 {
+        let (server, counter, delay, says) =
+            (Arc::clone(&server), Arc::clone(&counter), Arc::clone(&delay), Arc::clone(&says));
+        let seen = Arc::clone(&seen);
+        std::thread::spawn(move || {
+            while let Ok(mut request) = server.recv() {
+                counter.fetch_add(1, Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(delay.load(Ordering::SeqCst)));
+                let bearer = format!("Bearer {KEY}");
+                let known =
+                    request.headers().iter().any(|h| h.field.equiv("authorization") && h.value == bearer.as_str());
+                let mut body = String::new();
+                request.as_reader().read_to_string(&mut body).unwrap();
+                let body: Value = serde_json::from_str(&body).unwrap();
+                let text = body["messages"].as_array().unwrap().last().unwrap()["content"].as_str().unwrap().to_owned();
+                let before = {
+                    let mut seen = seen.lock().unwrap();
+                    let n = seen.entry(text.clone()).or_default();
+                    *n += 1;
+                    *n - 1
+                };
+                let (status, answer) = if known { says(&text, before) } else { (401, format!("no such key: {body}")) };
+                let reply = match status {
+                    200 => json!({"model": "live-2026-11", "system_fingerprint": "fp_7",
+                        "choices": [{"message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}],
+                        "usage": {"prompt_tokens": 100, "completion_tokens": 4}}),
+                    _ => json!({"error": {"message": answer}}),
+                };
+                let _ = request.respond(tiny_http::Response::from_string(reply.to_string()).with_status_code(status));
+            }
+        });
+    }
+    Server { url, asked, slow }
+}
+
+impl Server {
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+/// The recipe with a live arm, an untuned one with examples, and a gate on the live one.
+fn add_arms(mini: &Mini, url: &str, more: &str) {
+    let path = mini.path().join("mini/recipe.toml");
+    let recipe = std::fs::read_to_string(&path).unwrap();
+    let arms = format!(
+        "[[eval.arm]]\nname = \"live\"\nkind = \"endpoint\"\nurl = \"{url}\"\nmodel = \"live\"\nkey_env = \"MINI_LIVE_KEY\"\n\
+         shots = 2\nconcurrency = 3\nmax_spend = 5\n{more}\n\n\
+         [[eval.arm]]\nname = \"shown\"\nkind = \"few_shot\"\nshots = 2\n\n\
+         [[eval.gate]]\nname = \"like-live\"\nkind = \"non_inferiority\"\nagainst = \"live\"\nmargin = 0.9\n\n[promote]"
+    );
+    std::fs::write(&path, recipe.replace("[promote]", &arms)).unwrap();
+    let prices = mini.path().join("mini/prices.toml");
+    let table = std::fs::read_to_string(&prices).unwrap();
+    std::fs::write(&prices, table + "\n[models.live]\ninput_per_1m = 10.0\noutput_per_1m = 20.0\n").unwrap();
+}
+
+fn limbeck(mini: &Mini, code: i32, args: &[&str]) -> (String, String) {
+    let out = mini.command(args).env("MINI_LIVE_KEY", KEY).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert_eq!(out.status.code(), Some(code), "limbeck {args:?}\n--- stdout\n{stdout}\n--- stderr\n{stderr}");
+    (stdout.into_owned(), stderr.into_owned())
+}
+
+fn report(mini: &Mini) -> Value {
+    serde_json::from_slice(&std::fs::read(mini.run_dir().join("eval/report.json")).unwrap()).unwrap()
+}
+
+fn arm(report: &Value, name: &str) -> Value {
+    report["arms"].as_array().unwrap().iter().find(|arm| arm["name"] == name).unwrap().clone()
+}
+
+fn fact(arm: &Value, what: &str) -> String {
+    let found = arm["facts"].as_array().unwrap().iter().find(|fact| fact["what"] == what);
+    found.map_or(String::new(), |fact| fact["value"].as_str().unwrap().to_owned())
+}
+
+/// No file under `path` holds the key.
+fn never_written(path: &Path) {
+    let mut files = Vec::new();
+    mini::collect(path, &mut files);
+    assert!(files.len() > 10);
+    for file in files {
+        let bytes = std::fs::read(&file).unwrap();
+        assert!(!bytes.windows(KEY.len()).any(|w| w == KEY.as_bytes()), "{}", file.display());
+    }
+}
+
+#[test]
+fn a_live_arm_survives_a_kill_and_is_replayed_without_a_network() {
+    let mini = Mini::new(0.0001, true);
+    let server = serve(|text, _| match text.len() % 10 {
+        // Invalid, and not retried: the model's own doing.
+        9 => (200, "I can't say".to_owned()),
+        8 => (400, "this message is not allowed".to_owned()),
+        n if n % 2 == 0 => (200, "age_limit".to_owned()),
+        _ => (200, "card_acceptance.".to_owned()),
+    });
+    add_arms(&mini, &server.url, "");
+    limbeck(&mini, 0, &["quantize", "mini", "--offline"]);
+
+    // Offline there is nothing to go by.
+    let (_, said) = limbeck(&mini, 1, &["eval", "mini", "--offline"]);
+    assert!(said.contains("no kept reply") && said.contains("without --offline"), "{said}");
+    let out = mini.command(&["eval", "mini"]).env_remove("MINI_LIVE_KEY").output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(said.contains("needs a key") && said.contains("export MINI_LIVE_KEY"), "{said}");
+    assert_eq!(out.status.code(), Some(1));
+    assert_eq!(server.asked(), 0);
+
+    // Killed in the middle, it asks again at most what was in flight.
+    server.slow.store(60, Ordering::SeqCst);
+    let mut child = mini
+        .command(&["eval", "mini"])
+        .env("MINI_LIVE_KEY", KEY)
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    for _ in 0..600 {
+        if server.asked() >= 12 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let killed_at = server.asked();
+    assert!(killed_at >= 12, "{killed_at}");
+    server.slow.store(0, Ordering::SeqCst);
+    let recording = mini.path().join("replies.jsonl");
+    let recorded = recording.to_str().unwrap();
+    let (stdout, said) = limbeck(&mini, 0, &["eval", "mini", "--record", recorded]);
+    let whole = report(&mini);
+    let live = arm(&whole, "live");
+    let rows = live["scores"]["rows"].as_u64().unwrap() as usize;
+    assert!(rows > killed_at + 5, "the kill came too late to tell: {rows} rows, {killed_at} asked");
+    // What was asked when the kill came may have been answered to nobody: three at a time.
+    assert!(server.asked() <= rows + 3, "{} requests for {rows} rows", server.asked());
+    assert!(said.contains("requests") && said.contains("kept from before"), "{said}");
+    assert!(stdout.contains("live") && stdout.contains("spent USD"), "{stdout}");
+
+    // Who answered, how often, for how much.
+    assert_eq!(fact(&live, "model"), format!("live at {}", server.url));
+    assert_eq!((fact(&live, "answered as"), fact(&live, "fingerprint")), ("live-2026-11".into(), "fp_7".into()));
+    assert!(fact(&live, "prompt").starts_with("guided, 2 examples, SHA-256 "));
+    assert!(fact(&live, "requests").contains("rejected: ") && fact(&live, "requests").contains(" refused"));
+    assert!((live["cost"]["per_1k_calls"].as_f64().unwrap() - 1.08).abs() < 1e-9, "{}", live["cost"]);
+    assert!(live["latency"]["p50_ms"].as_f64().unwrap() > 0.0);
+    let invalid = live["scores"]["invalid"].as_u64().unwrap();
+    assert!(invalid > 0 && (invalid as usize) < rows, "{invalid}");
+    assert!(whole["gates"].as_array().unwrap().iter().any(|g| g["gate"] == "like-live" && g["verdict"] == "pass"));
+    assert!(arm(&whole, "shown")["title"].as_str().unwrap().contains("2 examples"));
+    let page = std::fs::read_to_string(mini.run_dir().join("eval/report.html")).unwrap();
+    assert!(page.contains("live, a live model") && page.contains("fp_7"));
+
+    // Replayed elsewhere and with nobody there, the arm is the same to the last digit.
+    let asked = server.asked();
+    std::fs::remove_dir_all(mini.run_dir().join("eval")).unwrap();
+    limbeck(&mini, 0, &["eval", "mini", "--offline", "--replay", recorded]);
+    assert_eq!((arm(&report(&mini), "live"), server.asked()), (live, asked));
+    // A recording of other questions is told from the network's faults.
+    std::fs::remove_dir_all(mini.run_dir().join("eval")).unwrap();
+    let other = ["eval", "mini", "--replay", recorded, "--set", "eval.arm.live.shots=3"];
+    let (_, said) = limbeck(&mini, 1, &other);
+    assert!(said.contains("recorded from other questions"), "{said}");
+    never_written(mini.path());
+}
+
+#[test]
+fn a_teachers_answers_are_traces_and_what_it_is_not_sure_of_is_for_the_reviewers() {
+    let mini = Mini::new(0.0001, true);
+    let server = serve(|text, before| match text {
+        t if t.starts_with("sure") => (200, "age_limit".to_owned()),
+        t if t.starts_with("torn") => (200, ["age_limit", "atm_support", "card_acceptance"][before % 3].to_owned()),
+        t if t.starts_with("odd") => (200, "no idea".to_owned()),
+        t if t.starts_with("banned") => (400, "not allowed".to_owned()),
+        _ => (200, "atm_support".to_owned()),
+    });
+    add_arms(&mini, &server.url, "");
+    let mut lines: Vec<String> = (0..8).map(|i| json!({"id": i, "text": format!("sure {i}")}).to_string()).collect();
+    lines.push(json!({"id": "mail", "customer": "c9", "text": "write to ann@example.org about my card"}).to_string());
+    lines.extend([r#"{"id": "t", "text": "torn"}"#, r#"{"id": "o", "text": "odd"}"#].map(str::to_owned));
+    lines.extend([r#"{"id": "b", "text": "banned"}"#, "not json", r#"{"id": 3, "text": "again"}"#].map(str::to_owned));
+    std::fs::write(mini.path().join("unlabeled.jsonl"), lines.join("\n")).unwrap();
+    let teach = ["teach", "mini", "--arm", "live", "--messages", "unlabeled.jsonl", "--set", "eval.arm.live.shots=0"];
+    let with = |more: &[&'static str]| [&teach[..], more].concat();
+
+    let (told, _) = limbeck(&mini, 0, &with(&["--samples", "3", "--dry-run"]));
+    assert!(told.starts_with("12 messages, 36 requests to live at http://"), "{told}");
+    assert_eq!(server.asked(), 0);
+    // 36 requests at some .001 each: the cap stops it, and a higher one goes on.
+    let (_, said) = limbeck(&mini, 1, &with(&["--samples", "3", "--max-spend", "0.02"]));
+    assert!(said.contains("exceed the cap of 0.02") && said.contains("raise max_spend"), "{said}");
+    assert!(!mini.path().join("taught/traces.jsonl").exists());
+    let (stdout, _) = limbeck(&mini, 0, &with(&["--samples", "3", "--json"]));
+    let told: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!([&told["messages"], &told["taught"], &told["queued"], &told["rejected"]], [14, 9, 2, 3], "{told}");
+    assert!(told["spent"].as_f64().unwrap() < 0.05);
+    assert_eq!(server.asked(), 36, "no request twice; a refusal is kept like an answer");
+
+    let read = |name: &str| -> Vec<Value> {
+        let text = std::fs::read_to_string(mini.path().join("taught").join(name)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let mail = read("traces.jsonl").into_iter().find(|trace| trace["id"] == "mail").unwrap();
+    assert_eq!(mail["response"]["choices"][0]["message"]["content"], "atm_support");
+    let messages = mail["request"]["messages"].as_array().unwrap();
+    assert_eq!(
+        (messages.len(), &messages[0]["content"]),
+        (2, &json!("Classify.")),
+        "the recipe's prompt, not the teacher's"
+    );
+    assert!(!messages[1]["content"].as_str().unwrap().contains("ann@"), "{}", messages[1]);
+    let queue = read("queue.jsonl");
+    assert!(queue.iter().all(|trace| trace["feedback"].as_str().unwrap().starts_with("teacher_disagreement")));
+    let reasons: Vec<String> =
+        read("rejected.jsonl").iter().map(|r| r["reason"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(reasons, ["invalid_json", "repeated", "refused"]);
+
+    // What it wrote is read like any trace, and with a weight for unreviewed rows only what was agreed on is learnt from.
+    let path = mini.path().join("mini/recipe.toml");
+    let recipe = std::fs::read_to_string(&path).unwrap();
+    let traces = "traces = [\"../taught/traces.jsonl\", \"../taught/queue.jsonl\"]";
+    let recipe = recipe.replace("traces = [\"traces.jsonl\"]", traces).replace(
+        "[review]\n",
+        "[distill]\nunreviewed_weight = 0.5\n\n[review]\nmin_reviewed = { train = 0.0, valid = 0.0, calibration = 0.0, test = 0.0 }\n",
+    );
+    std::fs::write(&path, recipe).unwrap();
+    let (stdout, _) = limbeck(&mini, 0, &["curate", "mini", "--json", "--set", "data.near_dup_threshold=1.0"]);
+    assert!(stdout.contains("\"curate\"") || stdout.contains("curate"), "{stdout}");
+    let accepted = std::fs::read(mini.run_dir().join("import/import.json")).unwrap();
+    let accepted: Value = serde_json::from_slice(&accepted).unwrap();
+    assert_eq!(accepted["accepted"], 11, "{accepted}");
+    never_written(mini.path());
+}
