@@ -18,7 +18,7 @@ pub use plan::settings;
 pub use recipe::{
     Balance, BaseModel, CacheDtype, CalibrationMethod, Data, DecayType, Distill, Dtype, Eval, Gate, GateRule, Head,
     Imatrix, LossNormalization, LrScheduler, Method, Metric, MinReviewed, Model, Promote, Quantize, QuantizeBase,
-    Recipe, Review, Sign, SliceBy, SplitRatios, Task, Train, TrainOn, ValidMetric,
+    Recipe, Review, Rounding, Sign, SliceBy, SplitRatios, Task, Train, TrainOn, ValidMetric,
 };
 pub use resolve::{Entry, Origin, Resolved, load, load_text, locate};
 pub use source::{Place, Source};
