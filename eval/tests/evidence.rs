@@ -329,6 +329,7 @@ fn quantization_damage_is_disagreement_and_lost_accuracy() {
         against: "other".into(),
         max_agreement_loss: agreement,
         max_accuracy_loss: accuracy,
+        max_kl: None,
     };
     let tuned = first(270, 300);
     let passed = check(rule(0.03, None), &first(269, 300), &tuned, Verdict::Pass, "Agreement with other is 99.7 %");
@@ -336,6 +337,70 @@ fn quantization_damage_is_disagreement_and_lost_accuracy() {
     check(rule(0.03, None), &first(200, 300), &tuned, Verdict::Fail, "76.7 %");
     // The agreement would do; one point of accuracy cannot be excluded on 300 rows with three losses.
     check(rule(0.05, Some(0.01)), &first(267, 300), &tuned, Verdict::Inconclusive, "Not enough evidence");
+}
+
+/// Rows of two labels, the other arm sure by 0.9, the candidate by what `sure` says of the row.
+fn of_posteriors(max_kl: f64, rows: usize, sure: impl Fn(usize) -> Option<f32>) -> GateResult {
+    let gold = vec![0; rows];
+    let labels = ["yes".to_owned(), "no".to_owned()];
+    let arm = |sure: &dyn Fn(usize) -> Option<f32>| -> Vec<Prediction> {
+        let one = |row: usize| Prediction {
+            row: row.to_string(),
+            label: Some(0),
+            posterior: sure(row).map(|p| vec![p, 1.0 - p]),
+            latency_ms: None,
+            said: None,
+        };
+        (0..rows).map(one).collect()
+    };
+    let (candidate, tuned) = (arm(&sure), arm(&|_| Some(0.9)));
+    let slices = BTreeMap::new();
+    let evidence = Evidence {
+        labels: &labels,
+        in_words: false,
+        gold: &gold,
+        arms: BTreeMap::from([("candidate", candidate.as_slice()), ("tuned", tuned.as_slice())]),
+        candidate: "candidate",
+        risk: Risk { alpha: 0.05, power: 0.8 },
+        bootstrap_resamples: 500,
+        seed: 1,
+        routing: None,
+        fallback: &[],
+        slices: &slices,
+    };
+    let rule = Rule::Quantization {
+        against: "tuned".into(),
+        max_agreement_loss: 0.02,
+        max_accuracy_loss: None,
+        max_kl: Some(max_kl),
+    };
+    let gate = Gate { name: "quantization".into(), rule };
+    let result = decide(&gate, &evidence);
+    let groups: Vec<String> = (0..rows).map(|row| row.to_string()).collect();
+    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    let steady = stability(&gate, result.verdict, &evidence, &groups, 40).unwrap();
+    // Draws see the posteriors too: were they left behind, no draw would pass or fail.
+    assert!(steady.same > 0.3 || result.verdict == Verdict::Inconclusive, "{steady:?}");
+    result
+}
+
+#[test]
+fn posteriors_may_move_so_far_and_no_further() {
+    // KL((.9, .1) ‖ (.8, .2)) = .9 ln(9/8) + .1 ln(1/2) = 0.0367; half of the rows have it.
+    let half = |row: usize| Some(if row.is_multiple_of(2) { 0.8 } else { 0.9 });
+    let passed = of_posteriors(0.03, 300, half);
+    assert_eq!(passed.verdict, Verdict::Pass, "{}", passed.reason);
+    assert!((passed.numbers["mean_kl_nats"] - 0.018344).abs() < 1e-5, "{:?}", passed.numbers);
+    assert!(passed.demand.contains("mean KL divergence at most 0.03 nats"), "{}", passed.demand);
+    assert!(passed.reason.contains("Mean KL divergence from tuned is 0.0183 nats"), "{}", passed.reason);
+    let failed = of_posteriors(0.01, 300, half);
+    assert_eq!(failed.verdict, Verdict::Fail, "{}", failed.reason);
+    let open = of_posteriors(0.019, 200, half);
+    assert_eq!(open.verdict, Verdict::Inconclusive, "{}", open.reason);
+    assert!(open.examples_needed.is_some_and(|n| n > 200), "{open:?}");
+    let none = of_posteriors(0.03, 300, |row| half(row).filter(|_| row > 0));
+    assert_eq!(none.verdict, Verdict::Inconclusive);
+    assert!(none.reason.contains("Not every row has a posterior of both arms"), "{}", none.reason);
 }
 
 #[test]

@@ -378,16 +378,32 @@ impl Decoder {
         lora: Option<&LoraSet>,
         attend: impl FnOnce([Tensor<2>; 3]) -> Tensor<2>,
     ) -> Tensor<2> {
+        let linear = |x: Tensor<2>, which: usize| {
+            let projection = &self.layers[i].projections[which];
+            self.ops.linear(x, &projection.weight, projection.lora(lora).as_ref())
+        };
+        self.run_layer_by(i, hidden, linear, attend)
+    }
+
+    /// One of a layer's linear maps, by its number in [`LINEARS`].
+    pub(crate) fn projection(&self, layer: usize, which: usize) -> &Frozen {
+        &self.layers[layer].projections[which].weight
+    }
+
+    /// The same, with `linear` in the place of the layer's own maps; it is told which of [`LINEARS`] is asked for.
+    pub(crate) fn run_layer_by(
+        &self,
+        i: usize,
+        hidden: Tensor<2>,
+        mut linear: impl FnMut(Tensor<2>, usize) -> Tensor<2>,
+        attend: impl FnOnce([Tensor<2>; 3]) -> Tensor<2>,
+    ) -> Tensor<2> {
         let (c, ops, layer) = (&self.config, &self.ops, &self.layers[i]);
         let eps = c.rms_norm_eps as f32;
         let normed = |x: Tensor<2>, norm: &Norm| norm.apply(ops.as_ref(), x, eps);
         let optional_norm = |x: Tensor<2>, norm: &Option<Norm>| match norm {
             None => x,
             Some(norm) => normed(x, norm),
-        };
-        let linear = |x: Tensor<2>, which: usize| {
-            let projection = &layer.projections[which];
-            ops.linear(x, &projection.weight, projection.lora(lora).as_ref())
         };
         let x = normed(hidden.clone(), &layer.input_norm);
         let (mut q, mut k, v) = (linear(x.clone(), 0), linear(x.clone(), 1), linear(x, 2));

@@ -54,13 +54,13 @@ fn split_layer(rest: &str) -> Option<(u32, &str)> {
 }
 
 /// Rows of q or k from Hugging Face's order to GGUF's: within each of `heads` heads the two halves are interleaved, so
-/// that the pair which rotates together lies together. `data` is `[heads * head_dim, n_in]`, or a bias with `n_in` 1.
-pub fn permute_qk(data: &[f32], heads: usize, n_in: usize) -> Vec<f32> {
+/// that the pair which rotates together lies together. `data` is `[heads * head_dim, n_in]`, or a bias with `n_in` 1. A value
+/// may be anything, a byte of a row's blocks as well.
+pub fn permute_qk<T: Copy>(data: &[T], heads: usize, n_in: usize) -> Vec<T> {
     reorder(data, heads, n_in, |half, pair, side| (2 * pair + side, side * half + pair))
 }
 
 /// The inverse of [`permute_qk`]: GGUF's order to Hugging Face's.
-/// A value may be anything, a byte of a row's blocks as well.
 pub fn unpermute_qk<T: Copy>(data: &[T], heads: usize, n_in: usize) -> Vec<T> {
     reorder(data, heads, n_in, |half, pair, side| (side * half + pair, 2 * pair + side))
 }

@@ -11,6 +11,7 @@ use limbeck_model::decoder::Decoder;
 use limbeck_model::device::{self, DeviceName};
 use limbeck_model::layout::Packed;
 use limbeck_model::names::hf_to_gguf;
+use limbeck_model::ops::Ops;
 use limbeck_model::ops::tap::Tap;
 use limbeck_model::weights::Weights;
 use rayon::prelude::*;
@@ -91,7 +92,10 @@ pub fn calibrate(plan: &CalibratePlan, rows: &[Vec<u32>], emit: &dyn Emit) -> Re
 
 /// The merged model as a decoder. Rows that a classification head adds to the embedding are no part of it: no row holds
 /// their tokens.
-fn open(merged: &Merged, ops: Arc<Tap>) -> Result<Decoder> {
+///
+/// # Errors
+/// When a weight can't be read, or is not what the config says.
+pub fn open(merged: &Merged, ops: Arc<dyn Ops>) -> Result<Decoder> {
     let weights = merged.weights();
     let mut load = |name: &str| {
         let outside = !name.starts_with("model.layers.");

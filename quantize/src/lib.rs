@@ -4,6 +4,7 @@
 mod adapter_file;
 pub mod calibrate;
 pub mod check;
+pub mod compensate;
 pub mod encode;
 mod error;
 mod format;
@@ -14,9 +15,10 @@ mod write;
 
 pub use adapter_file::write_adapter;
 pub use calibrate::{CalibratePlan, calibrate};
+pub use compensate::Compensation;
 pub use encode::{BLOCK_TYPES, encode, encode_weighted};
 pub use error::{QuantizeError, Result};
 pub use format::{Format, Mix};
 pub use imatrix::ImportanceMatrix;
 pub use merge::Merged;
-pub use write::{QuantizePlan, QuantizeReport, quantize};
+pub use write::{QuantizePlan, QuantizeReport, quantize, quantize_compensated};

@@ -15,6 +15,7 @@ use limbeck_model::weights::{Weights, qk_heads};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::compensate::{Compensation, Compensator};
 use crate::encode::{encode, encode_weighted, heeds_importance};
 use crate::metadata::metadata;
 use crate::{Format, ImportanceMatrix, Merged, Mix, QuantizeError, Result};
@@ -58,6 +59,10 @@ pub struct QuantizeReport {
     pub verbatim: u64,
     /// Tensors that were rounded by the importance matrix.
     pub weighted: u64,
+    /// Tensors whose rounding makes up for itself and for that of the layers before. What they hold is not the nearest to the
+    /// merged weights, so that `rmse` is no measure of them.
+    #[serde(default)]
+    pub compensated: u64,
     /// Over all weights, written against merged.
     pub max_abs_error: f64,
     pub rmse: f64,
@@ -82,6 +87,7 @@ struct Tally {
     merged: u64,
     verbatim: u64,
     weighted: u64,
+    compensated: u64,
     max_abs_error: f64,
     squared_error: f64,
     squares: f64,
@@ -93,6 +99,19 @@ struct Tally {
 /// When the adapter does not fit the base, a weight is not finite, or reading, writing or reading back fails. Then
 /// nothing is left under `plan.out` but what was there before; a file that reads back wrong is removed.
 pub fn quantize(plan: &QuantizePlan, emit: &dyn Emit) -> Result<QuantizeReport> {
+    write(plan, None, emit)
+}
+
+/// The same with the layers' matrices rounded so that their errors make up for each other over `by`'s rows
+/// ([`crate::compensate`]). A layer is in memory at a time, and what goes in and out of it.
+///
+/// # Errors
+/// As [`quantize`], and when a row does not fit the model.
+pub fn quantize_compensated(plan: &QuantizePlan, by: &Compensation, emit: &dyn Emit) -> Result<QuantizeReport> {
+    write(plan, Some(by), emit)
+}
+
+fn write(plan: &QuantizePlan, by: Option<&Compensation>, emit: &dyn Emit) -> Result<QuantizeReport> {
     let mut weights = Weights::open(&plan.base)?;
     weights.config().gguf_architecture()?;
     let mut adapter = None;
@@ -103,20 +122,28 @@ pub fn quantize(plan: &QuantizePlan, emit: &dyn Emit) -> Result<QuantizeReport> 
     }
     let merged = Merged::new(&weights, adapter.as_ref())?;
     let importance = plan.imatrix.as_deref().map(ImportanceMatrix::open).transpose()?;
-    let planned = planned(plan, &merged, importance.as_ref())?;
-    tell_missing(plan, importance.as_ref(), &planned, emit);
+    let planned = planned(plan, &merged, importance.as_ref(), by.is_some())?;
+    let compensator = by.map(|by| compensator(&merged, by, &planned)).transpose()?;
+    if compensator.is_none() {
+        tell_missing(plan, importance.as_ref(), &planned, emit);
+    }
 
     let tally = RefCell::new(Tally::default());
+    let compensator = RefCell::new(compensator);
     let mut writer = GgufWriter::new();
     for (key, value) in metadata(plan, &weights, merged.labels(), importance.as_ref())? {
         writer.set(key, value);
     }
     let total = planned.len() as u64;
     for (done, tensor) in (1u64..).zip(&planned) {
-        let (merged, tally) = (&merged, &tally);
+        let (merged, tally, compensator) = (&merged, &tally, &compensator);
         let TensorInfo { name, dims, ty, .. } = &tensor.info;
         writer.add(name.clone(), dims.clone(), *ty, move || {
-            let bytes = make(merged, tensor, &mut tally.borrow_mut()).map_err(|error| match error {
+            let made = match compensator.borrow_mut().as_mut() {
+                Some(walk) if walk.rounds(&tensor.hf_name) => compensate(merged, tensor, walk, &mut tally.borrow_mut()),
+                _ => make(merged, tensor, &mut tally.borrow_mut()),
+            };
+            let bytes = made.map_err(|error| match error {
                 QuantizeError::Model(error) => error,
                 other => ModelError::Tensor {
                     path: plan.out.clone(),
@@ -134,13 +161,38 @@ pub fn quantize(plan: &QuantizePlan, emit: &dyn Emit) -> Result<QuantizeReport> 
         let _ = std::fs::remove_file(&plan.out);
         return Err(error);
     }
+    if let Some(walk) = compensator.into_inner() {
+        let text = format!(
+            "compensated rounding: {} matrices by {} tokens; the squared error of what they give is {:.2} of plain rounding's",
+            walk.cost.matrices,
+            walk.tokens(),
+            walk.cost.error / walk.cost.plain_error.max(f64::MIN_POSITIVE)
+        );
+        emit.emit(EventKind::Note { text });
+    }
     report(plan, &planned, tally.into_inner(), emit)
 }
 
+/// Over the layers' matrices that come in blocks.
+fn compensator<'a>(merged: &'a Merged<'a>, by: &'a Compensation, planned: &[Planned]) -> Result<Compensator<'a>> {
+    let in_layers = planned.iter().filter(|t| t.info.name.starts_with("blk.") && t.info.dims.len() == 2);
+    let in_blocks = in_layers.filter(|t| t.info.ty.block_len() > 1);
+    let types = in_blocks.map(|t| (t.hf_name.clone(), t.info.ty)).collect();
+    let embedding = planned.iter().find(|t| t.info.name == "token_embd.weight");
+    let embedding = embedding.map_or((GgmlType::F32, None), |t| (t.info.ty, t.importance.as_deref()));
+    Compensator::new(merged, by, types, embedding)
+}
+
 /// The tensors in the order of llama.cpp's own files: embedding, layers, final norm, head.
-fn planned(plan: &QuantizePlan, merged: &Merged, importance: Option<&ImportanceMatrix>) -> Result<Vec<Planned>> {
+fn planned(
+    plan: &QuantizePlan,
+    merged: &Merged,
+    importance: Option<&ImportanceMatrix>,
+    compensated: bool,
+) -> Result<Vec<Planned>> {
     let config = merged.weights().config();
-    let mix = Mix::new(config, importance.is_some());
+    // What llama.cpp lifts because nothing tells which columns matter needs no lift where calibration does.
+    let mix = Mix::new(config, importance.is_some() || (compensated && plan.format == Format::IQ4_NL));
     let fails = |name: &str, why: String| QuantizeError::Tensor {
         path: plan.base.clone(),
         architecture: config.architecture.name().into(),
@@ -225,6 +277,20 @@ fn make(merged: &Merged, tensor: &Planned, tally: &mut Tally) -> Result<Vec<u8>>
     Ok(bytes)
 }
 
+/// A matrix's bytes from the walk through the layers, permuted.
+fn compensate(merged: &Merged, tensor: &Planned, walk: &mut Compensator, tally: &mut Tally) -> Result<Vec<u8>> {
+    let bytes = walk.take(&tensor.hf_name)?;
+    tally.merged += u64::from(merged.changes(&tensor.hf_name));
+    tally.compensated += 1;
+    let dense = merged.load(&tensor.hf_name)?;
+    measure(&dense.data, Some((tensor.info.ty, &bytes)), tally);
+    let rows = dense.shape[0].max(1);
+    Ok(match tensor.permuted_heads {
+        Some(heads) => permute_qk(&bytes, heads, bytes.len() / rows),
+        None => bytes,
+    })
+}
+
 /// Adds a tensor's error to the tally; `None` is no error. In pieces of fixed size, summed in order: the figures do not
 /// depend on the number of threads.
 fn measure(values: &[f32], written: Option<(GgmlType, &[u8])>, tally: &mut Tally) {
@@ -294,6 +360,7 @@ fn report(plan: &QuantizePlan, planned: &[Planned], tally: Tally, emit: &dyn Emi
         merged: tally.merged,
         verbatim: tally.verbatim,
         weighted: tally.weighted,
+        compensated: tally.compensated,
         max_abs_error: tally.max_abs_error,
         rmse: (tally.squared_error / parameters as f64).sqrt(),
         relative_rmse: if tally.squares > 0.0 { (tally.squared_error / tally.squares).sqrt() } else { 0.0 },

@@ -67,6 +67,11 @@ pub(crate) fn gates(reader: &Reader, get: Get<'_>) -> Vec<RecipeError> {
             let hint = "ask for a floor under exact_match or validity";
             errors.push(RecipeError::new(message, place("kind")).hint(hint));
         }
+        if gate.fields.contains_key("max_kl") {
+            let message = "`max_kl` is about posteriors over labels, and an extraction has none";
+            errors
+                .push(RecipeError::new(message, place("max_kl")).hint("leave it out: answers are compared as a whole"));
+        }
         for key in ["over", "against"] {
             if gate.text(key) == Some("linear") {
                 let message = "the arm linear picks labels, and an extraction has none";

@@ -19,8 +19,8 @@ pub use plan::settings;
 pub use recipe::{
     ArmKind, Balance, BaseModel, CacheDtype, CalibrationMethod, Data, DecayType, Distill, Dtype, EndpointApi,
     EndpointArm, Eval, EvalArm, Gate, GateRule, Head, Imatrix, LossNormalization, LrScheduler, Method, Metric,
-    MinReviewed, Model, Promote, PromptStyle, Quantize, QuantizeBase, Recipe, Review, Sign, SliceBy, SplitRatios, Task,
-    Train, TrainOn, ValidMetric,
+    MinReviewed, Model, Promote, PromptStyle, Quantize, QuantizeBase, Recipe, Review, Rounding, Sign, SliceBy,
+    SplitRatios, Task, Train, TrainOn, ValidMetric,
 };
 pub use resolve::{Entry, Origin, Resolved, load, load_text, locate};
 pub use source::{Place, Source};

@@ -260,10 +260,23 @@ pub struct Quantize {
     pub formats: Vec<String>,
     pub ship: String,
     pub imatrix: Imatrix,
+    pub rounding: Rounding,
+    /// Of compensated rounding.
+    pub rounding_tokens: usize,
     /// Mixed into the task's rows.
     pub imatrix_text: Option<PathBuf>,
     pub imatrix_text_share: f64,
     pub imatrix_tokens: usize,
+}
+
+/// How the layers' matrices are rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rounding {
+    /// Each block for itself.
+    Nearest,
+    /// Errors make up for each other, on the task's own rows.
+    Compensated,
 }
 
 /// Where the importance matrix comes from.
@@ -391,7 +404,7 @@ pub enum GateRule {
     Improvement { over: String, min: f64 },
     NonInferiority { against: String, margin: f64 },
     PerClassRecall { min: f64 },
-    Quantization { against: String, max_agreement_loss: f64, max_accuracy_loss: Option<f64> },
+    Quantization { against: String, max_agreement_loss: f64, max_accuracy_loss: Option<f64>, max_kl: Option<f64> },
     SliceFloor { by: SliceBy, min: f64 },
     CertifiedCoverage { min: f64 },
     Fallback {},

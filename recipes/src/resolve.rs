@@ -207,9 +207,13 @@ fn across(reader: &mut Reader, source: &Source) {
         let hint = format!("ship one of {}, or add {ship} to formats", Value::Array(formats.clone()));
         errors.push(RecipeError::new(message, Some(place(&["quantize.ship", "quantize.formats"]))).hint(hint));
     }
-    if get("quantize.imatrix_text").is_some() && get("quantize.imatrix").is_some_and(|v| v.as_str() != Some("task")) {
+    let is = |key: &str, value: &str| get(key).is_some_and(|v| v.as_str() == Some(value));
+    if get("quantize.imatrix_text").is_some()
+        && !is("quantize.imatrix", "task")
+        && !is("quantize.rounding", "compensated")
+    {
         let message = "`quantize.imatrix_text` is mixed into the task's rows, and `quantize.imatrix` is not \"task\"";
-        let hint = "set `quantize.imatrix` to \"task\", or leave `quantize.imatrix_text` out";
+        let hint = "set `quantize.imatrix` to \"task\" or `quantize.rounding` to \"compensated\", or leave `quantize.imatrix_text` out";
         errors.push(RecipeError::new(message, Some(place(&["quantize.imatrix_text"]))).hint(hint));
     }
     if let (Some(Value::Integer(min)), Some(Value::Integer(max))) = (get("data.min_chars"), get("data.max_chars"))

@@ -208,7 +208,9 @@ pub(crate) const FIELDS: &[Field] = &[
     field("quantize.formats", Choices(FORMATS), Default("[\"Q8_0\", \"Q4_0\"]"), "GGUF files to make of the merged model"),
     field("quantize.ship", Choice(FORMATS), Default("\"Q8_0\""), "the one that is gated and packaged"),
     field("quantize.imatrix", Text, Default("\"none\""), "importance matrix that rounding goes by (F32, F16, BF16 and Q8_0 need none): none, task (made from the train split's prompts and answers), or a file that limbeck or llama-imatrix wrote"),
-    field("quantize.imatrix_text", Path, Optional, "a text file whose beginning is mixed into the task's rows, so that the file forgets the rest of the language less"),
+    field("quantize.rounding", Choice(&["nearest", "compensated"]), Default("\"nearest\""), "how the layers' matrices are rounded: nearest, each block for itself; compensated, so that errors make up for each other on what the task's train rows put in (GPTQ's feedback and descent on the same blocks: smaller loss in as many bytes, minutes instead of seconds)"),
+    field("quantize.rounding_tokens", Int { min: 256, max: 10_000_000 }, Default("16384"), "tokens that compensated rounding goes by at most, chosen as imatrix_tokens are; all of them are in memory, a layer at a time"),
+    field("quantize.imatrix_text", Path, Optional, "a text file whose beginning is mixed into the task's rows, for imatrix = \"task\" and for compensated rounding, so that the file forgets the rest of the language less"),
     field("quantize.imatrix_text_share", Float { min: 0.0, max: 0.9 }, Default("0.25"), "share of the calibration's tokens that come from imatrix_text, where there is one"),
     field("quantize.imatrix_tokens", Int { min: 256, max: 100_000_000 }, Default("65536"), "tokens to calibrate on at most; of more rows, some all over the split are taken"),
 
@@ -320,10 +322,11 @@ const GATE_KINDS: &[TableKind] = &[
         field("by", Choice(&["class", "length", "time", "customer", "source", "script"]), Required, "what slices the rows: their class, length, month, customer, source or script"),
         field("min", OPEN, Required, "lowest accuracy of any slice"),
     ] },
-    TableKind { kind: "quantization", doc: "the shipped file answers as the tuned model does", fields: &[
+    TableKind { kind: "quantization", doc: "the shipped file answers as the tuned model does: the same answers, and where asked for as much accuracy and nearly the same posteriors", fields: &[
         field("against", Choice(&["tuned"]), Default("\"tuned\""), "the arm to agree with"),
         field("max_agreement_loss", OPEN, Required, "share of rows that may be answered differently"),
         field("max_accuracy_loss", OPEN, Optional, "loss of accuracy that is acceptable, as a share"),
+        field("max_kl", Positive { max: 100.0 }, Optional, "mean KL divergence of its posteriors over the labels that is acceptable, in nats; 0.02 is strict at 8 bits, 0.05 at 4"),
     ] },
     TableKind { kind: "certified_coverage", doc: "the escalation certificate serves at least min of the calls", fields: &[
         field("min", OPEN, Required, "lowest share of calls, on the test rows, that passes"),

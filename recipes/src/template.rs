@@ -22,6 +22,9 @@ against = "tuned"
 max_agreement_loss = 0.02
 "#;
 
+/// Of labels: their posteriors may hardly move. A Q8_0 file's move by a tenth of it.
+const KL_TO_START_WITH: &str = "max_kl = 0.02\n";
+
 /// What the recipe's task is.
 #[derive(Clone, Copy, Debug)]
 pub enum Asked<'a> {
@@ -50,7 +53,7 @@ pub fn template(name: &str, asked: Asked<'_>) -> String {
         let of = schema::parent(field.key);
         if of != section {
             if section == "eval" {
-                gates(&mut text);
+                gates(&mut text, matches!(asked, Asked::Labels(_)));
             }
             let _ = write!(text, "\n[{of}]\n");
             section = of;
@@ -84,8 +87,11 @@ fn list(asked: Asked<'_>) -> String {
     toml::Value::Array(labels).to_string()
 }
 
-fn gates(text: &mut String) {
+fn gates(text: &mut String, of_labels: bool) {
     text.push_str(GATES_TO_START_WITH);
+    if of_labels {
+        text.push_str(KL_TO_START_WITH);
+    }
     for (array, head) in [(GATES, "Further kinds of"), (ARMS, "More to compare with on the same rows, as")] {
         let Array { key, kinds, .. } = array;
         let _ = write!(text, "\n# {head} [[{key}]]:\n");

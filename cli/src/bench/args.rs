@@ -58,6 +58,16 @@ Example:
 
 Both sides use all processors and write into memory that is there already. Without a referee only ours is measured.")]
     Quantize(BenchQuantize),
+    /// Measure what quantization does to next-token distributions: KL divergence from the exact model, file by file
+    #[command(after_help = "\
+Example:
+  limbeck bench kl --reference smollm2-135m --file a-Q4_0.gguf,b-Q4_0.gguf --text manual.txt
+  limbeck bench kl --reference smollm2-135m --make Q4_0,Q4_K_M --calibrate books/ --text in=other-books/ --text out=mails/
+  limbeck bench kl --reference base.gguf --adapter runs/router/train/adapter --dataset runs/router/dataset --make Q4_0
+
+--make writes three files of a format: rounded plainly, with an importance matrix, and compensated, the latter two by the
+same tokens. What is calibrated on and what is measured must be different documents; a folder's files are documents.")]
+    Kl(BenchKl),
     /// Draw calibration rows of an intent data set again and again: does the escalation certificate keep its promise?
     #[command(after_help = "Example:\n  limbeck bench escalation --data banking77 --per-class 20 --calibration 500")]
     Escalation(BenchEscalation),
@@ -105,6 +115,81 @@ pub struct BenchQuantize {
     /// What the weights are made from
     #[arg(long, value_name = "N", default_value_t = 17)]
     pub seed: u64,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct BenchKl {
+    /// The exact model: a .gguf in F32, F16 or BF16, or a folder of safetensors
+    #[arg(long, value_name = "PATH")]
+    pub reference: PathBuf,
+    /// What a training left, merged into the exact model
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Files to measure; ratios are to the first
+    #[arg(long, value_name = "FILE.gguf,...", value_delimiter = ',')]
+    pub file: Vec<PathBuf>,
+    /// Formats to make of the exact model and to measure; ratios are to the file with an importance matrix
+    #[arg(long, value_name = "FORMAT,...", value_delimiter = ',')]
+    pub make: Vec<limbeck_quantize::Format>,
+    /// Which files of a format are made
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "KIND,...",
+        default_value = "plain,imatrix,compensated"
+    )]
+    pub rounding: Vec<RoundingKind>,
+    /// Texts to calibrate on: a file or a folder of them; beside --dataset, the general share
+    #[arg(long, value_name = "PATH")]
+    pub calibrate: Vec<PathBuf>,
+    /// A run's frozen dataset: its train rows are calibrated on, its test rows measured
+    #[arg(long, value_name = "DIR")]
+    pub dataset: Option<PathBuf>,
+    /// Of the calibration, what --calibrate gives beside --dataset
+    #[arg(long, value_name = "0..1", default_value_t = 0.25, value_parser = rate)]
+    pub general_share: f64,
+    /// Tokens to calibrate on
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = positive)]
+    pub calibration_tokens: usize,
+    /// Texts to measure on: a file or a folder; NAME=PATH puts several under one name
+    #[arg(long, value_name = "[NAME=]PATH")]
+    pub text: Vec<String>,
+    /// Tokens to measure of each name, and of the dataset
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = positive)]
+    pub tokens: usize,
+    /// Tokens of a piece of text, which begins anew
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = length)]
+    pub length: usize,
+    /// Where made files are kept, and taken from when they are there already
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Of compensated rounding: share of the mean square on the diagonals
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, hide = true)]
+    pub damping: f64,
+    /// How far matrices move to make up for the layers before them
+    #[arg(long, value_name = "0..1", default_value_t = 1.0, hide = true)]
+    pub asymmetry: f64,
+    /// Passes of descent
+    #[arg(long, value_name = "N", default_value_t = 8, hide = true)]
+    pub passes: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RoundingKind {
+    Plain,
+    Imatrix,
+    Compensated,
+}
+
+impl RoundingKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            RoundingKind::Plain => "plain",
+            RoundingKind::Imatrix => "imatrix",
+            RoundingKind::Compensated => "compensated",
+        }
+    }
 }
 
 #[derive(Args, Debug, Clone)]

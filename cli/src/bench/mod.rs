@@ -5,6 +5,7 @@ pub mod args;
 pub mod banking;
 pub mod curate;
 pub mod escalation;
+pub mod kl;
 pub mod ours;
 pub mod report;
 pub mod review;

@@ -1,5 +1,5 @@
-//! The quantize stage's importance matrix: a file that the recipe names, or one made from the task's own train rows and,
-//! where the recipe names one, the beginning of a general text.
+//! What the quantize stage calibrates on: the task's own train rows and, where the recipe names one, the beginning of a general
+//! text. An importance matrix is made of them, or compensated rounding goes by them.
 
 use super::train::outcome;
 use super::{Run, cannot};
@@ -11,8 +11,8 @@ use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_model::device::DeviceName;
 use limbeck_model::prompt::{TrainOn, encode_example, encode_prompt};
 use limbeck_model::tokenizer::ChatTokenizer;
-use limbeck_quantize::{CalibratePlan, calibrate};
-use limbeck_recipes::{Head, Imatrix, Recipe};
+use limbeck_quantize::{CalibratePlan, Compensation, calibrate};
+use limbeck_recipes::{Head, Imatrix, Recipe, Rounding};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -36,12 +36,13 @@ pub fn inputs(recipe: &Recipe, dataset: &DatasetCard) -> Result<BTreeMap<String,
         Imatrix::File(path) => {
             inputs.insert("imatrix".to_owned(), digest("the importance matrix", path)?);
         }
-        Imatrix::Task => {
-            let settings = format!("{} {} {}", dataset.digest, recipe.model.max_seq_length, recipe.model.device);
-            inputs.insert("calibration".to_owned(), sha256_hex(settings.as_bytes()));
-            if let Some(path) = &q.imatrix_text {
-                inputs.insert("imatrix_text".to_owned(), digest("the text to calibrate on", path)?);
-            }
+        Imatrix::Task => {}
+    }
+    if q.imatrix == Imatrix::Task || q.rounding == Rounding::Compensated {
+        let settings = format!("{} {} {}", dataset.digest, recipe.model.max_seq_length, recipe.model.device);
+        inputs.insert("calibration".to_owned(), sha256_hex(settings.as_bytes()));
+        if let Some(path) = &q.imatrix_text {
+            inputs.insert("imatrix_text".to_owned(), digest("the text to calibrate on", path)?);
         }
     }
     Ok(inputs)
@@ -59,16 +60,52 @@ pub fn imatrix(run: &Run<'_>, base: &Base, emit: &dyn Emit) -> Result<Option<Pat
     }
 }
 
+/// The rows that compensated rounding goes by, where the recipe asks for it.
+///
+/// # Errors
+/// When rows can't be read or tokenized.
+pub fn compensation(run: &Run<'_>, base: &Base, emit: &dyn Emit) -> Result<Option<Compensation>> {
+    let recipe = run.recipe();
+    if recipe.quantize.rounding == Rounding::Nearest {
+        return Ok(None);
+    }
+    let chosen = choose(run, base, recipe.quantize.rounding_tokens)?;
+    emit.emit(EventKind::Note { text: format!("rounding by {}", chosen.text) });
+    Ok(Some(Compensation::new(chosen.rows, recipe.model.device.parse()?)))
+}
+
 fn make(run: &Run<'_>, base: &Base, emit: &dyn Emit) -> Result<PathBuf> {
+    let recipe = run.recipe();
+    let Chosen { rows, datasets, text } = choose(run, base, recipe.quantize.imatrix_tokens)?;
+    emit.emit(EventKind::Note { text: format!("calibrating on {text}") });
+    let device: DeviceName = recipe.model.device.parse()?;
+    let plan = CalibratePlan { base: base.path.clone(), adapter: Some(outcome(run)), device, datasets };
+    let matrix = calibrate(&plan, &rows, emit)?;
+    let path = run.dir.join(FILE);
+    std::fs::create_dir_all(run.folder(Stage::Quantize)).map_err(|e| cannot("create", &path, &e))?;
+    let bytes = matrix.save(&path)?;
+    emit.emit(EventKind::Wrote { path: FILE.to_owned(), bytes });
+    Ok(path)
+}
+
+/// Rows of the task, then those of the general text.
+struct Chosen {
+    rows: Vec<Vec<u32>>,
+    /// What they are from, and what was taken, for a person.
+    datasets: Vec<String>,
+    text: String,
+}
+
+fn choose(run: &Run<'_>, base: &Base, most: usize) -> Result<Chosen> {
     let recipe = run.recipe();
     let q = &recipe.quantize;
     let tokenizer = ChatTokenizer::open(&base.path)?;
     let share = if q.imatrix_text.is_some() { q.imatrix_text_share } else { 0.0 };
-    let wanted = (q.imatrix_tokens as f64 * (1.0 - share)) as usize;
+    let wanted = (most as f64 * (1.0 - share)) as usize;
     let (mut rows, all) = task_rows(recipe, &run.dataset_dir(), &tokenizer, wanted)?;
     let of_task = (rows.len(), tokens(&rows));
     let mut datasets = vec![format!("{} train split", recipe.name)];
-    let mut text = format!("calibrating on {} of {all} train rows, {} tokens", of_task.0, of_task.1);
+    let mut text = format!("{} of {all} train rows, {} tokens", of_task.0, of_task.1);
     if let Some(path) = &q.imatrix_text {
         let wanted = (of_task.1 as f64 * share / (1.0 - share)) as usize;
         let general = text_rows(path, &tokenizer, wanted, recipe.model.max_seq_length)?;
@@ -80,15 +117,7 @@ fn make(run: &Run<'_>, base: &Base, emit: &dyn Emit) -> Result<PathBuf> {
         datasets.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
         rows.extend(general);
     }
-    emit.emit(EventKind::Note { text });
-    let device: DeviceName = recipe.model.device.parse()?;
-    let plan = CalibratePlan { base: base.path.clone(), adapter: Some(outcome(run)), device, datasets };
-    let matrix = calibrate(&plan, &rows, emit)?;
-    let path = run.dir.join(FILE);
-    std::fs::create_dir_all(run.folder(Stage::Quantize)).map_err(|e| cannot("create", &path, &e))?;
-    let bytes = matrix.save(&path)?;
-    emit.emit(EventKind::Wrote { path: FILE.to_owned(), bytes });
-    Ok(path)
+    Ok(Chosen { rows, datasets, text })
 }
 
 fn tokens(rows: &[Vec<u32>]) -> usize {
@@ -118,7 +147,7 @@ fn task_rows(
     let all = rows.len();
     if all == 0 {
         return Err(Failure::new(Exit::Unexpected, "the train split has no row to calibrate on")
-            .help("set quantize.imatrix = \"none\", or give the importance matrix as a file"));
+            .help("set quantize.imatrix = \"none\" and quantize.rounding = \"nearest\", or give the importance matrix as a file"));
     }
     // Rows from all over the split, the same ones each time.
     let mut order: Vec<usize> = (0..all).collect();

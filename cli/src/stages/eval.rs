@@ -403,8 +403,8 @@ fn rule(rule: &GateRule) -> Rule {
         GateRule::Improvement { over, min } => Rule::Improvement { over, min },
         GateRule::NonInferiority { against, margin } => Rule::NonInferiority { against, margin },
         GateRule::PerClassRecall { min } => Rule::PerClassRecall { min },
-        GateRule::Quantization { against, max_agreement_loss, max_accuracy_loss } => {
-            Rule::Quantization { against, max_agreement_loss, max_accuracy_loss }
+        GateRule::Quantization { against, max_agreement_loss, max_accuracy_loss, max_kl } => {
+            Rule::Quantization { against, max_agreement_loss, max_accuracy_loss, max_kl }
         }
         GateRule::SliceFloor { by, min } => Rule::SliceFloor {
             by: match by {

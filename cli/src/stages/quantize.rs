@@ -5,7 +5,7 @@ use super::{Finished, Run, Work, calibration};
 use crate::exit::Result;
 use limbeck_artifact::dataset::DatasetCard;
 use limbeck_artifact::event::{EventKind, Stage};
-use limbeck_quantize::{Format, QuantizePlan, quantize};
+use limbeck_quantize::{Format, QuantizePlan, quantize, quantize_compensated};
 use limbeck_recipes::Imatrix;
 use limbeck_trainer::TrainReport;
 use serde::{Deserialize, Serialize};
@@ -37,11 +37,19 @@ pub fn run(
     inputs.insert("train".to_owned(), trained.digest());
     run.stage(Stage::Quantize, inputs, |emit, _| {
         let imatrix = calibration::imatrix(run, base, emit)?;
+        let compensation = calibration::compensation(run, base, emit)?;
         let mut files = QuantizedFiles::new();
         for name in &recipe.quantize.formats {
             emit.emit(EventKind::Note { text: format!("writing {name}") });
             let file = format!("quantize/{}-{name}.gguf", recipe.name);
             let format: Format = name.parse()?;
+            let mut provenance = BTreeMap::from([
+                ("base.sha256".to_owned(), base.digest.clone()),
+                ("dataset.digest".to_owned(), dataset.summary.digest.clone()),
+            ]);
+            if compensation.is_some() {
+                provenance.insert("quantize.rounding".to_owned(), "compensated".to_owned());
+            }
             let plan = QuantizePlan {
                 base: base.path.clone(),
                 adapter: Some(outcome(run)),
@@ -51,12 +59,12 @@ pub fn run(
                 name: recipe.name.clone(),
                 version: Some(recipe.version.clone()),
                 license: None,
-                provenance: BTreeMap::from([
-                    ("base.sha256".to_owned(), base.digest.clone()),
-                    ("dataset.digest".to_owned(), dataset.summary.digest.clone()),
-                ]),
+                provenance,
             };
-            let report = quantize(&plan, emit)?;
+            let report = match &compensation {
+                None => quantize(&plan, emit)?,
+                Some(by) => quantize_compensated(&plan, by, emit)?,
+            };
             files.insert(
                 name.clone(),
                 Quantized {

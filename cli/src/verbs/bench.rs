@@ -22,6 +22,7 @@ pub fn bench(settings: &Settings, verb: &BenchVerb) -> Result<Exit> {
         BenchVerb::Train(args) => args,
         BenchVerb::Curate(args) => return super::bench_curate::bench(settings, args),
         BenchVerb::Quantize(args) => return super::bench_quantize::bench(settings, args),
+        BenchVerb::Kl(args) => return super::bench_kl::bench(settings, args),
         BenchVerb::Review(args) => return review::desk(settings, args),
         BenchVerb::Write(args) => return write::write(settings, args),
         BenchVerb::Suspects(args) => return review::suspects(settings, args),

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod bench;
 pub mod bench_curate;
+pub mod bench_kl;
 pub mod bench_quantize;
 pub mod carve;
 pub mod completions;

@@ -1,6 +1,7 @@
 //! Gates: what a recipe demands of the candidate, decided as pass, fail or inconclusive with the reason, the numbers and
 //! the number of test rows that would decide. Every gate uses one rule of evidence, stated at [`Verdict`].
 
+mod posteriors;
 mod routed;
 mod rules;
 mod stability;
@@ -76,9 +77,16 @@ pub enum Rule {
     PerClassRecall { min: f64 },
     /// The accuracy on every slice of this kind with at least 30 test rows is at least `min` (bounds as for classes).
     SliceFloor { by: By, min: f64 },
-    /// The candidate answers as arm `against` does on all but `max_agreement_loss` of the rows and, where
-    /// `max_accuracy_loss` is given, loses at most that much accuracy (Tango's score test).
-    Quantization { against: String, max_agreement_loss: f64, max_accuracy_loss: Option<f64> },
+    /// The candidate answers as arm `against` does on all but `max_agreement_loss` of the rows and, where they are given, loses
+    /// at most `max_accuracy_loss` of accuracy (Tango's score test) and has posteriors whose mean KL divergence, of that arm's
+    /// from the candidate's in nats, is at most `max_kl` (bootstrap bounds).
+    Quantization {
+        against: String,
+        max_agreement_loss: f64,
+        max_accuracy_loss: Option<f64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_kl: Option<f64>,
+    },
     /// The certified threshold serves at least `min` of the rows (exact binomial bounds). Where nothing is certified, more
     /// calibration rows may decide; where none would, it fails.
     CertifiedCoverage { min: f64 },
@@ -122,9 +130,14 @@ impl Rule {
                 share("min", *min, false).or_else(|| (*min == 1.0).then(|| "min is 1".into()))
             }
             Rule::NonInferiority { margin, .. } => share("margin", *margin, true),
-            Rule::Quantization { max_agreement_loss, max_accuracy_loss, .. } => {
+            Rule::Quantization { max_agreement_loss, max_accuracy_loss, max_kl, .. } => {
+                let of_kl = |kl: f64| {
+                    (!kl.is_finite() || kl <= 0.0)
+                        .then(|| format!("max_kl is {kl}; it must be a number of nats above 0"))
+                };
                 share("max_agreement_loss", *max_agreement_loss, true)
                     .or_else(|| max_accuracy_loss.and_then(|loss| share("max_accuracy_loss", loss, true)))
+                    .or_else(|| max_kl.and_then(of_kl))
             }
             Rule::Latency { p95_ms } => {
                 (!p95_ms.is_finite() || *p95_ms <= 0.0).then(|| format!("p95_ms is {p95_ms}; it must be above 0"))

@@ -1,6 +1,7 @@
 //! How each kind of gate is decided. Every rule ends in [`Finding`]: the two one-sided bounds around what was seen, the
 //! demand, and the words for it.
 
+use super::posteriors::{divergences, mean_divergence};
 use super::routed::{certified_coverage, fallback};
 use super::{Evidence, Gate, GateResult, Metric, Rule, Verdict};
 use crate::bootstrap::macro_f1_bounds;
@@ -20,6 +21,25 @@ pub(super) struct Finding {
     pub numbers: BTreeMap<String, f64>,
     /// None where more rows would not help; not looked at when decided.
     pub examples_needed: Option<u64>,
+}
+
+impl Finding {
+    /// Both demands at once: as many rows as the hungrier of those that are open.
+    fn and(self, other: Finding) -> Finding {
+        let examples_needed = match (self.verdict, other.verdict) {
+            (Verdict::Inconclusive, Verdict::Inconclusive) => {
+                self.examples_needed.zip(other.examples_needed).map(|(x, y)| x.max(y))
+            }
+            (Verdict::Inconclusive, _) => self.examples_needed,
+            _ => other.examples_needed,
+        };
+        Finding {
+            verdict: self.verdict.max(other.verdict),
+            reason: format!("{} {}", self.reason, other.reason),
+            numbers: self.numbers.into_iter().chain(other.numbers).collect(),
+            examples_needed,
+        }
+    }
 }
 
 pub(super) fn decide(gate: &Gate, evidence: &Evidence<'_>) -> GateResult {
@@ -74,12 +94,16 @@ fn demand(rule: &Rule, right: &str) -> String {
         Rule::Improvement { over, min } => format!("{right} at least {} above {over}", points(*min)),
         Rule::NonInferiority { against, margin } => format!("{right} at most {} below {against}", points(*margin)),
         Rule::PerClassRecall { min } => format!("recall of every class at least {}", percent(*min)),
-        Rule::Quantization { against, max_agreement_loss, max_accuracy_loss } => {
-            let agree = format!("same answer as {against} on at least {} of rows", percent(1.0 - max_agreement_loss));
-            match max_accuracy_loss {
-                Some(loss) => format!("{agree}, {right} at most {} lower", points(*loss)),
-                None => agree,
+        Rule::Quantization { against, max_agreement_loss, max_accuracy_loss, max_kl } => {
+            let mut text =
+                format!("same answer as {against} on at least {} of rows", percent(1.0 - max_agreement_loss));
+            if let Some(loss) = max_accuracy_loss {
+                text += &format!(", {right} at most {} lower", points(*loss));
             }
+            if let Some(kl) = max_kl {
+                text += &format!(", mean KL divergence at most {kl} nats");
+            }
+            text
         }
         Rule::SliceFloor { by, min } => format!("{right} at least {} on every slice by {}", percent(*min), by.name()),
         Rule::CertifiedCoverage { min } => format!("certified to serve at least {} of calls", percent(*min)),
@@ -152,28 +176,25 @@ fn against(
     match rule {
         Rule::Improvement { min, .. } => difference(candidate, rival, name, *min, evidence),
         Rule::NonInferiority { margin, .. } => difference(candidate, rival, name, -margin, evidence),
-        Rule::Quantization { max_agreement_loss, max_accuracy_loss, .. } => {
+        Rule::Quantization { max_agreement_loss, max_accuracy_loss, max_kl, .. } => {
             let mut finding = agreement(candidate, rival, name, *max_agreement_loss, evidence);
-            let Some(max_accuracy_loss) = max_accuracy_loss else {
-                // Where the answers agree the accuracy cannot change, so the agreement bounds what is lost.
-                let change = difference(candidate, rival, name, -max_agreement_loss, evidence);
-                finding.numbers.extend(
-                    change.numbers.into_iter().filter(|(name, _)| name != "difference_demanded" && name != "p_tango"),
-                );
-                return finding;
-            };
-            let accuracy = difference(candidate, rival, name, -max_accuracy_loss, evidence);
-            finding.reason = format!("{} {}", finding.reason, accuracy.reason);
-            finding.numbers.extend(accuracy.numbers);
-            finding.examples_needed = match (finding.verdict, accuracy.verdict) {
-                (Verdict::Inconclusive, Verdict::Inconclusive) => {
-                    finding.examples_needed.zip(accuracy.examples_needed).map(|(x, y)| x.max(y))
+            match max_accuracy_loss {
+                Some(loss) => finding = finding.and(difference(candidate, rival, name, -loss, evidence)),
+                None => {
+                    // Where the answers agree the accuracy cannot change, so the agreement bounds what is lost.
+                    let change = difference(candidate, rival, name, -max_agreement_loss, evidence);
+                    finding.numbers.extend(
+                        change
+                            .numbers
+                            .into_iter()
+                            .filter(|(name, _)| name != "difference_demanded" && name != "p_tango"),
+                    );
                 }
-                (Verdict::Inconclusive, _) => finding.examples_needed,
-                _ => accuracy.examples_needed,
-            };
-            finding.verdict = finding.verdict.max(accuracy.verdict);
-            finding
+            }
+            match max_kl {
+                Some(max) => finding.and(mean_divergence(candidate, rival, name, *max, evidence)),
+                None => finding,
+            }
         }
         Rule::Floor { .. }
         | Rule::PerClassRecall { .. }
@@ -299,19 +320,12 @@ fn agreement(
         proportion(&format!("Agreement with {name}"), same, candidate.len() as u64, 1.0 - max_loss, evidence);
     let agreement = std::mem::take(&mut finding.numbers);
     finding.numbers = agreement.into_iter().map(|(name, x)| (format!("agreement_{name}"), x)).collect();
-    let divergences: Vec<f64> = candidate.iter().zip(rival).filter_map(|(q, p)| divergence(p, q)).collect();
+    let divergences = divergences(candidate, rival);
     if !divergences.is_empty() {
         let mean = divergences.iter().sum::<f64>() / divergences.len() as f64;
         finding.numbers.insert("mean_kl_nats".to_owned(), mean);
     }
     finding
-}
-
-/// KL(p ‖ q) between two posteriors, in nats.
-fn divergence(p: &Prediction, q: &Prediction) -> Option<f64> {
-    let (p, q) = (p.posterior.as_ref()?, q.posterior.as_ref()?);
-    let ln = |x: f32| f64::from(x).max(1e-12).ln();
-    Some(p.iter().zip(q).map(|(&p, &q)| f64::from(p) * (ln(p) - ln(q))).sum::<f64>().max(0.0))
 }
 
 fn per_class(candidate: &[Prediction], min: f64, evidence: &Evidence<'_>) -> Finding {

@@ -45,11 +45,12 @@ pub fn stability(
     }
     let groups: Vec<Vec<usize>> = rows_of.into_values().collect();
     let asked: Vec<&str> = std::iter::once(evidence.candidate).chain(gate.rule.other_arm()).collect();
+    let looks_at_posteriors = matches!(gate.rule, Rule::Quantization { max_kl: Some(_), .. });
     // What no verdict looks at is left behind: a row is then copied without allocating.
     let light = |p: &Prediction| Prediction {
         row: String::new(),
         label: p.label,
-        posterior: None,
+        posterior: p.posterior.clone().filter(|_| looks_at_posteriors),
         latency_ms: p.latency_ms,
         said: None,
         tokens: None,

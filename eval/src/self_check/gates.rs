@@ -29,7 +29,12 @@ pub(super) fn jobs() -> Vec<Job> {
                 ("latency, 95 % of calls in time", Rule::Latency { p95_ms: 50.0 }, 0.95),
                 (
                     "quantization, same answer on 95 %",
-                    Rule::Quantization { against: "other".into(), max_agreement_loss: 0.05, max_accuracy_loss: None },
+                    Rule::Quantization {
+                        against: "other".into(),
+                        max_agreement_loss: 0.05,
+                        max_accuracy_loss: None,
+                        max_kl: None,
+                    },
                     0.95,
                 ),
             ]

@@ -142,7 +142,7 @@ pub fn plan(dir: &Path) -> EvalPlan {
             gate("beats-base", Rule::Improvement { over: "base".into(), min: 0.40 }),
             gate("as-good-as-frontier", Rule::NonInferiority { against: "frontier".into(), margin: 0.12 }),
             gate("every-class", Rule::PerClassRecall { min: 0.5 }),
-            gate("quantization", Rule::Quantization { against: "tuned".into(), max_agreement_loss: 0.03, max_accuracy_loss: Some(0.02) }),
+            gate("quantization", Rule::Quantization { against: "tuned".into(), max_agreement_loss: 0.03, max_accuracy_loss: Some(0.02), max_kl: None }),
             gate("latency", Rule::Latency { p95_ms: 250.0 }),
         ],
         threshold: 0.7,

@@ -17,7 +17,7 @@ pub fn nearest(v: f32) -> i32 {
 
 /// The same as a float, of |v| < 2^22: what no sub-block's own extreme scales beyond.
 #[inline(always)]
-fn rounded(v: f32) -> f32 {
+pub fn rounded(v: f32) -> f32 {
     v + 12_582_912.0 - 12_582_912.0
 }
 
@@ -267,7 +267,7 @@ pub fn level(v: f32) -> u8 {
 
 /// The level next to `v`.
 #[inline(always)]
-fn level_value(v: f32) -> f32 {
+pub fn level_value(v: f32) -> f32 {
     let mut value = f32::from(LEVELS[0]);
     for (i, border) in BORDERS.into_iter().enumerate() {
         let gap = f32::from(LEVELS[i + 1]) - f32::from(LEVELS[i]);

@@ -2,10 +2,10 @@
 //! What a block cannot hold (NaN, infinity, a scale beyond f16) is refused: the file would otherwise decode to NaN.
 
 mod k;
-mod lanes;
-mod pack;
+pub(crate) mod lanes;
+pub(crate) mod pack;
 mod plain;
-mod simd;
+pub(crate) mod simd;
 mod weighted;
 
 use half::bf16;

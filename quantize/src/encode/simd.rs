@@ -2,7 +2,7 @@
 //! loop fixes its order of additions, and nothing is fused.
 
 #[cfg(target_arch = "x86_64")]
-pub(super) mod x86 {
+pub(crate) mod x86 {
     use std::sync::OnceLock;
 
     #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,4 +61,4 @@ macro_rules! vectorised {
         }
     };
 }
-pub(super) use vectorised;
+pub(crate) use vectorised;

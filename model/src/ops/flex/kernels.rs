@@ -7,25 +7,39 @@ use rayon::prelude::*;
 
 /// A view of a row-major or transposed matrix: element `(i, j)` is `data[i * rows + j * cols]`.
 #[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
-    pub data: &'a [f32],
+pub struct View<'a, T = f32> {
+    pub data: &'a [T],
     pub row_stride: usize,
     pub col_stride: usize,
 }
 
-impl<'a> View<'a> {
-    pub fn rows(data: &'a [f32], stride: usize) -> Self {
+impl<'a, T> View<'a, T> {
+    /// A row-major matrix whose rows begin `stride` apart.
+    pub fn rows(data: &'a [T], stride: usize) -> Self {
         View { data, row_stride: stride, col_stride: 1 }
     }
 
     /// The transpose of a row-major matrix with that stride.
-    pub fn transposed(data: &'a [f32], stride: usize) -> Self {
+    pub fn transposed(data: &'a [T], stride: usize) -> Self {
         View { data, row_stride: 1, col_stride: stride }
     }
 }
 
 fn last_index(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
     if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + (cols - 1) * col_stride + 1 }
+}
+
+/// A number that products are made of.
+pub trait Float: Copy + 'static {
+    const ONE: Self;
+}
+
+impl Float for f32 {
+    const ONE: f32 = 1.0;
+}
+
+impl Float for f64 {
+    const ONE: f64 = 1.0;
 }
 
 /// Whether a product may use all threads or runs inside a parallel section already.
@@ -37,14 +51,14 @@ pub enum Threads {
 
 /// `out[m, n] = scale · a[m, k] b[k, n]`, added to `out` when `accumulate`; `out` is row-major with `out_stride`.
 #[expect(clippy::too_many_arguments, reason = "three matrices, their sizes and the mode are what a product is")]
-pub fn matmul(
+pub fn matmul<T: Float>(
     [m, k, n]: [usize; 3],
-    out: &mut [f32],
+    out: &mut [T],
     out_stride: usize,
     accumulate: bool,
-    a: View,
-    b: View,
-    scale: f32,
+    a: View<T>,
+    b: View<T>,
+    scale: T,
     threads: Threads,
 ) {
     assert!(out.len() >= last_index(m, n, out_stride, 1), "product's output is too short");
@@ -75,7 +89,7 @@ pub fn matmul(
             b.data.as_ptr(),
             b.col_stride as isize,
             b.row_stride as isize,
-            1.0,
+            T::ONE,
             scale,
             false,
             false,

@@ -23,6 +23,7 @@ mod strips;
 
 pub use compute::Compute;
 pub use growing::KvBlocks;
+pub use kernels::{Float, Threads, View, matmul};
 pub(crate) use kernels::{largest, sum_of_exp};
 
 use super::codes::Codes;
