@@ -1,6 +1,7 @@
 //! What a run leaves behind and how anyone checks it: digests, the frozen dataset's format, the event journal,
 //! the stage cache, signing, and the promotion log. Every other room uses this one; it uses none of them.
 
+pub mod capture;
 pub mod dataset;
 pub mod digest;
 mod error;
