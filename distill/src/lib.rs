@@ -1,11 +1,14 @@
-//! Teacher to student. So far the student's making: [`carve`] takes some layers and the first merges of a base, and what
-//! it writes is again a base, with a tokenizer that fits.
+//! Teacher to student. [`carve()`] makes the student: some layers and the first merges of a base, and what it writes is again a
+//! base, with a tokenizer that fits. [`capture()`] asks a local teacher for its posteriors over the labels; training on them is the
+//! trainer's.
 
+mod capture;
 mod carve;
 mod error;
 mod source;
 mod vocabulary;
 
+pub use capture::{Asked, CaptureError, CapturePlan, CaptureReport, capture, tokenizer_digest};
 pub use carve::{CarvePlan, CarveReport, carve};
 pub use error::CarveError;
 pub use vocabulary::{Cut, Vocabulary};
