@@ -10,15 +10,16 @@ mod recipe;
 mod resolve;
 mod schema;
 mod source;
+mod teachers;
 mod template;
 
 pub use error::{RecipeError, RecipeErrors};
 pub use kinds::SchemaFile;
 pub use plan::settings;
 pub use recipe::{
-    Balance, BaseModel, CacheDtype, CalibrationMethod, Data, DecayType, Distill, Dtype, Eval, Gate, GateRule, Head,
-    Imatrix, LossNormalization, LrScheduler, Method, Metric, MinReviewed, Model, Promote, Quantize, QuantizeBase,
-    Recipe, Review, Sign, SliceBy, SplitRatios, Task, Train, TrainOn, ValidMetric,
+    Balance, BaseModel, CacheDtype, CalibrationMethod, Data, DecayType, Distill, Divergence, Dtype, Eval, Gate,
+    GateRule, Head, Imatrix, LossNormalization, LrScheduler, Method, Metric, MinReviewed, Model, Promote, Quantize,
+    QuantizeBase, Recipe, Review, Sign, SliceBy, SplitRatios, Task, Train, TrainOn, Trust, ValidMetric,
 };
 pub use resolve::{Entry, Origin, Resolved, load, load_text, locate};
 pub use source::{Place, Source};

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod bench;
 pub mod bench_curate;
 pub mod bench_quantize;
+pub mod capture;
 pub mod carve;
 pub mod completions;
 pub mod data;
