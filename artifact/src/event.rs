@@ -10,6 +10,8 @@ pub enum Stage {
     Import,
     Curate,
     Review,
+    /// Of recipes that name a teacher only.
+    Capture,
     Train,
     Quantize,
     Eval,
@@ -18,10 +20,11 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [Stage; 8] = [
+    pub const ALL: [Stage; 9] = [
         Stage::Import,
         Stage::Curate,
         Stage::Review,
+        Stage::Capture,
         Stage::Train,
         Stage::Quantize,
         Stage::Eval,
@@ -34,6 +37,7 @@ impl Stage {
             Stage::Import => "import",
             Stage::Curate => "curate",
             Stage::Review => "review",
+            Stage::Capture => "capture",
             Stage::Train => "train",
             Stage::Quantize => "quantize",
             Stage::Eval => "eval",

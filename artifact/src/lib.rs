@@ -2,6 +2,7 @@
 //! the stage cache, signing and whose signatures count, and the promotion log. Every other room uses this one; it uses
 //! none of them.
 
+pub mod capture;
 pub mod dataset;
 pub mod digest;
 mod error;

@@ -1,6 +1,7 @@
 //! What can be typed. The doc comment of a verb is its help text.
 
 mod artifact;
+pub mod capture;
 
 pub use artifact::OWN_KEY;
 pub use artifact::{ArtifactArgs, Drift, Export, Form, Promote, Reproduce, Score, Serve, Verify};
@@ -278,6 +279,17 @@ Example:
     /// Our side of a comparison, as `bench` starts it: one line of JSON
     #[command(hide = true, after_help = "Example:\n  limbeck bench-ours step --model smollm2-135m")]
     BenchOurs(crate::bench::args::BenchOurs),
+    /// Ask a local teacher for its posterior over the labels of each prompt, into a file that training learns from
+    #[command(after_help = "\
+Example:
+  limbeck capture --teacher big.gguf --data runs/router/dataset --out router.capture
+  limbeck capture --teacher smollm2-135m --adapter runs/big/train/adapter --data calls.jsonl --out calls.capture
+  limbeck capture show router.capture
+
+A recipe does the same by itself where distill.teacher is set; distill.capture takes such a file instead. A dataset's train and
+valid rows are answered, or each message of a file (JSON lines, CSV or plain lines). Killed, the same command goes on to the same
+bytes; a file of another teacher, tokenizer, template, label list or data is refused. A row takes 16 bytes and two a label.")]
+    Capture(capture::Capture),
     /// Make a smaller base model out of a base model: some layers, and the vocabulary of the first merges
     #[command(after_help = "\
 Example:

@@ -64,11 +64,15 @@ impl Base {
     }
 }
 
-fn name_of(path: &Path) -> String {
+pub fn name_of(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
 }
 
-fn digest(path: &Path, weights: &Weights) -> Result<String> {
+/// Of a file its own digest, of a folder one over those of its files.
+///
+/// # Errors
+/// When one can't be read.
+pub fn digest(path: &Path, weights: &Weights) -> Result<String> {
     if weights.gguf().is_some() {
         return Ok(sha256_file(path)?);
     }

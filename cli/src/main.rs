@@ -75,6 +75,7 @@ fn dispatch(settings: &Settings, verb: Verb) -> Result<Exit> {
         Verb::Doctor => verbs::doctor::doctor(settings),
         Verb::Bench(args) => verbs::bench::bench(settings, &args.verb),
         Verb::BenchOurs(args) => verbs::bench::ours(settings, &args),
+        Verb::Capture(args) => verbs::capture::capture(settings, &args),
         Verb::Carve(args) => verbs::carve::carve(settings, args),
         Verb::Teach(args) => verbs::teach::teach(settings, &args),
         Verb::Keys(args) => verbs::keys::keys(settings, &args),

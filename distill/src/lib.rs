@@ -1,7 +1,9 @@
-//! Teacher to student: teachers behind an address ([`endpoint`]) what they are told ([`prompt`]), what their draws agree on ([`best`]), and the student's making:
-//! [`carve`] takes some layers and the first merges of a base, and what it writes is again a base, with a tokenizer that fits.
+//! Teacher to student. [`carve()`] makes the student: some layers and the first merges of a base, and what it writes is again a
+//! base, with a tokenizer that fits. [`capture()`] asks a local teacher for its posteriors over the labels, [`endpoint`] a teacher
+//! behind an address, [`best`] says what several of its answers agree on; training on them is the trainer's.
 
 pub mod best;
+mod capture;
 mod carve;
 pub mod endpoint;
 mod error;
@@ -9,6 +11,7 @@ pub mod prompt;
 mod source;
 mod vocabulary;
 
+pub use capture::{Asked, CaptureError, CapturePlan, CaptureReport, capture, tokenizer_digest};
 pub use carve::{CarvePlan, CarveReport, carve};
 pub use error::CarveError;
 pub use vocabulary::{Cut, Vocabulary};

@@ -9,6 +9,7 @@ pub mod device;
 mod error;
 pub mod generate;
 pub mod gguf;
+pub mod label_trie;
 pub mod layout;
 pub mod lone_layer;
 pub mod memory;

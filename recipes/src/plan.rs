@@ -6,6 +6,16 @@ use crate::schema::{self, Kind};
 use limbeck_artifact::event::Stage;
 use serde_json::{Map, Value};
 
+/// What a training that learns from a teacher depends on beside its own settings.
+const DISTILLED: &[&str] = &[
+    "distill.lambda",
+    "distill.temperature",
+    "distill.divergence",
+    "distill.divergence_alpha",
+    "distill.divergence_beta",
+    "distill.trust",
+];
+
 /// Key prefixes a stage's result depends on.
 fn prefixes(stage: Stage) -> &'static [&'static str] {
     match stage {
@@ -26,7 +36,15 @@ fn prefixes(stage: Stage) -> &'static [&'static str] {
             "review.min_reviewed.",
             "review.reviewers_per_item",
             "review.max_label_error",
-            "distill.",
+            "distill.unreviewed_weight",
+        ],
+        Stage::Capture => &[
+            "task.system",
+            "model.device",
+            "data.redact",
+            "data.redact_patterns",
+            "data.near_dup_threshold",
+            "distill.trust",
         ],
         Stage::Train => &["seed", "model.max_seq_length", "model.device", "train."],
         Stage::Quantize => &[
@@ -55,8 +73,12 @@ fn prefixes(stage: Stage) -> &'static [&'static str] {
 
 /// The settings of `stage` as one JSON object of dotted keys.
 pub fn settings(resolved: &Resolved, stage: Stage) -> Value {
+    // Without a teacher, how one would be learnt from is nothing that a training depends on.
+    let distills = stage == Stage::Train && resolved.recipe.distill.is_asked();
+    let own = if distills { DISTILLED } else { &[] };
     let wanted = |key: &str| {
-        prefixes(stage).iter().any(|p| if p.ends_with('.') || p.is_empty() { key.starts_with(p) } else { key == *p })
+        let mut prefixes = prefixes(stage).iter().chain(own);
+        prefixes.any(|p| if p.ends_with('.') || p.is_empty() { key.starts_with(p) } else { key == *p })
     };
     let is_path = |key: &str| {
         schema::find(key).is_some_and(|f| matches!(f.kind, Kind::Path | Kind::Paths { .. } | Kind::BaseModel))

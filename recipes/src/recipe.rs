@@ -250,9 +250,46 @@ pub struct Train {
     pub load_best_model_at_end: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Distill {
     pub unreviewed_weight: f64,
+    pub teacher: Option<PathBuf>,
+    pub teacher_adapter: Option<PathBuf>,
+    /// Instead of a teacher.
+    pub capture: Option<PathBuf>,
+    pub unlabeled: Vec<PathBuf>,
+    pub lambda: f64,
+    pub temperature: f64,
+    pub divergence: Divergence,
+    /// There where the divergence has one.
+    pub divergence_alpha: Option<f64>,
+    pub divergence_beta: Option<f64>,
+    pub trust: Trust,
+}
+
+impl Distill {
+    /// Whether a teacher has a part in the training.
+    pub fn is_asked(&self) -> bool {
+        self.teacher.is_some() || self.capture.is_some()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Divergence {
+    ForwardKl,
+    ReverseKl,
+    Js,
+    SkewKl,
+    AlphaBeta,
+}
+
+/// What a teacher's answer is worth that nobody confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trust {
+    Reviewed,
+    Full,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -465,6 +502,10 @@ impl Recipe {
         self.review.store.iter_mut().for_each(join);
         self.eval.prices.iter_mut().for_each(join);
         self.quantize.imatrix_text.iter_mut().for_each(join);
+        self.distill.teacher.iter_mut().for_each(join);
+        self.distill.teacher_adapter.iter_mut().for_each(join);
+        self.distill.capture.iter_mut().for_each(join);
+        self.distill.unlabeled.iter_mut().for_each(join);
         if let Imatrix::File(path) = &mut self.quantize.imatrix {
             join(path);
         }

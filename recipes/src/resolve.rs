@@ -8,6 +8,7 @@ use crate::read::{GivenTable, Reader};
 use crate::recipe::Recipe;
 use crate::schema::{self, ARRAYS, Array, FIELDS, GATES, Need};
 use crate::source::{Place, Source};
+use crate::teachers;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -234,6 +235,9 @@ fn across(reader: &mut Reader, source: &Source) {
         errors.push(RecipeError::new(message, Some(place(&[key]))).hint(hint));
     }
     for (key, message, hint) in kinds::misplaced(&get) {
+        errors.push(RecipeError::new(message, Some(place(&[key]))).hint(hint));
+    }
+    for (key, message, hint) in teachers::misplaced(&get) {
         errors.push(RecipeError::new(message, Some(place(&[key]))).hint(hint));
     }
     errors.extend(kinds::gates(reader, &get));

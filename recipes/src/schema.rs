@@ -204,6 +204,16 @@ pub(crate) const FIELDS: &[Field] = &[
     field("train.load_best_model_at_end", Bool, Default("false"), "gives back the best model instead of the last"),
 
     field("distill.unreviewed_weight", UNIT, Default("0.0"), "loss weight of the recorded model's answers that nobody reviewed (0 leaves them out)"),
+    field("distill.teacher", Path, Optional, "a local teacher whose posteriors over the labels the student learns beside them: a .gguf, a folder of safetensors, or an artifact's folder; naming one adds the capture stage"),
+    field("distill.teacher_adapter", Path, Optional, "adapter on that teacher, a folder as PEFT and `limbeck train` write it, with its classification head if it has one"),
+    field("distill.capture", Path, Optional, "a teacher's answers that `limbeck capture` wrote, instead of a teacher"),
+    field("distill.unlabeled", Paths { min: 0 }, Default("[]"), "files of messages that nobody labelled (JSON lines, CSV or plain lines), learnt from the teacher alone; what is like a held-out row is left out"),
+    field("distill.lambda", UNIT, Default("0.5"), "share of the teacher in the loss of a row that has a label too; where a person decided otherwise than the teacher it is 0"),
+    field("distill.temperature", Positive { max: 100.0 }, Default("2.0"), "softens the posteriors of teacher and student alike; the loss is multiplied by its square"),
+    field("distill.divergence", Choice(&["forward_kl", "reverse_kl", "js", "skew_kl", "alpha_beta"]), Default("\"forward_kl\""), "how far the student is from the teacher: forward_kl keeps it calibrated, the others weigh unlikely labels otherwise"),
+    field("distill.divergence_alpha", Positive { max: 1.0 }, Optional, "alpha of skew_kl (its default 0.1) or of alpha_beta (0.2)"),
+    field("distill.divergence_beta", Positive { max: 1.0 }, Optional, "beta of js (its default 0.5) or of alpha_beta (0.7)"),
+    field("distill.trust", Choice(&["reviewed", "full"]), Default("\"reviewed\""), "weight of a teacher's answer that nobody confirmed: reviewed is the lower bound (Wilson, 95 %) of its precision on reviewed rows where it said that label; full is 1"),
 
     field("quantize.formats", Choices(FORMATS), Default("[\"Q8_0\", \"Q4_0\"]"), "GGUF files to make of the merged model"),
     field("quantize.ship", Choice(FORMATS), Default("\"Q8_0\""), "the one that is gated and packaged"),
@@ -248,6 +258,10 @@ const DEFAULTS_UNDER: &[DefaultUnder] = &[
     // LoRA's best rate is some ten times full fine-tuning's (LoRA Without Regret, in TRL's documentation).
     DefaultUnder { key: "train.method", value: "full", of: "train.learning_rate", default: "5e-5" },
     DefaultUnder { key: "task.kind", value: "extract", of: "task.max_new_tokens", default: "256" },
+    DefaultUnder { key: "distill.divergence", value: "skew_kl", of: "distill.divergence_alpha", default: "0.1" },
+    DefaultUnder { key: "distill.divergence", value: "alpha_beta", of: "distill.divergence_alpha", default: "0.2" },
+    DefaultUnder { key: "distill.divergence", value: "alpha_beta", of: "distill.divergence_beta", default: "0.7" },
+    DefaultUnder { key: "distill.divergence", value: "js", of: "distill.divergence_beta", default: "0.5" },
     // AdamW's usual decay; on LoRA's factors it would pull back to the base.
     DefaultUnder { key: "train.method", value: "full", of: "train.weight_decay", default: "0.01" },
 ];

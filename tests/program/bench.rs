@@ -126,3 +126,53 @@ fn what_is_missing_is_named_with_its_cure() {
     std::fs::write(mini.path().join("peer/peer_step.py"), "echo \"No module named 'peft'\" >&2\nexit 1\n").unwrap();
     says("bench train --peer peer --python /bin/sh --model hf", &["needs the Python module peft"]);
 }
+
+#[test]
+fn a_teacher_is_measured_and_what_is_done_is_not_done_again() {
+    let mini = Mini::new(0.0001, true);
+    folders(&mini);
+    let args = [
+        "bench",
+        "distill",
+        "--teacher",
+        "mini/base.gguf",
+        "--student",
+        "mini/base.gguf",
+        "--data",
+        "data",
+        "--out",
+        "kd",
+        "--per-class",
+        "2",
+        "--unlabeled",
+        "4",
+        "--seeds",
+        "2",
+        "--epochs",
+        "1",
+        "--turbo-layers",
+        "1",
+        "--batch-size",
+        "4",
+        "--step-rounds",
+        "2",
+    ];
+    let told = mini.expect(0, &args);
+    for part in
+        ["labels alone", "soft labels over labels alone", "2 seeds", "under a classification head", "hard labels"]
+    {
+        assert!(told.contains(part), "{told}");
+    }
+    let report = || std::fs::read(mini.path().join("kd/report.json")).unwrap();
+    let value: Value = serde_json::from_slice(&report()).unwrap();
+    assert_eq!(value["test_rows"], 12);
+    let points = |i: usize| value["paired"][i]["points"].as_array().unwrap().len();
+    assert_eq!((points(0), points(1), points(2)), (2, 2, 2));
+    assert!(value["step_ratio"]["classification"].as_f64().unwrap() > 0.0);
+    // Twenty of the test's trainings would not be so quick; the steps' ratio alone is measured again.
+    let again = mini.command(&args).arg("--json").output().unwrap();
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(again.status.success() && !said.contains("training") && !said.contains("the teacher answers"), "{said}");
+    let again: Value = serde_json::from_slice(&again.stdout).unwrap();
+    assert_eq!(again["arms"], value["arms"]);
+}

@@ -2,7 +2,8 @@
 //! loss. The order of an epoch depends on the seed and the epoch alone.
 
 use crate::random::Random;
-use limbeck_model::layout::Packed;
+use crate::soft::{SoftLabel, SoftPlace};
+use limbeck_model::layout::{Packed, ROOT};
 use limbeck_model::ops::Target;
 use limbeck_model::prompt::{EncodedExample, shared_prefix};
 use serde::{Deserialize, Serialize};
@@ -27,10 +28,46 @@ pub struct TrainRow {
     /// The example's id, for messages.
     pub id: String,
     pub encoded: EncodedExample,
+    /// Of the answer's tokens.
     pub weight: f32,
+    /// What a teacher answered, where one was asked.
+    pub soft: Option<SoftRow>,
+}
+
+/// A teacher's answer to a row, and how the row lies in a batch for its sake.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SoftRow {
+    pub label: SoftLabel,
+    /// Tokens of the prompt, the last of which all labels follow.
+    pub prompt: usize,
+    /// `(token, parent)` behind the prompt: the label trie's nodes, then the answer's where they are not among those. Empty
+    /// where the labels part at their first token: the answer is then a chain as in any row.
+    pub tree: Vec<(u32, u32)>,
+    /// `(parent, token)` of the answer in that tree.
+    pub answer: Vec<(u32, u32)>,
 }
 
 impl TrainRow {
+    /// A row that is learnt from its answer alone.
+    pub fn new(id: String, encoded: EncodedExample, weight: f32) -> TrainRow {
+        TrainRow { id, encoded, weight, soft: None }
+    }
+
+    /// What is computed of it: a chain of tokens, and a tree behind them. The last token predicts nothing.
+    fn laid(&self) -> (&[u32], &[(u32, u32)]) {
+        let ids = &self.encoded.ids;
+        match &self.soft {
+            Some(soft) if !soft.tree.is_empty() || self.encoded.loss_tokens() == 0 => (&ids[..soft.prompt], &soft.tree),
+            _ => (&ids[..ids.len().saturating_sub(1)], &[]),
+        }
+    }
+
+    /// Tokens that a step computes of it.
+    pub fn computed(&self) -> usize {
+        let (chain, tree) = self.laid();
+        chain.len() + tree.len()
+    }
+
     /// The weight of each of its tokens that carry loss.
     fn token_weight(&self, normalization: LossNormalization) -> f32 {
         match normalization {
@@ -47,11 +84,14 @@ pub fn epoch_order(rows: usize, seed: u64, epoch: u64) -> Vec<usize> {
     order
 }
 
-/// Weight of all positions that carry loss: what a step's loss is divided by.
+/// Weight of all positions that carry loss, a teacher's answer counting as one: what a step's loss is divided by.
 pub fn loss_weight<'a>(rows: impl Iterator<Item = &'a TrainRow>, normalization: LossNormalization) -> f64 {
-    rows.map(|r| match normalization {
-        LossNormalization::Token => r.weight as f64 * r.encoded.loss_tokens() as f64,
-        LossNormalization::Example => r.weight as f64,
+    rows.map(|r| {
+        let answer = match normalization {
+            LossNormalization::Token => r.weight as f64 * r.encoded.loss_tokens() as f64,
+            LossNormalization::Example => r.weight as f64,
+        };
+        answer + r.soft.as_ref().map_or(0.0, |soft| soft.label.weight as f64)
     })
     .sum()
 }
@@ -60,6 +100,8 @@ pub fn loss_weight<'a>(rows: impl Iterator<Item = &'a TrainRow>, normalization: 
 pub struct MicroBatch {
     pub packed: Arc<Packed>,
     pub targets: Vec<Target>,
+    /// The rows that a teacher answered.
+    pub soft: Vec<SoftPlace>,
 }
 
 /// Tokens that rows share at their beginning; 0 where it is not worth a segment of its own.
@@ -75,16 +117,34 @@ pub fn pack(rows: &[&TrainRow], min_prefix: usize, normalization: LossNormalizat
     let shared = prefix_of(rows, min_prefix);
     let first = rows.first().map_or(&[][..], |r| &r.encoded.ids[..shared]);
     let mut packed = Packed::with_prefix(first, 0);
-    let mut targets = Vec::new();
+    let (mut targets, mut soft) = (Vec::new(), Vec::new());
     for row in rows {
         let ids = &row.encoded.ids;
-        // The last token predicts nothing.
-        let range = packed.push_chain(&ids[shared..ids.len().saturating_sub(1)], shared);
+        let (chain, tree) = row.laid();
+        let start = packed.push_tree(&chain[shared..], tree, shared).start;
+        let nodes = start + chain.len() - shared;
         let weight = row.token_weight(normalization);
-        let with_loss = row.encoded.mask.iter().enumerate().filter(|(i, loss)| **loss && *i > 0);
-        targets.extend(with_loss.map(|(i, _)| Target { row: range.start + i - 1 - shared, token: ids[i], weight }));
+        if weight > 0.0 {
+            // Of an answer that lies in a tree, only earlier turns are in the chain.
+            let in_chain = if tree.is_empty() { ids.len() } else { chain.len() };
+            let with_loss = row.encoded.mask.iter().enumerate().filter(|(i, loss)| **loss && *i > 0 && *i < in_chain);
+            targets.extend(with_loss.map(|(i, _)| Target { row: start + i - 1 - shared, token: ids[i], weight }));
+        }
+        let Some(told) = &row.soft else { continue };
+        let root = start + told.prompt - 1 - shared;
+        if weight > 0.0 {
+            let place = |parent: u32| if parent == ROOT { root } else { nodes + parent as usize };
+            targets.extend(told.answer.iter().map(|(parent, token)| Target {
+                row: place(*parent),
+                token: *token,
+                weight,
+            }));
+        }
+        if told.label.weight > 0.0 {
+            soft.push(SoftPlace { root, nodes, label: told.label.clone() });
+        }
     }
-    MicroBatch { packed: Arc::new(packed), targets }
+    MicroBatch { packed: Arc::new(packed), targets, soft }
 }
 
 #[cfg(test)]
@@ -93,7 +153,7 @@ mod tests {
 
     fn row(prompt: &[u32], completion: &[u32]) -> TrainRow {
         let encoded = EncodedExample::of(prompt.to_vec(), completion);
-        TrainRow { id: String::new(), encoded, weight: 1.0 }
+        TrainRow::new(String::new(), encoded, 1.0)
     }
 
     #[test]

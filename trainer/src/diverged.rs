@@ -65,9 +65,8 @@ pub fn diagnose(
             hidden = decoder.run_layers(hidden, layer..layer + 1, &batch.packed, Some(&lora), None, None);
             activations.push((format!("layer {layer}"), largest(&hidden)));
         }
-        let ops = decoder.ops();
         let head = leaves.head(&decoder);
-        let loss = value(&ops.linear_cross_entropy(decoder.finish(hidden), &head, &batch.targets, 1.0));
+        let loss = value(&learner.loss(&decoder, decoder.finish(hidden), &head, &batch, 1.0));
         let size = activations.iter().map(|(_, size)| *size).fold(0.0, f32::max);
         let ids = rows.iter().map(|&i| learner.rows[i].id.clone()).collect();
         let found = Diverged { step: step + 1, what, rows: ids, activations, checkpoint: None };

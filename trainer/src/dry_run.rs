@@ -6,7 +6,7 @@ use crate::batch::TrainRow;
 use crate::learner::Learner;
 use crate::optimizer::{Group, adamw, clip_factor};
 use crate::plan::{TrainError, TrainPlan, TrainSettings};
-use crate::rows::encode;
+use crate::rows::{encode, encode_with, soft_loss};
 use crate::train::{check, describe, fill_cache, is_due, rows_of_step, start};
 use crate::validate::Validator;
 use limbeck_artifact::dataset::{Dataset, Split};
@@ -70,7 +70,8 @@ pub fn dry_run<'a>(
     emit: &dyn Emit,
 ) -> Result<DryRun, TrainError> {
     let (s, base) = (&plan.settings, base.into());
-    let rows = encode(tokenizer, dataset, Split::Train, s)?;
+    let soft = soft_loss(plan, tokenizer, dataset)?;
+    let rows = encode_with(tokenizer, dataset, plan, soft.as_ref(), emit)?;
     let valid = encode(tokenizer, dataset, Split::Valid, s)?;
     let validator = Validator { base, tokenizer, dataset, rows: valid, normalization: s.loss_normalization };
     check(s, base, &rows, &validator)?;
@@ -78,7 +79,7 @@ pub fn dry_run<'a>(
     let begun = Instant::now();
     let cache = fill_cache(s, base, &rows, emit)?;
     let cache_s = if cache.is_some() { begun.elapsed().as_secs_f64() } else { 0.0 };
-    let learner = Learner { base, settings: s, rows: &rows, cache: cache.as_ref() };
+    let learner = Learner { base, settings: s, rows: &rows, cache: cache.as_ref(), soft: soft.as_ref() };
     let steps = s.total_steps(rows.len());
     let work = Work::of(&learner, &rows);
 
@@ -153,7 +154,7 @@ impl Work {
             for micro in rows_of_step(s, rows.len(), step).chunks(s.batch_size.max(1)) {
                 let tokens = learner.pack(micro).packed.len();
                 work.tokens += tokens;
-                work.tokens_alone += micro.iter().map(|&i| rows[i].encoded.len() - 1).sum::<usize>();
+                work.tokens_alone += micro.iter().map(|&i| rows[i].computed()).sum::<usize>();
                 if tokens > work.longest_tokens {
                     (work.longest, work.longest_tokens) = (micro.to_vec(), tokens);
                 }

@@ -5,9 +5,11 @@ use crate::batch::{MIN_PREFIX, MicroBatch, TrainRow, loss_weight, pack};
 use crate::optimizer::global_norm;
 use crate::parameters::{Leaves, Parameters};
 use crate::plan::TrainSettings;
+use crate::soft::SoftLoss;
 use crate::turbo::HiddenCache;
 use burn::tensor::Tensor;
 use limbeck_model::decoder::{Decoder, DecoderError, LoraSet};
+use limbeck_model::ops::Frozen;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Range;
@@ -19,6 +21,8 @@ pub struct Learner<'a> {
     pub rows: &'a [TrainRow],
     /// Hidden states below the adapted layers, where they are kept.
     pub cache: Option<&'a HiddenCache>,
+    /// The divergence from a teacher, where one answered some of the rows.
+    pub soft: Option<&'a SoftLoss>,
 }
 
 /// The sum over a step's micro-batches.
@@ -65,7 +69,7 @@ impl Learner<'_> {
     ) -> Result<(Tensor<2>, Range<usize>), DecoderError> {
         let layers = decoder.config.num_hidden_layers;
         let Some(cache) = self.cache else { return Ok((decoder.embed(&batch.packed)?, 0..layers)) };
-        let lengths: Vec<usize> = rows.iter().map(|&i| self.rows[i].encoded.len()).collect();
+        let lengths: Vec<usize> = rows.iter().map(|&i| self.rows[i].computed()).collect();
         let below = cache.gather(rows, &lengths, batch.packed.prefix, &decoder.ops().device());
         Ok((below, cache.first_layer..layers))
     }
@@ -83,8 +87,7 @@ impl Learner<'_> {
             let decoder = self.base.decoder(&leaves)?;
             let lora = leaves.with_dropout(s.lora_dropout, &batch.packed, s.seed, step);
             let head = leaves.head(&decoder);
-            let loss =
-                |hidden: Tensor<2>| decoder.ops().linear_cross_entropy(hidden, &head, &batch.targets, denominator);
+            let loss = |hidden: Tensor<2>| self.loss(&decoder, hidden, &head, &batch, denominator);
             if recomputes {
                 let still = leaves.without_gradient();
                 let still_lora = still.with_dropout(s.lora_dropout, &batch.packed, s.seed, step);
@@ -104,6 +107,25 @@ impl Learner<'_> {
         }
         sum.norm = global_norm(sum.of.values().map(Vec::as_slice));
         Ok(sum)
+    }
+
+    /// A micro-batch's share of the step's loss: the answers', and the divergence from a teacher where one answered.
+    pub(crate) fn loss(
+        &self,
+        decoder: &Decoder,
+        hidden: Tensor<2>,
+        head: &Frozen,
+        batch: &MicroBatch,
+        denominator: f32,
+    ) -> Tensor<1> {
+        let ops = decoder.ops();
+        let answers = |hidden| ops.linear_cross_entropy(hidden, head, &batch.targets, denominator);
+        let Some(soft) = self.soft.filter(|_| !batch.soft.is_empty()) else { return answers(hidden) };
+        let told = soft.of(ops.as_ref(), hidden.clone(), head, &batch.soft, denominator);
+        match batch.targets.is_empty() {
+            true => told,
+            false => answers(hidden) + told,
+        }
     }
 
     /// What goes into each layer that is run, and last what comes out of the top one: a forward pass that keeps no graph.

@@ -4,10 +4,12 @@
 use crate::batch::LossNormalization;
 use crate::checkpoint::CheckpointError;
 use crate::diverged::Diverged;
+use crate::divergence::Divergence;
 use crate::optimizer::AdamWSettings;
 use crate::schedule::{Decay, Schedule, Scheduler};
 use crate::turbo::CacheDtype;
 use crate::watch::Metric;
+use limbeck_artifact::dataset::Message;
 use limbeck_model::ModelError;
 use limbeck_model::adapter::{AdapterConfig, AdapterError};
 use limbeck_model::decoder::DecoderError;
@@ -15,6 +17,7 @@ use limbeck_model::ops::codes::QuantizeBase;
 use limbeck_model::prompt::{PromptError, TrainOn};
 use limbeck_model::score::ScoreError;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What answers.
@@ -136,6 +139,30 @@ pub struct TrainPlan {
     /// Stop after this step, on the schedule of the whole training: a checkpoint and the valid loss, no adapter. None, or
     /// a step past the last, trains to the end.
     pub stop_at_step: Option<u64>,
+    /// A teacher's answers, where there is one.
+    pub distilled: Option<Distilled>,
+}
+
+/// What a teacher told, and how it counts: see [`crate::soft`].
+#[derive(Clone, Debug)]
+pub struct Distilled {
+    /// Share of the divergence in the loss of a row that has both; the answer has the rest. 0 to 1.
+    pub lambda: f32,
+    pub divergence: Divergence,
+    pub temperature: f64,
+    /// By the prompt's digest ([`limbeck_artifact::capture::prompt_key`]): the posterior over the dataset's labels, in their order.
+    pub posteriors: BTreeMap<String, Vec<f32>>,
+    /// What the teacher's word is worth where nobody confirmed it, by the label that it says: 0 to 1.
+    pub trust: Vec<f32>,
+    /// Prompts without an answer, learnt from the teacher alone.
+    pub unlabeled: Vec<Unlabeled>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unlabeled {
+    /// For messages.
+    pub id: String,
+    pub messages: Vec<Message>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -146,6 +173,11 @@ pub struct TrainReport {
     pub trained_parameters: u64,
     /// Tokens that carry loss, over the steps taken.
     pub loss_tokens: u64,
+    /// Rows that a teacher answered, and those among them that have no other answer.
+    #[serde(default, skip_serializing_if = "none")]
+    pub soft_rows: u64,
+    #[serde(default, skip_serializing_if = "none")]
+    pub unlabeled_rows: u64,
     pub final_loss: f64,
     /// Of the model that is given back, on the valid split.
     pub valid_accuracy: Option<f64>,
@@ -159,6 +191,10 @@ pub struct TrainReport {
     /// How the base's linear layers were kept.
     #[serde(default)]
     pub quantize_base: QuantizeBase,
+}
+
+fn none(n: &u64) -> bool {
+    *n == 0
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -179,6 +215,12 @@ pub enum TrainError {
          Correct it, or train with train.head = \"verbalizer\""
     )]
     NoClass { id: String, split: &'static str, trace: String, target: String, labels: usize },
+    #[error("unlabeled row {id}: {source}")]
+    Unlabeled { id: String, source: PromptError },
+    #[error("the teacher's answer to row {id} {why}. Capture it again")]
+    Posterior { id: String, why: String },
+    #[error("a teacher's posteriors are over labels, and the dataset has {0}. Take [distill] out of the recipe")]
+    NoLabels(usize),
     #[error("a classification head {why}; train with train.head = \"verbalizer\"")]
     NoHead { why: String },
     #[error("target_modules names {unknown:?}, which this base does not have; it has {known}")]

@@ -1,10 +1,16 @@
 //! From the dataset's examples to rows of tokens. A row that cannot carry the loss it should is refused by its id: nothing
 //! is cut, skipped or trained on silently.
 
-use crate::batch::TrainRow;
-use crate::plan::{HeadKind, TrainError, TrainSettings};
-use limbeck_artifact::dataset::{Dataset, Example, Split};
+use crate::batch::{SoftRow, TrainRow};
+use crate::plan::{Distilled, HeadKind, TrainError, TrainPlan, TrainSettings};
+use crate::soft::{SoftLabel, SoftLoss};
+use limbeck_artifact::capture::prompt_key;
+use limbeck_artifact::dataset::{Dataset, Example, LabelSource, Split};
+use limbeck_artifact::event::{Emit, EventKind};
+use limbeck_model::label_trie::{LabelTrie, label_tokens};
+use limbeck_model::layout::ROOT;
 use limbeck_model::prompt::{EncodedExample, PromptError, encode_example, encode_prompt};
+use limbeck_model::score::ScoreError;
 use limbeck_model::tokenizer::ChatTokenizer;
 
 /// The rows of a split as tokens, in the dataset's order.
@@ -46,7 +52,7 @@ pub fn encode(
                 let len = encoded.len();
                 return Err(TrainError::EmptyMask { id: e.id.clone(), split: split.name(), trace: trace(e), len });
             }
-            Ok(TrainRow { id: e.id.clone(), encoded, weight: e.weight })
+            Ok(TrainRow::new(e.id.clone(), encoded, e.weight))
         })
         .collect()
 }
@@ -63,4 +69,160 @@ fn classified(
         true => Err(PromptError::TooLong { len: prompt.len(), max }),
         false => Ok(EncodedExample::of(prompt, &[class])),
     }
+}
+
+/// The loss over a teacher's posteriors, where the plan has some.
+///
+/// # Errors
+/// When the dataset has no labels, or two that no model can tell apart.
+pub fn soft_loss(
+    plan: &TrainPlan,
+    tokenizer: &ChatTokenizer,
+    dataset: &Dataset,
+) -> Result<Option<SoftLoss>, TrainError> {
+    let Some(distilled) = &plan.distilled else { return Ok(None) };
+    let labels = &dataset.card.labels;
+    if labels.len() < 2 {
+        return Err(TrainError::NoLabels(labels.len()));
+    }
+    let whole = plan.settings.head == HeadKind::Classification;
+    let trie = match plan.settings.head {
+        HeadKind::Classification => LabelTrie::of_classes(labels.len()),
+        HeadKind::Verbalizer => {
+            let tokens = label_tokens(tokenizer, labels).map_err(ScoreError::from)?;
+            LabelTrie::new(&tokens).map_err(|(a, b)| ScoreError::SameTokens(labels[a].clone(), labels[b].clone()))?
+        }
+    };
+    Ok(Some(SoftLoss::new(trie, distilled.divergence, distilled.temperature, whole)))
+}
+
+/// The rows to train on: the train split's, with a teacher's answers where there are some, and behind them the prompts that
+/// only a teacher answered.
+///
+/// # Errors
+/// As [`encode`], and a teacher's answer that is no posterior over the dataset's labels.
+pub fn encode_with(
+    tokenizer: &ChatTokenizer,
+    dataset: &Dataset,
+    plan: &TrainPlan,
+    soft: Option<&SoftLoss>,
+    emit: &dyn Emit,
+) -> Result<Vec<TrainRow>, TrainError> {
+    let s = &plan.settings;
+    let mut rows = encode(tokenizer, dataset, Split::Train, s)?;
+    let (Some(distilled), Some(soft)) = (&plan.distilled, soft) else { return Ok(rows) };
+    let labels = &dataset.card.labels;
+    let (mut told, mut corrected) = (0u64, 0u64);
+    for (row, example) in rows.iter_mut().zip(dataset.rows(Split::Train)) {
+        let Some(posterior) = distilled.posteriors.get(&prompt_key(&example.messages)) else { continue };
+        let said = said(&example.id, posterior, labels.len())?;
+        let confirmed = labels[said] == example.target;
+        let worth = match (example.label_source, confirmed) {
+            // Whoever decided saw more than the teacher knew.
+            (LabelSource::Human, false) => {
+                corrected += 1;
+                continue;
+            }
+            (LabelSource::Human, true) => 1.0,
+            (LabelSource::Teacher, _) => distilled.trust[said],
+        };
+        if distilled.lambda > 0.0 && worth > 0.0 {
+            let label = SoftLabel { posterior: posterior.clone(), weight: row.weight * distilled.lambda * worth };
+            row.weight *= 1.0 - distilled.lambda;
+            row.soft = Some(laid(&row.encoded, label, soft.nodes(), s.head));
+            told += 1;
+        }
+    }
+    let (mut without, mut untrusted) = (0u64, 0u64);
+    for unlabeled in &distilled.unlabeled {
+        let Some(posterior) = distilled.posteriors.get(&prompt_key(&unlabeled.messages)) else {
+            without += 1;
+            continue;
+        };
+        let weight = distilled.trust[said(&unlabeled.id, posterior, labels.len())?];
+        if weight <= 0.0 {
+            untrusted += 1;
+            continue;
+        }
+        let refused = |source| TrainError::Unlabeled { id: unlabeled.id.clone(), source };
+        let prompt = encode_prompt(tokenizer, &unlabeled.messages).map_err(refused)?;
+        if prompt.len() > s.max_seq_length {
+            return Err(refused(PromptError::TooLong { len: prompt.len(), max: s.max_seq_length }));
+        }
+        let encoded = EncodedExample::of(prompt, &[]);
+        let label = SoftLabel { posterior: posterior.clone(), weight };
+        let soft = laid(&encoded, label, soft.nodes(), s.head);
+        rows.push(TrainRow { id: unlabeled.id.clone(), encoded, weight: 0.0, soft: Some(soft) });
+    }
+    tell(distilled, soft, [told, corrected, without, untrusted], rows.len() - dataset.rows(Split::Train).len(), emit);
+    Ok(rows)
+}
+
+fn tell(
+    distilled: &Distilled,
+    soft: &SoftLoss,
+    [told, corrected, without, untrusted]: [u64; 4],
+    unlabeled: usize,
+    emit: &dyn Emit,
+) {
+    let mut text = format!("the teacher answers {told} rows beside their labels and {unlabeled} that have none");
+    for (n, why) in [
+        (corrected, "keep their label alone, for a person decided otherwise"),
+        (without, "unlabeled ones have no captured answer and are left out"),
+        (untrusted, "unlabeled ones are left out, for the teacher's word on their label is worth nothing yet"),
+    ] {
+        if n > 0 {
+            text.push_str(&format!("; {n} {why}"));
+        }
+    }
+    if soft.added_tokens() > 0 && told + unlabeled as u64 > 0 {
+        text.push_str(&format!(
+            "; labels share beginnings, so each of these rows computes {} tokens more (a classification head needs none)",
+            soft.added_tokens()
+        ));
+    }
+    emit.emit(EventKind::Note { text });
+    if told == 0 && unlabeled == 0 && !distilled.posteriors.is_empty() {
+        let text = "no captured answer is to a row of this dataset; was it captured under another system prompt?";
+        emit.emit(EventKind::Warning { text: text.to_owned() });
+    }
+}
+
+/// The label that a posterior says.
+fn said(id: &str, posterior: &[f32], labels: usize) -> Result<usize, TrainError> {
+    let wrong = |why: String| TrainError::Posterior { id: id.to_owned(), why };
+    if posterior.len() != labels {
+        return Err(wrong(format!("is over {} labels, the dataset has {labels}", posterior.len())));
+    }
+    let sum: f64 = posterior.iter().map(|p| f64::from(*p)).sum();
+    if !posterior.iter().all(|p| *p >= 0.0) || (sum - 1.0).abs() > 1e-3 {
+        return Err(wrong(format!("is no posterior, it sums to {sum}")));
+    }
+    // Of equals the first, as everywhere.
+    Ok((0..labels).rev().max_by(|&a, &b| posterior[a].total_cmp(&posterior[b])).unwrap_or(0))
+}
+
+/// How a row lies in a batch so that all labels are scored behind its prompt.
+fn laid(encoded: &EncodedExample, label: SoftLabel, nodes: &[(u32, u32)], head: HeadKind) -> SoftRow {
+    // The answer is what carries loss without a gap up to the end.
+    let answer = encoded.mask.iter().rev().take_while(|loss| **loss).count();
+    let prompt = encoded.len() - answer;
+    if nodes.is_empty() || head == HeadKind::Classification {
+        return SoftRow { label, prompt, tree: Vec::new(), answer: Vec::new() };
+    }
+    let (mut tree, mut places, mut parent) = (nodes.to_vec(), Vec::new(), ROOT);
+    for (i, token) in encoded.ids[prompt..].iter().enumerate() {
+        places.push((parent, *token));
+        // The last token predicts nothing.
+        if i + 1 < answer {
+            parent = match tree.iter().position(|node| *node == (*token, parent)) {
+                Some(known) => known as u32,
+                None => {
+                    tree.push((*token, parent));
+                    tree.len() as u32 - 1
+                }
+            };
+        }
+    }
+    SoftRow { label, prompt, tree, answer: places }
 }

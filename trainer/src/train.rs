@@ -9,7 +9,7 @@ use crate::learner::Learner;
 use crate::optimizer::{Group, adamw, clip_factor};
 use crate::parameters::Parameters;
 use crate::plan::{HeadKind, TrainError, TrainPlan, TrainReport, TrainSettings};
-use crate::rows::encode;
+use crate::rows::{encode, encode_with, soft_loss};
 use crate::turbo::HiddenCache;
 use crate::validate::Validator;
 use crate::watch::{Metric, ValidLog, best, should_stop};
@@ -36,7 +36,8 @@ pub fn train<'a>(
     emit: &dyn Emit,
 ) -> Result<TrainReport, TrainError> {
     let (s, base) = (&plan.settings, base.into());
-    let rows = encode(tokenizer, dataset, Split::Train, s)?;
+    let soft = soft_loss(plan, tokenizer, dataset)?;
+    let rows = encode_with(tokenizer, dataset, plan, soft.as_ref(), emit)?;
     let valid = encode(tokenizer, dataset, Split::Valid, s)?;
     let validator = Validator { base, tokenizer, dataset, rows: valid, normalization: s.loss_normalization };
     check(s, base, &rows, &validator)?;
@@ -59,7 +60,7 @@ pub fn train<'a>(
     let note = describe(s, base, &parameters, rows.len(), total);
     emit.emit(EventKind::Note { text: note });
     let cache = fill_cache(s, base, &rows, emit)?;
-    let learner = Learner { base, settings: s, rows: &rows, cache: cache.as_ref() };
+    let learner = Learner { base, settings: s, rows: &rows, cache: cache.as_ref(), soft: soft.as_ref() };
 
     let started = Instant::now();
     let first_step = step;
@@ -151,6 +152,8 @@ pub fn train<'a>(
         rows: rows.len() as u64,
         trained_parameters: parameters.count() as u64,
         loss_tokens: loss_tokens(s, &rows, step),
+        soft_rows: rows.iter().filter(|row| row.soft.is_some()).count() as u64,
+        unlabeled_rows: rows.iter().filter(|row| row.encoded.loss_tokens() == 0).count() as u64,
         final_loss: tail.iter().map(|l| l.loss).sum::<f64>() / tail.len().max(1) as f64,
         valid_accuracy: given.and_then(|look| look.accuracy),
         valid_loss: given.map(|look| look.loss),

@@ -90,7 +90,7 @@ impl HiddenCache {
             for (row, packed) in chunk.iter().zip(&batch.rows) {
                 // What the chunk shares beyond the prefix of all rows lies before its rows.
                 let position = |p: usize| if p < batch.prefix { p } else { packed.tokens.start + p - batch.prefix };
-                let positions = shared..row.encoded.len().saturating_sub(1);
+                let positions = shared..row.computed();
                 let own: Vec<f32> = positions.flat_map(|p| at(position(p))).copied().collect();
                 cache.rows.push(Kept::of(&own, dtype));
             }
@@ -102,7 +102,8 @@ impl HiddenCache {
         self.prefix.bytes() + self.rows.iter().map(Kept::bytes).sum::<usize>()
     }
 
-    /// What goes into `first_layer` for a micro-batch of these rows behind a prefix of `shared` tokens: `[tokens, width]`.
+    /// What goes into `first_layer` for a micro-batch of these rows, of each so many tokens, behind a prefix of `shared` tokens:
+    /// `[tokens, width]`.
     pub fn gather(&self, rows: &[usize], lengths: &[usize], shared: usize, device: &Device) -> Tensor<2> {
         let mut out = Vec::new();
         let mut positions = |row: usize, range: std::ops::Range<usize>| {
@@ -117,7 +118,7 @@ impl HiddenCache {
             positions(*first, 0..shared);
         }
         for (row, len) in rows.iter().zip(lengths) {
-            positions(*row, shared..len.saturating_sub(1));
+            positions(*row, shared..*len);
         }
         let tokens = out.len() / self.width.max(1);
         Tensor::from_data(TensorData::new(out, [tokens, self.width]), device)

@@ -56,12 +56,12 @@ fn rows(bench: &Bench) -> Vec<TrainRow> {
     let encode = |e: &limbeck_artifact::dataset::Example| {
         encode_example(&bench.tokenizer, &e.messages, &e.answer(), TrainOn::Last, 256).unwrap()
     };
-    let row = |e| TrainRow { id: String::new(), encoded: encode(e), weight: e.weight };
+    let row = |e| TrainRow::new(String::new(), encode(e), e.weight);
     bench.dataset.rows(Split::Train).iter().map(row).collect()
 }
 
 fn gradients(base: Base, s: &TrainSettings, rows: &[TrainRow], parameters: &Parameters) -> Gradients {
-    let learner = Learner { base, settings: s, rows, cache: None };
+    let learner = Learner { base, settings: s, rows, cache: None, soft: None };
     learner.gradients(parameters, &[0, 3, 5, 7, 8, 11, 14, 18], 3).unwrap()
 }
 

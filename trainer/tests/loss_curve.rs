@@ -95,10 +95,9 @@ fn curve(base: &Path, golden: &Golden, start: &Adapter, change: impl FnOnce(&mut
         ..settings()
     };
     change(&mut s);
-    let row = |row: &Row| TrainRow {
-        id: String::new(),
-        encoded: EncodedExample { ids: row.ids.clone(), mask: row.mask.clone() },
-        weight: 1.0,
+    let row = |row: &Row| {
+        let encoded = EncodedExample { ids: row.ids.clone(), mask: row.mask.clone() };
+        TrainRow::new(String::new(), encoded, 1.0)
     };
     let rows: Vec<TrainRow> = golden.rows.iter().map(row).collect();
     let config = AdapterConfig::lora("", s.r, s.lora_alpha, &LINEARS.map(String::from), false);
@@ -108,7 +107,7 @@ fn curve(base: &Path, golden: &Golden, start: &Adapter, change: impl FnOnce(&mut
         parameters.all.get_mut(&format!("{path}.lora_B")).unwrap().values.clone_from(&pair.b);
     }
     assert_eq!(parameters.all.len(), 2 * start.pairs.len());
-    let learner = Learner { base: Base::Frozen(&decoder), settings: &s, rows: &rows, cache: None };
+    let learner = Learner { base: Base::Frozen(&decoder), settings: &s, rows: &rows, cache: None, soft: None };
     let schedule = s.schedule(golden.steps);
     let (mut losses, mut worst, mut yardstick) = (Vec::new(), (0.0, 0), 0f64);
     for (step, batch) in golden.batches.iter().enumerate() {

@@ -1,5 +1,6 @@
 //! What `limbeck bench` takes, and the hidden `limbeck bench-ours` that it starts for our side.
 
+use super::distill::Arm;
 use clap::{Args, Subcommand, ValueEnum};
 use limbeck_model::device::Dtype;
 use limbeck_model::ops::codes::QuantizeBase;
@@ -9,6 +10,62 @@ use std::path::PathBuf;
 pub struct Bench {
     #[command(subcommand)]
     pub verb: BenchVerb,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchDistill {
+    /// The teacher: a .gguf, a folder of safetensors, an artifact's folder, or `linear`, TF-IDF and logistic regression on the whole
+    /// train file, which takes seconds
+    #[arg(long, value_name = "PATH|linear")]
+    pub teacher: PathBuf,
+    /// An adapter on the teacher, with its classification head
+    #[arg(long, value_name = "DIR")]
+    pub teacher_adapter: Option<PathBuf>,
+    /// The base that every arm trains a classification head and an adapter on
+    #[arg(long, value_name = "PATH")]
+    pub student: PathBuf,
+    /// A folder with train.csv and test.csv, columns text,category
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Where captures, trainings and answers are kept
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Labelled rows a class
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub per_class: usize,
+    /// Other train rows, whose labels nobody sees
+    #[arg(long, value_name = "N", default_value_t = 1540)]
+    pub unlabeled: usize,
+    /// What the student learns from, in this order
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Arm::Labels, Arm::Soft, Arm::Hard])]
+    pub arms: Vec<Arm>,
+    /// Draw the rows anew for each seed, with a capture for each
+    #[arg(long)]
+    pub draw_each: bool,
+    /// Test rows, drawn (0: all)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub test_rows: usize,
+    /// Seeds of the trainings
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub seeds: u64,
+    /// Passes over labelled and unlabeled rows; labels alone are passed over more often, for as many steps
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub epochs: u64,
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub batch_size: usize,
+    #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
+    pub learning_rate: f64,
+    /// Adapt so many layers from the top (0: all)
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub turbo_layers: usize,
+    /// Share of the teacher where a row has a label too
+    #[arg(long, value_name = "0..1", default_value_t = 0.5)]
+    pub lambda: f32,
+    #[arg(long, value_name = "T", default_value_t = 2.0)]
+    pub temperature: f64,
+    /// Pairs of steps that are timed, the first of which does not count
+    #[arg(long, value_name = "N", default_value_t = 9)]
+    pub step_rounds: usize,
 }
 
 #[derive(Subcommand, Debug)]
@@ -44,6 +101,15 @@ Example:
     /// Plant wrong labels in an intent data set and see how many of them come first in the review queue
     #[command(after_help = "Example:\n  limbeck bench suspects --data banking77 --noise 0.15")]
     Suspects(BenchSuspects),
+    /// Measure what a teacher is worth: a student on few labels, and with a teacher's soft or hard labels of others
+    #[command(after_help = "\
+Example:
+  limbeck carve smollm2-135m --layers 0-9 --merges 48900 --out student.gguf
+  limbeck bench distill --teacher smollm2-135m --teacher-adapter runs/big/train/adapter --student student.gguf \\
+    --data banking77 --out distill
+
+All arms take the same number of steps and answer the same test rows. The same command goes on where it was stopped.")]
+    Distill(BenchDistill),
     /// Measure `limbeck serve` under load: many callers at once, or arrivals at a rate whatever the server does
     #[command(after_help = "\
 Example:

@@ -4,6 +4,7 @@
 pub mod args;
 pub mod banking;
 pub mod curate;
+pub mod distill;
 pub mod escalation;
 pub mod kl;
 pub mod ours;

@@ -38,7 +38,7 @@ fn open(model: &OursModel, device: Option<&str>) -> Result<Decoder> {
 }
 
 /// As the peer's scripts train, before what differs between them.
-fn settings() -> TrainSettings {
+pub(super) fn settings() -> TrainSettings {
     TrainSettings {
         seed: 0,
         head: HeadKind::Verbalizer,
@@ -75,7 +75,7 @@ fn settings() -> TrainSettings {
 }
 
 /// All linear layers, by their short names.
-fn all_linear(decoder: &Decoder) -> Vec<String> {
+pub(super) fn all_linear(decoder: &Decoder) -> Vec<String> {
     decoder.config.linears().iter().map(|m| m.rsplit('.').next().unwrap_or(m).to_owned()).collect()
 }
 
@@ -93,12 +93,12 @@ pub fn step(args: &OursStep, device: Option<&str>) -> Result<StepFigures> {
         .map(|i| {
             let ids: Vec<u32> = (0..args.seq).map(|_| random.below(vocabulary) as u32).collect();
             let encoded = EncodedExample { mask: vec![true; ids.len()], ids };
-            TrainRow { id: i.to_string(), encoded, weight: 1.0 }
+            TrainRow::new(i.to_string(), encoded, 1.0)
         })
         .collect();
     let config = AdapterConfig::lora("base", s.r, s.lora_alpha, &s.target_modules, s.use_rslora);
     let mut parameters = Parameters::init(config, &decoder, s.seed);
-    let learner = Learner { base: Base::Frozen(&decoder), settings: &s, rows: &rows, cache: None };
+    let learner = Learner { base: Base::Frozen(&decoder), settings: &s, rows: &rows, cache: None, soft: None };
     let chosen: Vec<usize> = (0..rows.len()).collect();
     let (mut wall, mut busy, mut loss) = (Vec::new(), Vec::new(), f64::NAN);
     for step in 0..args.warmup + args.steps {
@@ -152,7 +152,7 @@ pub fn finetune(args: &OursFinetune, device: Option<&str>) -> Result<FinetuneFig
     let scratch = Scratch::new("bench-ours")?;
     let rows = Rows::read(&args.data)?;
     let labels = rows.labels();
-    let dataset = freeze(&rows, &labels, scratch.path())?;
+    let dataset = freeze(&rows, &labels, &system(&labels), scratch.path())?;
     same_prompt(&tokenizer, dataset.rows(Split::Train))?;
     let steps = dataset.rows(Split::Train).len().div_ceil(args.bs) as u64 * args.epochs;
     let warmup = (steps / 20).max(1);
@@ -174,6 +174,7 @@ pub fn finetune(args: &OursFinetune, device: Option<&str>) -> Result<FinetuneFig
         out: scratch.path().join("train"),
         base_name: "base".to_owned(),
         stop_at_step: None,
+        distilled: None,
     };
     let (begun, cpu) = (Instant::now(), cpu_seconds());
     let report = train(&plan, &decoder, &tokenizer, &dataset, &Silent)?;
@@ -221,11 +222,11 @@ fn accuracy(
     Ok(Tuned { accuracy: right as f64 / n.max(1) as f64, n, seconds: begun.elapsed().as_secs_f64() })
 }
 
-/// The rows as a frozen dataset: the trainer reads nothing else.
-fn freeze(rows: &Rows, labels: &[String], dir: &Path) -> Result<Dataset> {
-    let system = system(labels);
+/// The rows as a frozen dataset: the trainer reads nothing else. An empty system prompt is none.
+pub(super) fn freeze(rows: &Rows, labels: &[String], system: &str, dir: &Path) -> Result<Dataset> {
     let example = |split: &str, line: usize, (text, label): &Row| {
-        let messages = vec![Message::new("system", &system), Message::new("user", text)];
+        let own = (!system.is_empty()).then(|| Message::new("system", system));
+        let messages: Vec<Message> = own.into_iter().chain([Message::new("user", text)]).collect();
         let id = example_id(&messages, label);
         Example {
             messages,

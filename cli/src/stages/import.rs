@@ -105,6 +105,10 @@ fn in_folder(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 /// A shorter one could be guessed, and with it every telephone number.
 const KEY_MIN_BYTES: usize = 16;
 
+/// The key that makes a value's placeholder the same everywhere.
+///
+/// # Errors
+/// When it can't be read or is too short.
 pub fn redact_key(path: &Path) -> Result<Vec<u8>> {
     let make = format!("make one with: openssl rand -hex 32 > {0} && chmod 600 {0}", shell(path));
     let key = std::fs::read(path).map_err(|e| {

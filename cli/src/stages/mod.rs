@@ -2,6 +2,7 @@
 //! are as before, and whose outputs are intact, is not run again.
 
 pub mod calibration;
+pub mod capture;
 pub mod curate;
 pub mod eval;
 pub mod import;
@@ -214,6 +215,11 @@ pub fn upto(run: &Run<'_>, last: Stage) -> Result<Outcome> {
     let dataset = review::run(run, &curated)?;
     outcome.stages.push(dataset.line());
     if last == Stage::Review {
+        return Ok(outcome);
+    }
+    let captured = capture::run(run, &dataset)?;
+    outcome.stages.extend(captured.iter().map(Finished::line));
+    if last == Stage::Capture {
         return Ok(outcome);
     }
     check_export(run, last)?;

@@ -113,6 +113,7 @@ pub fn open(run: &Run<'_>, key: &str, stop_at_step: Option<u64>, emit: &dyn Emit
         out: run.folder(Stage::Train),
         base_name: base.name.clone(),
         stop_at_step,
+        distilled: super::capture::distilled(run, &dataset.card.labels)?,
     };
     Ok(Opened { model, tokenizer, dataset, plan })
 }
@@ -166,10 +167,12 @@ pub fn upto(run: &Run<'_>, dataset: &Finished<DatasetCard>, step: u64, total: u6
 /// When the base is not there.
 pub fn inputs(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<BTreeMap<String, String>> {
     let base = run.base(&run.sink.stage(Stage::Train))?;
-    Ok(BTreeMap::from([
+    let mut inputs = BTreeMap::from([
         ("base".to_owned(), base.digest.clone()),
         ("dataset".to_owned(), dataset.summary.digest.clone()),
-    ]))
+    ]);
+    inputs.extend(super::capture::digest(run)?.map(|digest| ("capture".to_owned(), digest)));
+    Ok(inputs)
 }
 
 /// Trains; the inner error is the trainer's own.

@@ -9,7 +9,7 @@ use crate::settings::Settings;
 use crate::sinks;
 use crate::stages::review::{decision_files, decisions_dir};
 use crate::stages::train::{self, Trained};
-use crate::stages::{Run, cannot, curate, import, review};
+use crate::stages::{Run, cannot, capture, curate, import, review};
 use crate::verbs::run::started;
 use limbeck_artifact::dataset::Split;
 use limbeck_artifact::event::{Emit, EventKind, Stage};
@@ -73,12 +73,13 @@ fn to_rung(run: &Run<'_>, round: Round) -> Result<Rung> {
     let imported = import::run(run)?;
     let curated = curate::run(run, &imported)?;
     let dataset = review::run(run, &curated)?;
+    capture::run(run, &dataset)?;
     let rows = |split| dataset.summary.splits.get(&split).map_or(0, |s| s.rows);
     if rows(Split::Valid) == 0 {
         let message = "the valid split is empty, and a sweep chooses by its loss";
         return Err(Failure::new(Exit::Unexpected, message).help("give it rows: --set data.split.valid=0.1"));
     }
-    let rows = rows(Split::Train);
+    let rows = rows(Split::Train) + capture::unlabeled_rows(run)?;
     let total = train::settings(run.recipe()).total_steps(usize::try_from(rows).unwrap_or(usize::MAX));
     let step = stop_at(round, total);
     let key = run.key(Stage::Train, &train::inputs(run, &dataset)?);
@@ -113,7 +114,7 @@ fn take_over(parent: &Run<'_>, run: &Run<'_>) -> Result<()> {
             write_atomic(&copy, &bytes).map_err(|e| cannot("write", &copy, &e))?;
         }
     }
-    for of in [Stage::Import, Stage::Curate, Stage::Review] {
+    for of in [Stage::Import, Stage::Curate, Stage::Review, Stage::Capture] {
         let Some(record) = stage::load(&parent.dir, of)? else { continue };
         let have =
             stage::load(&run.dir, of)?.is_some_and(|mine| same(&mine, &record)) && stage::intact(&run.dir, &record);

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod bench_curate;
 pub mod bench_kl;
 pub mod bench_quantize;
+pub mod capture;
 pub mod carve;
 pub mod completions;
 pub mod data;

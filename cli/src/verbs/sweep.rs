@@ -42,7 +42,7 @@ pub fn sweep(settings: &Settings, args: &Sweep) -> Result<Exit> {
     let begun = Instant::now();
     run.sink.emit(started(&run));
     let rounds = rounds(entries.len(), args.eta, args.min_share);
-    let done = stages::upto(&run, Stage::Review).and_then(|_| all_rounds(&run, &mut entries, &rounds, args));
+    let done = stages::upto(&run, Stage::Capture).and_then(|_| all_rounds(&run, &mut entries, &rounds, args));
     let exit = done.as_ref().map_or_else(|failure| failure.exit, |()| Exit::Ok);
     run.sink.emit(EventKind::RunFinished { exit_code: exit.code(), wall_ms: begun.elapsed().as_millis() as u64 });
     run.sink.clear();

@@ -33,7 +33,7 @@ fn rehearse(settings: &Settings, args: &Train) -> Result<Exit> {
     copy(&settings.run_dir(name), &scratch.path().join(name))?;
     let aside = Settings { runs_dir: scratch.path().to_owned(), ..settings.clone() };
     let run = Run::open(&aside, resolved)?;
-    stages::upto(&run, Stage::Review)?;
+    stages::upto(&run, Stage::Capture)?;
     let emit = run.sink.stage(Stage::Train);
     let opened = open(&run, "dry run", None, &emit)?;
     let found = dry_run(&opened.plan, opened.base(), &opened.tokenizer, &opened.dataset, &emit)?;

@@ -13,7 +13,7 @@ pub(super) struct Protected {
 }
 
 /// Where a JSON line keeps its text.
-const FIELDS: [&str; 9] =
+pub(super) const FIELDS: [&str; 9] =
     ["text", "message", "input", "question", "query", "prompt", "content", "instruction", "sentence"];
 
 impl Protected {

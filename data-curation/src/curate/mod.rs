@@ -11,6 +11,7 @@ mod near;
 mod quality;
 pub mod split;
 mod threads;
+pub mod unlabeled;
 mod write;
 
 pub use gather::each_message;

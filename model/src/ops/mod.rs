@@ -12,6 +12,7 @@ pub mod stock;
 pub mod tap;
 
 pub use soft::{SoftTarget, SoftTargetError};
+pub use softcap::cap as capped;
 
 use crate::config::Rope;
 use crate::layout::{Packed, Segment};

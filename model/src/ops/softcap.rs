@@ -5,7 +5,7 @@ use super::{Frozen, Ops, Target};
 use burn::tensor::{Int, Tensor, TensorData, activation};
 
 /// The capped logits; as they are without a cap.
-pub(super) fn cap(logits: Tensor<2>, softcap: Option<f32>) -> Tensor<2> {
+pub fn cap(logits: Tensor<2>, softcap: Option<f32>) -> Tensor<2> {
     match softcap {
         None => logits,
         Some(cap) => (logits / cap).tanh() * cap,

@@ -93,6 +93,7 @@ impl Bench {
             out: self.folder.path().join(name),
             base_name: "tiny".to_owned(),
             stop_at_step: None,
+            distilled: None,
         }
     }
 }

@@ -162,7 +162,8 @@ impl Screen<'_> {
     }
 
     fn full(&self, body: Rect, frame: &mut Frame<'_>) {
-        let lower = 9 + body.height.saturating_sub(30) / 3;
+        let shown = self.run.shown_stages().count() as u16;
+        let lower = 1 + shown + body.height.saturating_sub(30) / 3;
         let upper = Rect { height: body.height - lower, ..body };
         let plots = Rect { width: body.width - FIGURES, ..upper };
         let wide = body.width >= WIDE;
@@ -284,7 +285,7 @@ impl Screen<'_> {
     }
 
     fn stages(&self, area: Rect, frame: &mut Frame<'_>) {
-        for (i, (stage, line)) in Stage::ALL.into_iter().zip(&self.run.stages).enumerate() {
+        for (i, (stage, line)) in self.run.shown_stages().enumerate() {
             let word = stage_word(line.state, self.life);
             let time = match (line.state, line.wall_ms, line.started_ms) {
                 (StageState::Done, Some(wall_ms), _) => duration(wall_ms),

@@ -107,7 +107,7 @@ pub struct Watched {
     pub last_ms: Option<i64>,
     /// Exit code and wall time, once told.
     pub finished: Option<(u8, u64)>,
-    pub stages: [StageLine; 8],
+    pub stages: [StageLine; Stage::ALL.len()],
     pub step: Option<Step>,
     pub curve: Curve,
     pub valid: Vec<Valid>,
@@ -288,6 +288,12 @@ impl Watched {
     /// The stage at work, or the one that the run stopped in.
     pub fn current(&self) -> Option<Stage> {
         Stage::ALL.into_iter().zip(&self.stages).find(|(_, line)| line.state == StageState::Running).map(|(s, _)| s)
+    }
+
+    /// The stages that a person is shown: a run without a teacher captures nothing.
+    pub fn shown_stages(&self) -> impl Iterator<Item = (Stage, &StageLine)> {
+        let all = Stage::ALL.into_iter().zip(&self.stages);
+        all.filter(|(stage, line)| *stage != Stage::Capture || line.state != StageState::Pending)
     }
 
     pub fn stage(&self, stage: Stage) -> &StageLine {

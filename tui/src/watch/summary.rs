@@ -2,14 +2,12 @@
 
 use super::curve::EMA;
 use super::state::{Life, StageState, Valid, Watched};
-use limbeck_artifact::event::Stage;
 use serde_json::{Value, json};
 
 /// The run as `limbeck watch --json` prints it; `now_ms` (since 1970 UTC) matters for a live run only.
 pub fn summary(run: &Watched, life: Life, now_ms: i64) -> Value {
-    let stages: Vec<Value> = Stage::ALL
-        .into_iter()
-        .zip(&run.stages)
+    let stages: Vec<Value> = run
+        .shown_stages()
         .map(|(stage, line)| {
             json!({
                 "stage": stage,

@@ -1,0 +1,399 @@
+//! Capture: what a teacher says of the train rows and of messages that nobody labelled, in `capture/`. Only recipes that name a
+//! teacher have this stage; the training reads what it leaves.
+//!
+//! What the teacher's unconfirmed word is worth is measured on the rows that a person decided: by the label that it says, the
+//! lower bound of how often it was right. A teacher that was trained on these very rows measures better than it is; the summary
+//! can't know, the recipe's notes should.
+
+use super::{Finished, Run, Work, cannot, digests, named};
+use crate::base;
+use crate::exit::{Exit, Failure, Result};
+use crate::stages::PROGRAM_VERSION;
+use crate::stages::eval::open_scorer;
+use limbeck_artifact::capture::{Capture, CaptureWriter, Named, prompt_key};
+use limbeck_artifact::dataset::{Dataset, DatasetCard, LabelSource, Split};
+use limbeck_artifact::digest::{canonical_json, sha256_hex};
+use limbeck_artifact::event::{Emit, EventKind, Stage};
+use limbeck_artifact::files::write_atomic;
+use limbeck_artifact::manifest::{self, ArtifactManifest};
+use limbeck_artifact::stage;
+use limbeck_data_curation::curate::unlabeled::{Kept, UnlabeledPlan, UnlabeledSummary, unlabeled};
+use limbeck_data_curation::redact::RedactOptions;
+use limbeck_distill::{Asked, CapturePlan, capture};
+use limbeck_eval::argmax;
+use limbeck_eval::statistics::wilson;
+use limbeck_model::adapter::Adapter;
+use limbeck_model::device::DeviceName;
+use limbeck_model::score::LabelScorer;
+use limbeck_model::weights::Weights;
+use limbeck_recipes::{self as recipe, Trust};
+use limbeck_trainer::divergence::Divergence;
+use limbeck_trainer::{Distilled, Unlabeled};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Relative to the run's folder.
+const FILE: &str = "capture/teacher.capture";
+const UNLABELED: &str = "capture/unlabeled.jsonl";
+const LEFT_OUT: &str = "capture/left_out.jsonl";
+
+/// Of the bound on a label's precision, two-sided.
+const CONFIDENCE: f64 = 0.95;
+
+/// What the run's record keeps.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Captured {
+    pub teacher: Named,
+    /// Distinct prompts that it answered.
+    pub rows: u64,
+    pub bytes_per_row: f64,
+    pub unlabeled: UnlabeledSummary,
+    /// Unlabeled messages that carry weight in the training.
+    pub learnt: u64,
+    /// On the train and valid rows that a person decided.
+    pub agreement: Reviewed,
+    /// By label, in the dataset's order.
+    pub trust: Vec<Worth>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Reviewed {
+    pub right: u64,
+    pub of: u64,
+}
+
+/// What the teacher's word is worth where it says this label and nobody confirmed it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Worth {
+    pub label: String,
+    pub reviewed: Reviewed,
+    pub weight: f64,
+}
+
+/// A teacher as it lies on the disk; opening it takes longer.
+pub struct Teacher {
+    file: PathBuf,
+    adapter: Option<PathBuf>,
+    pub named: Named,
+    /// Those that an artifact or an adapter's head names; else none.
+    pub labels: Vec<String>,
+}
+
+impl Teacher {
+    /// A `.gguf`, a folder of safetensors, or an artifact's folder; with an adapter that is not merged, where one is given.
+    ///
+    /// # Errors
+    /// When the files can't be read.
+    pub fn find(model: &Path, adapter: Option<&Path>) -> Result<Teacher> {
+        let (file, mut name, mut labels) = match model.join(manifest::FILE_NAME).is_file() {
+            true => {
+                let manifest = ArtifactManifest::load(model)?;
+                let name = format!("{} {}", manifest.name, manifest.version);
+                (manifest.file(model, "model")?, name, manifest.task.labels)
+            }
+            false => (model.to_owned(), base::name_of(model), Vec::new()),
+        };
+        let mut digest = base::digest(&file, &Weights::open(&file).map_err(|e| cannot_open(model, &e))?)?;
+        if let Some(folder) = adapter {
+            let head = Adapter::load(folder).map_err(|e| cannot_open(folder, &e))?.head;
+            labels = head.map_or(labels, |head| head.labels);
+            name = format!("{name} + {}", base::name_of(folder));
+            digest = sha256_hex(format!("{digest} {}", folder_digest(folder)?).as_bytes());
+        }
+        Ok(Teacher { file, adapter: adapter.map(Path::to_owned), named: Named { name, digest }, labels })
+    }
+
+    /// # Errors
+    /// When its files don't fit together, or not these labels.
+    pub fn open(&self, labels: &[String], device: DeviceName) -> Result<LabelScorer> {
+        open_scorer(&self.file, self.adapter.as_deref(), device, labels)
+            .map_err(|e| cannot_open(&self.file, e.as_ref()))
+    }
+}
+
+fn cannot_open(path: &Path, error: &dyn std::error::Error) -> Failure {
+    Failure::new(Exit::Unexpected, format!("failed to open the teacher {}: {error}", path.display()))
+        .help("name a .gguf, a folder of safetensors, or an artifact's folder; an adapter's folder goes beside it")
+}
+
+/// Over the files of a folder, by name.
+fn folder_digest(folder: &Path) -> Result<String> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|e| cannot("look into", folder, &e))? {
+        let path = entry.map_err(|e| cannot("look into", folder, &e))?.path();
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    let lines: Vec<String> =
+        digests(&named(&files), false)?.iter().map(|(name, sha)| format!("{name} {sha}\n")).collect();
+    Ok(sha256_hex(lines.concat().as_bytes()))
+}
+
+/// Runs the stage, where the recipe has it.
+///
+/// # Errors
+/// A teacher, a capture or a file that can't be used; labels that are not the dataset's.
+pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Option<Finished<Captured>>> {
+    let (recipe, asked) = (run.recipe(), &run.recipe().distill);
+    if !asked.is_asked() {
+        return Ok(None);
+    }
+    let mut inputs = BTreeMap::from([("dataset".to_owned(), dataset.summary.digest.clone())]);
+    let files = named(&asked.unlabeled);
+    for (name, digest) in digests(&files, false)? {
+        inputs.insert(format!("unlabeled/{name}"), digest);
+    }
+    let source = match (&asked.capture, &asked.teacher) {
+        (Some(file), _) => Source::File(file, Box::new(Capture::load(file)?)),
+        (None, Some(model)) => Source::Teacher(Box::new(Teacher::find(model, asked.teacher_adapter.as_deref())?)),
+        (None, None) => return Ok(None),
+    };
+    inputs.insert("teacher".to_owned(), source.digest().to_owned());
+    run.stage(Stage::Capture, inputs, |emit, _| {
+        let unlabeled = gather(run, files, emit)?;
+        let dataset = Dataset::load(&run.dataset_dir())?;
+        let captured = answers(run, &source, &dataset, emit)?;
+        let worth = worth(&dataset, &captured, recipe.distill.trust);
+        let agreement = worth.iter().fold(Reviewed::default(), |sum, w| Reviewed {
+            right: sum.right + w.reviewed.right,
+            of: sum.of + w.reviewed.of,
+        });
+        let learnt = learnt(&run.dir.join(UNLABELED), &captured, &worth)?;
+        let summary = Captured {
+            teacher: captured.header.teacher.clone(),
+            rows: captured.rows.len() as u64,
+            bytes_per_row: captured.bytes as f64 / captured.rows.len().max(1) as f64,
+            unlabeled,
+            learnt,
+            agreement,
+            trust: worth,
+        };
+        tell(&summary, emit);
+        let of = match summary.agreement.of {
+            0 => "no reviewed row to measure it by".to_owned(),
+            n => format!("right on {} of {n} reviewed rows", summary.agreement.right),
+        };
+        let line =
+            format!("{} prompts answered by {}, {of}; {learnt} unlabeled learnt", summary.rows, summary.teacher.name);
+        Ok(Work { summary, outputs: [FILE, UNLABELED, LEFT_OUT].map(String::from).to_vec(), line })
+    })
+    .map(Some)
+}
+
+enum Source<'a> {
+    File(&'a Path, Box<Capture>),
+    Teacher(Box<Teacher>),
+}
+
+impl Source<'_> {
+    fn digest(&self) -> &str {
+        match self {
+            Source::File(_, capture) => &capture.digest,
+            Source::Teacher(teacher) => &teacher.named.digest,
+        }
+    }
+}
+
+fn gather(run: &Run<'_>, files: Vec<limbeck_data_curation::NamedFile>, emit: &dyn Emit) -> Result<UnlabeledSummary> {
+    let data = &run.recipe().data;
+    let redaction = RedactOptions {
+        patterns: data.redact_patterns.clone(),
+        key: data.redact_key.as_deref().map(super::import::redact_key).transpose()?,
+    };
+    let plan = UnlabeledPlan {
+        files,
+        dataset: run.dataset_dir(),
+        system: run.recipe().task.system.clone(),
+        redaction: data.redact.then_some(redaction),
+        near_dup_threshold: data.near_dup_threshold,
+        out: run.dir.join(UNLABELED),
+        left_out: run.dir.join(LEFT_OUT),
+    };
+    Ok(unlabeled(&plan, emit)?)
+}
+
+fn read_unlabeled(path: &Path) -> Result<Vec<Kept>> {
+    let text = std::fs::read_to_string(path).map_err(|e| cannot("read", path, &e))?;
+    Ok(text.lines().map(serde_json::from_str).collect::<std::result::Result<_, _>>()?)
+}
+
+/// The teacher's answers in the run's folder: asked for now, or copied from where they were captured.
+fn answers(run: &Run<'_>, source: &Source<'_>, dataset: &Dataset, emit: &dyn Emit) -> Result<Capture> {
+    let out = run.dir.join(FILE);
+    let teacher = match source {
+        Source::File(path, capture) => {
+            let bytes = std::fs::read(path).map_err(|e| cannot("read the capture", path, &e))?;
+            write_atomic(&out, &bytes).map_err(|e| cannot("write", &out, &e))?;
+            check_labels(path, capture, &dataset.card.labels)?;
+            return Ok(capture.as_ref().clone());
+        }
+        Source::Teacher(teacher) => teacher,
+    };
+    let rows = [Split::Train, Split::Valid].into_iter().flat_map(|split| dataset.rows(split));
+    let mut asked: Vec<Asked> = rows.map(|e| Asked { id: e.id.clone(), messages: e.messages.clone() }).collect();
+    let unlabeled = read_unlabeled(&run.dir.join(UNLABELED))?;
+    asked.extend(unlabeled.into_iter().map(|kept| Asked { id: kept.from, messages: kept.messages }));
+    let data = Named { name: "train and valid rows, unlabeled messages".to_owned(), digest: digest_of(&asked) };
+    let named = teacher.named.clone();
+    let plan = CapturePlan { teacher: named, data, out: out.clone(), program_version: PROGRAM_VERSION.to_owned() };
+    let scorer = teacher.open(&dataset.card.labels, run.recipe().model.device.parse()?)?;
+    let report = match capture(&plan, &scorer, &asked, emit) {
+        // Of another teacher or of other rows: the stage is another now, and what it left is nobody's.
+        Err(limbeck_distill::CaptureError::File(limbeck_artifact::Error::Invalid { .. })) => {
+            CaptureWriter::discard(&out)?;
+            let _ = std::fs::remove_file(&out);
+            capture(&plan, &scorer, &asked, emit)?
+        }
+        other => other?,
+    };
+    if report.rows_per_s > 0.0 {
+        let text = format!(
+            "{:.1} rows a second ({:.0} tokens), {:.0} bytes a row",
+            report.rows_per_s, report.tokens_per_s, report.bytes_per_row
+        );
+        emit.emit(EventKind::Note { text });
+    }
+    Ok(Capture::load(&out)?)
+}
+
+/// What stands for the prompts that were asked, in their order.
+pub fn digest_of(asked: &[Asked]) -> String {
+    let keys: Vec<String> = asked.iter().map(|asked| prompt_key(&asked.messages)).collect();
+    sha256_hex(canonical_json(&json!(keys)).as_bytes())
+}
+
+fn check_labels(path: &Path, capture: &Capture, labels: &[String]) -> Result<()> {
+    let mut theirs = capture.header.labels.clone();
+    theirs.sort();
+    let mut ours = labels.to_vec();
+    ours.sort();
+    if theirs == ours {
+        return Ok(());
+    }
+    let other = |of: &[String], not: &[String]| of.iter().find(|label| !not.contains(label)).cloned();
+    let which = match (other(&theirs, &ours), other(&ours, &theirs)) {
+        (Some(extra), _) => format!("`{extra}` is none of the dataset's"),
+        (None, Some(lacking)) => format!("`{lacking}` was not asked for"),
+        (None, None) => "one comes twice".to_owned(),
+    };
+    let message = format!("the capture {} is over other labels than the dataset: {which}", path.display());
+    Err(Failure::new(Exit::Unexpected, message).help("capture again with --data naming this run's dataset folder"))
+}
+
+/// By prompt, over `labels` in their order.
+fn posteriors(capture: &Capture, labels: &[String]) -> BTreeMap<String, Vec<f32>> {
+    let at: Vec<Option<usize>> =
+        labels.iter().map(|label| capture.header.labels.iter().position(|theirs| theirs == label)).collect();
+    let ordered = |posterior: Vec<f32>| at.iter().map(|at| at.map_or(0.0, |at| posterior[at])).collect();
+    capture.rows.iter().map(|row| (row.key.clone(), ordered(row.posterior()))).collect()
+}
+
+/// By label, how often the teacher was right where a person decided, and what follows for its word.
+fn worth(dataset: &Dataset, capture: &Capture, trust: Trust) -> Vec<Worth> {
+    let labels = &dataset.card.labels;
+    let told = posteriors(capture, labels);
+    let mut counts = vec![Reviewed::default(); labels.len()];
+    for example in [Split::Train, Split::Valid].into_iter().flat_map(|split| dataset.rows(split)) {
+        if example.label_source != LabelSource::Human {
+            continue;
+        }
+        let Some(said) = told.get(&prompt_key(&example.messages)).and_then(|p| argmax(p)) else { continue };
+        counts[said].of += 1;
+        counts[said].right += u64::from(labels[said] == example.target);
+    }
+    let weight = |reviewed: &Reviewed| match trust {
+        Trust::Full => 1.0,
+        Trust::Reviewed => wilson(reviewed.right, reviewed.of, CONFIDENCE).low,
+    };
+    let of =
+        |(label, reviewed): (&String, Reviewed)| Worth { label: label.clone(), weight: weight(&reviewed), reviewed };
+    labels.iter().zip(counts).map(of).collect()
+}
+
+fn learnt(unlabeled: &Path, capture: &Capture, worth: &[Worth]) -> Result<u64> {
+    let labels: Vec<String> = worth.iter().map(|w| w.label.clone()).collect();
+    let told = posteriors(capture, &labels);
+    let weighs = |kept: &Kept| told.get(&kept.id).and_then(|p| argmax(p)).is_some_and(|said| worth[said].weight > 0.0);
+    Ok(read_unlabeled(unlabeled)?.iter().filter(|kept| weighs(kept)).count() as u64)
+}
+
+fn tell(captured: &Captured, emit: &dyn Emit) {
+    let without: Vec<&str> = captured.trust.iter().filter(|w| w.weight <= 0.0).map(|w| w.label.as_str()).collect();
+    if without.is_empty() {
+        return;
+    }
+    let some: Vec<&str> = without.iter().take(5).copied().collect();
+    let more = if without.len() > 5 { format!(" and {} more", without.len() - 5) } else { String::new() };
+    let text = format!(
+        "no reviewed row confirms the teacher on {}{more}: its unconfirmed word counts nothing there. Review rows of these \
+         labels, or take it at its word with --set distill.trust=full",
+        some.join(", ")
+    );
+    emit.emit(EventKind::Warning { text });
+}
+
+/// What stands for all that the stage made, for the key of the training.
+///
+/// # Errors
+/// When its record can't be read.
+pub fn digest(run: &Run<'_>) -> Result<Option<String>> {
+    if !run.recipe().distill.is_asked() {
+        return Ok(None);
+    }
+    let record = stage::load(&run.dir, Stage::Capture)?.ok_or_else(not_done)?;
+    let lines: Vec<String> = record.outputs.iter().map(|(path, sha256)| format!("{path} {sha256}\n")).collect();
+    Ok(Some(sha256_hex(lines.concat().as_bytes())))
+}
+
+fn not_done() -> Failure {
+    Failure::new(Exit::Unexpected, "capture is not done for this recipe")
+}
+
+/// What the stage left, as the training takes it; none of a recipe without a teacher.
+///
+/// # Errors
+/// When its files can't be read.
+pub fn distilled(run: &Run<'_>, labels: &[String]) -> Result<Option<Distilled>> {
+    let asked = &run.recipe().distill;
+    if !asked.is_asked() {
+        return Ok(None);
+    }
+    let record = stage::load(&run.dir, Stage::Capture)?.ok_or_else(not_done)?;
+    let captured: Captured = serde_json::from_value(record.summary)?;
+    let capture = Capture::load(&run.dir.join(FILE))?;
+    let unlabeled = read_unlabeled(&run.dir.join(UNLABELED))?;
+    Ok(Some(Distilled {
+        lambda: asked.lambda as f32,
+        divergence: divergence(asked),
+        temperature: asked.temperature,
+        posteriors: posteriors(&capture, labels),
+        trust: captured.trust.iter().map(|worth| worth.weight as f32).collect(),
+        unlabeled: unlabeled.into_iter().map(|kept| Unlabeled { id: kept.from, messages: kept.messages }).collect(),
+    }))
+}
+
+/// Unlabeled messages that a training on this run learns from.
+///
+/// # Errors
+/// When the stage's record can't be read.
+pub fn unlabeled_rows(run: &Run<'_>) -> Result<u64> {
+    if !run.recipe().distill.is_asked() {
+        return Ok(0);
+    }
+    let record = stage::load(&run.dir, Stage::Capture)?.ok_or_else(not_done)?;
+    Ok(serde_json::from_value::<Captured>(record.summary)?.learnt)
+}
+
+fn divergence(asked: &recipe::Distill) -> Divergence {
+    let (alpha, beta) = (asked.divergence_alpha.unwrap_or(0.1), asked.divergence_beta.unwrap_or(0.5));
+    match asked.divergence {
+        recipe::Divergence::ForwardKl => Divergence::ForwardKl,
+        recipe::Divergence::ReverseKl => Divergence::ReverseKl,
+        recipe::Divergence::Js => Divergence::JensenShannon { beta },
+        recipe::Divergence::SkewKl => Divergence::SkewKl { alpha },
+        recipe::Divergence::AlphaBeta => Divergence::AlphaBeta { alpha, beta },
+    }
+}

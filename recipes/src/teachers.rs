@@ -1,0 +1,52 @@
+//! What a recipe says of a teacher must be about one, of a task that has labels, and about the divergence that it names.
+
+use toml::Value;
+
+type Get<'a> = &'a dyn Fn(&str) -> Option<Value>;
+
+/// Divergences with an alpha, with a beta.
+const WITH: [(&str, &[&str]); 2] =
+    [("distill.divergence_alpha", &["skew_kl", "alpha_beta"]), ("distill.divergence_beta", &["js", "alpha_beta"])];
+
+/// The key at fault, what is wrong, the cure.
+pub(crate) fn misplaced(get: Get<'_>) -> Vec<(&'static str, String, &'static str)> {
+    let given = |key: &str| get(key).is_some();
+    let says = |key: &str, value: &str| get(key).is_some_and(|v| v.as_str() == Some(value));
+    let (teacher, capture) = (given("distill.teacher"), given("distill.capture"));
+    let mut found = Vec::new();
+    if teacher && capture {
+        let message = "`distill.capture` holds a teacher's answers, and `distill.teacher` names one to ask".to_owned();
+        found.push(("distill.capture", message, "keep one of the two"));
+    }
+    if given("distill.teacher_adapter") && !teacher {
+        let message = "`distill.teacher_adapter` is an adapter on `distill.teacher`, which is missing".to_owned();
+        found.push((
+            "distill.teacher_adapter",
+            message,
+            "add `teacher = …` under [distill], the base it was trained on",
+        ));
+    }
+    let unlabeled = get("distill.unlabeled").and_then(|v| v.as_array().map(|list| !list.is_empty())).unwrap_or(false);
+    if unlabeled && !teacher && !capture {
+        let message = "`distill.unlabeled` is learnt from a teacher alone, and none is named".to_owned();
+        found.push(("distill.unlabeled", message, "add `teacher = …` or `capture = …` under [distill]"));
+    }
+    for (key, asked) in [("distill.teacher", teacher), ("distill.capture", capture)] {
+        if asked && says("task.kind", "extract") {
+            let message = format!("`{key}` gives posteriors over labels, and an extraction has none");
+            found.push((key, message, "take it out; recorded answers are learnt with `distill.unreviewed_weight`"));
+        }
+    }
+    for (key, of) in WITH {
+        let divergence = get("distill.divergence").and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+        if given(key) && !of.contains(&divergence.as_str()) {
+            let message = format!("`{key}` is of {}, and `distill.divergence` is \"{divergence}\"", of.join(" and "));
+            found.push((key, message, "take it out, or change `distill.divergence`"));
+        }
+    }
+    if says("distill.divergence", "js") && get("distill.divergence_beta").and_then(|v| v.as_float()) == Some(1.0) {
+        let message = "`distill.divergence_beta` is 1, where js is 0 whatever the student says".to_owned();
+        found.push(("distill.divergence_beta", message, "take a number below 1, such as 0.5"));
+    }
+    found
+}

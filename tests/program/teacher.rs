@@ -1,0 +1,183 @@
+//! A teacher from outside: its answers captured by hand and by a recipe, and a student trained on them.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod mini;
+
+use limbeck_artifact::capture::Capture;
+use limbeck_model::gguf::GgmlType;
+use mini::{Mini, tiny_base};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+/// The mini recipe with a teacher, another base of random weights, and calls that nobody labelled: all that the traces ask, and
+/// three more.
+fn taught() -> Mini {
+    let mini = Mini::new(0.0001, true);
+    let folder = mini.path().join("mini");
+    tiny_base::write(&folder.join("teacher.gguf"), 3, GgmlType::F32, 7);
+    let traces = fs::read_to_string(folder.join("traces.jsonl")).unwrap();
+    let mut calls = String::new();
+    for line in traces.lines() {
+        let trace: Value = serde_json::from_str(line).unwrap();
+        let messages = trace["request"]["messages"].as_array().or(trace["messages"].as_array()).unwrap();
+        let user = messages.iter().find(|m| m["role"] == "user").unwrap();
+        calls.push_str(&format!("{}\n", serde_json::json!({"text": user["content"]})));
+    }
+    for text in [
+        "my parcel sings at night",
+        "is the moon for sale in your shop",
+        "which way to the tallest tree, write to me@example.org",
+    ] {
+        calls.push_str(&format!("{}\n", serde_json::json!({"text": text})));
+    }
+    fs::write(folder.join("calls.jsonl"), calls).unwrap();
+    let toml = fs::read_to_string(folder.join("recipe.toml")).unwrap();
+    let distill =
+        "[distill]\nteacher = \"teacher.gguf\"\nunlabeled = [\"calls.jsonl\"]\ntrust = \"full\"\n\n[quantize]";
+    fs::write(folder.join("recipe.toml"), toml.replace("[quantize]", distill)).unwrap();
+    mini
+}
+
+fn json(mini: &Mini, args: &[&str]) -> Value {
+    serde_json::from_str(&mini.expect(0, args)).unwrap()
+}
+
+fn record(mini: &Mini, stage: &str) -> Value {
+    serde_json::from_slice(&fs::read(mini.run_dir().join(format!("stages/{stage}.json"))).unwrap()).unwrap()
+}
+
+#[test]
+fn a_recipe_with_a_teacher_goes_the_whole_way_and_on_after_a_kill() {
+    let mini = taught();
+    mini.expect(0, &["run", "mini", "--offline"]);
+    let captured = record(&mini, "capture")["summary"].clone();
+    let left_out = &captured["unlabeled"]["left_out"];
+    for reason in ["in_train", "near_test", "near_calibration", "near_valid"] {
+        assert!(left_out[reason].as_u64().unwrap() > 3, "{reason}: {captured}");
+    }
+    let kept = captured["unlabeled"]["kept"].as_u64().unwrap();
+    assert!(kept >= 3 && captured["learnt"].as_u64() == Some(kept), "{captured}");
+    let unlabeled = fs::read_to_string(mini.run_dir().join("capture/unlabeled.jsonl")).unwrap();
+    assert!(unlabeled.contains("<EMAIL_1>") && !unlabeled.contains("example.org") && unlabeled.contains("Classify."));
+    let trained = record(&mini, "train");
+    assert_eq!(trained["summary"]["unlabeled_rows"].as_u64(), Some(kept));
+    assert!(trained["inputs"]["capture"].is_string());
+    let made = mini.made();
+
+    // Killed while the teacher answered: what is torn is asked again, and nothing differs.
+    let file = mini.run_dir().join("capture/teacher.capture");
+    let whole = fs::read(&file).unwrap();
+    fs::write(file.with_extension("capture.partial"), &whole[..whole.len() * 2 / 3]).unwrap();
+    fs::remove_file(&file).unwrap();
+    let said = mini.limbeck(&["train", "mini", "--offline"]);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("row 64 of") || said.contains("row 128 of"), "{said}");
+    assert!(fs::read(&file).unwrap() == whole);
+    assert_eq!(mini.made(), made);
+
+    // Another share of the teacher is another training on the same answers.
+    let args = ["train", "mini", "--offline", "--set", "distill.lambda=0.9", "--json"];
+    let stages = json(&mini, &args)["stages"].clone();
+    let cached = |name: &str| stages.as_array().unwrap().iter().find(|s| s["stage"] == name).unwrap()["cached"].clone();
+    assert_eq!((cached("capture"), cached("train")), (Value::Bool(true), Value::Bool(false)), "{stages}");
+    // Another teacher's answers replace them.
+    tiny_base::write(&mini.path().join("mini/teacher.gguf"), 3, GgmlType::F32, 8);
+    mini.expect(0, &["train", "mini", "--offline"]);
+    assert!(fs::read(&file).unwrap() != whole);
+}
+
+#[test]
+fn captured_by_hand_it_is_shown_gone_on_with_and_taken_by_a_recipe() {
+    let mini = taught();
+    mini.expect(0, &["train", "mini", "--offline"]);
+    let dataset = mini.run_dir().join("dataset").display().to_string();
+    let out = mini.path().join("by-hand.capture");
+    let ask = |out: &Path| -> Vec<String> {
+        let args = ["capture", "--teacher", "mini/teacher.gguf", "--data", &dataset, "--out"];
+        args.iter().map(|s| s.to_string()).chain([out.display().to_string()]).collect()
+    };
+    let run = |code: i32, args: &[String], more: &[&str]| {
+        let all: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        mini.expect(code, &all)
+    };
+    let told = run(0, &ask(&out), &[]);
+    assert!(told.contains("prompts answered over 12 labels") && told.contains("bytes a row"), "{told}");
+    let known = Capture::load(&out).unwrap();
+    assert!(run(0, &ask(&out), &[]).contains("all of it was there already"));
+    // One thread or all, a file of its own: the same bytes.
+    let alone = mini.path().join("alone.capture");
+    let args = ask(&alone);
+    let mut command = mini.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(command.env("RAYON_NUM_THREADS", "1").output().unwrap().status.success());
+    assert!(fs::read(&alone).unwrap() == fs::read(&out).unwrap());
+    // The recipe's own capture has the same answers to the rows that both have.
+    let own = Capture::load(&mini.run_dir().join("capture/teacher.capture")).unwrap();
+    for row in &known.rows {
+        let same = own.rows.iter().find(|other| other.key == row.key).unwrap();
+        let gap = row.log_probs.iter().zip(&same.log_probs).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(gap < 0.01, "{gap}");
+    }
+
+    let shown = mini.expect(0, &["capture", "show", &out.display().to_string()]);
+    for part in ["complete", "teacher.gguf", "12 labels", "nats on average"] {
+        assert!(shown.contains(part), "{shown}");
+    }
+    let shown = json(&mini, &["capture", "show", &out.display().to_string(), "--json"]);
+    assert_eq!(shown["rows"].as_u64().unwrap() as usize, known.rows.len());
+
+    // What is not the same is refused, with the cure.
+    let failed = mini.limbeck(&[
+        "capture",
+        "--teacher",
+        "mini/base.gguf",
+        "--data",
+        &dataset,
+        "--out",
+        &out.display().to_string(),
+    ]);
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(!failed.status.success() && said.contains("another teacher") && said.contains("capture again"), "{said}");
+    let failed =
+        mini.limbeck(&["capture", "--teacher", "mini/teacher.gguf", "--data", "mini/calls.jsonl", "--out", "x"]);
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(said.contains("nobody says which labels") && said.contains("--labels FILE"), "{said}");
+    fs::write(mini.path().join("labels.txt"), "refund\nother\n").unwrap();
+    let args = ["capture", "--teacher", "mini/teacher.gguf", "--data", "mini/calls.jsonl", "--labels", "labels.txt"];
+    mini.expect(0, &[&args[..], &["--system", "Classify.", "--out", "calls.capture"]].concat());
+
+    // A recipe takes the file instead of the teacher.
+    let toml = mini.path().join("mini/recipe.toml");
+    let text = fs::read_to_string(&toml).unwrap();
+    fs::write(&toml, text.replace("teacher = \"teacher.gguf\"", "capture = \"../by-hand.capture\"")).unwrap();
+    mini.expect(0, &["train", "mini", "--offline"]);
+    assert_eq!(record(&mini, "train")["summary"]["unlabeled_rows"], Value::Null, "it holds no answer to those");
+    fs::write(&toml, text.replace("teacher = \"teacher.gguf\"", "capture = \"../calls.capture\"")).unwrap();
+    let failed = mini.limbeck(&["train", "mini", "--offline"]);
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(said.contains("over other labels") && said.contains("capture again"), "{said}");
+}
+
+#[test]
+fn what_a_recipe_says_of_a_teacher_must_fit() {
+    let mini = taught();
+    let refused = |sets: &[&str], says: &str| {
+        let args: Vec<&str> = ["explain", "mini"].into_iter().chain(sets.iter().flat_map(|s| ["--set", s])).collect();
+        let out = mini.limbeck(&args);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(3), "{said}");
+        assert!(said.contains(says), "{said}");
+    };
+    refused(&["distill.capture=x.capture"], "keep one of the two");
+    refused(&["distill.divergence_alpha=0.3"], "is of skew_kl and alpha_beta");
+    refused(&["distill.divergence=js", "distill.divergence_beta=1.0"], "js is 0 whatever");
+    refused(&["distill.temperature=0"], "expected a number above 0");
+    let told = mini.expect(0, &["explain", "mini", "--set", "distill.divergence=skew_kl"]);
+    let line = told.lines().find(|line| line.starts_with("divergence_alpha")).unwrap();
+    assert!(line.contains("0.1") && line.contains("distill.divergence = skew_kl"), "{line}");
+    let toml = mini.path().join("mini/recipe.toml");
+    let text = fs::read_to_string(&toml).unwrap();
+    fs::write(&toml, text.replace("teacher = \"teacher.gguf\"\n", "")).unwrap();
+    refused(&[], "learnt from a teacher alone, and none is named");
+    refused(&["distill.teacher_adapter=a"], "an adapter on `distill.teacher`");
+}
