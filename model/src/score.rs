@@ -25,7 +25,8 @@ pub enum ScoreError {
     Classes { classes: usize, labels: usize },
 }
 
-/// Scores a fixed set of labels with a decoder. Results do not depend on what was scored before.
+/// Scores a fixed set of labels with a decoder. What was scored before, or is scored beside, moves a log-probability by the rounding
+/// of float32 sums alone, some 1e-5: the same terms may be added in another order.
 pub struct LabelScorer {
     decoder: Arc<Decoder>,
     tokenizer: Arc<ChatTokenizer>,
@@ -112,15 +113,37 @@ impl LabelScorer {
 
     /// Posterior over the labels, in their order; sums to 1.
     pub fn score(&self, messages: &[Message]) -> Result<Vec<f32>, ScoreError> {
-        let prompt = encode_prompt(&self.tokenizer, messages)?;
+        Ok(self.alone(messages)?.0)
+    }
+
+    /// [`LabelScorer::score`] of several prompts by one forward pass, in their order, each with the tokens of its prompt.
+    pub fn score_all(&self, asked: &[&[Message]]) -> Vec<Result<(Vec<f32>, usize), ScoreError>> {
+        let prompts: Vec<Result<Vec<u32>, ScoreError>> = asked.iter().map(|messages| self.prompt(messages)).collect();
+        let good: Vec<&[u32]> = prompts.iter().filter_map(|prompt| prompt.as_deref().ok()).collect();
+        let mut found = match self.together(&good) {
+            Ok(found) => found.into_iter(),
+            // One that can't be computed must not take the others with it.
+            Err(_) => return asked.iter().map(|messages| self.alone(messages)).collect(),
+        };
+        let one =
+            |prompt: Vec<u32>, log_probs: Vec<f64>| (log_probs.iter().map(|l| l.exp() as f32).collect(), prompt.len());
+        prompts.into_iter().map(|prompt| Ok(one(prompt?, found.next().unwrap_or_default()))).collect()
+    }
+
+    fn together(&self, prompts: &[&[u32]]) -> Result<Vec<Vec<f64>>, ScoreError> {
+        let past = self.prefix.of(prompts, |shared| self.decoder.cache(shared, self.lora.as_ref()))?;
+        if prompts.is_empty() { Ok(Vec::new()) } else { self.behind(&past, prompts) }
+    }
+
+    fn alone(&self, messages: &[Message]) -> Result<(Vec<f32>, usize), ScoreError> {
+        let prompt = self.prompt(messages)?;
         let log_probs = self.log_posterior(&prompt)?;
-        Ok(log_probs.iter().map(|l| l.exp() as f32).collect())
+        Ok((log_probs.iter().map(|l| l.exp() as f32).collect(), prompt.len()))
     }
 
     /// Log posterior of each label given a tokenized prompt.
     pub fn log_posterior(&self, prompt: &[u32]) -> Result<Vec<f64>, ScoreError> {
-        let past = self.prefix.of(&[prompt], |shared| self.decoder.cache(shared, self.lora.as_ref()))?;
-        Ok(self.behind(&past, &[prompt])?.pop().unwrap_or_default())
+        Ok(self.together(&[prompt])?.pop().unwrap_or_default())
     }
 
     /// What many prompts share, computed once for [`LabelScorer::log_posteriors`].

@@ -81,7 +81,7 @@ pub struct Score {
     /// Serve from this confidence, whatever the artifact's own policy certifies
     #[arg(long, value_name = "0..1")]
     pub threshold: Option<f64>,
-    /// Of a stream, fields to write at once where so many lines wait: faster in all, slower for each
+    /// Of a stream, lines to answer at once where so many wait: faster in all, slower for each
     #[arg(long, value_name = "N", default_value_t = 32, requires = "jsonl", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub batch: u16,
 }

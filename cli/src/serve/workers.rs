@@ -14,6 +14,9 @@ use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
+/// What waits is answered together, at most so many: then weights are read once for all.
+const TOGETHER: usize = 16;
+
 /// What the artifact makes of a message.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answered {
@@ -99,25 +102,47 @@ struct Worker {
 impl Worker {
     fn work(self) {
         loop {
-            let job = match self.received.lock() {
-                Ok(mut received) => received.blocking_recv(),
-                Err(_) => None,
-            };
-            let Some(job) = job else { return };
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            if job.reply.is_closed() {
-                continue;
+            let Some(mut jobs) = self.take() else { return };
+            jobs.retain(|job| !job.reply.is_closed());
+            let questions: Vec<&[Message]> = jobs.iter().map(|job| job.messages.as_slice()).collect();
+            let answered = catch_unwind(AssertUnwindSafe(|| self.answer(&questions)))
+                .unwrap_or_else(|_| questions.iter().map(|one| self.answer_one(one)).collect());
+            for (job, answered) in jobs.into_iter().zip(answered) {
+                let _ = job.reply.send(answered);
             }
-            let answered = catch_unwind(AssertUnwindSafe(|| self.answer(&job.messages)))
-                .unwrap_or_else(|_| Err("the model failed on this message".to_owned()));
-            let _ = job.reply.send(answered);
         }
     }
 
-    fn answer(&self, messages: &[Message]) -> Result<Answered, String> {
-        let answer = self.scorer.answer(messages).map_err(|failure| failure.message)?;
-        let asked = self.scorer.asked(messages);
-        let prompt_tokens = encode_prompt(&self.tokenizer, &asked).map_or(0, |ids| ids.len());
+    /// Waits for a request, and takes along what waits behind it. None at the end.
+    fn take(&self) -> Option<Vec<Job>> {
+        let mut received = self.received.lock().ok()?;
+        let mut jobs = vec![received.blocking_recv()?];
+        while jobs.len() < TOGETHER
+            && let Ok(job) = received.try_recv()
+        {
+            jobs.push(job);
+        }
+        self.waiting.fetch_sub(jobs.len(), Ordering::Relaxed);
+        Some(jobs)
+    }
+
+    /// After a fault in one of several: the fault is that answer's alone.
+    fn answer_one(&self, messages: &[Message]) -> Result<Answered, String> {
+        let answered = catch_unwind(AssertUnwindSafe(|| self.answer(&[messages]))).ok().and_then(|mut all| all.pop());
+        answered.unwrap_or_else(|| Err("the model failed on this message".to_owned()))
+    }
+
+    fn answer(&self, questions: &[&[Message]]) -> Vec<Result<Answered, String>> {
+        let answers = self.scorer.answer_all(questions);
+        let told = |(answer, messages): (crate::exit::Result<Answer>, &&[Message])| {
+            self.told(answer.map_err(|failure| failure.message)?, messages)
+        };
+        answers.into_iter().zip(questions).map(told).collect()
+    }
+
+    fn told(&self, answer: Answer, messages: &[Message]) -> Result<Answered, String> {
+        let count = || encode_prompt(&self.tokenizer, &self.scorer.asked(messages)).map_or(0, |ids| ids.len());
+        let prompt_tokens = answer.prompt_tokens.unwrap_or_else(count);
         let text = answer.text().to_owned();
         let completion_tokens = encode_completion(&self.tokenizer, &text).map_or(0, |ids| ids.len());
         let escalates = answer.route == "escalate";

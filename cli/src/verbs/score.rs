@@ -17,7 +17,7 @@ use limbeck_artifact::untrusted::visible_line;
 use limbeck_eval::{Action, Calibrator, Policy, Report};
 use limbeck_model::device::DeviceName;
 use limbeck_model::generate::{Batch, WriteError, Writer, Written};
-use limbeck_model::score::LabelScorer;
+use limbeck_model::score::{LabelScorer, ScoreError};
 use serde::Serialize;
 use serde_json::Value;
 use std::io::Read;
@@ -220,6 +220,9 @@ pub struct Answer {
     /// So many were written at once, where it was not this one alone: a call of its own takes less time.
     #[serde(skip_serializing_if = "Option::is_none")]
     batch: Option<usize>,
+    /// Where the model told.
+    #[serde(skip)]
+    pub prompt_tokens: Option<usize>,
     /// The runners-up, likeliest first.
     #[serde(skip_serializing_if = "Option::is_none")]
     others: Option<Vec<(String, f64)>>,
@@ -295,37 +298,47 @@ impl Scorer {
         self
     }
 
-    /// How many of a stream's questions are worth answering at once.
-    fn batch(&self, most: usize) -> usize {
-        match self.model {
-            Model::Labels(_) => 1,
-            Model::Fields(..) => most.max(1),
-        }
-    }
-
     /// # Errors
     /// When the model can't take the message.
     pub fn answer(&self, messages: &[Message]) -> Result<Answer> {
         let begun = Instant::now();
         let asked = self.asked(messages);
         let mut answer = match &self.model {
-            Model::Labels(scorer) => self.label(scorer, &asked)?,
+            Model::Labels(scorer) => self.label(scorer, &scorer.score(&asked)?)?,
             Model::Fields(writer, schema) => self.fields(writer.write(&asked, &may_be_fields)?, schema)?,
         };
         answer.latency_ms = milliseconds(begun);
         Ok(answer)
     }
 
-    /// Answers several, in their order; fields are written at once.
-    fn answer_all(&self, questions: &[&[Message]]) -> Vec<Result<Answer>> {
-        let (Model::Fields(writer, schema), [_, _, ..]) = (&self.model, questions) else {
-            return questions.iter().map(|messages| self.answer(messages)).collect();
-        };
+    /// Answers several at once, in their order; each answer is the one that it is alone.
+    pub fn answer_all(&self, questions: &[&[Message]]) -> Vec<Result<Answer>> {
+        if let [one] = questions {
+            return vec![self.answer(one)];
+        }
         let begun = Instant::now();
         let asked: Vec<Vec<Message>> = questions.iter().map(|messages| self.asked(messages)).collect();
         let asked: Vec<&[Message]> = asked.iter().map(Vec::as_slice).collect();
+        match &self.model {
+            Model::Labels(scorer) => self.label_all(scorer, &asked, begun),
+            Model::Fields(writer, schema) => self.write_all(writer, schema, &asked, begun),
+        }
+    }
+
+    fn label_all(&self, scorer: &LabelScorer, asked: &[&[Message]], begun: Instant) -> Vec<Result<Answer>> {
+        let scored = scorer.score_all(asked);
+        let latency_ms = milliseconds(begun);
+        let answer = |scored: std::result::Result<(Vec<f32>, usize), ScoreError>| {
+            let (posterior, tokens) = scored?;
+            let answer = self.label(scorer, &posterior)?;
+            Ok(Answer { latency_ms, batch: Some(asked.len()), prompt_tokens: Some(tokens), ..answer })
+        };
+        scored.into_iter().map(answer).collect()
+    }
+
+    fn write_all(&self, writer: &Writer, schema: &Schema, asked: &[&[Message]], begun: Instant) -> Vec<Result<Answer>> {
         let mut times = vec![0.0; asked.len()];
-        let written = match writer.write_all(&asked, &may_be_fields, &mut |i| times[i] = milliseconds(begun)) {
+        let written = match writer.write_all(asked, &may_be_fields, &mut |i| times[i] = milliseconds(begun)) {
             Ok(written) => written,
             Err(error) => {
                 let message = error.to_string();
@@ -360,9 +373,8 @@ impl Scorer {
         })
     }
 
-    fn label(&self, scorer: &LabelScorer, asked: &[Message]) -> Result<Answer> {
-        let given = scorer.score(asked)?;
-        let posterior = self.calibrator.posterior(&given);
+    fn label(&self, scorer: &LabelScorer, given: &[f32]) -> Result<Answer> {
+        let posterior = self.calibrator.posterior(given);
         // The model's own order: a curve is about its answer, and says nothing of another.
         let mut order: Vec<usize> = (0..posterior.len()).collect();
         order.sort_by(|a, b| given[*b].total_cmp(&given[*a]).then(a.cmp(b)));

@@ -29,7 +29,7 @@ struct Line {
 
 /// Answers each line. A line that can't be answered is answered with why, and the stream goes on.
 pub fn answer(scorer: Scorer, most: usize) -> Result<Exit> {
-    let batch = scorer.batch(most);
+    let batch = most.max(1);
     // Read ahead, so that what is there already can be told from what is still to come.
     let (sender, lines) = sync_channel(batch);
     std::thread::spawn(move || read(&mut io::stdin().lock(), &sender));
