@@ -337,6 +337,9 @@ pub struct EvalArgs {
     /// Ask a server of the shipped file (llama.cpp's) about the test rows of a finished evaluation, and compare: the same prompts in tokens, the same answers
     #[arg(long, value_name = "URL", conflicts_with_all = ["self_check", "compare", "junit"])]
     pub referee: Option<String>,
+    /// Ask the referee about so many rows only, the first by their digests
+    #[arg(long, value_name = "N", requires = "referee", value_parser = clap::value_parser!(u64).range(1..))]
+    pub rows: Option<u64>,
     /// Simulate type-I errors and power of every gate, certificates and intervals instead, and compare with what is claimed
     #[arg(long, conflicts_with = "recipe")]
     pub self_check: bool,

@@ -27,7 +27,7 @@ pub fn eval(settings: &Settings, args: &EvalArgs) -> Result<Exit> {
             let recording = Recording { record: args.record.clone(), replay: args.replay.clone() };
             let settings = &Settings { recording, ..settings.clone() };
             if let Some(url) = &args.referee {
-                return referee::referee(settings, recipe, url);
+                return referee::referee(settings, recipe, url, args.rows);
             }
             let exit = run::run(settings, recipe, Stage::Eval, &crate::args::ScalarArgs::default())?;
             if let Some(path) = &args.junit {

@@ -36,7 +36,8 @@ struct OtherPrompt {
     theirs: u64,
 }
 
-pub fn referee(settings: &Settings, recipe: &Path, url: &str) -> Result<Exit> {
+/// `most` bounds the rows that are asked about.
+pub fn referee(settings: &Settings, recipe: &Path, url: &str, most: Option<u64>) -> Result<Exit> {
     let resolved = settings.recipe(recipe)?;
     let run = Run::look(settings, resolved);
     let shipped = run.dir.join("eval/report.json");
@@ -47,8 +48,10 @@ pub fn referee(settings: &Settings, recipe: &Path, url: &str) -> Result<Exit> {
     }
     let ours = Answered::load(&run.dir)?;
     let dataset = Dataset::load(&run.dataset_dir())?;
-    let rows: Vec<&Example> =
+    let mut rows: Vec<&Example> =
         dataset.rows(Split::Test).iter().filter(|row| row.label_source == LabelSource::Human).collect();
+    rows.sort_by(|a, b| a.id.cmp(&b.id));
+    rows.truncate(most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX)));
     let task = match &run.resolved.schema {
         Some(file) => Task::Fields(file.schema.clone(), file.text.clone()),
         None => Task::Labels(dataset.card.labels.clone()),
