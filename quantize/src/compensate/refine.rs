@@ -153,9 +153,9 @@ fn set_values(row: &mut Row, group: usize, metric: &Metric, gradient: &mut [f32]
     let (scale, offset) = row.scale_and_offset(group);
     let (n, from) = (row.grid.group, group * row.grid.group);
     let mut changes = [0.0f32; MOST];
-    for i in 0..n {
+    for (i, change) in changes[..n].iter_mut().enumerate() {
         let value = row.levels[from + i] * scale + offset;
-        changes[i] = row.values[from + i] - value;
+        *change = row.values[from + i] - value;
         row.values[from + i] = value;
     }
     add_rows(gradient, &changes[..n], &metric.h[from * metric.width..], metric.width);
