@@ -379,9 +379,10 @@ fn of_posteriors(max_kl: f64, rows: usize, sure: impl Fn(usize) -> Option<f32>) 
     let result = decide(&gate, &evidence);
     let groups: Vec<String> = (0..rows).map(|row| row.to_string()).collect();
     let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
-    let steady = stability(&gate, result.verdict, &evidence, &groups, 40).expect("it depends on the rows");
+    let steady = stability(&gate, result.verdict, &evidence, &groups, 40);
     // Draws see the posteriors too: were they left behind, no draw would pass or fail.
-    assert!(steady.same > 0.3 || result.verdict == Verdict::Inconclusive, "{steady:?}");
+    let same = steady.is_some_and(|steady| steady.same > 0.3);
+    assert!(same || result.verdict == Verdict::Inconclusive, "{steady:?}");
     result
 }
 

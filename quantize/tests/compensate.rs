@@ -7,14 +7,17 @@ mod export_families;
 mod tiny_base;
 
 use limbeck_artifact::event::{EventKind, Silent};
+use limbeck_model::config::DecoderConfig;
 use limbeck_model::decoder::Decoder;
 use limbeck_model::device::{DeviceName, ops};
 use limbeck_model::gguf::{GgmlType, GgufFile, dequantize};
+use limbeck_model::safetensor;
 use limbeck_model::weights::Weights;
 use limbeck_quantize::compensate::{Metric, round};
 use limbeck_quantize::{
     BLOCK_TYPES, Compensation, Format, QuantizePlan, QuantizeReport, encode, quantize, quantize_compensated,
 };
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -136,7 +139,7 @@ fn no_row_is_worse_than_plain_rounding_and_all_are_much_better() {
 fn feedback_is_the_textbook_s() {
     let (h, w) = (moments(), weights(40));
     let metric = metric(&h);
-    let mut differ = 0;
+    let (mut differ, mut where_) = (0, BTreeMap::<(GgmlType, usize), u32>::new());
     for ty in [GgmlType::Q4_0, GgmlType::Q5_0] {
         let bytes = round(ty, &w, &metric, 0).unwrap().bytes;
         let values = decoded(ty, &bytes, w.len());
@@ -148,11 +151,11 @@ fn feedback_is_the_textbook_s() {
             for i in 0..WIDTH {
                 let block = &bytes[i / 32 * ty.block_bytes()..];
                 let scale = half::f16::from_le_bytes([block[0], block[1]]).to_f64();
-                if scale == 0.0 {
-                    continue;
-                }
-                let value = (left[i] / scale).round_ties_even().clamp(low, high) * scale;
-                differ += u32::from((value - f64::from(values[row * WIDTH + i])).abs() > 1e-6);
+                let level = if scale == 0.0 { 0.0 } else { (left[i] / scale).round_ties_even().clamp(low, high) };
+                let value = level * scale;
+                let off = (value - f64::from(values[row * WIDTH + i])).abs() > 1e-6;
+                differ += u32::from(off);
+                *where_.entry((ty, row)).or_default() += u32::from(off);
                 // What was written goes on, so that one tie decided otherwise is counted once.
                 let error = (left[i] - f64::from(values[row * WIDTH + i])) / inverse[i * WIDTH + i];
                 let own: Vec<f64> = inverse[i * WIDTH..][..WIDTH].to_vec();
@@ -172,7 +175,7 @@ fn feedback_is_the_textbook_s() {
             }
         }
     }
-    assert!(differ <= 4, "{differ} of 3072 levels differ");
+    assert!(differ <= 4, "{differ} of 3072 levels differ: {where_:?}");
 }
 
 #[test]
@@ -255,28 +258,55 @@ fn divergence(exact: &Path, file: &Path, rows: &[Vec<u32>]) -> f64 {
     sum
 }
 
+/// A model of the golden's family with rows of whole blocks, and random weights.
+fn wide(golden: &Path, dir: &Path) -> PathBuf {
+    let mut config: Value = serde_json::from_slice(&std::fs::read(golden.join("config.json")).unwrap()).unwrap();
+    for (key, value) in [
+        ("hidden_size", 64),
+        ("intermediate_size", 96),
+        ("num_attention_heads", 4),
+        ("num_key_value_heads", 2),
+        ("head_dim", 16),
+        ("max_position_embeddings", 64),
+    ] {
+        config[key] = value.into();
+    }
+    let out = dir.join(golden.file_name().unwrap());
+    std::fs::create_dir_all(&out).unwrap();
+    std::fs::write(out.join("config.json"), config.to_string()).unwrap();
+    let shapes = DecoderConfig::from_hf(&out.join("config.json")).unwrap().tensor_shapes();
+    let values = |(seed, (name, shape)): (usize, &(String, Vec<usize>))| -> Vec<f32> {
+        let of = |v: f64| (if name.contains("norm") { 1.0 + 0.1 * v } else { 0.25 * v }) as f32;
+        noise(shape.iter().product(), seed as u64 + 50).into_iter().map(of).collect()
+    };
+    let data: Vec<Vec<f32>> = shapes.iter().enumerate().map(values).collect();
+    let tensors: Vec<(String, Vec<usize>, &[f32])> =
+        shapes.into_iter().zip(&data).map(|((name, shape), data)| (name, shape, data.as_slice())).collect();
+    safetensor::write(&out.join("model.safetensors"), &tensors).unwrap();
+    out
+}
+
 /// Families that a GGUF file can hold, over random weights: fewer nats are lost on rows that were not calibrated on.
 #[test]
 fn files_of_every_family_lose_less() {
     let out = tempfile::tempdir().unwrap();
-    let mut told = Vec::new();
-    for name in ["llama", "smollm2", "mistral", "qwen2", "qwen3"] {
+    for name in ["llama", "smollm3", "mistral", "qwen2", "qwen3"] {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/golden/families").join(name);
+        let golden = wide(&golden, &out.path().join("wide"));
         let base = export_families::export(&golden, out.path()).unwrap();
         let config = Weights::open(&base).unwrap().config().clone();
+        // A window becomes the file's context.
         let length = config.max_position_embeddings.min(24);
-        let rows = rows(config.vocab_size as u32, length, 48);
-        let (calibration, held_out) = rows.split_at(40);
+        let rows = rows(config.vocab_size as u32, length, 1000 / length + 200 / length);
+        let (calibration, held_out) = rows.split_at(1000 / length);
         let by = Compensation::new(calibration.to_vec(), DeviceName::Cpu);
         let (plain, compensated) = (out.path().join("plain.gguf"), out.path().join("compensated.gguf"));
         quantize(&plan(&base, Format::Q4_0, plain.clone()), &Silent).unwrap();
         let report = quantize_compensated(&plan(&base, Format::Q4_0, compensated.clone()), &by, &Silent).unwrap();
         assert_eq!(report.compensated, 7 * config.num_hidden_layers as u64, "{name}");
         let (plain, own) = (divergence(&base, &plain, held_out), divergence(&base, &compensated, held_out));
-        told.push(format!("{name} {own:.5} of {plain:.5}"));
         assert!(own < 0.9 * plain, "{name}: {own}, {plain} of plain rounding");
     }
-    assert_eq!(told.len(), 5, "{told:?}");
 }
 
 fn made(base: &Path, format: Format, rows: &[Vec<u32>], out: PathBuf) -> (QuantizeReport, Vec<u8>, String) {

@@ -5,6 +5,7 @@
 mod mini;
 
 use limbeck_artifact::digest::sha256_file;
+use limbeck_model::gguf::GgufFile;
 use limbeck_quantize::ImportanceMatrix;
 use mini::Mini;
 use serde_json::Value;
@@ -76,6 +77,57 @@ fn mixes_by_the_task_s_own_importance() {
     let out = mini.limbeck(&["quantize", "mini", "--set", "quantize.imatrix=nowhere.dat"]);
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(out.status.code() == Some(1) && said.contains("nowhere.dat"), "{said}");
+}
+
+#[test]
+fn compensated_rounding_goes_by_the_task_s_rows() {
+    let mini = Mini::new(0.01, true);
+    let formats = "quantize.formats=[\"Q8_0\", \"Q4_0\", \"Q4_K_M\"]";
+    let compensated = ["--set", "quantize.rounding=compensated", "--set", "quantize.rounding_tokens=2000"];
+    let quantize = |more: &[&str]| {
+        let args: Vec<&str> = ["quantize", "mini", "--set", formats].into_iter().chain(more.iter().copied()).collect();
+        mini.expect(0, &args);
+        ["Q8_0", "Q4_K_M", "Q4_0"].map(|f| digest(&mini, &format!("mini-{f}.gguf")))
+    };
+    let plain = quantize(&[]);
+    let own = quantize(&compensated);
+    assert!(own[1] != plain[1] && own[2] != plain[2]);
+    let journal = std::fs::read_to_string(mini.run_dir().join("journal.jsonl")).unwrap();
+    assert!(journal.contains("rounding by ") && journal.contains("compensated rounding: 14 matrices by "), "{journal}");
+    let file = GgufFile::open(&mini.run_dir().join("quantize/mini-Q4_0.gguf")).unwrap();
+    assert_eq!(file.get("limbeck.quantize.rounding"), Some(&"compensated".into()));
+
+    // The same again from nothing, on one thread.
+    std::fs::remove_dir_all(mini.run_dir().join("quantize")).unwrap();
+    let args: Vec<&str> = ["quantize", "mini", "--set", formats].into_iter().chain(compensated).collect();
+    assert!(mini.command(&args).env("RAYON_NUM_THREADS", "1").output().unwrap().status.success());
+    assert_eq!(["Q8_0", "Q4_K_M", "Q4_0"].map(|f| digest(&mini, &format!("mini-{f}.gguf"))), own);
+
+    // Fewer rows round otherwise; a general text has its share without an importance matrix too.
+    std::fs::write(mini.path().join("mini/general.txt"), "The bank of the river was green. ".repeat(400)).unwrap();
+    let mixed = quantize(&[&compensated[..], &["--set", "quantize.imatrix_text=general.txt"]].concat());
+    assert!(mixed[2] != own[2] && !mini.run_dir().join("quantize/imatrix.gguf").exists());
+
+    // Measured beside the exact model, on the test rows.
+    let (base, adapter) = (mini.path().join("mini/base.gguf"), mini.run_dir().join("train/adapter"));
+    let (data, q4) = (mini.run_dir().join("dataset"), mini.run_dir().join("quantize/mini-Q4_0.gguf"));
+    let path = |path: &std::path::Path| path.display().to_string();
+    let (base, adapter, data, q4) = (path(&base), path(&adapter), path(&data), path(&q4));
+    let args = ["bench", "kl", "--reference", &base, "--adapter", &adapter, "--dataset", &data, "--tokens", "600"];
+    let made = [&args[..], &["--file", &q4, "--make", "Q4_0", "--rounding", "plain,compensated", "--json"]].concat();
+    let told: Value = serde_json::from_str(&mini.expect(0, &made)).unwrap();
+    let rows = told["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 6, "{told}");
+    for row in rows {
+        let kl = row["mean_kl"].as_f64().unwrap();
+        assert!(kl > 0.0 && kl < 1.0 && row["bits_per_weight"] == rows[0]["bits_per_weight"], "{row}");
+    }
+    assert!(rows[0]["ratio"].as_f64() == Some(1.0) && rows[0]["set"] == "test rows", "{}", rows[0]);
+    let table = mini.expect(0, &[&args[..], &["--file", &q4]].concat());
+    assert!(table.contains("test rows: ") && table.contains("mini-Q4_0.gguf"), "{table}");
+    let nothing = mini.limbeck(&["bench", "kl", "--reference", &base, "--file", &q4]);
+    let said = String::from_utf8_lossy(&nothing.stderr).into_owned();
+    assert!(nothing.status.code() == Some(3) && said.contains("there is nothing to measure on"), "{said}");
 }
 
 #[test]

@@ -12,43 +12,35 @@ use crate::encode::simd::vectorised;
 /// Columns whose scale is refitted at once, at most.
 const MOST: usize = super::grid::SUPER;
 
-vectorised! {
-    /// `rᵀHr` of `r = w − values`, and `H·r` into `gradient`.
-    pub fn error / error_portable(w: &[f32], values: &[f32], h: &[f32], gradient: &mut [f32], out: &mut f64) {
-        let width = w.len();
-        gradient.fill(0.0);
-        for (i, (w, v)) in w.iter().zip(values).enumerate() {
-            add(gradient, w - v, &h[i * width..]);
-        }
-        *out = product(w, values, gradient);
-    }
-}
+/// What a scale must gain to be moved, as a share of the row's error spread over its scales: each move costs a product with the
+/// columns of its block.
+const WORTH: f32 = 1e-3;
 
 vectorised! {
-    /// Improves what was decided of a row whose exact values are `w`; `out` is the error that is left.
-    pub fn refine / refine_portable(row: &mut Row, w: &[f32], metric: &Metric, passes: u32, out: &mut f64) {
-        let mut gradient = vec![0.0f32; w.len()];
-        error_portable(w, &row.values, &metric.h, &mut gradient, out);
+    /// Improves what was decided of a row whose exact values are `w`; `gradient` is `H·(w − values)` and stays so. `out` is the
+    /// error that is left, `(w − values)ᵀH(w − values)`.
+    pub fn refine / refine_portable(row: &mut Row, w: &[f32], metric: &Metric, passes: u32, gradient: &mut [f32], out: &mut f64) {
         let together = row.grid.groups_together();
         for pass in 0..passes {
+            let worth = -WORTH * product(w, &row.values, gradient) as f32 / row.units.len() as f32;
             let mut changed = 0;
             for unit in 0..row.units.len() {
-                // A superblock's units hardly move, and moving them is dear.
-                if together == 1 || pass % 2 == 0 {
-                    changed += refit_units(row, unit, metric, &mut gradient);
+                // Scales hardly move, and moving them is dear.
+                if pass % 2 == 0 {
+                    changed += refit_units(row, unit, metric, gradient, worth);
                 }
                 for group in unit * together..(unit + 1) * together {
                     if together > 1 {
-                        changed += refit_multiples(row, group, metric, &mut gradient);
+                        changed += refit_multiples(row, group, metric, gradient);
                     }
-                    changed += step_levels(row, group, metric, &mut gradient);
+                    changed += step_levels(row, group, metric, gradient);
                 }
             }
             if changed == 0 {
                 break;
             }
         }
-        error_portable(w, &row.values, &metric.h, &mut gradient, out);
+        *out = product(w, &row.values, gradient);
     }
 }
 
@@ -60,9 +52,29 @@ fn add(y: &mut [f32], factor: f32, x: &[f32]) {
     }
 }
 
+/// `y += Σ factors[i] · x[i]`, four rows of `x` at a time: `y` is read and written once for all of them. Rows lie `width` apart.
+#[inline(always)]
+fn add_rows(y: &mut [f32], factors: &[f32], x: &[f32], width: usize) {
+    let (fours, rest) = factors.as_chunks::<4>();
+    for (i, [a, b, c, d]) in fours.iter().enumerate() {
+        if *a == 0.0 && *b == 0.0 && *c == 0.0 && *d == 0.0 {
+            continue;
+        }
+        let rows = &x[4 * i * width..];
+        let (ra, rb) = (&rows[..y.len()], &rows[width..][..y.len()]);
+        let (rc, rd) = (&rows[2 * width..][..y.len()], &rows[3 * width..][..y.len()]);
+        for j in 0..y.len() {
+            y[j] += (a * ra[j] + b * rb[j]) + (c * rc[j] + d * rd[j]);
+        }
+    }
+    for (i, factor) in rest.iter().enumerate() {
+        add(y, *factor, &x[(4 * fours.len() + i) * width..]);
+    }
+}
+
 /// `Σ (w − values) · gradient`, in doubles, a lane each.
 #[inline(always)]
-fn product(w: &[f32], values: &[f32], gradient: &[f32]) -> f64 {
+pub fn product(w: &[f32], values: &[f32], gradient: &[f32]) -> f64 {
     let mut lanes = [0.0f64; LANES];
     for (i, lane) in lanes.iter_mut().enumerate() {
         for at in (i..w.len()).step_by(LANES) {
@@ -139,19 +151,19 @@ impl Quadratic {
 #[inline(always)]
 fn set_values(row: &mut Row, group: usize, metric: &Metric, gradient: &mut [f32]) {
     let (scale, offset) = row.scale_and_offset(group);
-    for i in group * row.grid.group..(group + 1) * row.grid.group {
-        let value = row.levels[i] * scale + offset;
-        let change = value - row.values[i];
-        if change != 0.0 {
-            add(gradient, -change, &metric.h[i * metric.width..]);
-            row.values[i] = value;
-        }
+    let (n, from) = (row.grid.group, group * row.grid.group);
+    let mut changes = [0.0f32; MOST];
+    for (i, change) in changes[..n].iter_mut().enumerate() {
+        let value = row.levels[from + i] * scale + offset;
+        *change = row.values[from + i] - value;
+        row.values[from + i] = value;
     }
+    add_rows(gradient, &changes[..n], &metric.h[from * metric.width..], metric.width);
 }
 
-/// The f16 numbers of a block by least squares. Returns 1 when they moved.
+/// The f16 numbers of a block by least squares, where the error changes by less than `worth`. Returns 1 when they moved.
 #[inline(always)]
-fn refit_units(row: &mut Row, unit: usize, metric: &Metric, gradient: &mut [f32]) -> u32 {
+fn refit_units(row: &mut Row, unit: usize, metric: &Metric, gradient: &mut [f32], worth: f32) -> u32 {
     let grid = row.grid;
     let together = grid.groups_together();
     let n = together * grid.group;
@@ -169,7 +181,7 @@ fn refit_units(row: &mut Row, unit: usize, metric: &Metric, gradient: &mut [f32]
     let now = (row.units[unit], row.offset_units[unit]);
     let moved = (through_f16(now.0 + x), through_f16(now.1 + y));
     let alone = (through_f16(now.0 + if quadratic.a[0] > 0.0 { quadratic.b[0] / quadratic.a[0] } else { 0.0 }), now.1);
-    let (mut best, mut taken) = (0.0, now);
+    let (mut best, mut taken) = (worth, now);
     for tried in [moved, alone] {
         let allowed = tried.0.is_normal() && tried.1.is_finite() && (sign > 0.0 || tried.1 >= 0.0);
         let change = quadratic.at(tried.0 - now.0, tried.1 - now.1);

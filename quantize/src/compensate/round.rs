@@ -44,8 +44,8 @@ pub fn round(ty: GgmlType, target: &[f32], metric: &Metric, passes: u32) -> Resu
     let plain = encode(ty, target)?;
     let row_bytes = plain.len() / (target.len() / width).max(1);
     let Some(grid) = Grid::of(ty) else {
-        let error = target.par_chunks(width).zip(plain.par_chunks(row_bytes));
-        let errors: Vec<f64> = error.map(|(w, y)| of_blocks(ty, w, y, metric)).collect();
+        let tiles = target.par_chunks(TILE * width).zip(plain.par_chunks(TILE * row_bytes));
+        let errors: Vec<f64> = tiles.map(|(w, y)| of_blocks(ty, w, y, metric).1).collect();
         let error = errors.iter().sum();
         return Ok(Rounded { bytes: plain, error, plain_error: error });
     };
@@ -63,13 +63,15 @@ pub fn round(ty: GgmlType, target: &[f32], metric: &Metric, passes: u32) -> Resu
 fn tile(grid: Grid, target: &[f32], metric: &Metric, passes: u32, bytes: &mut [u8]) -> [f64; 2] {
     let width = metric.width;
     let mut rows: Vec<Row> = target.chunks_exact(width).map(|_| Row::new(grid, width)).collect();
+    let (plain, _) = of_blocks(grid.ty, target, bytes, metric);
     feed_back(target.to_vec(), metric, &mut rows);
+    let mut gradients = gradients(target, rows.iter().map(|row| row.values.as_slice()), metric);
     let mut sums = [0.0; 2];
     let row_bytes = bytes.len() / rows.len().max(1);
-    for ((row, w), y) in rows.iter_mut().zip(target.chunks_exact(width)).zip(bytes.chunks_exact_mut(row_bytes)) {
+    let with_targets = rows.iter_mut().zip(target.chunks_exact(width)).zip(gradients.chunks_exact_mut(width));
+    for ((((row, w), gradient), y), plain) in with_targets.zip(bytes.chunks_exact_mut(row_bytes)).zip(plain) {
         let mut own = 0.0;
-        refine(row, w, metric, passes, &mut own);
-        let plain = of_blocks(grid.ty, w, y, metric);
+        refine(row, w, metric, passes, gradient, &mut own);
         if own < plain && row.units.iter().chain(&row.offset_units).all(|unit| unit.is_finite()) {
             row.write(y);
         }
@@ -78,15 +80,30 @@ fn tile(grid: Grid, target: &[f32], metric: &Metric, passes: u32, bytes: &mut [u
     sums
 }
 
-/// The error of a row as it was written.
-fn of_blocks(ty: GgmlType, w: &[f32], bytes: &[u8], metric: &Metric) -> f64 {
-    let mut values = vec![0.0; w.len()];
+/// `H·(w − values)` of some rows.
+fn gradients<'v>(target: &[f32], values: impl Iterator<Item = &'v [f32]>, metric: &Metric) -> Vec<f32> {
+    let width = metric.width;
+    let with_values = target.chunks_exact(width).zip(values);
+    let off: Vec<f32> = with_values.flat_map(|(w, v)| w.iter().zip(v).map(|(w, v)| w - v)).collect();
+    let mut out = vec![0.0f32; off.len()];
+    let shape = [off.len() / width, width, width];
+    let (left, right) = (View::rows(&off, width), View::rows(&metric.h, width));
+    matmul(shape, &mut out, width, false, left, right, 1.0, Threads::One);
+    out
+}
+
+/// The error of each row as it was written, and of all.
+fn of_blocks(ty: GgmlType, target: &[f32], bytes: &[u8], metric: &Metric) -> (Vec<f64>, f64) {
+    let width = metric.width;
+    let mut values = vec![0.0; target.len()];
     if dequantize(ty, bytes, &mut values).is_err() {
-        return f64::INFINITY;
+        return (vec![f64::INFINITY; target.len() / width], f64::INFINITY);
     }
-    let (mut gradient, mut error) = (vec![0.0; w.len()], 0.0);
-    super::refine::error(w, &values, &metric.h, &mut gradient, &mut error);
-    error
+    let gradients = gradients(target, values.chunks_exact(width), metric);
+    let rows = target.chunks_exact(width).zip(values.chunks_exact(width)).zip(gradients.chunks_exact(width));
+    let errors: Vec<f64> = rows.map(|((w, v), g)| super::refine::product(w, v, g)).collect();
+    let all = errors.iter().sum();
+    (errors, all)
 }
 
 /// Rounds the columns from left to right; what each loses is made up for by those behind it. `w` is used up.

@@ -51,8 +51,8 @@ pub fn error(grid: Grid, w: &[f32], h: &[f32], scale: f32, offset: f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     for (w, h) in w.as_chunks::<LANES>().0.iter().zip(h.as_chunks::<LANES>().0) {
         let mut v = *w;
-        for v in &mut v {
-            *v = (*v - offset) * inverse;
+        for i in 0..LANES {
+            v[i] = (w[i] - offset) * inverse;
         }
         let levels = nearest(grid, v);
         for i in 0..LANES {
@@ -66,7 +66,10 @@ pub fn error(grid: Grid, w: &[f32], h: &[f32], scale: f32, offset: f32) -> f32 {
 /// The scale of a group whose values are `scale · level`; 0 for a group of zeros.
 #[inline(always)]
 pub fn scale(grid: Grid, w: &[f32], h: &[f32], through: bool) -> f32 {
-    let extreme = w.iter().fold(0.0f32, |most, v| if v.abs() > most.abs() { *v } else { most });
+    let mut extreme = 0.0f32;
+    for v in w {
+        extreme = if v.abs() > extreme.abs() { *v } else { extreme };
+    }
     let (mut best, mut found) = (f32::INFINITY, 0.0);
     if extreme == 0.0 {
         return found;
@@ -76,7 +79,11 @@ pub fn scale(grid: Grid, w: &[f32], h: &[f32], through: bool) -> f32 {
             let inverse = sign * grid.reach() * (SCALES[0] + SCALES[1] * trial as f32) / extreme;
             let (mut product, mut square) = ([0.0f32; LANES], [0.0f32; LANES]);
             for (w, h) in w.as_chunks::<LANES>().0.iter().zip(h.as_chunks::<LANES>().0) {
-                let levels = nearest(grid, w.map(|w| w * inverse));
+                let mut v = *w;
+                for i in 0..LANES {
+                    v[i] = w[i] * inverse;
+                }
+                let levels = nearest(grid, v);
                 for i in 0..LANES {
                     product[i] += h[i] * w[i] * levels[i];
                     square[i] += h[i] * levels[i] * levels[i];
@@ -120,7 +127,11 @@ pub fn scale_and_offset(grid: Grid, w: &[f32], h: &[f32], free: bool) -> (f32, f
         let inverse = (high + SPANS[0] + SPANS[1] * trial as f32) / (most - low);
         let (mut l, mut l2, mut lw) = ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);
         for (w, h) in w.as_chunks::<LANES>().0.iter().zip(h.as_chunks::<LANES>().0) {
-            let levels = nearest(grid, w.map(|w| (w - low) * inverse));
+            let mut v = *w;
+            for i in 0..LANES {
+                v[i] = (w[i] - low) * inverse;
+            }
+            let levels = nearest(grid, v);
             for i in 0..LANES {
                 let weighted = h[i] * levels[i];
                 l[i] += weighted;

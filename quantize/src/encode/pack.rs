@@ -8,6 +8,7 @@ pub fn put_f16(y: &mut [u8], v: f32) {
 }
 
 /// A scale as the reader will see it.
+#[inline]
 pub fn through_f16(v: f32) -> f32 {
     f16::from_bits(f16_bits(v)).to_f32()
 }
