@@ -26,6 +26,7 @@ shipped=$(find "$work/runs/quickstart/quantize" -name '*Q8_0*.gguf' | head -n 1)
 serve() {
     coproc SERVER { exec "$venv/bin/python" $here/serve.py "$1" 2>"$work/server.log"; }
     read -r url <&"${SERVER[0]}"
+    server=$SERVER_PID stdin=${SERVER[1]}
 }
 
 echo "-- the shipped file in llama.cpp's server"
@@ -80,8 +81,8 @@ END
 (cd "$work" && "$limbeck" teach quickstart --runs-dir runs --arm live --messages unlabeled.jsonl --samples 3)
 (cd "$work" && "$limbeck" import taught/traces.jsonl --out imported > /dev/null && wc -l < taught/traces.jsonl)
 
-exec {SERVER[1]}>&-
-wait "$SERVER_PID" 2>/dev/null || true
+exec {stdin}>&-
+wait "$server" 2>/dev/null || true
 rm -rf "$work/runs/quickstart/eval/predictions/live.jsonl" "$work/runs/quickstart/eval/replies" "$work/runs/quickstart/eval/report.json"
 "$limbeck" eval "$work/quickstart" --runs-dir "$work/runs" --offline --replay "$work/replies.jsonl" > "$work/again.txt" || [ $? -eq 4 ]
 diff <(grep -E '^ *(live|text) ' "$work/eval.txt") <(grep -E '^ *(live|text) ' "$work/again.txt")
