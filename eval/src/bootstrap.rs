@@ -62,6 +62,9 @@ pub fn cluster_difference(
     Some(Interval { low: bounds.at(1.0 - one_sided).min(estimate), high: bounds.at(one_sided).max(estimate) })
 }
 
+/// A t that no sample of any use has.
+const BEYOND: f64 = 1e9;
+
 /// Bounds of a mean, each one-sided at `confidence`, by the bootstrap of Student's t (Efron 1981, Hall 1988): rows are drawn one
 /// by one. Of numbers that are rarely large, as divergences are, the upper bound lies further from the mean than the lower one,
 /// which BCa does too little of on a few hundred rows.
@@ -78,7 +81,13 @@ pub fn mean_bounds(values: &[f64], confidence: f64, resamples: u32, seed: u64) -
     let mut t = || {
         let (sum, squares) = (0..values.len()).fold((0.0, 0.0), |sum, _| of(sum, values[rng.below(values.len())]));
         let (mean, own) = moments(sum, squares);
-        if own > 0.0 { (mean - estimate) / own } else { 0.0 }
+        let off = mean - estimate;
+        match own > 0.0 {
+            true => off / own,
+            // One value drawn over and over tells nothing of the spread: it counts as beyond every bound.
+            false if off.abs() > 1e-12 * estimate.abs() => off.signum() * BEYOND,
+            false => 0.0,
+        }
     };
     let mut draws: Vec<f64> = (0..resamples).map(|_| t()).collect();
     draws.sort_by(f64::total_cmp);
