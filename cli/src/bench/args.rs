@@ -108,7 +108,7 @@ Example:
   limbeck bench distill --teacher smollm2-135m --teacher-adapter runs/big/train/adapter --student student.gguf \\
     --data banking77 --out distill
 
-All arms take the same number of steps and answer the same test rows. The same command goes on where it was stopped.")]
+All arms take about as many steps and answer the same test rows. The same command goes on where it was stopped.")]
     Distill(BenchDistill),
     /// Measure `limbeck serve` under load: many callers at once, or arrivals at a rate whatever the server does
     #[command(after_help = "\

@@ -280,14 +280,14 @@ mod tests {
         let lines = [
             r#"{"text":"Why was my refund not shown in the app?!"}"#,
             r#"{"text":"Good day. Why was my refund not shown in the app? Many thanks to all of you."}"#,
-            r#"{"messages":[{"role":"user","content":"can you cancel the transfer I made"},{"role":"assistant","content":"a"}]}"#,
+            r#"{"messages":[{"role":"user","content":"Can you cancel the transfer that I made?!"},{"role":"assistant","content":"a"}]}"#,
             r#"{"text":"Where is my new card, please?"}"#,
             r#"{"text":"the exchange rate is wrong, write to ann@example.org"}"#,
             "the exchange rate is WRONG, write to ann@example.org",
             r#"{"messages":[{"role":"system","content":"Other."},{"role":"user","content":"my pin is blocked"}]}"#,
             r#"{"messages":[]}"#,
             r#"{"text":"cut o"#,
-            r#"{"text":" . "}"#,
+            r#"{"text":"   "}"#,
         ];
         fs::write(&file, lines.join("\n\n")).unwrap();
         let plan = UnlabeledPlan {
