@@ -2,11 +2,17 @@
 
 mod artifact;
 pub mod capture;
+mod keys;
+mod review;
+mod students;
+mod traces;
 
-pub use artifact::OWN_KEY;
-pub use artifact::{ArtifactArgs, Drift, Export, Form, Promote, Reproduce, Score, Serve, Verify};
+pub use artifact::{ArtifactArgs, Drift, Export, Form, OWN_KEY, Promote, Reproduce, Score, Serve, Verify};
+pub use keys::{Keys, KeysVerb};
+pub use review::{Part, Review, Tool};
+pub use students::{Carve, Teach};
+pub use traces::{Audit, Import, ReadingArgs};
 
-use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -409,72 +415,6 @@ pub struct Watch {
     pub export_metrics: Option<PathBuf>,
 }
 
-/// How files are to be understood.
-#[derive(Args, Debug, Clone, Default)]
-pub struct ReadingArgs {
-    /// What wrote the files; seen from their first records when left out
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(formats()))]
-    pub format: Option<String>,
-    /// Which column, or dotted path in JSON, holds which field (input, output, messages, system, id, customer, time, ...)
-    #[arg(long, value_delimiter = ',', value_name = "FIELD=COLUMN,...", value_parser = key_value)]
-    pub map: Vec<(String, String)>,
-}
-
-fn formats() -> Vec<&'static str> {
-    let mut names: Vec<&str> = limbeck_data_curation::trace::Format::ALL.iter().map(|f| f.name()).collect();
-    names.sort_unstable();
-    names
-}
-
-#[derive(Args, Debug)]
-pub struct Import {
-    /// A recipe, or trace files and folders of them
-    #[arg(required_unless_present = "watch", value_name = "RECIPE|FILE")]
-    pub what: Vec<PathBuf>,
-    #[command(flatten)]
-    pub reading: ReadingArgs,
-    /// Where the result goes when no recipe says it
-    #[arg(long, value_name = "DIR", default_value = "imported")]
-    pub out: PathBuf,
-    /// Leave personal data in: only for files that are known to hold none
-    #[arg(long)]
-    pub no_redact: bool,
-    /// Read what is appended to the logs of a folder, every 2 seconds, until stopped; nothing is read twice
-    #[arg(long, value_name = "DIR", conflicts_with = "what")]
-    pub watch: Option<PathBuf>,
-    /// Look once and stop
-    #[arg(long, requires = "watch")]
-    pub once: bool,
-}
-
-#[derive(Args, Debug)]
-pub struct Audit {
-    /// Trace files, or folders of them
-    #[arg(required = true, value_name = "FILE")]
-    pub files: Vec<PathBuf>,
-    #[command(flatten)]
-    pub reading: ReadingArgs,
-    /// Price table (TOML): [models.NAME] input_per_1m, output_per_1m; [self_hosted] per_hour; [audit] assumptions
-    #[arg(long, value_name = "TOML")]
-    pub prices: Option<PathBuf>,
-    /// Days that the traces cover, where they tell no time or not all of it
-    #[arg(long, value_name = "N", value_parser = days)]
-    pub days: Option<f64>,
-    /// Also write the report as one self-contained page
-    #[arg(long, value_name = "FILE.html")]
-    pub html: Option<PathBuf>,
-    /// Write a starter recipe for the best call site: recipe.toml and its calls, redacted
-    #[arg(long, value_name = "DIR")]
-    pub write_recipe: Option<PathBuf>,
-    /// For this call site instead
-    #[arg(long, value_name = "N", requires = "write_recipe")]
-    pub site: Option<usize>,
-}
-
-fn days(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|x: &f64| x.is_finite() && *x > 0.0).ok_or_else(|| "expected a number above 0".to_owned())
-}
-
 #[derive(Args, Debug)]
 pub struct Init {
     /// The recipe's folder; its last part becomes the recipe's name
@@ -485,70 +425,6 @@ pub struct Init {
     /// Instead of labels: the fields that are to be pulled out of a message; writes a schema.json of texts to go on from
     #[arg(long, value_delimiter = ',', value_name = "FIELD,...", conflicts_with = "labels")]
     pub fields: Vec<String>,
-}
-
-#[derive(Args, Debug)]
-pub struct Review {
-    #[command(flatten)]
-    pub recipe: RecipeArg,
-    /// Who reviews; goes into every decision
-    #[arg(long, value_name = "NAME")]
-    pub reviewer: Option<String>,
-    /// Only say how far the review got
-    #[arg(long)]
-    pub status: bool,
-    /// Only say how many reviews of the random share certify review.max_label_error
-    #[arg(long, conflicts_with = "status")]
-    pub plan: bool,
-    /// Only show the tally: certificate, agreement between reviewers, what each did
-    #[arg(long, conflicts_with_all = ["status", "plan"])]
-    pub tally: bool,
-    /// Judge without sight of what others decided (always so where review.reviewers_per_item is above 1)
-    #[arg(long)]
-    pub blind: bool,
-    /// Settle items that were judged differently or flagged; not those that you judged yourself
-    #[arg(long, conflicts_with = "blind")]
-    pub adjudicate: bool,
-    /// Hand half of what is yours in the queue to somebody, or another share: NAME=0.3
-    #[arg(long, value_name = "NAME[=SHARE]", value_parser = part)]
-    pub hand_over: Option<Part>,
-    /// Write what is still open as JSON for another tool: tasks and a labelling configuration, or records
-    #[arg(long, value_name = "FILE", requires = "format")]
-    pub export: Option<PathBuf>,
-    /// The other tool
-    #[arg(long, value_enum, requires = "export")]
-    pub format: Option<Tool>,
-    /// Take what people answered in Label Studio (exported as JSON) or Argilla (records.to_json) as blind judgements
-    #[arg(long, value_name = "FILE")]
-    pub import: Option<PathBuf>,
-    /// Keys of the screen, a TOML file
-    #[arg(long, value_name = "FILE")]
-    pub keys: Option<PathBuf>,
-    /// Let the wheel scroll; selecting text then needs the terminal's shift key
-    #[arg(long)]
-    pub mouse: bool,
-}
-
-/// Who gets what part of a queue.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Part {
-    pub to: String,
-    pub share: f64,
-}
-
-fn part(text: &str) -> Result<Part, String> {
-    let (to, of) = text.split_once('=').map_or((text, None), |(to, of)| (to, Some(of)));
-    let share = of.map_or(Ok(0.5), share)?;
-    match to.trim() {
-        "" => Err("expected a reviewer's name, for example ben or ben=0.3".to_owned()),
-        to => Ok(Part { to: to.to_owned(), share }),
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Tool {
-    LabelStudio,
-    Argilla,
 }
 
 #[derive(Args, Debug)]
@@ -585,137 +461,6 @@ pub struct Explain {
 }
 
 #[derive(Args, Debug)]
-pub struct Carve {
-    /// The model to carve from: a .gguf, or a folder of safetensors
-    pub source: PathBuf,
-    /// Layers to keep, counted from 0: 0-3,28,29
-    #[arg(long, value_name = "LIST", value_parser = layers)]
-    pub layers: Layers,
-    /// How many of the tokenizer's merges to keep, from the first on
-    #[arg(long, value_name = "N")]
-    pub merges: usize,
-    /// The GGUF file to write
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
-    /// Name inside the file; the file's own name when left out
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-    /// SPDX id of the licence; the source's own when left out
-    #[arg(long, value_name = "SPDX")]
-    pub license: Option<String>,
-}
-
-/// A type of its own, or clap would take the list for a repeated argument.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layers(pub Vec<usize>);
-
-fn layers(text: &str) -> Result<Layers, String> {
-    let mut list = Vec::new();
-    for part in text.split(',').map(str::trim) {
-        let number = |s: &str| s.trim().parse::<usize>().map_err(|_| format!("`{s}` is no layer; write 0-3,28,29"));
-        let (first, last) = match part.split_once('-') {
-            Some((first, last)) => (number(first)?, number(last)?),
-            None => (number(part)?, number(part)?),
-        };
-        if last < first || last > 10_000 {
-            return Err(format!("`{part}` is no range of layers; write 0-3,28,29"));
-        }
-        list.extend(first..=last);
-    }
-    Ok(Layers(list))
-}
-
-#[derive(Args, Debug)]
-pub struct Teach {
-    #[command(flatten)]
-    pub recipe: RecipeArg,
-    /// The live model: the name of an [[eval.arm]] of kind endpoint
-    #[arg(long, value_name = "NAME")]
-    pub arm: String,
-    /// Messages, a line each
-    #[arg(long, required = true, value_name = "FILE.jsonl")]
-    pub messages: Vec<PathBuf>,
-    /// The folder to write: traces.jsonl, queue.jsonl, rejected.jsonl, replies.jsonl
-    #[arg(long, value_name = "DIR", default_value = "taught")]
-    pub out: PathBuf,
-    /// Draws a message; the arm's own number when left out
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub samples: Option<u32>,
-    /// Temperature of the draws; the arm's own when left out, but 0.7 for several draws at 0
-    #[arg(long, value_name = "T", value_parser = temperature)]
-    pub temperature: Option<f64>,
-    /// What fewer of the draws agree on goes to the reviewers
-    #[arg(long, value_name = "0..1", default_value_t = 0.6, value_parser = share)]
-    pub min_agreement: f64,
-    /// Stop before more than this is spent, in the currency of eval.prices; the arm's own cap when left out
-    #[arg(long, value_name = "AMOUNT", value_parser = price)]
-    pub max_spend: Option<f64>,
-    /// Leave personal data in what is sent and written: only for messages that are known to hold none
-    #[arg(long)]
-    pub no_redact: bool,
-    /// Say what would be asked and what it may cost; nothing is sent
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Add the replies to FILE
-    #[arg(long, value_name = "FILE")]
-    pub record: Option<PathBuf>,
-    /// Take the replies from FILE; the network is not used
-    #[arg(long, value_name = "FILE", conflicts_with = "record")]
-    pub replay: Option<PathBuf>,
-}
-
-fn temperature(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|t| (0.0..=2.0).contains(t)).ok_or_else(|| "expected a number from 0 to 2".to_owned())
-}
-
-#[derive(Args, Debug)]
-pub struct Keys {
-    #[command(subcommand)]
-    pub verb: KeysVerb,
-}
-
-#[derive(Subcommand, Debug)]
-pub enum KeysVerb {
-    /// Make a P-256 key; encrypted when LIMBECK_KEY_PASSPHRASE or LIMBECK_KEY_PASSPHRASE_FILE gives a passphrase
-    #[command(after_help = "Example:\n  limbeck keys new .limbeck/keys/signing.pem")]
-    New {
-        /// Where the private key goes; the public one is put beside it
-        path: PathBuf,
-    },
-    /// Make a key in place of another, and the next version of the trust policy that says so
-    #[command(after_help = "\
-Example:
-  limbeck keys rotate ci.pem ci-2027.pem --policy trust.toml
-  limbeck trust sign trust.toml --key ann.pem && limbeck trust install trust.toml
-
-The old key stays valid for what was promoted before. If others may have had it, set its revoked_at_seq in the policy to the
-entry from which it is not to be believed.")]
-    Rotate {
-        #[command(flatten)]
-        store: crate::verbs::store::args::StoreArg,
-        /// The key that is to be replaced, its private or public half
-        old: PathBuf,
-        /// Where the new private key goes; the public one is put beside it
-        new: PathBuf,
-        /// Where the next policy goes, where the store has one
-        #[arg(long, value_name = "FILE", default_value = "trust.toml")]
-        policy: PathBuf,
-    },
-    /// Say which key this is: its id, as artifacts and the promotion log name it
-    #[command(after_help = "Example:\n  limbeck keys show .limbeck/keys/signing.pub.pem")]
-    Show {
-        /// A private or a public key
-        path: PathBuf,
-    },
-    /// Print the public half
-    #[command(after_help = "Example:\n  limbeck keys public .limbeck/keys/signing.pem")]
-    Public {
-        /// The private key
-        path: PathBuf,
-    },
-}
-
-#[derive(Args, Debug)]
 pub struct Completions {
     pub shell: clap_complete::Shell,
 }
@@ -745,13 +490,5 @@ mod tests {
         }
         let bench = command.find_subcommand_mut("bench").unwrap().find_subcommand_mut("train").unwrap();
         insta::assert_snapshot!("help-bench-train", bench.render_help().to_string());
-    }
-
-    #[test]
-    fn layers_are_lists_and_ranges() {
-        assert_eq!(layers("0-3, 28,29").unwrap().0, [0, 1, 2, 3, 28, 29]);
-        for bad in ["", "3-1", "x", "1,,2", "0-99999999"] {
-            assert!(layers(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -1,6 +1,10 @@
 //! Live models as a recipe names them: an arm of the evaluation, and a teacher. Puts settings, prices, secrets and prompts
 //! together for `limbeck_distill::endpoint`, which knows none of these, and reads what comes back as the task's answers.
 
+mod arm;
+
+pub use arm::{LiveArm, Told, estimate};
+
 use crate::exit::{Exit, Failure, Result};
 use crate::settings::{Recording, Settings, named_secret};
 use crate::stages::PROGRAM_VERSION;
@@ -15,7 +19,7 @@ use limbeck_distill::endpoint::{
     Sampling, of_codes, of_samples,
 };
 use limbeck_distill::prompt::{Prompt, Wanted, pick_shots};
-use limbeck_eval::{AnswerError, Fact, PriceTable, Respondent, Response, Tokens};
+use limbeck_eval::{Fact, PriceTable, Response, Tokens};
 use limbeck_recipes::{EndpointApi, EndpointArm, PromptStyle, Recipe};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -417,101 +421,6 @@ fn told(arm: &EndpointArm) -> String {
     let draws = if arm.samples > 1 { format!(", {} draws at {}", arm.samples, arm.temperature) } else { String::new() };
     format!("{style}, {shots}{draws}")
 }
-
-/// A live model as an arm.
-pub struct LiveArm<'e> {
-    live: Live,
-    endpoint: Endpoint,
-    emit: &'e dyn Emit,
-    facts: Vec<Fact>,
-}
-
-impl<'e> LiveArm<'e> {
-    /// # Errors
-    /// When kept replies can't be read.
-    pub fn open(live: Live, emit: &'e dyn Emit) -> Result<LiveArm<'e>> {
-        if live.plan.is_exposed() {
-            let text = format!("the key of arm {} crosses the network in the clear: {}", live.name, live.plan.url);
-            emit.emit(EventKind::Warning { text });
-        }
-        let endpoint = live.open()?;
-        Ok(LiveArm { live, endpoint, emit, facts: Vec::new() })
-    }
-}
-
-impl Respondent for LiveArm<'_> {
-    fn respond(
-        &mut self,
-        asked: &[&[Message]],
-        done: &mut dyn FnMut(usize),
-    ) -> std::result::Result<Vec<Response>, AnswerError> {
-        let questions = self.live.questions(asked);
-        estimate(&self.live, &self.endpoint, &questions, self.emit);
-        let asked = self.live.ask(&mut self.endpoint, &questions, self.emit, done).map_err(Told::of)?;
-        if let Some(failure) = self.live.stopped(&asked) {
-            return Err(Told::of(failure).into());
-        }
-        let again =
-            asked.ends.iter().flatten().filter(|end| end.as_ref().is_err_and(|rejection| rejection.again)).count();
-        if again > 0 && self.live.plan.online {
-            let kept = self.endpoint.kept_at();
-            let text = format!(
-                "arm {}: {again} questions stay without an answer because of the network, and count as invalid; to ask them \
-                 again, remove the arm's predictions (eval/predictions/{}.jsonl) and eval/report.json. What was answered is kept in {}",
-                self.live.name,
-                self.live.name,
-                kept.display()
-            );
-            self.emit.emit(EventKind::Warning { text });
-        }
-        self.facts = self.live.facts(&asked, self.endpoint.spent());
-        Ok(asked.ends.chunks(self.live.samples as usize).map(|draws| self.live.response(draws)).collect())
-    }
-
-    fn facts(&self) -> Vec<Fact> {
-        self.facts.clone()
-    }
-}
-
-/// Says what is to be asked and what that may cost, before it is asked.
-pub fn estimate(live: &Live, endpoint: &Endpoint, questions: &[Question], emit: &dyn Emit) {
-    let (open, prompt, completion) = endpoint.estimate(questions, &live.sampling);
-    if open == 0 {
-        return;
-    }
-    let kept = questions.len() - open;
-    let cost = live.plan.budget.price.map(|price| {
-        let most = price.of(prompt, completion);
-        let cap = live.plan.budget.max_spend.map_or(String::new(), |cap| format!(", cap {cap}"));
-        format!(": about {} {most:.4} at most{cap}", live.currency)
-    });
-    let text = format!(
-        "asking {} at {}: {open} requests ({kept} kept from before), some {prompt} tokens and at most {completion} in answer{}",
-        live.plan.model,
-        live.plan.url,
-        cost.unwrap_or_else(|| ", at no known price".to_owned())
-    );
-    emit.emit(EventKind::Note { text });
-}
-
-/// A failure on its way through a room that knows errors only.
-#[derive(Debug)]
-pub struct Told(String);
-
-impl Told {
-    pub fn of(failure: Failure) -> Told {
-        let help = failure.help.map_or(String::new(), |help| format!(". Try: {help}"));
-        Told(failure.message + &help)
-    }
-}
-
-impl std::fmt::Display for Told {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Told {}
 
 /// Where an arm's replies are kept, in the folder of the evaluation.
 pub fn kept_in(eval: &Path, arm: &str) -> PathBuf {

@@ -6,6 +6,8 @@
 //! compared row by row (exact McNemar). A test row whose text is anywhere in the train file is left out, for the teacher may have
 //! learnt it.
 
+mod compare;
+
 use super::args::BenchDistill;
 use super::banking::{Row, Rows};
 use super::ours::{all_linear, freeze, median, settings as plain_settings};
@@ -15,6 +17,7 @@ use crate::progress::Sink;
 use crate::settings::Settings;
 use crate::stages::capture::{Teacher, digest_of};
 use crate::stages::{PROGRAM_VERSION, cannot};
+use compare::{report, text_of};
 use limbeck_artifact::capture::{
     CHUNK, Capture, CaptureWriter, Header, LABEL_POSTERIORS, Named, Row as CapturedRow, Started, prompt_key,
 };
@@ -24,7 +27,6 @@ use limbeck_artifact::event::Silent;
 use limbeck_artifact::files::write_atomic;
 use limbeck_data_curation::text::normal_form;
 use limbeck_distill::{Asked, CapturePlan, capture};
-use limbeck_eval::statistics::{Paired, mcnemar_exact};
 use limbeck_eval::{FloorRow, LinearFloor, argmax};
 use limbeck_model::adapter::Adapter;
 use limbeck_model::decoder::Decoder;
@@ -489,99 +491,6 @@ fn judged(work: &Work<'_>, test: &[Row], told: &Capture) -> Answered {
     Answered { nll: nll / right.len().max(1) as f64, right, steps: 0 }
 }
 
-/// One arm against another, row by row: points between them and the exact test's p.
-fn paired(a: &Answered, b: &Answered) -> (f64, f64) {
-    let only = |x: &Answered, y: &Answered| x.right.iter().zip(&y.right).filter(|(x, y)| **x && !**y).count() as u64;
-    let pair = Paired { n: a.right.len() as u64, b: only(a, b), c: only(b, a) };
-    ((a.accuracy() - b.accuracy()) * 100.0, mcnemar_exact(pair))
-}
-
-const PAIRS: [(Arm, Arm); 3] = [(Arm::Soft, Arm::Labels), (Arm::Hard, Arm::Labels), (Arm::Soft, Arm::Hard)];
-
-/// Mean and standard deviation over the seeds.
-fn spread(values: &[f64]) -> (f64, f64) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n.max(1.0);
-    let square = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>();
-    (mean, if values.len() > 1 { (square / (n - 1.0)).sqrt() } else { 0.0 })
-}
-
-type Seeds = [BTreeMap<&'static str, Answered>];
-
-fn of_arm(seeds: &Seeds, arm: Arm, value: impl Fn(&Answered) -> f64) -> Vec<f64> {
-    seeds.iter().filter_map(|seed| seed.get(arm.name())).map(value).collect()
-}
-
-fn gaps(seeds: &Seeds, (a, b): (Arm, Arm)) -> Vec<(f64, f64)> {
-    seeds.iter().filter_map(|seed| Some(paired(seed.get(a.name())?, seed.get(b.name())?))).collect()
-}
-
-fn report(work: &Work<'_>, rows: &Rows, teacher: &Answered, seeds: &Seeds, ratio: [f64; 2]) -> serde_json::Value {
-    let arms: serde_json::Map<String, serde_json::Value> = Arm::ALL
-        .iter()
-        .map(|arm| {
-            let (accuracy, nll) = (of_arm(seeds, *arm, Answered::accuracy), of_arm(seeds, *arm, |a| a.nll));
-            (arm.name().to_owned(), json!({"accuracy": accuracy, "nll": nll}))
-        })
-        .collect();
-    let pairs: Vec<serde_json::Value> = PAIRS
-        .iter()
-        .map(|pair| {
-            let found = gaps(seeds, *pair);
-            let points: Vec<f64> = found.iter().map(|g| g.0).collect();
-            let (mean, sd) = spread(&points);
-            json!({"of": pair.0.name(), "over": pair.1.name(), "points": points, "mean": mean, "sd": sd,
-                "mcnemar_p": found.iter().map(|g| g.1).collect::<Vec<f64>>()})
-        })
-        .collect();
-    json!({
-        "teacher": work.teacher.named(), "teacher_accuracy": teacher.accuracy(), "teacher_nll": teacher.nll,
-        "student": work.args.student, "per_class": work.args.per_class, "unlabeled": work.args.unlabeled,
-        "test_rows": rows.test.len(), "seeds": seeds.len(), "lambda": work.args.lambda,
-        "temperature": work.args.temperature, "arms": arms, "paired": pairs,
-        "step_ratio": {"classification": ratio[0], "verbalizer": ratio[1]},
-    })
-}
-
-fn text_of(work: &Work<'_>, rows: &Rows, teacher: &Answered, seeds: &Seeds, ratio: [f64; 2]) -> String {
-    let mut out = format!(
-        "teacher {}: {:.2} % right on {} test rows, NLL {:.3}\nstudent {}, {} labelled rows a class, {} unlabeled, {} seeds\n\n",
-        work.teacher.named().name,
-        teacher.accuracy() * 100.0,
-        rows.test.len(),
-        teacher.nll,
-        work.args.student.display(),
-        work.args.per_class,
-        work.args.unlabeled,
-        seeds.len(),
-    );
-    for arm in Arm::ALL {
-        let accuracy: Vec<f64> = of_arm(seeds, arm, |a| a.accuracy() * 100.0);
-        if accuracy.is_empty() {
-            continue;
-        }
-        let ((mean, sd), (nll, _)) = (spread(&accuracy), spread(&of_arm(seeds, arm, |a| a.nll)));
-        let each: Vec<String> = accuracy.iter().map(|a| format!("{a:.2}")).collect();
-        out.push_str(&format!("  {:<13} {mean:6.2} % ± {sd:.2}   NLL {nll:.3}   ({})\n", arm.name(), each.join(", ")));
-    }
-    out.push('\n');
-    for pair in PAIRS {
-        let found = gaps(seeds, pair);
-        if found.is_empty() {
-            continue;
-        }
-        let (mean, sd) = spread(&found.iter().map(|g| g.0).collect::<Vec<f64>>());
-        let each: Vec<String> = found.iter().map(|(points, p)| format!("{points:+.2}, p {p:.1e}")).collect();
-        let what = format!("{} over {}", pair.0.name(), pair.1.name());
-        out.push_str(&format!("  {what:<30} {mean:+.2} points ± {sd:.2}   ({})\n", each.join("; ")));
-    }
-    out.push_str(&format!(
-        "\n  a step with a teacher's answers over a plain one: {:.2} under a classification head, {:.2} spelling the labels\n",
-        ratio[0], ratio[1]
-    ));
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -599,14 +508,5 @@ mod tests {
         assert_ne!(draw(&rows, 3, 10, 2).0, labelled);
         let rows = Rows { train: vec![row("One  two!", "a")], test: vec![row("one two", "a"), row("three", "a")] };
         assert_eq!(without_leaks(rows).test, [row("three", "a")]);
-    }
-
-    #[test]
-    fn arms_are_compared_row_by_row() {
-        let of = |right: &[bool]| Answered { right: right.to_vec(), nll: 0.0, steps: 1 };
-        let (a, b) = (of(&[true, true, true, false]), of(&[true, false, false, false]));
-        let (points, p) = paired(&a, &b);
-        assert!(points == 50.0 && (p - 0.5).abs() < 1e-9, "{points} {p}");
-        assert_eq!(spread(&[1.0, 3.0]), (2.0, 2f64.sqrt()));
     }
 }

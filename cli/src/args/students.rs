@@ -1,0 +1,102 @@
+//! What making students takes: carving a base, and asking a live model for answers.
+
+use super::{RecipeArg, price, share};
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Args, Debug)]
+pub struct Carve {
+    /// The model to carve from: a .gguf, or a folder of safetensors
+    pub source: PathBuf,
+    /// Layers to keep, counted from 0: 0-3,28,29
+    #[arg(long, value_name = "LIST", value_parser = layers)]
+    pub layers: Layers,
+    /// How many of the tokenizer's merges to keep, from the first on
+    #[arg(long, value_name = "N")]
+    pub merges: usize,
+    /// The GGUF file to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Name inside the file; the file's own name when left out
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// SPDX id of the licence; the source's own when left out
+    #[arg(long, value_name = "SPDX")]
+    pub license: Option<String>,
+}
+
+/// A type of its own, or clap would take the list for a repeated argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layers(pub Vec<usize>);
+
+fn layers(text: &str) -> Result<Layers, String> {
+    let mut list = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let number = |s: &str| s.trim().parse::<usize>().map_err(|_| format!("`{s}` is no layer; write 0-3,28,29"));
+        let (first, last) = match part.split_once('-') {
+            Some((first, last)) => (number(first)?, number(last)?),
+            None => (number(part)?, number(part)?),
+        };
+        if last < first || last > 10_000 {
+            return Err(format!("`{part}` is no range of layers; write 0-3,28,29"));
+        }
+        list.extend(first..=last);
+    }
+    Ok(Layers(list))
+}
+
+#[derive(Args, Debug)]
+pub struct Teach {
+    #[command(flatten)]
+    pub recipe: RecipeArg,
+    /// The live model: the name of an [[eval.arm]] of kind endpoint
+    #[arg(long, value_name = "NAME")]
+    pub arm: String,
+    /// Messages, a line each
+    #[arg(long, required = true, value_name = "FILE.jsonl")]
+    pub messages: Vec<PathBuf>,
+    /// The folder to write: traces.jsonl, queue.jsonl, rejected.jsonl, replies.jsonl
+    #[arg(long, value_name = "DIR", default_value = "taught")]
+    pub out: PathBuf,
+    /// Draws a message; the arm's own number when left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub samples: Option<u32>,
+    /// Temperature of the draws; the arm's own when left out, but 0.7 for several draws at 0
+    #[arg(long, value_name = "T", value_parser = temperature)]
+    pub temperature: Option<f64>,
+    /// What fewer of the draws agree on goes to the reviewers
+    #[arg(long, value_name = "0..1", default_value_t = 0.6, value_parser = share)]
+    pub min_agreement: f64,
+    /// Stop before more than this is spent, in the currency of eval.prices; the arm's own cap when left out
+    #[arg(long, value_name = "AMOUNT", value_parser = price)]
+    pub max_spend: Option<f64>,
+    /// Leave personal data in what is sent and written: only for messages that are known to hold none
+    #[arg(long)]
+    pub no_redact: bool,
+    /// Say what would be asked and what it may cost; nothing is sent
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Add the replies to FILE
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Take the replies from FILE; the network is not used
+    #[arg(long, value_name = "FILE", conflicts_with = "record")]
+    pub replay: Option<PathBuf>,
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|t| (0.0..=2.0).contains(t)).ok_or_else(|| "expected a number from 0 to 2".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_lists_and_ranges() {
+        assert_eq!(layers("0-3, 28,29").unwrap().0, [0, 1, 2, 3, 28, 29]);
+        for bad in ["", "3-1", "x", "1,,2", "0-99999999"] {
+            assert!(layers(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The arms beside each other: accuracies over the seeds, what one gains over another row by row, as JSON and as text.
+
+use super::{Answered, Arm, Work};
+use crate::bench::banking::Rows;
+use limbeck_eval::statistics::{Paired, mcnemar_exact};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// One arm against another, row by row: points between them and the exact test's p.
+fn paired(a: &Answered, b: &Answered) -> (f64, f64) {
+    let only = |x: &Answered, y: &Answered| x.right.iter().zip(&y.right).filter(|(x, y)| **x && !**y).count() as u64;
+    let pair = Paired { n: a.right.len() as u64, b: only(a, b), c: only(b, a) };
+    ((a.accuracy() - b.accuracy()) * 100.0, mcnemar_exact(pair))
+}
+
+const PAIRS: [(Arm, Arm); 3] = [(Arm::Soft, Arm::Labels), (Arm::Hard, Arm::Labels), (Arm::Soft, Arm::Hard)];
+
+/// Mean and standard deviation over the seeds.
+fn spread(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n.max(1.0);
+    let square = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>();
+    (mean, if values.len() > 1 { (square / (n - 1.0)).sqrt() } else { 0.0 })
+}
+
+/// What each arm of a seed answered.
+pub type Seeds = [BTreeMap<&'static str, Answered>];
+
+fn of_arm(seeds: &Seeds, arm: Arm, value: impl Fn(&Answered) -> f64) -> Vec<f64> {
+    seeds.iter().filter_map(|seed| seed.get(arm.name())).map(value).collect()
+}
+
+fn gaps(seeds: &Seeds, (a, b): (Arm, Arm)) -> Vec<(f64, f64)> {
+    seeds.iter().filter_map(|seed| Some(paired(seed.get(a.name())?, seed.get(b.name())?))).collect()
+}
+
+pub fn report(work: &Work<'_>, rows: &Rows, teacher: &Answered, seeds: &Seeds, ratio: [f64; 2]) -> serde_json::Value {
+    let arms: serde_json::Map<String, serde_json::Value> = Arm::ALL
+        .iter()
+        .map(|arm| {
+            let (accuracy, nll) = (of_arm(seeds, *arm, Answered::accuracy), of_arm(seeds, *arm, |a| a.nll));
+            (arm.name().to_owned(), json!({"accuracy": accuracy, "nll": nll}))
+        })
+        .collect();
+    let pairs: Vec<serde_json::Value> = PAIRS
+        .iter()
+        .map(|pair| {
+            let found = gaps(seeds, *pair);
+            let points: Vec<f64> = found.iter().map(|g| g.0).collect();
+            let (mean, sd) = spread(&points);
+            json!({"of": pair.0.name(), "over": pair.1.name(), "points": points, "mean": mean, "sd": sd,
+                "mcnemar_p": found.iter().map(|g| g.1).collect::<Vec<f64>>()})
+        })
+        .collect();
+    json!({
+        "teacher": work.teacher.named(), "teacher_accuracy": teacher.accuracy(), "teacher_nll": teacher.nll,
+        "student": work.args.student, "per_class": work.args.per_class, "unlabeled": work.args.unlabeled,
+        "test_rows": rows.test.len(), "seeds": seeds.len(), "lambda": work.args.lambda,
+        "temperature": work.args.temperature, "arms": arms, "paired": pairs,
+        "step_ratio": {"classification": ratio[0], "verbalizer": ratio[1]},
+    })
+}
+
+pub fn text_of(work: &Work<'_>, rows: &Rows, teacher: &Answered, seeds: &Seeds, ratio: [f64; 2]) -> String {
+    let mut out = format!(
+        "teacher {}: {:.2} % right on {} test rows, NLL {:.3}\nstudent {}, {} labelled rows a class, {} unlabeled, {} seeds\n\n",
+        work.teacher.named().name,
+        teacher.accuracy() * 100.0,
+        rows.test.len(),
+        teacher.nll,
+        work.args.student.display(),
+        work.args.per_class,
+        work.args.unlabeled,
+        seeds.len(),
+    );
+    for arm in Arm::ALL {
+        let accuracy: Vec<f64> = of_arm(seeds, arm, |a| a.accuracy() * 100.0);
+        if accuracy.is_empty() {
+            continue;
+        }
+        let ((mean, sd), (nll, _)) = (spread(&accuracy), spread(&of_arm(seeds, arm, |a| a.nll)));
+        let each: Vec<String> = accuracy.iter().map(|a| format!("{a:.2}")).collect();
+        out.push_str(&format!("  {:<13} {mean:6.2} % ± {sd:.2}   NLL {nll:.3}   ({})\n", arm.name(), each.join(", ")));
+    }
+    out.push('\n');
+    for pair in PAIRS {
+        let found = gaps(seeds, pair);
+        if found.is_empty() {
+            continue;
+        }
+        let (mean, sd) = spread(&found.iter().map(|g| g.0).collect::<Vec<f64>>());
+        let each: Vec<String> = found.iter().map(|(points, p)| format!("{points:+.2}, p {p:.1e}")).collect();
+        let what = format!("{} over {}", pair.0.name(), pair.1.name());
+        out.push_str(&format!("  {what:<30} {mean:+.2} points ± {sd:.2}   ({})\n", each.join("; ")));
+    }
+    out.push_str(&format!(
+        "\n  a step with a teacher's answers over a plain one: {:.2} under a classification head, {:.2} spelling the labels\n",
+        ratio[0], ratio[1]
+    ));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arms_are_compared_row_by_row() {
+        let of = |right: &[bool]| Answered { right: right.to_vec(), nll: 0.0, steps: 1 };
+        let (a, b) = (of(&[true, true, true, false]), of(&[true, false, false, false]));
+        let (points, p) = paired(&a, &b);
+        assert!(points == 50.0 && (p - 0.5).abs() < 1e-9, "{points} {p}");
+        assert_eq!(spread(&[1.0, 3.0]), (2.0, 2f64.sqrt()));
+    }
+}
