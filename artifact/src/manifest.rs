@@ -42,11 +42,11 @@ pub struct ArtifactManifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
-    /// `classify` or `extract`.
+    /// `classify`, `extract` or `generate`.
     pub kind: String,
-    /// In the order of the posterior that the model answers with; empty where answers are fields.
+    /// In the order of the posterior that the model answers with; empty where answers are written.
     pub labels: Vec<String>,
-    /// The JSON Schema of the answers, where they are fields: as it was written, for the order of its fields counts.
+    /// The JSON Schema of the answers, where they are fields or a text: as it was written, for the order of its fields counts.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub schema: Option<String>,
     /// Where a written answer is cut off, in tokens.
@@ -55,6 +55,13 @@ pub struct Task {
     /// The system prompt that goes before each message.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub system: Option<String>,
+}
+
+impl Task {
+    /// Whether an answer is a text as it stands.
+    pub fn is_text(&self) -> bool {
+        self.kind == "generate"
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,5 @@
-//! What an answer must look like where it is no label but fields: a small subset of JSON Schema, one object with flat
-//! properties. What a form can show and a person can fill in is in it; what is outside is refused by name.
+//! What an answer must look like where it is no label but written: a small subset of JSON Schema, one object with flat
+//! properties, or a text. What a form can show and a person can fill in is in it; what is outside is refused by name.
 
 mod answer;
 mod parse;
@@ -13,6 +13,8 @@ pub struct Schema {
     fields: Vec<Field>,
     /// Whether fields that are not named may be there too; JSON Schema's default.
     additional: bool,
+    /// Where the answer is a text and no object: what the text must be. There are no fields then.
+    text: Option<Rules>,
 }
 
 /// One property of the answer.
@@ -150,6 +152,11 @@ impl Schema {
 
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields.iter().find(|field| field.name == name)
+    }
+
+    /// Whether an answer is a text as it stands, no object of fields.
+    pub fn is_text(&self) -> bool {
+        self.text.is_some()
     }
 
     /// Whether an answer may have fields that the schema does not name.

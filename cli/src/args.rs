@@ -78,7 +78,8 @@ pub enum Verb {
     #[command(after_help = "\
 Example:
   limbeck init recipes/router --labels refund,lost_card,other    one label for a message
-  limbeck init recipes/bookings --fields date,time,people        fields out of a message, as JSON")]
+  limbeck init recipes/bookings --fields date,time,people        fields out of a message, as JSON
+  limbeck init recipes/replies --generate                        a text")]
     Init(Init),
     /// Run all stages of a recipe, in order; what is already done is not done again
     #[command(after_help = "\
@@ -162,7 +163,9 @@ Example:
   limbeck quantize recipes/quickstart --set quantize.imatrix=task
 
 Formats (quantize.formats), from fine to coarse: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_1, Q5_0,
-Q4_K_M, Q4_K_S, Q4_1, Q4_0, IQ4_NL. With quantize.imatrix = \"task\" the merged model reads its own
+Q4_K_M, Q4_K_S, Q4_1, Q4_0, IQ4_NL; and mix, whose block types are chosen for a size:
+  limbeck quantize recipes/quickstart --set 'quantize.formats=[\"Q8_0\",\"mix\"]' --set quantize.target=16MB
+With quantize.imatrix = \"task\" the merged model reads its own
 train rows first, and rounding minds the columns that matter.")]
     Quantize(RecipeArg),
     /// Measure all arms on the reviewed test rows and decide the gates
@@ -425,6 +428,9 @@ pub struct Init {
     /// Instead of labels: the fields that are to be pulled out of a message; writes a schema.json of texts to go on from
     #[arg(long, value_delimiter = ',', value_name = "FIELD,...", conflicts_with = "labels")]
     pub fields: Vec<String>,
+    /// Instead of labels: the answer is a text
+    #[arg(long, conflicts_with_all = ["labels", "fields"])]
+    pub generate: bool,
 }
 
 #[derive(Args, Debug)]

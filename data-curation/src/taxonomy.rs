@@ -1,5 +1,5 @@
 //! What counts as an answer, and which one a text means: one of the labels, lenient about dress (case, spaces, quotes, a
-//! closing full stop) and strict about words; or fields as a schema has them, written in its canonical form.
+//! closing full stop) and strict about words; or fields as a schema has them, written in its canonical form; or a text as it is.
 
 use crate::said::Spoken;
 use crate::text::normal_form;
@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 pub enum Answers {
     /// The taxonomy, sorted.
     Labels(Vec<String>),
-    /// An object with a schema's fields.
+    /// An object with a schema's fields, or a text under its rules.
     Fields(Fields),
 }
 
@@ -62,8 +62,12 @@ impl Fields {
     }
 
     /// Whether two answers to near-duplicates contradict each other: they differ by more than the messages do. A
-    /// difference is the messages' where a value is said in its own message and not in the other.
+    /// difference is the messages' where a value is said in its own message and not in the other. Of two texts nobody can
+    /// tell: there are many good ones.
     pub fn contradict(&self, a: &str, a_normal: &str, b: &str, b_normal: &str) -> bool {
+        if self.schema.is_text() {
+            return false;
+        }
         if a == b || a_normal == b_normal {
             return a != b;
         }
@@ -137,6 +141,7 @@ impl Answers {
     pub fn void(&self) -> &'static str {
         match self {
             Answers::Labels(_) => "its label is none of the taxonomy",
+            Answers::Fields(fields) if fields.schema.is_text() => "its answer is no text that may stand",
             Answers::Fields(_) => "its answer is not valid under the schema",
         }
     }
@@ -207,6 +212,16 @@ mod tests {
         check(&at("noon"), "at 6pm", "{}", "at 7pm", true);
         check("no json", "at 6pm", &at("6pm"), "at 6pm", true);
         check(r#"{"seat":"in"}"#, "inside", "{}", "a seat", true);
+    }
+
+    #[test]
+    fn of_two_texts_neither_contradicts_the_other() {
+        let texts = Fields::parse(r#"{"type": "string"}"#).unwrap();
+        assert!(!texts.contradict("Hello!", "hi", "Good day.", "hi"));
+        assert_eq!(texts.not_in("Hello!", "hi", None), []);
+        let answers = Answers::Fields(texts);
+        assert_eq!(answers.read(" Dear Ann,\n\nyes. ").unwrap(), "Dear Ann,\n\nyes.");
+        assert_eq!(answers.read(" ").unwrap_err(), "the answer is empty");
     }
 
     #[test]

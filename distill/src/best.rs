@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 /// A draw that was answered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Draw {
-    /// A label, or fields in canonical form; none where the verifiers refused it.
+    /// A label, a text, or fields in canonical form; none where the verifiers refused it.
     pub answer: Option<String>,
     /// Of the answer as a whole, where the teacher tells it.
     pub probability: Option<f64>,
@@ -54,6 +54,30 @@ pub fn best_fields(schema: &Schema, draws: &[Draw]) -> Option<Best> {
     }
 }
 
+/// The text that is most like the others, as `like` has it between 0 and 1 (minimum Bayes risk, Kumar and Byrne 2004); agreement
+/// is how like them it is, draws that fail counting as not at all. Of two, the likelier, then the earlier. None where no draw is
+/// left; one draw alone agrees with itself.
+pub fn best_text(draws: &[Draw], like: impl Fn(&str, &str) -> f64) -> Option<Best> {
+    let texts: Vec<Option<&str>> = draws.iter().map(|draw| draw.answer.as_deref()).collect();
+    let others = draws.len().saturating_sub(1).max(1) as f64;
+    let agreement = |at: usize, text: &str| match draws.len() {
+        1 => 1.0,
+        _ => {
+            let beside = texts.iter().enumerate().filter(|(other, _)| *other != at);
+            beside.filter_map(|(_, other)| Some(like(text, (*other)?))).sum::<f64>() / others
+        }
+    };
+    let mut best: Option<(f64, f64, &str)> = None;
+    for (at, text) in texts.iter().enumerate() {
+        let Some(text) = text else { continue };
+        let found = (agreement(at, text), draws[at].probability.unwrap_or(0.0), *text);
+        if best.is_none_or(|best| (found.0, found.1) > (best.0, best.1)) {
+            best = Some(found);
+        }
+    }
+    best.map(|(agreement, _, text)| Best { answer: text.to_owned(), agreement })
+}
+
 /// The commonest of what is said, and its share of all draws.
 fn vote<'d>(said: &[Option<&'d str>], draws: &[Draw]) -> Option<(&'d str, f64)> {
     struct Votes {
@@ -88,6 +112,21 @@ mod tests {
 
     fn label(answers: &[(&str, f64)]) -> Option<(String, f64)> {
         best_label(&draws(answers)).map(|best| (best.answer, best.agreement))
+    }
+
+    #[test]
+    fn a_text_is_the_one_in_the_middle() {
+        let like = |a: &str, b: &str| 1.0 - (a.len() as f64 - b.len() as f64).abs() / 10.0;
+        let best = |answers: &[(&str, f64)]| best_text(&draws(answers), like).map(|best| (best.answer, best.agreement));
+        assert_eq!(best(&[("aaaaaaa", 0.9), ("aa", 0.1), ("aaa", 0.1)]), Some(("aaa".to_owned(), 0.75)));
+        assert_eq!(
+            best(&[("a", 0.1), ("b", 0.2), ("", 0.9)]),
+            Some(("b".to_owned(), 0.5)),
+            "a failed draw is like none"
+        );
+        assert_eq!(best(&[("a", 0.1)]), Some(("a".to_owned(), 1.0)));
+        assert_eq!(best(&[("", 0.1)]), None);
+        assert_eq!(best(&[]), None);
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub enum Wanted<'a> {
     Codes(&'a [String], Codes),
     /// Fields under a JSON Schema.
     Fields(&'a str),
+    /// A text.
+    Text,
 }
 
 /// What stands around the messages of a row.
@@ -86,6 +88,7 @@ fn instruction(wanted: &Wanted<'_>) -> String {
              say.\n{}",
             schema.trim()
         ),
+        Wanted::Text => "Answer with the text alone: no preface, no remarks about it.".to_owned(),
     }
 }
 

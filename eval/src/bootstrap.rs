@@ -96,6 +96,16 @@ pub fn mean_bounds(values: &[f64], confidence: f64, resamples: u32, seed: u64) -
     BootstrapBounds { estimate, lower: lower.min(estimate), upper: upper.max(estimate), standard_error, resamples }
 }
 
+/// As [`mean_bounds`], of values between 0 and 1. What n rows did not show at all may still be a share of up to 1 - alpha^(1/n)
+/// of those to come, as bad (as good) as can be: the bounds are at least that far from the mean, or values that are all the same
+/// would be proof.
+pub fn unit_mean_bounds(values: &[f64], confidence: f64, resamples: u32, seed: u64) -> BootstrapBounds {
+    let bounds = mean_bounds(values, confidence, resamples, seed);
+    let unseen = 1.0 - (1.0 - confidence).powf(1.0 / (values.len() as f64).max(1.0));
+    let (lowest, highest) = (bounds.estimate * (1.0 - unseen), bounds.estimate + (1.0 - bounds.estimate) * unseen);
+    BootstrapBounds { lower: bounds.lower.min(lowest).max(0.0), upper: bounds.upper.max(highest).min(1.0), ..bounds }
+}
+
 /// Quantiles of sorted draws, corrected for bias and skew.
 struct Bca<'a> {
     draws: &'a [f64],

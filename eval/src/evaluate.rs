@@ -19,6 +19,7 @@ use crate::routing::route;
 use crate::said::calibrate_confidences;
 use crate::slices::{self, Material};
 use crate::statistics::Risk;
+use crate::texts::{Likeness, score_texts};
 use crate::words::{percent, signed_points, thousands};
 use limbeck_artifact::dataset::{DatasetCard, Example, LabelSource};
 use limbeck_artifact::event::{Emit, EventKind};
@@ -33,7 +34,7 @@ pub struct EvalPlan {
     pub name: String,
     pub version: String,
     pub program_version: String,
-    /// In the order of every posterior; empty where answers are fields.
+    /// In the order of every posterior; empty where answers are written.
     pub labels: Vec<String>,
     pub fields: Option<Fields>,
     /// The arm that gates judge.
@@ -83,7 +84,7 @@ impl Escalation {
     }
 }
 
-/// Answers that are fields: their schema, as it is understood and as it was written.
+/// Answers that are written: their schema, as it is understood and as it was written.
 #[derive(Clone, Debug)]
 pub struct Fields {
     pub schema: Schema,
@@ -140,12 +141,14 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
 
     let dir = plan.dir.join("predictions");
     let (mut results, mut answers) = (Vec::new(), BTreeMap::<String, Answers>::new());
+    let mut likeness = Likeness::new();
     for arm in arms {
         let (name, title, kind, priced_as) = (arm.name.clone(), arm.title.clone(), arm.kind(), arm.priced_as());
         let mut given = arms::run(arm, &questions, &dir, emit)?;
         judge.mark(&mut given);
         let kind = (kind, priced_as.as_deref());
-        let result = measure(plan, &judge, &name, title, kind, &given, &questions, &gold, &calibration_gold);
+        likeness.extend(judge.likeness(&gold, &given.test));
+        let result = measure(plan, &judge, &likeness, &name, title, kind, &given, &questions, &gold, &calibration_gold);
         emit.emit(arm_scored(&result));
         results.push(result);
         answers.insert(name, given);
@@ -170,6 +173,7 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
         let evidence = Evidence {
             labels: &plan.labels,
             in_words: plan.fields.is_some(),
+            likeness: &likeness,
             gold: &gold,
             arms: answers.iter().map(|(name, answers)| (name.as_str(), answers.test.as_slice())).collect(),
             candidate: &plan.candidate,
@@ -298,6 +302,7 @@ pub(crate) fn posteriors(predictions: &[Prediction]) -> Option<Vec<&[f32]>> {
 fn measure(
     plan: &EvalPlan,
     judge: &Judge<'_>,
+    likeness: &Likeness,
     name: &str,
     title: String,
     (kind, priced_as): (ArmKind, Option<&str>),
@@ -329,22 +334,26 @@ fn measure(
         let fitted_on = posteriors(&answers.calibration).unwrap_or_default();
         calibrate_posteriors(&test, gold, &fitted_on, calibration_gold, plan.calibration, groups, confidence)
     });
-    let extraction = judge.numbers().zip(plan.fields.as_ref()).map(|(numbers, fields)| {
+    let of_texts = plan.fields.as_ref().is_some_and(|fields| fields.schema.is_text());
+    let texts = of_texts.then(|| score_texts(likeness, gold, &predicted, confidence));
+    let fields = plan.fields.as_ref().filter(|_| !of_texts);
+    let extraction = judge.numbers().zip(fields).map(|(numbers, fields)| {
         score_fields(&fields.schema, &numbers.gold_values(gold), &numbers.values(&answers.test), confidence)
     });
     ArmResult {
         name: name.to_owned(),
         title,
         kind,
-        scores: match &extraction {
+        scores: match plan.fields {
             None => score(gold, &predicted, &plan.labels, confidence),
-            Some(fields) => score_answers(gold, &predicted, fields, confidence),
+            Some(_) => score_answers(gold, &predicted, extraction.as_ref(), confidence),
         },
         latency,
         cost_missing: cost.as_ref().err().cloned(),
         cost: cost.ok(),
         calibration: calibration.or_else(of_confidences),
         extraction,
+        texts,
         facts: answers.facts.clone(),
     }
 }

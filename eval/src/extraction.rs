@@ -47,8 +47,12 @@ impl Extraction {
     }
 }
 
-/// An answer as it is compared: white space and case of free text do not count, nor does the order of a list.
+/// An answer as it is compared: white space and case of free text do not count, nor does the order of a list. Of an answer that
+/// is a text, the amount of white space does not count.
 pub fn normalised(schema: &Schema, answer: &Value) -> Value {
+    if schema.is_text() {
+        return Value::from(answer.as_str().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" "));
+    }
     let mut out = Map::new();
     for (name, value) in answer.as_object().into_iter().flatten() {
         let free = schema.field(name).is_some_and(is_free);

@@ -1,14 +1,17 @@
 //! What an answer is right against: labels by their number, or fields, of which every distinct answer of an evaluation gets
-//! a number. Two answers have the same number where all their fields are equal, so that the statistics of labels hold.
+//! a number. Two answers have the same number where all their fields are equal, so that the statistics of labels hold; texts,
+//! where they are the same but for white space.
 
 use crate::arms::{Answers, label_of};
 use crate::error::EvalError;
 use crate::evaluate::Fields;
 use crate::extraction::normalised;
 use crate::metrics::Prediction;
+use crate::texts::{Likeness, rouge_l};
 use limbeck_artifact::dataset::Example;
+use rayon::prelude::*;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 pub(crate) enum Judge<'p> {
     Labels(&'p [String]),
@@ -57,7 +60,18 @@ impl<'p> Judge<'p> {
         }
     }
 
-    /// The label, or the fields as JSON.
+    /// How like the wanted texts an arm's answers are; nothing where answers are no texts.
+    pub fn likeness(&self, gold: &[usize], answers: &[Prediction]) -> Likeness {
+        let Some(numbers) = self.numbers().filter(|numbers| numbers.fields.schema.is_text()) else {
+            return Likeness::new();
+        };
+        let text = |number: usize| numbers.shown[number].0.as_str();
+        let pairs: BTreeSet<(usize, usize)> =
+            gold.iter().zip(answers).filter_map(|(gold, answer)| Some((*gold, answer.label?))).collect();
+        pairs.into_par_iter().map(|(gold, said)| ((gold, said), rouge_l(text(gold), text(said)).f1)).collect()
+    }
+
+    /// The label, the text, or the fields as JSON.
     pub fn name(&self, number: usize) -> String {
         match self {
             Judge::Labels(labels) => labels[number].clone(),

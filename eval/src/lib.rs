@@ -62,11 +62,11 @@ pub use model_card::{CardPlan, model_card};
 pub use policy::{CalibrationPolicy, Policy, PolicyBand, Promise, Reference, Score, Validity};
 pub use ranking::{ndcg, recall_at};
 pub use report::{
-    ArmResult, Calibration, Comparison, Fact, Lineage, Mistake, Report, Routing, SplitRows, TestRows, junit,
-    render_html, terminal_summary,
+    AnswerKind, ArmResult, Calibration, Comparison, Fact, Lineage, Mistake, Report, Routing, SplitRows, TestRows,
+    junit, render_html, terminal_summary,
 };
 pub use rng::SplitMix64;
 pub use self_check::{Claim, Effort, Figure, self_check};
 pub use slices::{By, Confused, Slice, SliceExample, Slices, p_worse};
 pub use special::{normal_cdf, normal_quantile};
-pub use texts::{RougeL, is_exact, rouge_l};
+pub use texts::{Likeness, RougeL, Texts, is_exact, rouge_l};

@@ -159,7 +159,12 @@ pub fn score(gold: &[usize], predicted: &[Option<usize>], labels: &[String], con
 }
 
 /// As [`score`], of answers that no list of labels has: without classes, and with their mean F1 over fields.
-pub fn score_answers(gold: &[usize], predicted: &[Option<usize>], fields: &Extraction, confidence: f64) -> Scores {
+pub fn score_answers(
+    gold: &[usize],
+    predicted: &[Option<usize>],
+    fields: Option<&Extraction>,
+    confidence: f64,
+) -> Scores {
     let (rows, invalid) = (gold.len() as u64, predicted.iter().filter(|p| p.is_none()).count() as u64);
     let correct = gold.iter().zip(predicted).filter(|(gold, p)| **p == Some(**gold)).count() as u64;
     Scores {
@@ -167,8 +172,13 @@ pub fn score_answers(gold: &[usize], predicted: &[Option<usize>], fields: &Extra
         correct,
         accuracy: share(correct, rows).unwrap_or(0.0),
         accuracy_interval: wilson(correct, rows, confidence),
-        macro_f1: fields.macro_f1(),
-        zero_support: fields.fields.iter().filter(|f| f.gold == 0).map(|f| f.field.clone()).collect(),
+        macro_f1: fields.map_or(0.0, Extraction::macro_f1),
+        zero_support: fields
+            .map_or(&[][..], |fields| &fields.fields)
+            .iter()
+            .filter(|f| f.gold == 0)
+            .map(|f| f.field.clone())
+            .collect(),
         invalid,
         invalid_rate: share(invalid, rows).unwrap_or(0.0),
         per_class: Vec::new(),

@@ -3,7 +3,7 @@
 
 use crate::calibrator::Method;
 use crate::gates::Verdict;
-use crate::report::Report;
+use crate::report::{AnswerKind, Report};
 use crate::words::{milliseconds, money, percent, signed_points, thousands};
 use limbeck_artifact::untrusted::visible_line;
 use std::fmt::Write as _;
@@ -36,9 +36,12 @@ pub struct CardPlan {
 pub fn model_card(plan: &CardPlan, report: &Report) -> String {
     let mut card = front_matter(plan, report);
     let _ = writeln!(card, "\n# {} {}\n", md(&report.name), md(&report.version));
-    let what = match report.fields.as_slice() {
-        [] => format!("A small classifier for {} labels", report.labels.len()),
-        fields => format!("A small model that pulls {} fields out of a message, as JSON", fields.len()),
+    let what = match report.answers() {
+        AnswerKind::Labels => format!("A small classifier for {} labels", report.labels.len()),
+        AnswerKind::Fields => {
+            format!("A small model that pulls {} fields out of a message, as JSON", report.fields.len())
+        }
+        AnswerKind::Texts => "A small model that answers a message with a text".to_owned(),
     };
     let _ = writeln!(
         card,
@@ -62,12 +65,16 @@ pub fn model_card(plan: &CardPlan, report: &Report) -> String {
     }
     results(&mut card, report);
     data(&mut card, report);
-    let (what, names) = match report.fields.as_slice() {
-        [] => ("Labels", report.labels.as_slice()),
-        fields => ("Fields", fields),
+    let list = |what: &str, names: &[String]| {
+        let names: Vec<String> = names.iter().map(|name| md(name)).collect();
+        format!("{what}: {}.\n", names.join(", "))
     };
-    let names: Vec<String> = names.iter().map(|name| md(name)).collect();
-    let _ = writeln!(card, "## Intended use\n\n{}\n\n{what}: {}.\n", md(&plan.intended_use), names.join(", "));
+    let names = match report.answers() {
+        AnswerKind::Labels => list("Labels", &report.labels),
+        AnswerKind::Fields => list("Fields", &report.fields),
+        AnswerKind::Texts => String::new(),
+    };
+    let _ = writeln!(card, "## Intended use\n\n{}\n\n{names}", md(&plan.intended_use));
     limits(&mut card, report);
     card
 }
@@ -101,9 +108,11 @@ fn front_matter(plan: &CardPlan, report: &Report) -> String {
             quoted(&report.name),
             quoted(&report.lineage.dataset)
         );
-        for (kind, name, value) in
-            [("accuracy", report.what(), candidate.scores.accuracy), ("f1", "macro-F1", candidate.scores.macro_f1)]
-        {
+        let partial = match report.answers() {
+            AnswerKind::Labels | AnswerKind::Fields => ("f1", "macro-F1", candidate.partial()),
+            AnswerKind::Texts => ("rouge", "ROUGE-L", candidate.partial()),
+        };
+        for (kind, name, value) in [("accuracy", report.what(), candidate.scores.accuracy), partial] {
             let _ = writeln!(yaml, "    - type: {kind}\n      name: {name}\n      value: {value:.4}");
         }
     }
@@ -119,10 +128,11 @@ fn quoted(text: &str) -> String {
 fn results(card: &mut String, report: &Report) {
     let _ = writeln!(
         card,
-        "## Results\n\nAll arms answered the same {} reviewed test rows. Intervals are Wilson's at {}.\n\n| arm | {} | interval | macro-F1 | p50 | p95 | 1,000 calls | vs frontier |\n|---|---:|---:|---:|---:|---:|---:|---:|",
+        "## Results\n\nAll arms answered the same {} reviewed test rows. Intervals are Wilson's at {}.\n\n| arm | {} | interval | {} | p50 | p95 | 1,000 calls | vs frontier |\n|---|---:|---:|---:|---:|---:|---:|---:|",
         thousands(report.test.rows),
         percent(report.test.confidence),
         report.what(),
+        if report.answers() == AnswerKind::Texts { "ROUGE-L" } else { "macro-F1" },
     );
     for arm in &report.arms {
         let interval = arm.scores.accuracy_interval;
@@ -136,7 +146,7 @@ fn results(card: &mut String, report: &Report) {
             arm.scores.accuracy * 100.0,
             interval.low * 100.0,
             interval.high * 100.0,
-            arm.scores.macro_f1 * 100.0,
+            arm.partial() * 100.0,
             time(arm.latency.as_ref().map(|l| l.p50_ms)),
             time(arm.latency.as_ref().map(|l| l.p95_ms)),
             arm.cost.as_ref().map_or("–".to_owned(), |cost| money(cost.per_1k_calls, &cost.currency)),

@@ -6,8 +6,8 @@ use limbeck_eval::statistics::{
     mcnemar_exact, tango_interval, tango_lower, tango_upper, tango_z, upper_bound, wilson,
 };
 use limbeck_eval::{
-    Evidence, Gate, GateResult, Metric, Prediction, Rule, SplitMix64, Stability, Verdict, decide, fit_temperature, nll,
-    normal_quantile, stability, temper,
+    Evidence, Gate, GateResult, Likeness, Metric, Prediction, Rule, SplitMix64, Stability, Verdict, decide,
+    fit_temperature, nll, normal_quantile, stability, temper,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -202,6 +202,7 @@ fn decided(rule: Rule, right: &[bool], other: &[bool]) -> GateResult {
     let evidence = Evidence {
         labels: &labels,
         in_words: false,
+        likeness: &Likeness::new(),
         gold: &gold,
         arms: BTreeMap::from([("candidate", candidate.as_slice()), ("other", rival.as_slice())]),
         candidate: "candidate",
@@ -231,6 +232,7 @@ fn steady(rule: Rule, right: &[bool], size: usize) -> Stability {
     let evidence = Evidence {
         labels: &labels,
         in_words: false,
+        likeness: &Likeness::new(),
         gold: &gold,
         arms: BTreeMap::from([("candidate", candidate.as_slice())]),
         candidate: "candidate",
@@ -359,6 +361,7 @@ fn of_posteriors(max_kl: f64, rows: usize, sure: impl Fn(usize) -> Option<f32>) 
     let evidence = Evidence {
         labels: &labels,
         in_words: false,
+        likeness: &Likeness::new(),
         gold: &gold,
         arms: BTreeMap::from([("candidate", candidate.as_slice()), ("tuned", tuned.as_slice())]),
         candidate: "candidate",

@@ -62,8 +62,8 @@ fn problems(arm: &GivenTable, get: &dyn Fn(&str) -> Option<Value>) -> Vec<(&'sta
     }
     if value("label_codes").and_then(Value::as_bool) == Some(true) {
         let labels = get("task.labels").and_then(|labels| labels.as_array().map(Vec::len)).unwrap_or(0);
-        if kinds::of(get).as_deref() == Some("extract") {
-            let message = "`label_codes` are for labels, and an extraction has none".to_owned();
+        if let Some(called) = kinds::written(get) {
+            let message = format!("`label_codes` are for labels, and {called} has none");
             found.push(("label_codes", message, "leave it out"));
         } else if labels > MOST_CODES {
             let message = format!("`label_codes` are letters, {MOST_CODES} at most, and there are {labels} labels");

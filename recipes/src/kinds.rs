@@ -19,6 +19,18 @@ pub(crate) fn of(get: Get<'_>) -> Option<String> {
     get("task.kind").and_then(|kind| kind.as_str().map(str::to_owned))
 }
 
+/// What every answer of a generation must be.
+const TEXT: &str = r#"{"type": "string"}"#;
+
+/// What a task whose answers are written is called, with its article; none where answers are labels.
+pub(crate) fn written(get: Get<'_>) -> Option<&'static str> {
+    match of(get)?.as_str() {
+        "extract" => Some("an extraction"),
+        "generate" => Some("a generation"),
+        _ => None,
+    }
+}
+
 /// A schema as it was written and as it is understood.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SchemaFile {
@@ -31,18 +43,24 @@ pub(crate) fn misplaced(get: Get<'_>) -> Vec<(&'static str, String, &'static str
     let Some(kind) = of(get) else { return Vec::new() };
     let mut found = Vec::new();
     for field in FIELDS {
-        let (Need::Of(other) | Need::OptionalOf(other)) = field.need else { continue };
-        if other != kind && get(field.key).is_some() {
-            let message = format!("`{}` is for tasks of kind {other}, and `task.kind` is \"{kind}\"", field.key);
+        let others = match field.need {
+            Need::Of(other) => &[other][..],
+            Need::OptionalOf(others) => others,
+            _ => continue,
+        };
+        if !others.contains(&kind.as_str()) && get(field.key).is_some() {
+            let others = others.join(" or ");
+            let message = format!("`{}` is for tasks of kind {others}, and `task.kind` is \"{kind}\"", field.key);
             found.push((field.key, message, "take it out, or change `task.kind`"));
         }
     }
-    if kind == "extract" && get("train.metric_for_best_model").is_some_and(|m| m.as_str() == Some("accuracy")) {
+    let Some(called) = written(get) else { return found };
+    if get("train.metric_for_best_model").is_some_and(|m| m.as_str() == Some("accuracy")) {
         let message = "`train.metric_for_best_model` is \"accuracy\", which a look tells of labels only".to_owned();
         found.push(("train.metric_for_best_model", message, "set it to \"loss\""));
     }
-    if kind == "extract" && get("train.head").is_some_and(|head| head.as_str() == Some("classification")) {
-        let message = "`train.head` is \"classification\", and an extraction has no labels for it".to_owned();
+    if get("train.head").is_some_and(|head| head.as_str() == Some("classification")) {
+        let message = format!("`train.head` is \"classification\", and {called} has no labels for it");
         found.push(("train.head", message, "leave it out: answers in words come from the model's own head"));
     }
     found
@@ -59,22 +77,20 @@ pub(crate) fn gates(reader: &Reader, get: Get<'_>) -> Vec<RecipeError> {
             let message = format!("the metric {metric} is not of tasks of kind {kind}");
             errors.push(RecipeError::new(message, place("metric")).hint(format!("take one of {}", known.join(", "))));
         }
-        if kind != "extract" {
-            continue;
-        }
+        let Some(called) = written(get) else { continue };
         if gate.text("kind") == Some("per_class_recall") {
-            let message = "a gate of kind per_class_recall asks for labels, and an extraction has none";
+            let message = format!("a gate of kind per_class_recall asks for labels, and {called} has none");
             let hint = "ask for a floor under exact_match or validity";
             errors.push(RecipeError::new(message, place("kind")).hint(hint));
         }
         if gate.fields.contains_key("max_kl") {
-            let message = "`max_kl` is about posteriors over labels, and an extraction has none";
+            let message = format!("`max_kl` is about posteriors over labels, and {called} has none");
             errors
                 .push(RecipeError::new(message, place("max_kl")).hint("leave it out: answers are compared as a whole"));
         }
         for key in ["over", "against"] {
             if gate.text(key) == Some("linear") {
-                let message = "the arm linear picks labels, and an extraction has none";
+                let message = format!("the arm linear picks labels, and {called} has none");
                 errors.push(RecipeError::new(message, place(key)).hint("compare with frontier or base"));
             }
         }
@@ -84,14 +100,23 @@ pub(crate) fn gates(reader: &Reader, get: Get<'_>) -> Vec<RecipeError> {
 
 /// The default of a gate's key where it is another under this kind of task.
 pub(crate) fn gate_default(field: &Field, kind: Option<&str>) -> Option<Value> {
-    (field.key == "metric" && kind == Some("extract")).then(|| Value::String("exact_match".to_owned()))
+    let metric = match kind? {
+        "extract" => "exact_match",
+        "generate" => "rouge_l",
+        _ => return None,
+    };
+    (field.key == "metric").then(|| Value::String(metric.to_owned()))
 }
 
-/// Reads the schema that an extraction names.
+/// Reads the schema that an extraction names; a generation has one of its own.
 ///
 /// # Errors
 /// Where it lies in the recipe, with what is wrong with the file.
 pub(crate) fn read_schema(resolved: &Resolved) -> Result<Option<SchemaFile>, RecipeErrors> {
+    if resolved.recipe.task.kind == "generate" {
+        let schema = Schema::parse(TEXT).map_err(|e| RecipeError::new(format!("the schema of a text: {e}"), None))?;
+        return Ok(Some(SchemaFile { text: TEXT.to_owned(), schema }));
+    }
     let Some(path) = &resolved.recipe.task.schema else { return Ok(None) };
     let failed = |what: String, hint: &str| RecipeError::new(what, named_at(resolved)).hint(hint);
     let text = text(path).map_err(|e| {
@@ -103,6 +128,10 @@ pub(crate) fn read_schema(resolved: &Resolved) -> Result<Option<SchemaFile>, Rec
         let hint = "an object of plain fields is understood: strings, numbers, booleans, enums, and lists of them";
         failed(format!("the schema {} can't be used: {e}", path.display()), hint)
     })?;
+    if schema.is_text() {
+        let what = format!("the schema {} asks for a text, and an extraction for an object of fields", path.display());
+        return Err(failed(what, "name the fields, or set `task.kind = \"generate\"` and leave the schema out").into());
+    }
     Ok(Some(SchemaFile { text, schema }))
 }
 

@@ -296,6 +296,8 @@ pub enum Trust {
 pub struct Quantize {
     pub formats: Vec<String>,
     pub ship: String,
+    /// The size of the format `mix`.
+    pub target: Option<String>,
     pub imatrix: Imatrix,
     pub rounding: Rounding,
     /// Of compensated rounding.
@@ -469,6 +471,8 @@ pub enum Metric {
     ExactMatch,
     /// The answer is valid under the schema.
     Validity,
+    /// How like the wanted text it is.
+    RougeL,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]

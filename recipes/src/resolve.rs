@@ -209,6 +209,16 @@ fn across(reader: &mut Reader, source: &Source) {
         errors.push(RecipeError::new(message, Some(place(&["quantize.ship", "quantize.formats"]))).hint(hint));
     }
     let is = |key: &str, value: &str| get(key).is_some_and(|v| v.as_str() == Some(value));
+    let mixes = formats.as_array().is_some_and(|formats| formats.iter().any(|f| f.as_str() == Some("mix")));
+    if mixes != get("quantize.target").is_some() {
+        let (message, hint) = match mixes {
+            true => ("the format mix needs a size", "set `quantize.target`, for example to \"90MB\" or \"4.5bpw\""),
+            false => ("`quantize.target` is the size of the format mix", "add \"mix\" to `quantize.formats`"),
+        };
+        errors.push(
+            RecipeError::new(message.to_owned(), Some(place(&["quantize.target", "quantize.formats"]))).hint(hint),
+        );
+    }
     if get("quantize.imatrix_text").is_some()
         && !is("quantize.imatrix", "task")
         && !is("quantize.rounding", "compensated")

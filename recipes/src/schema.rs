@@ -50,7 +50,7 @@ pub(crate) enum Need {
     /// Required where `task.kind` is this, and out of place where it is another.
     Of(&'static str),
     /// As `Of`, but may be left out.
-    OptionalOf(&'static str),
+    OptionalOf(&'static [&'static str]),
     Optional,
     /// TOML text of the value.
     Default(&'static str),
@@ -79,9 +79,10 @@ const OPEN: Kind = Positive { max: 0.9999 };
 /// The modules LoRA can adapt, under the names Hugging Face gives them.
 pub(crate) const MODULES: &[&str] = &["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 const DEVICES: &[&str] = &["cpu", "cpu-reference", "wgpu", "cuda"];
-/// Of `limbeck_quantize::Format`, which knows each by this name.
-const FORMATS: &[&str] =
-    &["Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "IQ4_NL", "BF16", "F16", "F32"];
+/// Of `limbeck_quantize::Format`, which knows each by this name, and the one that `quantize.target` is of.
+const FORMATS: &[&str] = &[
+    "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "IQ4_NL", "BF16", "F16", "F32", "mix",
+];
 /// The readers of traces; the data-curation room has them under these names.
 const TRACE_FORMATS: &[&str] = &[
     "auto",
@@ -100,10 +101,15 @@ const TRACE_FORMATS: &[&str] = &[
 const SIGNS: &[&str] =
     &["refusal", "truncated", "outside_taxonomy", "repeated_ngrams", "template_leakage", "cut_by_collector"];
 /// What a floor may be under, by kind of task.
-pub(crate) const METRICS_OF: &[(&str, &[&str])] =
-    &[("classify", &["accuracy", "macro_f1"]), ("extract", &["exact_match", "validity"])];
-const METRICS: &[&str] = &["accuracy", "macro_f1", "exact_match", "validity"];
-pub(crate) const KINDS: &[&str] = &["classify", "extract"];
+pub(crate) const METRICS_OF: &[(&str, &[&str])] = &[
+    ("classify", &["accuracy", "macro_f1"]),
+    ("extract", &["exact_match", "validity"]),
+    ("generate", &["rouge_l", "exact_match", "validity"]),
+];
+const METRICS: &[&str] = &["accuracy", "macro_f1", "exact_match", "validity", "rouge_l"];
+pub(crate) const KINDS: &[&str] = &["classify", "extract", "generate"];
+/// Kinds whose answers are written token by token.
+pub(crate) const WRITTEN: &[&str] = &["extract", "generate"];
 
 #[rustfmt::skip]
 pub(crate) const FIELDS: &[Field] = &[
@@ -111,10 +117,10 @@ pub(crate) const FIELDS: &[Field] = &[
     field("version", Name, Default("\"0.1.0\""), "version of the artifact"),
     field("seed", Int { min: 0, max: i64::MAX }, Default("17"), "seeds the split, the order of batches, the adapter and the bootstrap"),
 
-    field("task.kind", Choice(KINDS), Default("\"classify\""), "what the artifact does: classify picks one label for a message, extract pulls fields out of it as JSON"),
+    field("task.kind", Choice(KINDS), Default("\"classify\""), "what the artifact does: classify picks one label for a message, extract pulls fields out of it as JSON, generate writes a text"),
     field("task.labels", Texts { min: 2 }, Of("classify"), "the taxonomy; the tuned model answers with exactly one of these"),
     field("task.schema", Path, Of("extract"), "JSON Schema of the answer: an object of plain fields, each with a description for reviewers"),
-    field("task.max_new_tokens", Int { min: 1, max: 32_768 }, OptionalOf("extract"), "longest answer in tokens; one that does not end by then is cut off, and invalid"),
+    field("task.max_new_tokens", Int { min: 1, max: 32_768 }, OptionalOf(WRITTEN), "longest answer in tokens; one that does not end by then is cut off, and invalid"),
     field("task.system", Text, Optional, "replaces the system prompt that the traces recorded"),
     field("task.guidelines", Path, Optional, "a text file that tells reviewers how to give the labels; a key of the review screen shows it"),
 
@@ -217,6 +223,7 @@ pub(crate) const FIELDS: &[Field] = &[
 
     field("quantize.formats", Choices(FORMATS), Default("[\"Q8_0\", \"Q4_0\"]"), "GGUF files to make of the merged model"),
     field("quantize.ship", Choice(FORMATS), Default("\"Q8_0\""), "the one that is gated and packaged"),
+    field("quantize.target", Text, Optional, "size of the format mix, such as \"90MB\" or \"4.5bpw\": block types are chosen matrix by matrix by what rounding each costs the model on the task's rows"),
     field("quantize.imatrix", Text, Default("\"none\""), "importance matrix that rounding goes by (F32, F16, BF16 and Q8_0 need none): none, task (made from the train split's prompts and answers), or a file that limbeck or llama-imatrix wrote"),
     field("quantize.rounding", Choice(&["nearest", "compensated"]), Default("\"nearest\""), "how the layers' matrices are rounded: nearest, each block for itself; compensated, so that errors make up for each other on what the task's train rows put in (GPTQ's feedback and descent on the same blocks: smaller loss in as many bytes, minutes instead of seconds)"),
     field("quantize.rounding_tokens", Int { min: 256, max: 10_000_000 }, Default("16384"), "tokens that compensated rounding goes by at most, chosen as imatrix_tokens are; all of them are in memory, a layer at a time"),
@@ -258,6 +265,9 @@ const DEFAULTS_UNDER: &[DefaultUnder] = &[
     // LoRA's best rate is some ten times full fine-tuning's (LoRA Without Regret, in TRL's documentation).
     DefaultUnder { key: "train.method", value: "full", of: "train.learning_rate", default: "5e-5" },
     DefaultUnder { key: "task.kind", value: "extract", of: "task.max_new_tokens", default: "256" },
+    DefaultUnder { key: "task.kind", value: "generate", of: "task.max_new_tokens", default: "256" },
+    // That a text is the wanted one word for word is seldom likely, and says little of how good it is.
+    DefaultUnder { key: "task.kind", value: "generate", of: "eval.threshold", default: "0.0" },
     DefaultUnder { key: "distill.divergence", value: "skew_kl", of: "distill.divergence_alpha", default: "0.1" },
     DefaultUnder { key: "distill.divergence", value: "alpha_beta", of: "distill.divergence_alpha", default: "0.2" },
     DefaultUnder { key: "distill.divergence", value: "alpha_beta", of: "distill.divergence_beta", default: "0.7" },
@@ -312,7 +322,7 @@ const METRIC: Field = field(
     "metric",
     Choice(METRICS),
     Default("\"accuracy\""),
-    "accuracy or macro_f1 of labels; exact_match (all fields right) or validity (answers that fit the schema) of an extraction, where exact_match is the default",
+    "accuracy or macro_f1 of labels; exact_match (all fields right) or validity (answers that fit the schema) of an extraction, where exact_match is the default; rouge_l, exact_match or validity (ended in time, not empty) of a generation, where rouge_l is",
 );
 
 #[rustfmt::skip]

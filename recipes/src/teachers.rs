@@ -1,5 +1,6 @@
 //! What a recipe says of a teacher must be about one, of a task that has labels, and about the divergence that it names.
 
+use crate::kinds;
 use toml::Value;
 
 type Get<'a> = &'a dyn Fn(&str) -> Option<Value>;
@@ -32,8 +33,8 @@ pub(crate) fn misplaced(get: Get<'_>) -> Vec<(&'static str, String, &'static str
         found.push(("distill.unlabeled", message, "add `teacher = …` or `capture = …` under [distill]"));
     }
     for (key, asked) in [("distill.teacher", teacher), ("distill.capture", capture)] {
-        if asked && says("task.kind", "extract") {
-            let message = format!("`{key}` gives posteriors over labels, and an extraction has none");
+        if let Some(called) = kinds::written(get).filter(|_| asked) {
+            let message = format!("`{key}` gives posteriors over labels, and {called} has none");
             found.push((key, message, "take it out; recorded answers are learnt with `distill.unreviewed_weight`"));
         }
     }

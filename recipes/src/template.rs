@@ -22,6 +22,20 @@ against = "tuned"
 max_agreement_loss = 0.02
 "#;
 
+/// Two texts that say the same are seldom the same: ROUGE-L tells a loss, and only people tell whether a text is good.
+const GATES_OF_TEXT: &str = r#"
+# Gates decide whether the artifact is promoted. Each judges the shipped file on the test split.
+[[eval.gate]]
+kind = "floor"
+metric = "rouge_l"
+min = 0.4
+
+[[eval.gate]]
+kind = "floor"
+metric = "validity"
+min = 0.95
+"#;
+
 /// Of labels: their posteriors may hardly move. A Q8_0 file's move by a tenth of it.
 const KL_TO_START_WITH: &str = "max_kl = 0.02\n";
 
@@ -32,6 +46,8 @@ pub enum Asked<'a> {
     Labels(&'a [String]),
     /// Fields as `schema.json` beside the recipe says.
     Fields,
+    /// A text.
+    Text,
 }
 
 /// A commented recipe named `name`.
@@ -39,6 +55,7 @@ pub fn template(name: &str, asked: Asked<'_>) -> String {
     let (kind, schema) = match asked {
         Asked::Labels(_) => ("classify", ""),
         Asked::Fields => ("extract", " schema.json for the answer's fields,"),
+        Asked::Text => ("generate", ""),
     };
     let mut text = format!(
         "# {name}: what this recipe makes, in one sentence.\n\
@@ -53,16 +70,16 @@ pub fn template(name: &str, asked: Asked<'_>) -> String {
         let of = schema::parent(field.key);
         if of != section {
             if section == "eval" {
-                gates(&mut text, matches!(asked, Asked::Labels(_)));
+                gates(&mut text, asked);
             }
             let _ = write!(text, "\n[{of}]\n");
             section = of;
         }
         let key = field.key[of.len()..].trim_start_matches('.');
-        if let Need::Of(other) | Need::OptionalOf(other) = field.need
-            && other != kind
-        {
-            continue;
+        match field.need {
+            Need::Of(other) if other != kind => continue,
+            Need::OptionalOf(others) if !others.contains(&kind) => continue,
+            _ => {}
         }
         let _ = match (field.key, field.need) {
             ("name", _) => writeln!(text, "name = \"{name}\" # {}", field.doc),
@@ -81,15 +98,18 @@ pub fn template(name: &str, asked: Asked<'_>) -> String {
 
 fn list(asked: Asked<'_>) -> String {
     let labels: Vec<toml::Value> = match asked {
-        Asked::Labels([]) | Asked::Fields => vec!["first_label".into(), "second_label".into()],
+        Asked::Labels([]) | Asked::Fields | Asked::Text => vec!["first_label".into(), "second_label".into()],
         Asked::Labels(labels) => labels.iter().map(|l| l.as_str().into()).collect(),
     };
     toml::Value::Array(labels).to_string()
 }
 
-fn gates(text: &mut String, of_labels: bool) {
-    text.push_str(GATES_TO_START_WITH);
-    if of_labels {
+fn gates(text: &mut String, asked: Asked<'_>) {
+    text.push_str(match asked {
+        Asked::Text => GATES_OF_TEXT,
+        Asked::Labels(_) | Asked::Fields => GATES_TO_START_WITH,
+    });
+    if let Asked::Labels(_) = asked {
         text.push_str(KL_TO_START_WITH);
     }
     for (array, head) in [(GATES, "Further kinds of"), (ARMS, "More to compare with on the same rows, as")] {

@@ -1,7 +1,8 @@
-//! The second kind of task from outside: fields out of a message, the whole way, and what a person reads where something
+//! The second and, in a file of its own, the third kind of task from outside: fields out of a message, the whole way, and what a person reads where something
 //! is wrong with an answer, a decision, the schema or the recipe.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod generate;
 mod mini;
 
 use mini::Mini;

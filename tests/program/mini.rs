@@ -106,6 +106,35 @@ impl Mini {
         Mini { folder }
     }
 
+    /// Short letters and their answers on the same base: a text instead of a label. `gate` is the body of its gate.
+    pub fn replies(gate: &str) -> Mini {
+        let folder = tempfile::tempdir().unwrap();
+        let recipe = folder.path().join("mini");
+        std::fs::create_dir(&recipe).unwrap();
+        let asks = ["Where is parcel", "I lost bill", "Please cancel order", "Too dear, offer", "No reply to"];
+        let line = |i: usize| {
+            let (number, ask) = (100 + 37 * i, asks[i % asks.len()]);
+            let messages = serde_json::json!([{"role": "user", "content": format!("{ask} {number} ?")}]);
+            let choice =
+                serde_json::json!({"message": {"role": "assistant", "content": format!("Sorry for {number}.")}});
+            let response = serde_json::json!({"model": "big", "choices": [choice]});
+            format!("{}\n", serde_json::json!({"id": i, "request": {"messages": messages}, "response": response}))
+        };
+        std::fs::write(recipe.join("traces.jsonl"), (0..240).map(line).collect::<String>()).unwrap();
+        tiny_base::write(&recipe.join("base.gguf"), 2, GgmlType::F32, 1);
+        let toml = format!(
+            "name = \"mini\"\nversion = \"0.1.0\"\nseed = 3\n\n[task]\nkind = \"generate\"\nsystem = \"Answer.\"\n\
+             max_new_tokens = 24\n\n[model]\nbase = \"base.gguf\"\nmax_seq_length = 256\n\n\
+             [data]\ntraces = [\"traces.jsonl\"]\nnear_dup_threshold = 1.0\n\n\
+             [data.split]\nvalid = 0.1\ncalibration = 0.15\ntest = 0.3\n\n\
+             [train]\nr = 4\nlearning_rate = 1e-2\nnum_epochs = 2\nbatch_size = 4\n\n\
+             [quantize]\nformats = [\"Q8_0\"]\nship = \"Q8_0\"\n\n\
+             [[eval.gate]]\n{gate}\n\n[promote]\nchannel = \"staging\"\n"
+        );
+        std::fs::write(recipe.join("recipe.toml"), toml).unwrap();
+        Mini { folder }
+    }
+
     pub fn path(&self) -> &Path {
         self.folder.path()
     }

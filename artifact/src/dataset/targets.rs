@@ -1,4 +1,5 @@
-//! What a frozen dataset's targets must be, and what a card counts them as: anything, labels, or fields under a schema.
+//! What a frozen dataset's targets must be, and what a card counts them as: anything, labels, or what a schema allows, fields
+//! or a text.
 
 use super::{DatasetCard, FREEZE_AGAIN};
 use crate::schema::Schema;
@@ -26,9 +27,12 @@ impl Targets {
         }
     }
 
-    /// What a card counts a target as. The fields' values are the customers' and have no place in a card.
+    /// What a card counts a target as. What was written is the customers' and has no place in a card.
     pub(super) fn class<'t>(&self, target: &'t str) -> Cow<'t, str> {
         let Targets::Fields(schema) = self else { return Cow::Borrowed(target) };
+        if schema.is_text() {
+            return Cow::Borrowed("(text)");
+        }
         let said: serde_json::Map<String, Value> = serde_json::from_str(target).unwrap_or_default();
         let names: Vec<&str> =
             schema.fields().iter().map(|f| f.name.as_str()).filter(|name| said.contains_key(*name)).collect();

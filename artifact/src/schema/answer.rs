@@ -20,11 +20,15 @@ pub(super) fn is_blank(value: &Value) -> bool {
 }
 
 impl Schema {
-    /// Reads an answer's text: a JSON object, in a code fence or not, with white space around it or not.
+    /// Reads an answer's text: a JSON object, in a code fence or not, with white space around it or not. Where answers are
+    /// texts, the text itself without the white space around it.
     ///
     /// # Errors
     /// A fault of the whole, where it is something else or names a key twice.
     pub fn read(&self, text: &str) -> Result<Value, Fault> {
+        if self.is_text() {
+            return Ok(Value::from(text.trim()));
+        }
         let whole = |what: String| Fault { field: String::new(), what };
         match strict_json::from_slice(unfenced(text).as_bytes()) {
             Ok(value @ Value::Object(_)) => Ok(value),
@@ -36,9 +40,13 @@ impl Schema {
 
     /// What is wrong with an answer, in the schema's order; nothing where it may stand.
     pub fn check(&self, answer: &Value) -> Vec<Fault> {
-        let Value::Object(object) = answer else {
-            return vec![Fault { field: String::new(), what: "the answer is no JSON object".to_owned() }];
-        };
+        let whole = |what: &str| Fault { field: String::new(), what: what.to_owned() };
+        if let Some(rules) = &self.text {
+            let empty = answer.as_str().is_some_and(|text| text.trim().is_empty());
+            let fault = if empty { Some("the answer is empty".to_owned()) } else { rules.fault(answer) };
+            return fault.iter().map(|what| whole(what)).collect();
+        }
+        let Value::Object(object) = answer else { return vec![whole("the answer is no JSON object")] };
         let mut faults = Vec::new();
         for field in &self.fields {
             let value = object.get(&field.name).unwrap_or(&Value::Null);
@@ -65,8 +73,12 @@ impl Schema {
     }
 
     /// The answer as compact JSON: fields in the schema's order, those that say nothing left out, whole numbers without a
-    /// point; fields that the schema does not name follow by name. Two answers that say the same are the same text.
+    /// point; fields that the schema does not name follow by name. Two answers that say the same are the same text. Where
+    /// answers are texts, the text.
     pub fn canonical(&self, answer: &Value) -> String {
+        if self.is_text() {
+            return answer.as_str().unwrap_or_default().to_owned();
+        }
         let empty = Map::new();
         let object = answer.as_object().unwrap_or(&empty);
         let named = self.fields.iter().filter_map(|field| object.get_key_value(&field.name));

@@ -35,15 +35,21 @@ impl Schema {
     /// With the place and what may stand there: JSON that can't be read (or names a key twice), keywords outside the subset,
     /// rules that contradict each other, a pattern that is no regular expression.
     pub fn parse(json_text: &str) -> Result<Schema> {
-        let value: Value = strict_json::from_slice(json_text.as_bytes())
+        let parsed: Value = strict_json::from_slice(json_text.as_bytes())
             .map_err(|e| SchemaError { at: String::new(), what: format!("it is no JSON: {e}") })?;
-        let Value::Object(root) = &value else { return error("", "a schema is a JSON object") };
-        known(root, "", &OF_OBJECT)?;
+        let Value::Object(root) = &parsed else { return error("", "a schema is a JSON object") };
         match root.get("type") {
             Some(Value::String(kind)) if kind == "object" => {}
+            Some(Value::String(kind)) if kind == "string" => {
+                let (rules, _) = value(root, "")?;
+                return Ok(Schema { fields: Vec::new(), additional: false, text: Some(rules) });
+            }
             None => return error("type", "it is missing; write \"type\": \"object\""),
-            Some(other) => return error("type", format!("{other}: an answer is an \"object\" of fields")),
+            Some(other) => {
+                return error("type", format!("{other}: an answer is an \"object\" of fields, or a \"string\""));
+            }
         }
+        known(root, "", &OF_OBJECT)?;
         let properties = match root.get("properties") {
             Some(Value::Object(properties)) if !properties.is_empty() => properties,
             _ => return error("properties", "an object that names at least one field is needed"),
@@ -63,7 +69,7 @@ impl Schema {
             .iter()
             .map(|(name, of)| field(name, of, required.contains(&name.as_str())))
             .collect::<Result<Vec<Field>>>()?;
-        Ok(Schema { fields, additional })
+        Ok(Schema { fields, additional, text: None })
     }
 }
 

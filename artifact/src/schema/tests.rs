@@ -35,6 +35,18 @@ fn fields_keep_the_files_order() {
     assert!(!schema.additional());
 }
 
+#[test]
+fn an_answer_may_be_a_text() {
+    let schema = Schema::parse(r#"{"type": "string", "maxLength": 12}"#).unwrap();
+    assert!(schema.is_text() && schema.fields().is_empty());
+    assert_eq!(schema.canonical_text("  {\"a\": 1}\n").unwrap(), "{\"a\": 1}", "JSON is text, too");
+    assert_eq!(schema.canonical_text(" \n").unwrap_err().to_string(), "the answer is empty");
+    assert!(schema.canonical_text("thirteen chars").unwrap_err().to_string().contains("at most 12 characters"));
+    assert_eq!(schema.check(&json!({})).len(), 1, "an object is none");
+    assert!(Schema::parse(r#"{"type": "string", "minimum": 3}"#).is_err());
+    assert!(!booking().is_text());
+}
+
 /// Keeps an object's order, whatever the features of serde_json: the order of the form and of the canonical text.
 #[test]
 fn the_order_is_the_texts_and_not_the_alphabets() {

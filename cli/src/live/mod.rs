@@ -43,7 +43,7 @@ pub enum Task {
 }
 
 impl Task {
-    /// The answer as a label's name or as the fields' canonical text; none where it is not valid.
+    /// The answer as a label's name, as a text or as the fields' canonical text; none where it is not valid.
     pub fn read(&self, text: &str, codes: Option<&Codes>) -> Option<String> {
         match self {
             Task::Labels(labels) => match codes.and_then(|codes| codes.label(text)) {
@@ -75,6 +75,7 @@ impl Task {
 
     fn wanted<'t>(&'t self, codes: Option<&Codes>) -> Wanted<'t> {
         match (self, codes) {
+            (Task::Fields(schema, _), _) if schema.is_text() => Wanted::Text,
             (Task::Fields(_, text), _) => Wanted::Fields(text),
             (Task::Labels(labels), Some(codes)) => Wanted::Codes(labels, codes.clone()),
             (Task::Labels(labels), None) => Wanted::Labels(labels),
@@ -371,7 +372,13 @@ impl Live {
         let reply = replies[0];
         let posterior = self.codes.as_ref().and_then(|codes| of_codes(reply, codes));
         let most = posterior.as_ref().map(|p| p.iter().copied().map(f64::from).fold(0.0, f64::max));
-        let text = self.task.read(&reply.text, self.codes.as_ref()).unwrap_or_else(|| reply.text.clone());
+        let of_texts = self.task.schema().is_some_and(Schema::is_text);
+        let text = match self.task.read(&reply.text, self.codes.as_ref()) {
+            // Nothing but this tells that a text lacks its end.
+            _ if of_texts && reply.finish_reason.as_deref() == Some("length") => String::new(),
+            Some(answer) => answer,
+            None => reply.text.clone(),
+        };
         Response { text, confidence: most.or_else(|| reply.probability()), posterior, ..counted }
     }
 

@@ -64,12 +64,30 @@ impl Answerer for ModelArm {
 }
 
 /// A model that writes its answers.
-pub struct WriterArm(pub Writer);
+struct WriterArm {
+    writer: Writer,
+    /// Answers are texts, not fields.
+    texts: bool,
+}
+
+impl WriterArm {
+    fn may_go_on(&self) -> impl Fn(&str) -> bool + Sync + use<> {
+        let texts = self.texts;
+        move |begun: &str| texts || may_be_fields(begun)
+    }
+
+    /// Of fields what was cut off is no JSON; of a text nothing else tells, so nothing of it counts.
+    fn said(&self, written: Written) -> Said {
+        let text = if self.texts && !written.ended { String::new() } else { written.text };
+        Said { text, confidence: Some(written.probability) }
+    }
+}
 
 impl AnswerWriter for WriterArm {
     fn write(&mut self, messages: &[Message]) -> std::result::Result<Said, AnswerError> {
-        let written = self.0.write(messages, &may_be_fields)?;
-        Ok(said(written))
+        let may_go_on = self.may_go_on();
+        let written = self.writer.write(messages, &may_go_on)?;
+        Ok(self.said(written))
     }
 
     fn write_all(
@@ -77,13 +95,10 @@ impl AnswerWriter for WriterArm {
         asked: &[&[Message]],
         done: &mut dyn FnMut(),
     ) -> std::result::Result<Vec<SaidOrNot>, AnswerError> {
-        let written = self.0.write_all(asked, &may_be_fields, &mut |_| done())?;
-        Ok(written.into_iter().map(|written| Ok(said(written?))).collect())
+        let may_go_on = self.may_go_on();
+        let written = self.writer.write_all(asked, &may_go_on, &mut |_| done())?;
+        Ok(written.into_iter().map(|written| Ok(self.said(written?))).collect())
     }
-}
-
-fn said(written: Written) -> Said {
-    Said { text: written.text, confidence: Some(written.probability) }
 }
 
 /// Whether a beginning can become a JSON object, in a code fence or not. What can't is invalid however it goes on, and an
@@ -216,13 +231,14 @@ pub fn run(
         let fields =
             run.resolved.schema.as_ref().map(|file| Fields { schema: file.schema.clone(), text: file.text.clone() });
         let in_words = fields.is_some();
+        let texts = fields.as_ref().is_some_and(|fields| fields.schema.is_text());
         let max_new_tokens = max_new_tokens(recipe);
         let model = |name: &str, title: &str, digest: &str, file: PathBuf, tuned: Option<PathBuf>| {
             if in_words {
                 let key = sha256_hex(format!("{digest} {device} {PROGRAM_VERSION} {max_new_tokens}").as_bytes());
                 let open = move || {
                     let writer = open_writer(&file, tuned.as_deref(), device, max_new_tokens)?;
-                    Ok(Box::new(WriterArm(writer)) as Box<dyn AnswerWriter>)
+                    Ok(Box::new(WriterArm { writer, texts }) as Box<dyn AnswerWriter>)
                 };
                 // Writing takes its time, and only the candidate's confidence decides anything.
                 return Arm::writer(name, title, &key, open).calibrated(name == recipe.quantize.ship);
@@ -322,10 +338,13 @@ fn few_shot<'a>(
                 Ok(Box::new(Prompted(prompt, arm)) as Box<dyn Answerer>)
             })
         }
-        Task::Fields(..) => Arm::writer(name, &title, &key, move || {
-            let arm = WriterArm(open_writer(&file, None, device, max_new_tokens)?);
-            Ok(Box::new(Prompted(prompt, arm)) as Box<dyn AnswerWriter>)
-        }),
+        Task::Fields(schema, _) => {
+            let texts = schema.is_text();
+            Arm::writer(name, &title, &key, move || {
+                let arm = WriterArm { writer: open_writer(&file, None, device, max_new_tokens)?, texts };
+                Ok(Box::new(Prompted(prompt, arm)) as Box<dyn AnswerWriter>)
+            })
+        }
     }
     .calibrated(false)
 }
@@ -397,6 +416,7 @@ fn rule(rule: &GateRule) -> Rule {
                 limbeck_recipes::Metric::MacroF1 => Metric::MacroF1,
                 limbeck_recipes::Metric::ExactMatch => Metric::ExactMatch,
                 limbeck_recipes::Metric::Validity => Metric::Validity,
+                limbeck_recipes::Metric::RougeL => Metric::RougeL,
             },
             min,
         },

@@ -13,7 +13,7 @@ use limbeck_artifact::event::{EventKind, Stage};
 use limbeck_artifact::files::write_atomic;
 use limbeck_artifact::manifest::{self, ArtifactFile, ArtifactManifest, BaseModel, Task};
 use limbeck_artifact::{keys, oms};
-use limbeck_eval::{CardPlan, Report, model_card};
+use limbeck_eval::{AnswerKind, CardPlan, Report, model_card};
 use limbeck_model::ops::codes::QuantizeBase;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_recipes::{Head, Method, Recipe};
@@ -282,11 +282,15 @@ fn card(run: &Run<'_>, report: &Report, base: &Base, kept: QuantizeBase, model: 
          and the probabilities are the classes'."
             .to_owned()
     });
-    let in_words = !report.fields.is_empty();
-    let pipeline_tag = if in_words { "text-generation" } else { "text-classification" };
-    let answers = match in_words {
-        true => format!("Answers a message with a JSON object of its fields: {}.", report.fields.join(", ")),
-        false => format!("Answers a message with one of {} labels.", report.labels.len()),
+    let pipeline_tag = provenance::pipeline_tag(report);
+    let answers = match report.answers() {
+        AnswerKind::Labels => format!("Answers a message with one of {} labels.", report.labels.len()),
+        AnswerKind::Fields => {
+            format!("Answers a message with a JSON object of its fields: {}.", report.fields.join(", "))
+        }
+        AnswerKind::Texts => {
+            "Answers a message with a text, learnt from answers that people accepted or edited.".to_owned()
+        }
     };
     let plan = CardPlan {
         license: base.license.clone().unwrap_or_else(|| "other".to_owned()),

@@ -8,7 +8,7 @@ use super::PROGRAM_VERSION;
 use crate::base::Base;
 use limbeck_artifact::dataset::DatasetCard;
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
-use limbeck_eval::{Report, Verdict};
+use limbeck_eval::{AnswerKind, Report, Verdict};
 use limbeck_recipes::Recipe;
 use serde_json::{Value, json};
 
@@ -128,7 +128,7 @@ fn bom(facts: &Facts<'_>) -> Value {
         "modelCard": {
             "modelParameters": {
                 "approach": {"type": "supervised"},
-                "task": if report.fields.is_empty() { "text-classification" } else { "text-generation" },
+                "task": pipeline_tag(report),
                 "architectureFamily": "transformer",
                 "datasets": [{"ref": "dataset"}],
                 "inputs": [{"format": "text"}],
@@ -186,17 +186,26 @@ fn metrics(report: &Report) -> Vec<Value> {
     let Some(arm) = report.candidate_arm() else { return Vec::new() };
     let scores = &arm.scores;
     let text = |x: f64| format!("{x:.4}");
+    let texts = report.answers() == AnswerKind::Texts;
     vec![
         json!({
-            "type": if report.fields.is_empty() { "accuracy" } else { "exact match" },
+            "type": report.what(),
             "value": text(scores.accuracy),
             "slice": "test",
             "confidenceInterval": {
                 "lowerBound": text(scores.accuracy_interval.low), "upperBound": text(scores.accuracy_interval.high),
             },
         }),
-        json!({"type": "macro-F1", "value": text(scores.macro_f1), "slice": "test"}),
+        json!({"type": if texts { "ROUGE-L" } else { "macro-F1" }, "value": text(arm.partial()), "slice": "test"}),
     ]
+}
+
+/// The task's name on the Hugging Face hub.
+pub fn pipeline_tag(report: &Report) -> &'static str {
+    match report.answers() {
+        AnswerKind::Labels => "text-classification",
+        AnswerKind::Fields | AnswerKind::Texts => "text-generation",
+    }
 }
 
 /// A version 8 UUID (RFC 9562: the bits are our own) of what went in.

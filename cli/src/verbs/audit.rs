@@ -11,6 +11,7 @@ use crate::verbs::import::{named_files, reading_of};
 use limbeck_artifact::files::{AtomicFile, create_dirs, write_atomic};
 use limbeck_data_curation::audit::{self, AuditPlan, Audited, Host, Prices, SiteReport};
 use limbeck_data_curation::import::MAX_LINE_BYTES;
+use limbeck_recipes::Asked;
 use limbeck_tui::audit::heat_map;
 use serde_json::json;
 use std::io::Write;
@@ -92,9 +93,6 @@ fn starter(
         let message = format!("there is no call site {number}");
         return Err(Failure::new(Exit::Usage, message).help(format!("they are numbered 1 to {}", sites.len())));
     };
-    if site.labels.is_empty() && !site.has_fields() {
-        return Err(no_labels(format!("call site {number} does not answer with labels or fields")));
-    }
     create_dirs(dir).map_err(|e| cannot("make", dir, &e))?;
     let path = dir.join("recipe.toml");
     let text = recipe_text(dir, site, args.prices.is_some());
@@ -129,9 +127,10 @@ fn recipe_text(dir: &Path, site: &SiteReport, prices: bool) -> String {
     let name = dir.file_name().map(|n| n.to_string_lossy().chars().map(plain).collect::<String>()).unwrap_or_default();
     let name = name.trim_matches('-').chars().take(64).collect::<String>();
     let name = if name.is_empty() { "router".to_owned() } else { name };
-    let asked = match site.has_fields() {
-        true => limbeck_recipes::Asked::Fields,
-        false => limbeck_recipes::Asked::Labels(&site.labels),
+    let asked = match (site.has_fields(), site.labels.is_empty()) {
+        (true, _) => Asked::Fields,
+        (false, false) => Asked::Labels(&site.labels),
+        (false, true) => Asked::Text,
     };
     let template = limbeck_recipes::template(&name, asked);
     let template =
@@ -146,9 +145,10 @@ fn recipe_text(dir: &Path, site: &SiteReport, prices: bool) -> String {
     };
     let said = limbeck_tui::text::fit(&site.template, 100);
     let why = limbeck_tui::text::fit(&site.why, 100);
-    let what = match site.has_fields() {
-        true => "schema.json is drawn from its answers: say in each description what the field is.",
-        false => "The labels are its recurring answers: strike out those that are mistakes.",
+    let what = match asked {
+        Asked::Fields => "schema.json is drawn from its answers: say in each description what the field is.",
+        Asked::Labels(_) => "The labels are its recurring answers: strike out those that are mistakes.",
+        Asked::Text => "Its answers are texts, which only people can judge: plan for their time.",
     };
     format!(
         "# The call site: {said}\n# {} calls; score {:.0} of 100; verdict: {} ({why})\n# traces.jsonl holds its calls, redacted. \

@@ -151,11 +151,12 @@ fn llama_server(dir: &Path, manifest: &ArtifactManifest, out: &Path) -> Result<M
     let mut files = vec![path];
     let mut notes =
         vec!["the server answers with text alone: no threshold, no escalation. `limbeck serve` has both".to_owned()];
-    if let Some(schema) = &manifest.task.schema {
+    let task = &manifest.task;
+    if let Some(schema) = task.schema.as_ref().filter(|_| !task.is_text()) {
         let schema: serde_json::Value = serde_json::from_str(schema)?;
         body["response_format"] = json!({"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}});
-    } else {
-        let grammar = grammar(&manifest.task.labels);
+    } else if task.schema.is_none() {
+        let grammar = grammar(&task.labels);
         files.push(write(out.join("labels.gbnf"), &grammar)?);
         body["grammar"] = json!(grammar);
         notes.push("labels.gbnf allows the labels only; request.json sends it along".to_owned());

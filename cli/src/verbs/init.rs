@@ -18,7 +18,11 @@ pub fn init(settings: &Settings, args: &Init) -> Result<Exit> {
         .map(|n| n.to_string_lossy().to_lowercase().replace([' ', '_'], "-"))
         .unwrap_or_default();
     let path = args.folder.join("recipe.toml");
-    let asked = if args.fields.is_empty() { Asked::Labels(&args.labels) } else { Asked::Fields };
+    let asked = match (args.fields.is_empty(), args.generate) {
+        (false, _) => Asked::Fields,
+        (true, true) => Asked::Text,
+        (true, false) => Asked::Labels(&args.labels),
+    };
     let text = limbeck_recipes::template(&name, asked);
     // The template is checked as any recipe is: a name or label that can't be used is told here.
     limbeck_recipes::load_text(&path, &text, &[]).map_err(Failure::recipe)?;
@@ -31,11 +35,15 @@ pub fn init(settings: &Settings, args: &Init) -> Result<Exit> {
         let schema = schema.map(|_| args.folder.join("schema.json"));
         output::json(&json!({"recipe": path, "schema": schema}))?;
     } else {
-        let edit = if schema.is_some() { "describe the fields in schema.json" } else { "edit the labels" };
+        let edit = match asked {
+            Asked::Fields => ", describe the fields in schema.json",
+            Asked::Labels(_) => ", edit the labels",
+            Asked::Text => "",
+        };
         let folder = shell(&args.folder);
         let beside = if schema.is_some() { " and schema.json" } else { "" };
         output::stdout(&format!(
-            "wrote {}{beside}\n\nNext\n  put traces.jsonl and a base model beside it, {edit}, then\n  limbeck explain {folder}\n  limbeck run {folder}\n",
+            "wrote {}{beside}\n\nNext\n  put traces.jsonl and a base model beside it{edit}, then\n  limbeck explain {folder}\n  limbeck run {folder}\n",
             path.display()
         ))?;
     }

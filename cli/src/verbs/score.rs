@@ -13,7 +13,7 @@ use limbeck_artifact::keys;
 use limbeck_artifact::manifest::ArtifactManifest;
 use limbeck_artifact::schema::Schema;
 use limbeck_artifact::store::{Store, Trusted};
-use limbeck_artifact::untrusted::visible_line;
+use limbeck_artifact::untrusted::{visible, visible_line};
 use limbeck_eval::{Action, Calibrator, Policy, Report};
 use limbeck_model::device::DeviceName;
 use limbeck_model::generate::{Batch, WriteError, Writer, Written};
@@ -53,7 +53,7 @@ pub fn score(settings: &Settings, args: &Score) -> Result<Exit> {
         let fault = answer.fault.as_ref().map_or(String::new(), |why| format!(" · not valid: {}", visible_line(why)));
         output::stdout(&format!(
             "{}\n  confidence {:.3} · {} ({}){fault}\n",
-            visible_line(answer.text()),
+            if answer.text.is_some() { visible(answer.text()) } else { visible_line(answer.text()) },
             answer.confidence,
             answer.route,
             scorer.rule.words(answer.score)
@@ -150,7 +150,7 @@ fn locate(args: &ArtifactArgs) -> Result<(PathBuf, Option<Trusted>)> {
 /// How the artifact answers.
 enum Model {
     Labels(LabelScorer),
-    Fields(Box<Writer>, Schema),
+    Writes(Box<Writer>, Schema),
 }
 
 /// An open artifact.
@@ -199,6 +199,9 @@ pub struct Answer {
     /// None where what was written is not valid.
     #[serde(skip_serializing_if = "Option::is_none")]
     fields: Option<Value>,
+    /// Where answers are texts; none where what was written is not valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
     /// The fields as JSON, in the schema's order.
     #[serde(skip)]
     canonical: Option<String>,
@@ -231,7 +234,8 @@ pub struct Answer {
 impl Answer {
     /// The answer as a person reads it.
     pub fn text(&self) -> &str {
-        self.label.as_deref().or(self.canonical.as_deref()).or(self.written.as_deref()).unwrap_or_default()
+        let said = [&self.label, &self.text, &self.canonical, &self.written];
+        said.into_iter().flatten().next().map_or("", String::as_str)
     }
 }
 
@@ -250,7 +254,7 @@ impl Scorer {
                 let schema = Schema::parse(text)
                     .map_err(|e| Failure::new(Exit::Unexpected, format!("the artifact's schema can't be used: {e}")))?;
                 let max_new_tokens = manifest.task.max_new_tokens.unwrap_or(256);
-                Model::Fields(Box::new(open_writer(&model, None, device, max_new_tokens).map_err(cannot)?), schema)
+                Model::Writes(Box::new(open_writer(&model, None, device, max_new_tokens).map_err(cannot)?), schema)
             }
         };
         if let Some(threshold) = threshold.filter(|t| !(0.0..=1.0).contains(t)) {
@@ -289,10 +293,10 @@ impl Scorer {
         own.iter().cloned().chain(messages.iter().filter(keep).cloned()).collect()
     }
 
-    /// How many fields' answers [`Scorer::answer_all`] writes at once.
+    /// How many answers in words [`Scorer::answer_all`] writes at once.
     fn with_batch(mut self, most: usize) -> Scorer {
         self.model = match self.model {
-            Model::Fields(writer, schema) => Model::Fields(Box::new(writer.with_batch(Batch::of(most))), schema),
+            Model::Writes(writer, schema) => Model::Writes(Box::new(writer.with_batch(Batch::of(most))), schema),
             labels => labels,
         };
         self
@@ -305,7 +309,7 @@ impl Scorer {
         let asked = self.asked(messages);
         let mut answer = match &self.model {
             Model::Labels(scorer) => self.label(scorer, &scorer.score(&asked)?)?,
-            Model::Fields(writer, schema) => self.fields(writer.write(&asked, &may_be_fields)?, schema)?,
+            Model::Writes(writer, schema) => self.written(writer.write(&asked, &may_go_on(schema))?, schema)?,
         };
         answer.latency_ms = milliseconds(begun);
         Ok(answer)
@@ -321,7 +325,7 @@ impl Scorer {
         let asked: Vec<&[Message]> = asked.iter().map(Vec::as_slice).collect();
         match &self.model {
             Model::Labels(scorer) => self.label_all(scorer, &asked, begun),
-            Model::Fields(writer, schema) => self.write_all(writer, schema, &asked, begun),
+            Model::Writes(writer, schema) => self.write_all(writer, schema, &asked, begun),
         }
     }
 
@@ -338,7 +342,7 @@ impl Scorer {
 
     fn write_all(&self, writer: &Writer, schema: &Schema, asked: &[&[Message]], begun: Instant) -> Vec<Result<Answer>> {
         let mut times = vec![0.0; asked.len()];
-        let written = match writer.write_all(asked, &may_be_fields, &mut |i| times[i] = milliseconds(begun)) {
+        let written = match writer.write_all(asked, &may_go_on(schema), &mut |i| times[i] = milliseconds(begun)) {
             Ok(written) => written,
             Err(error) => {
                 let message = error.to_string();
@@ -346,16 +350,16 @@ impl Scorer {
             }
         };
         let answer = |(written, latency_ms): (std::result::Result<Written, WriteError>, f64)| {
-            let answer = self.fields(written?, schema)?;
+            let answer = self.written(written?, schema)?;
             Ok(Answer { latency_ms, batch: Some(asked.len()), ..answer })
         };
         written.into_iter().zip(times).map(answer).collect()
     }
 
-    fn fields(&self, written: Written, schema: &Schema) -> Result<Answer> {
+    fn written(&self, written: Written, schema: &Schema) -> Result<Answer> {
         let read = match written.ended {
             true => schema.canonical_text(&written.text).map_err(|fault| fault.to_string()),
-            false => Err(match may_be_fields(written.text.trim_start()) {
+            false => Err(match may_go_on(schema)(written.text.trim_start()) {
                 true => "it was cut off".to_owned(),
                 false => "the answer is no JSON".to_owned(),
             }),
@@ -364,9 +368,12 @@ impl Scorer {
         Ok(match read {
             Ok(text) => {
                 let confidence = self.calibrator.confidence(written.probability);
-                let fields = Some(serde_json::from_str(&text)?);
-                let (score, route) = (written.probability, self.rule.route(written.probability, confidence));
-                Answer { fields, canonical: Some(text), confidence, score: Some(score), route, ..blank }
+                let route = self.rule.route(written.probability, confidence);
+                let answer = Answer { confidence, score: Some(written.probability), route, ..blank };
+                match schema.is_text() {
+                    true => Answer { text: Some(text), ..answer },
+                    false => Answer { fields: Some(serde_json::from_str(&text)?), canonical: Some(text), ..answer },
+                }
             }
             // Whatever the threshold: what can't be used is not served.
             Err(why) => Answer { written: Some(written.text), fault: Some(why), route: "escalate", ..blank },
@@ -387,6 +394,12 @@ impl Scorer {
         let route = self.rule.route(score, confidence);
         Ok(Answer { label: Some(label), confidence, score: Some(score), route, others, ..Answer::default() })
     }
+}
+
+/// Whether what is written so far can still become an answer.
+fn may_go_on(schema: &Schema) -> impl Fn(&str) -> bool + Sync + use<> {
+    let texts = schema.is_text();
+    move |begun| texts || may_be_fields(begun)
 }
 
 fn user(text: &str) -> Message {

@@ -19,8 +19,9 @@ use limbeck_data_curation::redact::{RedactOptions, Redactor};
 use limbeck_data_curation::review::TEACHER_DISAGREEMENT;
 use limbeck_data_curation::taxonomy::Fields;
 use limbeck_data_curation::trace::visible_message;
-use limbeck_distill::best::{Best, Draw, best_fields, best_label};
+use limbeck_distill::best::{Best, Draw, best_fields, best_label, best_text};
 use limbeck_distill::endpoint::{Rejection, Reply};
+use limbeck_eval::rouge_l;
 use limbeck_recipes::{ArmKind, EndpointArm};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -290,6 +291,7 @@ fn sort_in(
         .collect();
     let best = match live.task.schema() {
         None => best_label(&draws),
+        Some(schema) if schema.is_text() => best_text(&draws, |a, b| rouge_l(a, b).f1),
         Some(schema) => best_fields(schema, &draws),
     };
     let valid = draws.iter().filter(|draw| draw.answer.is_some()).count();

@@ -77,9 +77,12 @@ pub fn label_studio_config(answers: &Answers, reasons: &[&str]) -> String {
         ),
         Answers::Fields(fields) => {
             let names: Vec<String> = fields.schema.fields().iter().map(|f| escape(&f.name)).collect();
+            let header = match fields.schema.is_text() {
+                true => "The answer".to_owned(),
+                false => format!("A JSON object of: {}", names.join(", ")),
+            };
             format!(
-                "  <Header value=\"A JSON object of: {}\"/>\n  <TextArea name=\"label\" toName=\"text\" editable=\"true\" maxSubmissions=\"1\"/>\n",
-                names.join(", ")
+                "  <Header value=\"{header}\"/>\n  <TextArea name=\"label\" toName=\"text\" editable=\"true\" maxSubmissions=\"1\"/>\n"
             )
         }
     };

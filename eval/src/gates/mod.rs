@@ -12,6 +12,7 @@ use crate::metrics::Prediction;
 use crate::report::Routing;
 use crate::slices::By;
 use crate::statistics::Risk;
+use crate::texts::Likeness;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -52,6 +53,8 @@ pub enum Metric {
     ExactMatch,
     /// The answer is one that counts.
     Validity,
+    /// How like the wanted text an answer is: mean F1 of ROUGE-L.
+    RougeL,
 }
 
 /// One demand on the candidate. Rates are shares of 1: a margin of three points is 0.03.
@@ -66,7 +69,8 @@ pub struct Gate {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Rule {
-    /// The metric is at least `min`: exact binomial bounds for accuracy, BCa bootstrap bounds for macro-F1.
+    /// The metric is at least `min`: exact binomial bounds for accuracy, BCa bootstrap bounds for macro-F1, bounds by the
+    /// bootstrap of Student's t for ROUGE-L.
     Floor { metric: Metric, min: f64 },
     /// Accuracy exceeds that of arm `over` by at least `min`, on the same rows (Tango's score test).
     Improvement { over: String, min: f64 },
@@ -168,8 +172,10 @@ pub struct GateResult {
 #[derive(Clone)]
 pub struct Evidence<'a> {
     pub labels: &'a [String],
-    /// Answers are fields: what is right is right as a whole.
+    /// Answers are written: what is right is right as a whole.
     pub in_words: bool,
+    /// Where answers are texts: how like the wanted one each is. Empty otherwise.
+    pub likeness: &'a Likeness,
     /// Gold label of each test row.
     pub gold: &'a [usize],
     pub arms: BTreeMap<&'a str, &'a [Prediction]>,

@@ -4,13 +4,14 @@
 use super::posteriors::{divergences, mean_divergence};
 use super::routed::{certified_coverage, fallback};
 use super::{Evidence, Gate, GateResult, Metric, Rule, Verdict};
-use crate::bootstrap::macro_f1_bounds;
+use crate::bootstrap::{BootstrapBounds, macro_f1_bounds, unit_mean_bounds};
 use crate::metrics::{Confusion, Prediction, latency};
 use crate::slices::{By, LEAST_ROWS};
 use crate::statistics::{
     MAX_EXAMPLES, Paired, examples_for_difference, examples_for_proportion, examples_for_spread, lower_bound,
     mcnemar_exact, tango_lower, tango_p_above, tango_upper, upper_bound,
 };
+use crate::texts::by_row;
 use crate::words::{milliseconds, percent, points, signed_points, thousands};
 use std::collections::BTreeMap;
 
@@ -91,6 +92,7 @@ fn demand(rule: &Rule, right: &str) -> String {
         }
         Rule::Floor { metric: Metric::Validity, min } => format!("valid answers at least {}", percent(*min)),
         Rule::Floor { metric: Metric::MacroF1, min } => format!("macro-F1 at least {}", percent(*min)),
+        Rule::Floor { metric: Metric::RougeL, min } => format!("ROUGE-L at least {}", percent(*min)),
         Rule::Improvement { over, min } => format!("{right} at least {} above {over}", points(*min)),
         Rule::NonInferiority { against, margin } => format!("{right} at most {} below {against}", points(*margin)),
         Rule::PerClassRecall { min } => format!("recall of every class at least {}", percent(*min)),
@@ -156,6 +158,7 @@ fn alone(rule: &Rule, candidate: &[Prediction], evidence: &Evidence<'_>) -> Find
             proportion("Share of valid answers", k, evidence.gold.len() as u64, *min, evidence)
         }
         Rule::Floor { metric: Metric::MacroF1, min } => macro_f1(candidate, *min, evidence),
+        Rule::Floor { metric: Metric::RougeL, min } => likeness(candidate, *min, evidence),
         Rule::PerClassRecall { min } => per_class(candidate, *min, evidence),
         Rule::Latency { p95_ms } => calls_within(candidate, *p95_ms, evidence),
         Rule::SliceFloor { by, min } => per_slice(candidate, *by, *min, evidence),
@@ -238,6 +241,18 @@ fn macro_f1(candidate: &[Prediction], min: f64, evidence: &Evidence<'_>) -> Find
     let (confidence, labels) = (1.0 - evidence.risk.alpha, evidence.labels.len());
     let bounds =
         macro_f1_bounds(evidence.gold, &predicted, labels, confidence, evidence.bootstrap_resamples, evidence.seed);
+    bootstrapped("Macro-F1", &bounds, min, evidence)
+}
+
+fn likeness(candidate: &[Prediction], min: f64, evidence: &Evidence<'_>) -> Finding {
+    let rows = by_row(evidence.likeness, evidence.gold, candidate.iter().map(|p| p.label));
+    let confidence = 1.0 - evidence.risk.alpha;
+    let bounds = unit_mean_bounds(&rows, confidence, evidence.bootstrap_resamples, evidence.seed);
+    bootstrapped("ROUGE-L", &bounds, min, evidence)
+}
+
+fn bootstrapped(what: &str, bounds: &BootstrapBounds, min: f64, evidence: &Evidence<'_>) -> Finding {
+    let confidence = 1.0 - evidence.risk.alpha;
     let verdict = judge(bounds.lower, bounds.upper, min);
     let bound = match verdict {
         Verdict::Fail => format!("at most {}", percent(bounds.upper)),
@@ -247,7 +262,7 @@ fn macro_f1(candidate: &[Prediction], min: f64, evidence: &Evidence<'_>) -> Find
     Finding {
         verdict,
         reason: format!(
-            "Macro-F1 is {}; with {} confidence {bound} (bootstrap, {} resamples), demanded {}.",
+            "{what} is {}; with {} confidence {bound} (bootstrap, {} resamples), demanded {}.",
             percent(bounds.estimate),
             percent(confidence),
             thousands(u64::from(bounds.resamples)),

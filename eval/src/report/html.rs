@@ -3,7 +3,7 @@
 
 use super::failing::{p_value, slices};
 use super::plots::{confusion_plot, reliability_plot, risk_coverage_plot};
-use super::{ArmResult, Report};
+use super::{AnswerKind, ArmResult, Report};
 use crate::arms::ArmKind;
 use crate::calibrator::Calibrator;
 use crate::error::EvalError;
@@ -12,6 +12,7 @@ use crate::extraction::FieldScore;
 use crate::gates::{GateResult, Verdict};
 use crate::metrics::Scores;
 use crate::statistics::Interval;
+use crate::texts::Texts;
 use crate::words::{milliseconds, money, percent, signed_points, significant, thousands};
 use limbeck_artifact::untrusted::visible;
 use minijinja::syntax::SyntaxConfig;
@@ -38,7 +39,7 @@ pub fn render_html(report: &Report) -> Result<String, EvalError> {
 
 fn page(report: &Report) -> Value {
     let candidate = report.candidate_arm();
-    let of_labels = candidate.filter(|arm| arm.extraction.is_none());
+    let of_labels = candidate.filter(|_| report.answers() == AnswerKind::Labels);
     context! {
         style => Value::from_safe_string(STYLE.to_owned()),
         name => text(&report.name),
@@ -49,9 +50,14 @@ fn page(report: &Report) -> Value {
         tiles => tiles(report),
         notes => report.notes.iter().map(|note| text(note)).collect::<Vec<_>>(),
         made => report.made.iter().map(|fact| context! { what => text(&fact.what), value => text(&fact.value) }).collect::<Vec<_>>(),
-        what => if report.fields.is_empty() { "Accuracy" } else { "Exact match" },
-        f1 => if report.fields.is_empty() { "Macro-F1" } else { "Field F1" },
-        in_words => !report.fields.is_empty(),
+        what => if report.answers() == AnswerKind::Labels { "Accuracy" } else { "Exact match" },
+        f1 => match report.answers() {
+            AnswerKind::Labels => "Macro-F1",
+            AnswerKind::Fields => "Field F1",
+            AnswerKind::Texts => "ROUGE-L",
+        },
+        in_words => report.answers() == AnswerKind::Fields,
+        texts => candidate.and_then(|arm| arm.texts.as_ref()).map(texts),
         confidence => percent(report.test.confidence),
         rows => thousands(report.test.rows),
         groups => thousands(report.test.groups),
@@ -148,7 +154,11 @@ fn tiles(report: &Report) -> Vec<Value> {
     let Some(candidate) = report.candidate_arm() else { return Vec::new() };
     let frontier = report.frontier_arm();
     let mut tiles = vec![tile(
-        if report.fields.is_empty() { "Accuracy" } else { "All fields right" },
+        match report.answers() {
+            AnswerKind::Labels => "Accuracy",
+            AnswerKind::Fields => "All fields right",
+            AnswerKind::Texts => "Word for word",
+        },
         percent(candidate.scores.accuracy),
         format!(
             "{} of {} test rows; {} % at {} confidence",
@@ -210,7 +220,7 @@ fn arm_row(report: &Report, arm: &ArmResult) -> Value {
         accuracy => fixed(arm.scores.accuracy),
         accuracy_range => range(arm.scores.accuracy_interval),
         track => track(arm.scores.accuracy, arm.scores.accuracy_interval),
-        macro_f1 => fixed(arm.scores.macro_f1),
+        macro_f1 => fixed(arm.partial()),
         invalid => (arm.scores.invalid > 0).then(|| percent(arm.scores.invalid_rate)),
         p50 => arm.latency.as_ref().map(|latency| milliseconds(latency.p50_ms)),
         p95 => arm.latency.as_ref().map(|latency| milliseconds(latency.p95_ms)),
@@ -335,6 +345,15 @@ fn how(calibrator: &Calibrator) -> String {
             format!("Platt’s curve, slope {slope:.2} and intercept {intercept:.2}").replace('-', "−")
         }
         Calibrator::Isotonic { scores, .. } => format!("Isotonic regression, {} points", scores.len()),
+    }
+}
+
+fn texts(texts: &Texts) -> Value {
+    context! {
+        rouge_l => percent(texts.rouge_l),
+        rouge_l_range => range(texts.rouge_l_interval),
+        validity => percent(texts.validity),
+        validity_range => range(texts.validity_interval),
     }
 }
 

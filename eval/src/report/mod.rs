@@ -23,6 +23,7 @@ use crate::metrics::{Latency, Scores};
 use crate::policy::{self, Policy};
 use crate::slices::Slices;
 use crate::statistics::{Interval, Paired};
+use crate::texts::Texts;
 use limbeck_artifact::dataset::DatasetCard;
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_artifact::files::write_atomic;
@@ -98,6 +99,14 @@ pub struct TestRows {
     pub confidence: f64,
 }
 
+/// What the answers of an evaluation are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerKind {
+    Labels,
+    Fields,
+    Texts,
+}
+
 /// One arm's results on the test rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ArmResult {
@@ -114,6 +123,9 @@ pub struct ArmResult {
     /// Field by field, where answers are fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extraction: Option<Extraction>,
+    /// Where answers are texts: how like the wanted ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub texts: Option<Texts>,
     /// Who answered, where that is not plain from the title: a live model, when, at what price.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub facts: Vec<Fact>,
@@ -251,10 +263,44 @@ impl Lineage {
     }
 }
 
+impl ArmResult {
+    /// The figure that [`Report::partial`] names.
+    pub fn partial(&self) -> f64 {
+        self.texts.as_ref().map_or(self.scores.macro_f1, |texts| texts.rouge_l)
+    }
+
+    /// The share of answers that count, where answers are written.
+    pub fn validity(&self) -> Option<f64> {
+        let of_texts = || self.texts.as_ref().map(|texts| texts.validity);
+        self.extraction.as_ref().map(|fields| fields.validity).or_else(of_texts)
+    }
+}
+
 impl Report {
     /// What the share of right answers is called.
     pub fn what(&self) -> &'static str {
-        if self.fields.is_empty() { "accuracy" } else { "exact match" }
+        match self.answers() {
+            AnswerKind::Labels => "accuracy",
+            AnswerKind::Fields | AnswerKind::Texts => "exact match",
+        }
+    }
+
+    /// What answers are.
+    pub fn answers(&self) -> AnswerKind {
+        match (self.labels.is_empty(), self.fields.is_empty()) {
+            (false, _) => AnswerKind::Labels,
+            (true, false) => AnswerKind::Fields,
+            (true, true) => AnswerKind::Texts,
+        }
+    }
+
+    /// The figure beside the share of right answers, which counts what is almost right.
+    pub fn partial(&self) -> &'static str {
+        match self.answers() {
+            AnswerKind::Labels => "macro-F1",
+            AnswerKind::Fields => "field F1",
+            AnswerKind::Texts => "ROUGE-L",
+        }
     }
 
     pub fn arm(&self, name: &str) -> Option<&ArmResult> {

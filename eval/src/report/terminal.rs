@@ -1,7 +1,7 @@
 //! The report in short for a terminal: plain text, no colour, at most some 100 columns, the verdict first and last.
 
 use super::html::SHAKY;
-use super::{Report, Routing};
+use super::{AnswerKind, Report, Routing};
 use crate::escalation::Action;
 use crate::words::{milliseconds, money, percent, signed_points};
 use limbeck_artifact::untrusted::visible_line;
@@ -12,8 +12,8 @@ pub fn terminal_summary(report: &Report) -> String {
         "arm".to_owned(),
         report.what().to_owned(),
         format!("{} interval", percent(report.test.confidence)),
-        if report.fields.is_empty() { "macro-F1" } else { "field F1" }.to_owned(),
-        if report.fields.is_empty() { "" } else { "valid" }.to_owned(),
+        report.partial().to_owned(),
+        if report.answers() == AnswerKind::Labels { "" } else { "valid" }.to_owned(),
         "p50".to_owned(),
         "p95".to_owned(),
         "1,000 calls".to_owned(),
@@ -27,8 +27,8 @@ pub fn terminal_summary(report: &Report) -> String {
             format!("{}{mark}", visible_line(&arm.name)),
             format!("{:.1} %", arm.scores.accuracy * 100.0),
             format!("{:.1} – {:.1}", interval.low * 100.0, interval.high * 100.0),
-            format!("{:.1}", arm.scores.macro_f1 * 100.0),
-            arm.extraction.as_ref().map_or(String::new(), |fields| percent(fields.validity)),
+            format!("{:.1}", arm.partial() * 100.0),
+            arm.validity().map_or(String::new(), percent),
             time(arm.latency.as_ref().map(|latency| latency.p50_ms)),
             time(arm.latency.as_ref().map(|latency| latency.p95_ms)),
             arm.cost.as_ref().map_or("–".to_owned(), |cost| money(cost.per_1k_calls, &cost.currency)),
@@ -41,9 +41,10 @@ pub fn terminal_summary(report: &Report) -> String {
         visible_line(&report.name),
         visible_line(&report.version),
         report.test.rows,
-        match report.fields.len() {
-            0 => format!("{} labels", report.labels.len()),
-            n => format!("{n} fields"),
+        match report.answers() {
+            AnswerKind::Labels => format!("{} labels", report.labels.len()),
+            AnswerKind::Fields => format!("{} fields", report.fields.len()),
+            AnswerKind::Texts => "texts".to_owned(),
         }
     );
     out.push_str(&aligned(&table));

@@ -8,8 +8,10 @@ use crate::metrics::{Confusion, Prediction};
 use crate::rng::SplitMix64;
 use crate::slices::By;
 use crate::statistics::{Paired, examples_for_difference, examples_for_proportion};
+use crate::texts::Likeness;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 /// Rows of a simulated test split.
 const ROWS: u64 = 300;
@@ -44,6 +46,7 @@ pub(super) fn jobs() -> Vec<Job> {
         }),
         job("recall of every class", per_class),
         job("macro-F1", macro_f1),
+        job("ROUGE-L", likeness),
         job("examples needed", power),
     ];
     for (what, delta, discordance) in [
@@ -129,6 +132,7 @@ fn evidence<'a>(
     Evidence {
         labels,
         in_words: false,
+        likeness: no_likeness(),
         gold,
         arms,
         candidate: "candidate",
@@ -139,6 +143,46 @@ fn evidence<'a>(
         fallback: &[],
         slices: &NO_SLICES,
     }
+}
+
+fn no_likeness() -> &'static Likeness {
+    static NONE: OnceLock<Likeness> = OnceLock::new();
+    NONE.get_or_init(Likeness::new)
+}
+
+/// Texts of which a tenth are of no use and some are word for word: the mean of values between 0 and 1, on the demand.
+fn likeness(setting: &Setting) -> Vec<Figure> {
+    const ROWS: usize = 150;
+    // By tenths of ROUGE-L, how many of a hundred answers have it.
+    const OF_HUNDRED: [usize; 11] = [10, 0, 4, 8, 12, 16, 14, 10, 8, 4, 14];
+    let population: Vec<usize> = OF_HUNDRED.iter().enumerate().flat_map(|(tenth, n)| vec![tenth; *n]).collect();
+    let truth = population.iter().sum::<usize>() as f64 / 1_000.0;
+    let likeness: Likeness = (0..OF_HUNDRED.len()).map(|tenth| ((0, tenth), tenth as f64 / 10.0)).collect();
+    let what = "floor of ROUGE-L, bootstrap of t, 150 rows";
+    let seeds: Vec<u64> = {
+        let mut rng = setting.rng(what);
+        (0..setting.heavy_trials).map(|_| rng.next_u64()).collect()
+    };
+    let gate = Gate { name: "gate".to_owned(), rule: Rule::Floor { metric: Metric::RougeL, min: truth } };
+    let decided = |seed: &u64| {
+        let mut rng = SplitMix64::new(*seed);
+        let one = |_| Prediction {
+            row: String::new(),
+            label: Some(population[rng.below(population.len())]),
+            posterior: None,
+            latency_ms: None,
+            said: None,
+            tokens: None,
+        };
+        let candidate: Vec<Prediction> = (0..ROWS).map(one).collect();
+        let arms = BTreeMap::from([("candidate", candidate.as_slice())]);
+        let evidence = evidence(&[], &[0; ROWS], arms, setting);
+        decide(&gate, &Evidence { likeness: &likeness, seed: *seed, ..evidence }).verdict
+    };
+    let verdicts: Vec<Verdict> = seeds.par_iter().map(decided).collect();
+    let mut tally = Tally::default();
+    verdicts.into_iter().for_each(|verdict| tally.add(verdict));
+    tally.figures(what, setting, setting.heavy_trials)
 }
 
 /// Gates whose evidence is a count of `ROWS`.

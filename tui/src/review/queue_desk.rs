@@ -346,7 +346,11 @@ impl Desk for QueueDesk {
     }
 
     fn form(&self) -> Form {
-        self.queue.answers.fields().map_or(Form::Labels, |fields| Form::Fields(fields.schema.clone()))
+        match self.queue.answers.fields() {
+            None => Form::Labels,
+            Some(fields) if fields.schema.is_text() => Form::Text,
+            Some(fields) => Form::Fields(fields.schema.clone()),
+        }
     }
 
     fn order(&self) -> Arc<[u32]> {

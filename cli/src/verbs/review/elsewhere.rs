@@ -38,9 +38,12 @@ pub fn export(settings: &Settings, run: &Run<'_>, queue: &Queue, path: &Path, to
     let advice = match tool {
         Tool::LabelStudio => format!("give the project the labelling configuration of {}", config.display()),
         Tool::Argilla if queue.answers.fields().is_some() => {
-            "give the dataset a text field `text` and text questions `label` (the answer as JSON), `reject` and `note` (none \
-                          required), then records.from_json"
-                .to_owned()
+            let what =
+                if queue.answers.fields().is_some_and(|f| f.schema.is_text()) { "" } else { " (the answer as JSON)" };
+            format!(
+                "give the dataset a text field `text` and text questions `label`{what}, `reject` and `note` (none required), \
+                 then records.from_json"
+            )
         }
         Tool::Argilla => {
             "give the dataset a text field `text`, a label question `label` and text questions `reject` and \

@@ -1,0 +1,112 @@
+//! The third kind of task from outside: a text for a message, the whole way, reviewed in another tool.
+
+use crate::mini::Mini;
+use crate::{parsed, said};
+use serde_json::{Value, json};
+
+const GATES: &str = "kind = \"floor\"\nmin = 0.01\n[[eval.gate]]\nkind = \"floor\"\nmetric = \"validity\"\nmin = 0.01";
+
+/// People take three in four answers as they are and write the others anew; returns how many were judged.
+fn review(mini: &Mini) -> usize {
+    mini.expect(5, &["run", "mini", "--offline"]);
+    mini.expect(0, &["review", "mini", "--export", "tasks.json", "--format", "label-studio"]);
+    let config = std::fs::read_to_string(mini.path().join("tasks.config.xml")).unwrap();
+    assert!(
+        config.contains("<Header value=\"The answer\"/>") && config.contains("<TextArea name=\"label\""),
+        "{config}"
+    );
+    let mut tasks = parsed(&std::fs::read_to_string(mini.path().join("tasks.json")).unwrap());
+    for (i, task) in tasks.as_array_mut().unwrap().iter_mut().enumerate() {
+        let message = task["data"]["text"].as_str().unwrap().to_owned();
+        let number = message.split_whitespace().find(|word| word.bytes().all(|b| b.is_ascii_digit())).unwrap();
+        let text = if i % 4 == 0 { format!("Thanks.\n\n{number} is due.") } else { format!("Sorry for {number}.") };
+        let value = json!({"text": [text]});
+        task["annotations"] = json!([{
+            "completed_by": 1,
+            "result": [{"from_name": "label", "to_name": "text", "type": "textarea", "value": value}],
+        }]);
+    }
+    std::fs::write(mini.path().join("answers.json"), tasks.to_string()).unwrap();
+    let taken = parsed(&mini.expect(0, &["review", "mini", "--import", "answers.json", "--json"]));
+    assert_eq!(taken["taken"], json!(tasks.as_array().unwrap().len()), "{taken}");
+    tasks.as_array().unwrap().len()
+}
+
+#[test]
+fn texts_go_the_whole_way() {
+    let mini = Mini::replies(GATES);
+    assert!(review(&mini) > 50);
+    let code = mini.limbeck(&["run", "mini", "--offline"]).status.code();
+    assert!(matches!(code, Some(0 | 4 | 7)), "{code:?}: a base with made-up weights may fail a gate");
+    let report = parsed(&std::fs::read_to_string(mini.run_dir().join("eval/report.json")).unwrap());
+    let arm = |name: &str| report["arms"].as_array().unwrap().iter().find(|a| a["name"] == name).unwrap().clone();
+    let (frontier, tuned) = (arm("frontier"), arm("tuned"));
+    let (exact, rouge) = (&frontier["scores"]["accuracy"], &frontier["texts"]["rouge_l"]);
+    assert!(
+        exact.as_f64().unwrap() < 1.0 && rouge.as_f64() > exact.as_f64(),
+        "edited answers are partly right: {frontier:#}"
+    );
+    assert!(frontier["texts"]["rouge_l_interval"]["low"].as_f64() < rouge.as_f64());
+    assert!(tuned["extraction"].is_null() && tuned["texts"]["validity"].is_number(), "{tuned:#}");
+    let text = mini.limbeck(&["eval", "mini", "--offline"]);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    for part in ["ROUGE-L", "exact match", "valid", "ROUGE-L at least 1 %", "valid answers at least 1 %", "texts"] {
+        assert!(text.contains(part), "no {part} in:\n{text}");
+    }
+    assert!(!text.contains("linear"), "no linear model has a say about texts:\n{text}");
+    let page = std::fs::read_to_string(mini.run_dir().join("eval/report.html")).unwrap();
+    assert!(page.contains("How like the wanted texts") && !page.contains("Field by field"));
+
+    // What people wrote is learnt, line breaks and all, and is in no card.
+    let card = std::fs::read_to_string(mini.run_dir().join("dataset/dataset.json")).unwrap();
+    assert!(card.contains("(text)") && !card.contains("Sorry for"), "{card}");
+    mini.expect(0, &["data", "export", "mini", "--format", "chat", "--split", "train", "--out", "chat.jsonl"]);
+    let chat = std::fs::read_to_string(mini.path().join("chat.jsonl")).unwrap();
+    assert!(chat.lines().map(parsed).any(|row| {
+        row["messages"].as_array().unwrap().last().unwrap()["content"].as_str().unwrap().starts_with("Thanks.\n\n")
+    }));
+}
+
+/// Whatever the gates say, the packaged text artifact answers.
+#[test]
+fn an_artifact_of_texts_answers_with_texts() {
+    let mini = Mini::replies("name = \"fast\"\nkind = \"latency\"\np95_ms = 60000");
+    review(&mini);
+    mini.expect(0, &["run", "mini", "--offline"]);
+    let manifest = parsed(&std::fs::read_to_string(mini.run_dir().join("package/manifest.json")).unwrap());
+    assert_eq!((&manifest["task"]["kind"], &manifest["task"]["labels"]), (&json!("generate"), &json!([])));
+    let lineage = std::fs::read_to_string(mini.run_dir().join("package/lineage/rows.jsonl")).unwrap();
+    assert!(lineage.lines().all(|line| parsed(line)["target"].is_null()), "nobody's words leave with the artifact");
+    let answer: Value = parsed(&mini.expect(0, &["score", "mini/staging", "17 is late", "--json"]));
+    match answer["text"].as_str() {
+        Some(text) => assert!(!text.is_empty() && answer["route"] == "serve", "{answer}"),
+        None => assert!(answer["route"] == "escalate" && answer["fault"].is_string(), "{answer}"),
+    }
+    let made = mini.expect(0, &["export", "mini/staging", "--form", "llama-server", "--out", "served"]);
+    let request = parsed(&std::fs::read_to_string(mini.path().join("served/request.json")).unwrap());
+    assert!(request["response_format"].is_null() && request["grammar"].is_null(), "{made}");
+}
+
+#[test]
+fn what_a_text_has_no_place_for_is_named() {
+    let mini = Mini::replies("kind = \"per_class_recall\"\nmin = 0.5");
+    let told = said(&mini, 3, &["explain", "mini"]);
+    assert!(told.contains("a gate of kind per_class_recall asks for labels, and a generation has none"), "{told}");
+    let mini = Mini::replies("kind = \"floor\"\nmetric = \"accuracy\"\nmin = 0.5");
+    let told = said(&mini, 3, &["explain", "mini"]);
+    assert!(told.contains("take one of rouge_l, exact_match, validity"), "{told}");
+    let told = said(&mini, 3, &["explain", "mini", "--set", "task.schema=schema.json"]);
+    assert!(told.contains("`task.schema` is for tasks of kind extract, and `task.kind` is \"generate\""), "{told}");
+
+    let text = mini.expect(0, &["init", "letters", "--generate"]);
+    assert!(!text.contains("labels") && !text.contains("schema.json"), "{text}");
+    let explained = mini.expect(0, &["explain", "letters"]);
+    for part in ["generate", "rouge_l", "default under task.kind = generate"] {
+        assert!(explained.contains(part), "no {part} in:\n{explained}");
+    }
+    // An extraction wants fields.
+    let bookings = Mini::bookings("kind = \"floor\"\nmin = 0.5");
+    std::fs::write(bookings.path().join("mini/schema.json"), "{\"type\": \"string\"}").unwrap();
+    let told = said(&bookings, 3, &["explain", "mini"]);
+    assert!(told.contains("asks for a text") && told.contains("task.kind = \"generate\""), "{told}");
+}
