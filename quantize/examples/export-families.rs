@@ -51,6 +51,7 @@ pub fn export(golden: &Path, out: &Path) -> Result<PathBuf, QuantizeError> {
         base: base.clone(),
         adapter: None,
         format: Format::F32,
+        types: BTreeMap::new(),
         imatrix: None,
         out: file.clone(),
         name,

@@ -33,6 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             base: base.into(),
             adapter: None,
             format,
+            types: BTreeMap::new(),
             imatrix: imatrix.clone(),
             out: file.clone(),
             name: "mix".into(),

@@ -2,6 +2,7 @@
 //! the memory left. What is written is opened again and checked before anyone may call it done.
 
 mod adapter_file;
+pub mod allocate;
 pub mod calibrate;
 pub mod check;
 pub mod compensate;
@@ -21,4 +22,4 @@ pub use error::{QuantizeError, Result};
 pub use format::{Format, Mix};
 pub use imatrix::ImportanceMatrix;
 pub use merge::Merged;
-pub use write::{QuantizePlan, QuantizeReport, quantize, quantize_compensated};
+pub use write::{QuantizePlan, QuantizeReport, file_bytes, quantize, quantize_compensated};

@@ -28,6 +28,9 @@ pub struct QuantizePlan {
     /// What a training left: a PEFT folder to be merged into the base, or a folder with all of its weights.
     pub adapter: Option<PathBuf>,
     pub format: Format,
+    /// Types of tensors, by their names in GGUF, in the place of what the format gives them ([`crate::allocate`]).
+    #[serde(skip)]
+    pub types: BTreeMap<String, GgmlType>,
     /// An importance matrix, as `limbeck` or llama-imatrix wrote it: rounding then minds the columns that matter.
     #[serde(default)]
     pub imatrix: Option<PathBuf>,
@@ -111,15 +114,37 @@ pub fn quantize_compensated(plan: &QuantizePlan, by: &Compensation, emit: &dyn E
     write(plan, Some(by), emit)
 }
 
-fn write(plan: &QuantizePlan, by: Option<&Compensation>, emit: &dyn Emit) -> Result<QuantizeReport> {
-    let mut weights = Weights::open(&plan.base)?;
-    weights.config().gguf_architecture()?;
-    let mut adapter = None;
-    match plan.adapter.as_deref() {
-        None => (),
-        Some(folder) if Weights::is_tuned(folder) => weights = weights.with_tuned(folder)?,
-        Some(folder) => adapter = Some(Adapter::load(folder)?),
+/// How large the file will be; nothing is written.
+///
+/// # Errors
+/// When the base can't be read, or the adapter does not fit it.
+pub fn file_bytes(plan: &QuantizePlan) -> Result<u64> {
+    let (weights, adapter) = open(plan)?;
+    let merged = Merged::new(&weights, adapter.as_ref())?;
+    let importance = plan.imatrix.as_deref().map(ImportanceMatrix::open).transpose()?;
+    let mut writer = GgufWriter::new();
+    for (key, value) in metadata(plan, &weights, merged.labels(), importance.as_ref())? {
+        writer.set(key, value);
     }
+    for tensor in planned(plan, &merged, importance.as_ref(), false)? {
+        let TensorInfo { name, dims, ty, .. } = tensor.info;
+        writer.add_bytes(name, dims, ty, Vec::new());
+    }
+    Ok(writer.file_bytes(&plan.out)?)
+}
+
+fn open(plan: &QuantizePlan) -> Result<(Weights, Option<Adapter>)> {
+    let weights = Weights::open(&plan.base)?;
+    weights.config().gguf_architecture()?;
+    Ok(match plan.adapter.as_deref() {
+        None => (weights, None),
+        Some(folder) if Weights::is_tuned(folder) => (weights.with_tuned(folder)?, None),
+        Some(folder) => (weights, Some(Adapter::load(folder)?)),
+    })
+}
+
+fn write(plan: &QuantizePlan, by: Option<&Compensation>, emit: &dyn Emit) -> Result<QuantizeReport> {
+    let (weights, adapter) = open(plan)?;
     let merged = Merged::new(&weights, adapter.as_ref())?;
     let importance = plan.imatrix.as_deref().map(ImportanceMatrix::open).transpose()?;
     let planned = planned(plan, &merged, importance.as_ref(), by.is_some())?;
@@ -204,7 +229,8 @@ fn planned(
         let shape = merged.shape(&hf_name, &of_base);
         let name = hf_to_gguf(&hf_name).ok_or_else(|| fails(&hf_name, "GGUF has no name for it".into()))?;
         let dims: Vec<u64> = shape.iter().rev().map(|&n| n as u64).collect();
-        let ty = plan.format.tensor_type(&name, &dims, &mix);
+        let own = plan.types.get(&name).copied();
+        let ty = own.unwrap_or_else(|| plan.format.tensor_type(&name, &dims, &mix));
         let n_bytes = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).and_then(|n| ty.bytes_for(n));
         let n_bytes = n_bytes.ok_or_else(|| fails(&hf_name, format!("{shape:?} does not fit blocks of {ty}")))?;
         let permuted_heads = qk_heads(config, &hf_name);

@@ -88,6 +88,7 @@ fn plan(base: &Path) -> QuantizePlan {
         base: base.into(),
         adapter: None,
         format: Format::F32,
+        types: BTreeMap::new(),
         imatrix: None,
         out: base.with_extension("out"),
         name: "Router".into(),

@@ -228,6 +228,7 @@ fn plan(base: &Path, format: Format, out: PathBuf) -> QuantizePlan {
         base: base.into(),
         adapter: None,
         format,
+        types: BTreeMap::new(),
         imatrix: None,
         out,
         name: "Router".into(),

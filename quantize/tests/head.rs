@@ -47,6 +47,7 @@ fn plan(base: &Path, adapter: &Path, format: Format, out: PathBuf) -> QuantizePl
         base: base.into(),
         adapter: Some(adapter.into()),
         format,
+        types: BTreeMap::new(),
         imatrix: None,
         out,
         name: "Router".into(),

@@ -54,6 +54,9 @@ fn prefixes(stage: Stage) -> &'static [&'static str] {
             "quantize.imatrix",
             "quantize.imatrix_text_share",
             "quantize.imatrix_tokens",
+            "quantize.rounding",
+            "quantize.rounding_tokens",
+            "quantize.target",
         ],
         Stage::Eval => &[
             "name",

@@ -191,3 +191,34 @@ fn encoders_are_measured_with_a_referee_and_without() {
         );
     }
 }
+
+#[test]
+fn a_mix_has_the_size_that_is_asked_for() {
+    let mini = Mini::new(0.01, true);
+    let formats = "quantize.formats=[\"Q8_0\", \"Q4_0\", \"mix\"]";
+    let size = |file: &str| std::fs::metadata(mini.run_dir().join("quantize").join(file)).unwrap().len();
+    mini.expect(0, &["quantize", "mini", "--set", "quantize.formats=[\"Q8_0\", \"Q4_0\"]"]);
+    let between = (size("mini-Q8_0.gguf") + size("mini-Q4_0.gguf")) / 2;
+    let target = format!("quantize.target={}kB", between / 1000);
+    let out = mini.limbeck(&["quantize", "mini", "--set", formats, "--set", &target]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success() && said.contains("mix: ") && said.contains("IQ4_NL"), "{said}");
+    let (made, most) = (size("mini-mix.gguf"), between / 1000 * 1000);
+    assert!(made <= most && made > most * 9 / 10, "{made} bytes of {most}");
+    let file = GgufFile::open(&mini.run_dir().join("quantize/mini-mix.gguf")).unwrap();
+    let types: std::collections::BTreeSet<&str> = file.tensors().iter().map(|t| t.ty.name()).collect();
+    assert!(types.len() > 2, "{types:?}");
+    let kept = std::fs::read_to_string(mini.run_dir().join("quantize/sensitivity.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&kept).unwrap()["tensors"].as_array().unwrap().len(), 15);
+
+    let refused = |sets: &[&str], part: &str| {
+        let args: Vec<&str> = ["quantize", "mini"].into_iter().chain(sets.iter().flat_map(|s| ["--set", s])).collect();
+        let out = mini.limbeck(&args);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.code() == Some(3) && said.contains(part), "{args:?}\n{said}");
+    };
+    refused(&[formats], "the format mix needs a size");
+    refused(&["quantize.target=4.5bpw"], "is the size of the format mix");
+    refused(&[formats, "quantize.target=small"], "is no size: write it as 90MB, 1.2GB or 4.5bpw");
+    refused(&[formats, "quantize.target=1kB"], "the smallest is ");
+}

@@ -197,6 +197,12 @@ pub struct BenchKl {
     /// Formats to make of the exact model and to measure; ratios are to the file with an importance matrix
     #[arg(long, value_name = "FORMAT,...", value_delimiter = ',')]
     pub make: Vec<limbeck_quantize::Format>,
+    /// Sizes of files to make, their block types chosen by what rounding each matrix costs: 90MB or 4.5bpw
+    #[arg(long, value_name = "SIZE,...", value_delimiter = ',')]
+    pub mix: Vec<limbeck_quantize::allocate::Target>,
+    /// Tokens that matrices are measured on, for --mix
+    #[arg(long, value_name = "N", default_value_t = 768, value_parser = positive)]
+    pub mix_tokens: usize,
     /// Which files of a format are made
     #[arg(
         long,

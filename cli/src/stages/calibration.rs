@@ -2,7 +2,7 @@
 //! text. An importance matrix is made of them, or compensated rounding goes by them.
 
 use super::train::outcome;
-use super::{Run, cannot};
+use super::{Run, cannot, mix};
 use crate::base::Base;
 use crate::exit::{Exit, Failure, Result};
 use limbeck_artifact::dataset::{DatasetCard, Split, each_row};
@@ -38,7 +38,8 @@ pub fn inputs(recipe: &Recipe, dataset: &DatasetCard) -> Result<BTreeMap<String,
         }
         Imatrix::Task => {}
     }
-    if q.imatrix == Imatrix::Task || q.rounding == Rounding::Compensated {
+    let mixed = q.formats.iter().any(|name| name == mix::NAME);
+    if q.imatrix == Imatrix::Task || q.rounding == Rounding::Compensated || mixed {
         let settings = format!("{} {} {}", dataset.digest, recipe.model.max_seq_length, recipe.model.device);
         inputs.insert("calibration".to_owned(), sha256_hex(settings.as_bytes()));
         if let Some(path) = &q.imatrix_text {
@@ -89,14 +90,18 @@ fn make(run: &Run<'_>, base: &Base, emit: &dyn Emit) -> Result<PathBuf> {
 }
 
 /// Rows of the task, then those of the general text.
-struct Chosen {
-    rows: Vec<Vec<u32>>,
+pub struct Chosen {
+    pub rows: Vec<Vec<u32>>,
     /// What they are from, and what was taken, for a person.
-    datasets: Vec<String>,
-    text: String,
+    pub datasets: Vec<String>,
+    pub text: String,
 }
 
-fn choose(run: &Run<'_>, base: &Base, most: usize) -> Result<Chosen> {
+/// Rows of at most so many tokens.
+///
+/// # Errors
+/// When they can't be read or tokenized.
+pub fn choose(run: &Run<'_>, base: &Base, most: usize) -> Result<Chosen> {
     let recipe = run.recipe();
     let q = &recipe.quantize;
     let tokenizer = ChatTokenizer::open(&base.path)?;

@@ -6,6 +6,7 @@ pub mod capture;
 pub mod curate;
 pub mod eval;
 pub mod import;
+pub mod mix;
 pub mod package;
 pub mod promote;
 mod provenance;
@@ -201,6 +202,9 @@ pub fn upto(run: &Run<'_>, last: Stage) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     if last >= Stage::Package {
         crate::keys::check(run.recipe())?;
+    }
+    if let Some(target) = &run.recipe().quantize.target {
+        mix::read_target(target)?;
     }
     let imported = import::run(run)?;
     outcome.stages.push(imported.line());

@@ -1,11 +1,11 @@
 //! Quantize: the adapter merged into the base, or the weights that were all trained, one GGUF file a format, in `quantize/`.
 
 use super::train::outcome;
-use super::{Finished, Run, Work, calibration};
+use super::{Finished, Run, Work, calibration, mix};
 use crate::exit::Result;
 use limbeck_artifact::dataset::DatasetCard;
 use limbeck_artifact::event::{EventKind, Stage};
-use limbeck_quantize::{Format, QuantizePlan, quantize, quantize_compensated};
+use limbeck_quantize::{QuantizePlan, quantize, quantize_compensated};
 use limbeck_recipes::Imatrix;
 use limbeck_trainer::TrainReport;
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,11 @@ pub fn run(
         for name in &recipe.quantize.formats {
             emit.emit(EventKind::Note { text: format!("writing {name}") });
             let file = format!("quantize/{}-{name}.gguf", recipe.name);
-            let format: Format = name.parse()?;
+            let out = run.dir.join(&file);
+            let (format, types) = match name.as_str() {
+                mix::NAME => (mix::FORMAT, mix::types(run, base, &out, emit)?),
+                name => (name.parse()?, BTreeMap::new()),
+            };
             let mut provenance = BTreeMap::from([
                 ("base.sha256".to_owned(), base.digest.clone()),
                 ("dataset.digest".to_owned(), dataset.summary.digest.clone()),
@@ -54,8 +58,9 @@ pub fn run(
                 base: base.path.clone(),
                 adapter: Some(outcome(run)),
                 format,
+                types,
                 imatrix: imatrix.clone(),
-                out: run.dir.join(&file),
+                out,
                 name: recipe.name.clone(),
                 version: Some(recipe.version.clone()),
                 license: None,
@@ -83,6 +88,9 @@ pub fn run(
         let mut outputs: Vec<String> = files.values().map(|q| q.file.clone()).collect();
         if recipe.quantize.imatrix == Imatrix::Task {
             outputs.push(calibration::FILE.to_owned());
+        }
+        if recipe.quantize.formats.iter().any(|name| name == mix::NAME) {
+            outputs.push(mix::FILE.to_owned());
         }
         Ok(Work { line, outputs, summary: files })
     })

@@ -7,15 +7,17 @@ use crate::output::{self, Terminal};
 use crate::progress::Sink;
 use crate::scratch::Scratch;
 use crate::settings::Settings;
-use crate::stages::cannot;
+use crate::stages::{cannot, mix};
 use limbeck_artifact::dataset::{Split, each_row};
 use limbeck_artifact::event::Emit;
 use limbeck_model::adapter::Adapter;
 use limbeck_model::decoder::Decoder;
 use limbeck_model::device::{self, DeviceName};
+use limbeck_model::gguf::GgmlType;
 use limbeck_model::prompt::{TrainOn, encode_example};
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
+use limbeck_quantize::allocate::{SensitivityPlan, Target, measure};
 use limbeck_quantize::calibrate::open;
 use limbeck_quantize::{
     CalibratePlan, Compensation, Format, Merged, QuantizePlan, calibrate, quantize, quantize_compensated,
@@ -59,8 +61,9 @@ struct Line {
 }
 
 pub fn bench(settings: &Settings, args: &BenchKl) -> Result<Exit> {
-    if args.file.is_empty() && args.make.is_empty() {
-        return Err(Failure::new(Exit::Usage, "there is no file to measure").help("--file FILE.gguf, or --make Q4_0"));
+    if args.file.is_empty() && args.make.is_empty() && args.mix.is_empty() {
+        return Err(Failure::new(Exit::Usage, "there is no file to measure")
+            .help("--file FILE.gguf, --make Q4_0, or --mix 90MB"));
     }
     let device: DeviceName = settings.device.as_deref().unwrap_or("cpu").parse()?;
     let tokenizer = ChatTokenizer::open(&args.reference)?;
@@ -276,7 +279,7 @@ fn candidates(
     let given =
         |path: &PathBuf| Candidate { name: name(path), path: path.clone(), beside: first.clone(), seconds: None };
     let mut out: Vec<Candidate> = args.file.iter().map(given).collect();
-    if args.make.is_empty() {
+    if args.make.is_empty() && args.mix.is_empty() {
         return Ok(out);
     }
     let dir = args.out.as_deref().unwrap_or(scratch);
@@ -298,19 +301,30 @@ fn candidates(
         passes: args.passes,
         ..Compensation::new(rows, device)
     };
-    for format in &args.make {
+    let named = |format: &Format| Wanted { called: format.to_string(), format: *format, types: BTreeMap::new() };
+    let mut wanted: Vec<Wanted> = args.make.iter().map(named).collect();
+    wanted.extend(mixes(args, &by.rows, device, dir, emit)?);
+    for Wanted { called, format, types } in wanted {
         for kind in &args.rounding {
-            let path = dir.join(format!("{format}-{}.gguf", kind.name()));
+            let path = dir.join(format!("{}-{}.gguf", called.replace(' ', "-"), kind.name()));
             let begun = Instant::now();
             let made = !path.exists();
             if made {
-                output::stderr(&format!("making {format}, {}\n", kind.name()));
-                make(args, *format, *kind, &imatrix, &by, &path, emit)?;
+                output::stderr(&format!("making {called}, {}\n", kind.name()));
+                let plan = QuantizePlan {
+                    types: types.clone(),
+                    imatrix: (*kind == RoundingKind::Imatrix).then(|| imatrix.clone()),
+                    ..plan(args, format, &path)
+                };
+                match kind {
+                    RoundingKind::Compensated => quantize_compensated(&plan, &by, emit)?,
+                    RoundingKind::Plain | RoundingKind::Imatrix => quantize(&plan, emit)?,
+                };
             }
             out.push(Candidate {
-                name: format!("{format} {}", kind.name()),
+                name: format!("{called} {}", kind.name()),
                 path,
-                beside: format!("{format} {}", RoundingKind::Imatrix.name()),
+                beside: format!("{called} {}", RoundingKind::Imatrix.name()),
                 seconds: made.then(|| begun.elapsed().as_secs_f64()),
             });
         }
@@ -318,29 +332,56 @@ fn candidates(
     Ok(out)
 }
 
-fn make(
-    args: &BenchKl,
+/// A file to make in each rounding.
+struct Wanted {
+    called: String,
     format: Format,
-    kind: RoundingKind,
-    imatrix: &Path,
-    by: &Compensation,
-    out: &Path,
-    emit: &dyn Emit,
-) -> Result<()> {
-    let plan = QuantizePlan {
+    types: BTreeMap<String, GgmlType>,
+}
+
+/// Block types for the sizes that are asked for; what matrices cost is measured once and kept.
+fn mixes(args: &BenchKl, rows: &[Vec<u32>], device: DeviceName, dir: &Path, emit: &dyn Emit) -> Result<Vec<Wanted>> {
+    if args.mix.is_empty() {
+        return Ok(Vec::new());
+    }
+    let kept = dir.join("sensitivity.json");
+    let measured = match std::fs::read(&kept) {
+        Ok(bytes) => serde_json::from_slice(&bytes)?,
+        Err(_) => {
+            let begun = Instant::now();
+            let mut left = args.mix_tokens;
+            let take = |row: &Vec<u32>| {
+                let row = row[..row.len().min(left)].to_vec();
+                left -= row.len();
+                row
+            };
+            let rows: Vec<Vec<u32>> = rows.iter().map(take).collect();
+            let plan = SensitivityPlan { base: args.reference.clone(), adapter: args.adapter.clone(), device };
+            let measured = measure(&plan, &rows, emit)?;
+            let (matrices, seconds) = (measured.tensors.len(), begun.elapsed().as_secs_f64());
+            output::stderr(&format!("{matrices} matrices measured on {} tokens in {seconds:.0} s\n", measured.tokens));
+            std::fs::write(&kept, serde_json::to_vec_pretty(&measured)?).map_err(|e| cannot("write", &kept, &e))?;
+            measured
+        }
+    };
+    let of = |target: &Target| {
+        let chosen = mix::allocate(&plan(args, mix::FORMAT, &kept), &measured, *target)?;
+        Ok(Wanted { called: format!("mix {target}"), format: mix::FORMAT, types: chosen.types })
+    };
+    args.mix.iter().map(of).collect()
+}
+
+fn plan(args: &BenchKl, format: Format, out: &Path) -> QuantizePlan {
+    QuantizePlan {
         base: args.reference.clone(),
         adapter: args.adapter.clone(),
         format,
-        imatrix: (kind == RoundingKind::Imatrix).then(|| imatrix.to_path_buf()),
+        types: BTreeMap::new(),
+        imatrix: None,
         out: out.to_path_buf(),
         name: "bench-kl".into(),
         version: None,
         license: None,
         provenance: BTreeMap::new(),
-    };
-    match kind {
-        RoundingKind::Compensated => quantize_compensated(&plan, by, emit)?,
-        RoundingKind::Plain | RoundingKind::Imatrix => quantize(&plan, emit)?,
-    };
-    Ok(())
+    }
 }

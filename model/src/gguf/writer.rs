@@ -71,6 +71,18 @@ impl<'a> GgufWriter<'a> {
         self.add(name, dims, ty, move || Ok(bytes))
     }
 
+    /// How long the file will be; nothing is made or written. `path` is for the error.
+    ///
+    /// # Errors
+    /// Where [`GgufWriter::write`] would fail before it makes a tensor.
+    pub fn file_bytes(&self, path: &Path) -> Result<u64> {
+        if let Some(why) = &self.wrong {
+            return Err(ModelError::gguf(path, why.clone()));
+        }
+        let header = header(&self.metadata, &self.tensors).map_err(|why| ModelError::gguf(path, why))?;
+        Ok(header.len() as u64 + self.tensors.iter().map(|t| t.n_bytes + padding(t.n_bytes)).sum::<u64>())
+    }
+
     /// Writes the file and returns its length: to a temporary name beside it, synced, then renamed.
     ///
     /// # Errors
