@@ -86,7 +86,7 @@ const fn key(
 
 const KEYS: &[Key] = &[
     key(Action::Accept, "accept", &["enter", "a"], "accept", "accept the model's answer"),
-    key(Action::Correct, "correct", &["c"], "correct", "correct: type some of the label, enter takes it"),
+    key(Action::Correct, "correct", &["c"], "correct", "correct: type some of the label, or edit what is written"),
     key(Action::Skip, "skip", &["s"], "skip", "skip: it stays in the queue"),
     key(Action::Reject, "reject", &["x"], "reject", "reject: unfit to train or test on; asks why"),
     key(Action::Note, "note", &["n"], "note", "note a remark"),
@@ -95,7 +95,7 @@ const KEYS: &[Key] = &[
     key(Action::Search, "search", &["/"], "search", "search messages, answers and ids"),
     key(Action::Filter, "filter", &["v"], "view", "view only: a source, a label, flagged, skipped, ..."),
     key(Action::Jump, "jump", &[":"], "jump", "jump to an item by number or id"),
-    key(Action::Guidelines, "guidelines", &["g"], "guide", "guidelines for the labels"),
+    key(Action::Guidelines, "guidelines", &["g"], "guide", "guidelines for the answers"),
     key(Action::Report, "report", &["t"], "tally", "tally: certificate, agreement, reviewers"),
     key(Action::Previous, "previous", &["left", "["], "", "look at the item before"),
     key(Action::Next, "next", &["right", "]"], "", "look at the item after"),

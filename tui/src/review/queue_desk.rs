@@ -485,6 +485,10 @@ impl Desk for QueueDesk {
 
 pub(super) fn shown(item: &review::Item, message: String, decided: &Decided, answers: &Answers) -> Item {
     let mut why = vec![match item.reason {
+        // Nothing tells how sure the answer is where no model gives labels.
+        review::QueueReason::Random if item.source == review::Source::LowConfidence && item.hint.is_none() => {
+            "one of each kind of message comes early".to_string()
+        }
         review::QueueReason::Random => item.source.name().to_string(),
         reason => match &item.detail {
             Some(detail) => format!("{}: {detail}", reason.text()),
