@@ -2,6 +2,7 @@
 //! of the shape that the config promises. What a file adds outside the layers is left alone; a tensor in a layer that the
 //! decoder has no place for is refused, for the model was trained with it.
 
+use crate::adapter::{Adapter, AdapterError};
 use crate::config::DecoderConfig;
 use crate::error::{ModelError, Result};
 use crate::gguf::{GgmlType, GgufFile};
@@ -90,6 +91,22 @@ impl Weights {
             }
         }
         Ok(Self { tuned: Some(tuned), ..self })
+    }
+
+    /// A base under what a training left: all of its weights, or an adapter, which stays apart.
+    ///
+    /// # Errors
+    /// When one of the two can't be read, or the weights are not those of this base.
+    pub fn open_trained<E>(base: &Path, trained: Option<&Path>) -> Result<(Weights, Option<Adapter>), E>
+    where
+        E: std::convert::From<ModelError> + std::convert::From<AdapterError>,
+    {
+        let weights = Weights::open(base)?;
+        Ok(match trained {
+            None => (weights, None),
+            Some(folder) if Weights::is_tuned(folder) => (weights.with_tuned(folder)?, None),
+            Some(folder) => (weights, Some(Adapter::load(folder)?)),
+        })
     }
 
     /// Whether the weights are other than those of the file that is named.

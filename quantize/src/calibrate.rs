@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use limbeck_artifact::event::{Emit, EventKind};
-use limbeck_model::adapter::Adapter;
 use limbeck_model::decoder::Decoder;
 use limbeck_model::device::{self, DeviceName};
 use limbeck_model::layout::Packed;
@@ -45,13 +44,7 @@ pub fn calibrate(plan: &CalibratePlan, rows: &[Vec<u32>], emit: &dyn Emit) -> Re
     if rows.iter().all(Vec::is_empty) {
         return Err(fails("there is no row to calibrate on".into()));
     }
-    let mut weights = Weights::open(&plan.base)?;
-    let mut adapter = None;
-    match plan.adapter.as_deref() {
-        None => (),
-        Some(folder) if Weights::is_tuned(folder) => weights = weights.with_tuned(folder)?,
-        Some(folder) => adapter = Some(Adapter::load(folder)?),
-    }
+    let (weights, adapter) = Weights::open_trained::<QuantizeError>(&plan.base, plan.adapter.as_deref())?;
     let merged = Merged::new(&weights, adapter.as_ref())?;
     let tap = Tap::new(device::ops(plan.device).map_err(|e| fails(e.to_string()))?);
     let decoder = open(&merged, tap.clone())?;

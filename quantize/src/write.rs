@@ -134,13 +134,9 @@ pub fn file_bytes(plan: &QuantizePlan) -> Result<u64> {
 }
 
 fn open(plan: &QuantizePlan) -> Result<(Weights, Option<Adapter>)> {
-    let weights = Weights::open(&plan.base)?;
+    let (weights, adapter) = Weights::open_trained::<QuantizeError>(&plan.base, plan.adapter.as_deref())?;
     weights.config().gguf_architecture()?;
-    Ok(match plan.adapter.as_deref() {
-        None => (weights, None),
-        Some(folder) if Weights::is_tuned(folder) => (weights.with_tuned(folder)?, None),
-        Some(folder) => (weights, Some(Adapter::load(folder)?)),
-    })
+    Ok((weights, adapter))
 }
 
 fn write(plan: &QuantizePlan, by: Option<&Compensation>, emit: &dyn Emit) -> Result<QuantizeReport> {

@@ -187,13 +187,7 @@ impl OpenModel {
 }
 
 fn open_model(model: &Path, tuned: Option<&Path>, ops: Arc<dyn Ops>) -> std::result::Result<OpenModel, AnswerError> {
-    let mut weights = Weights::open(model)?;
-    let mut adapter = None;
-    match tuned {
-        None => (),
-        Some(folder) if Weights::is_tuned(folder) => weights = weights.with_tuned(folder)?,
-        Some(folder) => adapter = Some(Adapter::load(folder)?),
-    }
+    let (weights, adapter) = Weights::open_trained::<AnswerError>(model, tuned)?;
     let decoder = Arc::new(Decoder::from_weights(&weights, ops.clone(), false)?);
     if let Some(adapter) = &adapter {
         adapter.check(&decoder.config)?;

@@ -10,7 +10,6 @@ use crate::settings::Settings;
 use crate::stages::{cannot, mix};
 use limbeck_artifact::dataset::{Split, each_row};
 use limbeck_artifact::event::Emit;
-use limbeck_model::adapter::Adapter;
 use limbeck_model::decoder::Decoder;
 use limbeck_model::device::{self, DeviceName};
 use limbeck_model::gguf::GgmlType;
@@ -73,13 +72,7 @@ pub fn bench(settings: &Settings, args: &BenchKl) -> Result<Exit> {
     let candidates = candidates(args, &tokenizer, device, scratch.path(), &sink)?;
     sink.clear();
 
-    let mut weights = Weights::open(&args.reference)?;
-    let mut adapter = None;
-    match args.adapter.as_deref() {
-        None => (),
-        Some(folder) if Weights::is_tuned(folder) => weights = weights.with_tuned(folder)?,
-        Some(folder) => adapter = Some(Adapter::load(folder)?),
-    }
+    let (weights, adapter) = Weights::open_trained::<Failure>(&args.reference, args.adapter.as_deref())?;
     let merged = Merged::new(&weights, adapter.as_ref())?;
     let reference = open(&merged, device::ops(device)?)?;
     let exact: Vec<Exact> = sets.iter().map(|set| Exact::read(&reference, &set.pieces)).collect::<Result<_>>()?;

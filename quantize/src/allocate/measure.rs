@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use limbeck_artifact::event::{Emit, EventKind};
-use limbeck_model::adapter::Adapter;
 use limbeck_model::config::LINEARS;
 use limbeck_model::decoder::{Decoder, log_softmax};
 use limbeck_model::device::{self, DeviceName};
@@ -44,13 +43,7 @@ pub struct SensitivityPlan {
 /// # Errors
 /// When the model can't be opened, a row does not fit it, or there is no row.
 pub fn measure(plan: &SensitivityPlan, rows: &[Vec<u32>], emit: &dyn Emit) -> Result<Sensitivities> {
-    let mut weights = Weights::open(&plan.base)?;
-    let mut adapter = None;
-    match plan.adapter.as_deref() {
-        None => (),
-        Some(folder) if Weights::is_tuned(folder) => weights = weights.with_tuned(folder)?,
-        Some(folder) => adapter = Some(Adapter::load(folder)?),
-    }
+    let (weights, adapter) = Weights::open_trained::<QuantizeError>(&plan.base, plan.adapter.as_deref())?;
     let merged = Merged::new(&weights, adapter.as_ref())?;
     let ops = device::ops(plan.device).map_err(|e| fails(e.to_string()))?;
     Walk::new(&merged, open(&merged, ops)?, rows)?.all(emit)
