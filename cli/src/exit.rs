@@ -68,7 +68,7 @@ impl Failure {
     }
 
     /// `error` and what led to it, under another exit code than 1.
-    pub fn of(exit: Exit, error: &dyn std::error::Error) -> Failure {
+    pub fn of(exit: Exit, error: &(dyn std::error::Error + 'static)) -> Failure {
         let whole = error.to_string();
         // The rooms end a message with what to try; the edge shows that apart.
         let (message, help) = ["\nhint: ", ". Try: "]
@@ -77,7 +77,9 @@ impl Failure {
             .map_or((whole.as_str(), None), |(message, help)| (message, Some(help.to_owned())));
         let mut causes = Vec::new();
         let mut source = error.source();
+        let mut help = help.or_else(|| of_the_disk(error));
         while let Some(cause) = source {
+            help = help.or_else(|| of_the_disk(cause));
             let text = cause.to_string();
             // Many messages already end with their cause.
             if !whole.contains(&text) {
@@ -87,6 +89,19 @@ impl Failure {
         }
         Failure { exit, message: message.to_owned(), causes, help, recipe: None }
     }
+}
+
+/// What to try where the system says that there is no room.
+fn of_the_disk(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let help = match error.downcast_ref::<std::io::Error>()?.kind() {
+        StorageFull | QuotaExceeded => {
+            "make room there and run the same command again: what was finished before stands"
+        }
+        ReadOnlyFilesystem => "write somewhere else, or have the file system mounted for writing",
+        _ => return None,
+    };
+    Some(help.to_owned())
 }
 
 /// Whatever a room can't do is unexpected unless the verb says otherwise, or it is a matter of trust.
@@ -110,11 +125,24 @@ impl fmt::Display for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[derive(Debug, thiserror::Error)]
     #[error("failed to read x: {source}\nhint: look at x")]
     struct Outer {
         source: std::io::Error,
+    }
+
+    #[test]
+    fn a_full_disk_says_what_to_do() {
+        let full = |kind| Outer { source: std::io::Error::from(kind) };
+        let failure =
+            Failure::from(limbeck_artifact::manifest::ArtifactManifest::load(Path::new("/nowhere")).unwrap_err());
+        assert_eq!(failure.help, None);
+        let failure = Failure::from(std::io::Error::from(std::io::ErrorKind::StorageFull));
+        assert!(failure.help.unwrap().contains("make room"));
+        let failure = Failure::from(full(std::io::ErrorKind::StorageFull));
+        assert_eq!(failure.help.as_deref(), Some("look at x"), "a room knows better");
     }
 
     #[test]

@@ -56,7 +56,8 @@ impl Drop for SmallDisk {
 fn promote(mini: &Mini, store: &str, package: &str) -> (Option<i32>, String) {
     let key = ".limbeck/keys/signing.pub.pem";
     let out = mini.limbeck(&["promote", package, "--channel", "staging", "--store", store, "--key", key]);
-    (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    // As one line, however narrow it was printed.
+    (out.status.code(), String::from_utf8_lossy(&out.stderr).replace("\n  | ", ""))
 }
 
 /// Filled to the last byte at several moments, then read-only: the promotion fails with the reason and the place, and what was
@@ -82,7 +83,10 @@ fn a_full_or_read_only_disk_leaves_the_store_intact() {
         Command::new("sh").args(["-c", &fill]).status().unwrap();
         let (code, said) = promote(&mini, store, "second/mini/package");
         assert!(code.is_some_and(|code| code != 0), "{left} KiB were enough");
-        assert!(said.contains("No space left on device") && said.contains(store), "{left} KiB left:\n{said}");
+        assert!(
+            said.contains("No space left on") && said.contains(store) && said.contains("make room there"),
+            "{left} KiB left:\n{said}"
+        );
         std::fs::remove_file(&filler).unwrap();
         assert_eq!(history(), before, "{left} KiB left");
         mini.expect(0, &["fsck", "--store", store]);

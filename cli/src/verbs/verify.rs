@@ -48,7 +48,7 @@ pub fn verify(settings: &Settings, args: &Verify) -> Result<Exit> {
 /// Exit code 6 with what is wrong.
 pub fn check(artifact: &Path, key: &VerifyingKey) -> Result<(Verified, ArtifactManifest)> {
     let bundle = artifact.join(manifest::SIGNATURE_FILE_NAME);
-    let failed = |e: &dyn std::error::Error| {
+    let failed = |e: &(dyn std::error::Error + 'static)| {
         let failure = Failure::of(Exit::VerificationFailed, e);
         let help =
             "do not serve this artifact; fetch it again from where it was made, or check that --key is the signer's";
