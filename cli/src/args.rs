@@ -79,7 +79,8 @@ pub enum Verb {
 Example:
   limbeck init recipes/router --labels refund,lost_card,other    one label for a message
   limbeck init recipes/bookings --fields date,time,people        fields out of a message, as JSON
-  limbeck init recipes/replies --generate                        a text")]
+  limbeck init recipes/replies --generate                        a text
+  limbeck init recipes/retries --role retry-safety               a role, with made-up calls")]
     Init(Init),
     /// Run all stages of a recipe, in order; what is already done is not done again
     #[command(after_help = "\
@@ -418,6 +419,10 @@ pub struct Watch {
     pub export_metrics: Option<PathBuf>,
 }
 
+fn roles() -> clap::builder::PossibleValuesParser {
+    limbeck_recipes::ROLES.iter().map(|role| clap::builder::PossibleValue::new(role.name).help(role.does)).into()
+}
+
 #[derive(Args, Debug)]
 pub struct Init {
     /// The recipe's folder; its last part becomes the recipe's name
@@ -431,6 +436,9 @@ pub struct Init {
     /// Instead of labels: the answer is a text
     #[arg(long, conflicts_with_all = ["labels", "fields"])]
     pub generate: bool,
+    /// A role that a small model plays beside a large one: its schema, gates and guidelines, and made-up calls to begin with
+    #[arg(long, value_parser = roles(), conflicts_with_all = ["labels", "fields", "generate"])]
+    pub role: Option<String>,
 }
 
 #[derive(Args, Debug)]

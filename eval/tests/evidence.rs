@@ -439,3 +439,55 @@ fn the_worst_gate_is_the_verdict() {
         assert_eq!(Verdict::overall(gates.into_iter()), overall);
     }
 }
+
+/// Zero tolerance is a bound: sixty rows without the mistake show that it is rarer than one in twenty, fifty do not.
+#[test]
+fn a_cell_counts_one_mistake_of_one_label() {
+    let labels = ["unsafe".to_owned(), "safe".to_owned(), "ask".to_owned()];
+    let verdict = |n: usize, called_safe: usize, asked: usize| {
+        // Rows of another label, all taken for unsafe, which is another cell.
+        let gold: Vec<usize> = (0..n).map(|_| 0).chain((0..40).map(|_| 1)).collect();
+        let said = |i: usize| match i {
+            i if i >= n => 0,
+            i if i < called_safe => 1,
+            i if i < called_safe + asked => 2,
+            _ => 0,
+        };
+        let candidate: Vec<Prediction> = (0..gold.len())
+            .map(|i| Prediction {
+                row: i.to_string(),
+                label: Some(said(i)),
+                posterior: None,
+                latency_ms: None,
+                said: None,
+                tokens: None,
+            })
+            .collect();
+        let rule = Rule::Cell { gold: "unsafe".into(), predicted: "safe".into(), max: 0.05 };
+        let evidence = Evidence {
+            labels: &labels,
+            in_words: false,
+            likeness: &Likeness::new(),
+            gold: &gold,
+            arms: BTreeMap::from([("candidate", candidate.as_slice())]),
+            candidate: "candidate",
+            risk: Risk::default(),
+            bootstrap_resamples: 10,
+            seed: 1,
+            routing: None,
+            fallback: &[],
+            slices: &BTreeMap::new(),
+        };
+        decide(&Gate { name: "cell".into(), rule }, &evidence)
+    };
+    assert_eq!(verdict(60, 0, 0).verdict, Verdict::Pass);
+    assert_eq!(verdict(60, 0, 30).verdict, Verdict::Pass, "another mistake is another cell");
+    let open = verdict(50, 0, 0);
+    assert_eq!(open.verdict, Verdict::Inconclusive);
+    assert!(
+        open.examples_needed.is_some_and(|needed| needed > 90),
+        "of all rows, of which 50 in 90 have the label: {open:?}"
+    );
+    assert_eq!(verdict(60, 12, 0).verdict, Verdict::Fail);
+    assert_eq!(verdict(0, 0, 0).verdict, Verdict::Inconclusive);
+}

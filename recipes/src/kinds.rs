@@ -77,9 +77,12 @@ pub(crate) fn gates(reader: &Reader, get: Get<'_>) -> Vec<RecipeError> {
             let message = format!("the metric {metric} is not of tasks of kind {kind}");
             errors.push(RecipeError::new(message, place("metric")).hint(format!("take one of {}", known.join(", "))));
         }
+        if gate.text("kind") == Some("cell") {
+            errors.extend(no_labels(&place, get, ["gold", "predicted"].map(|key| (key, gate.text(key)))));
+        }
         let Some(called) = written(get) else { continue };
-        if gate.text("kind") == Some("per_class_recall") {
-            let message = format!("a gate of kind per_class_recall asks for labels, and {called} has none");
+        if let Some(of_labels @ ("per_class_recall" | "cell")) = gate.text("kind") {
+            let message = format!("a gate of kind {of_labels} asks for labels, and {called} has none");
             let hint = "ask for a floor under exact_match or validity";
             errors.push(RecipeError::new(message, place("kind")).hint(hint));
         }
@@ -94,6 +97,33 @@ pub(crate) fn gates(reader: &Reader, get: Get<'_>) -> Vec<RecipeError> {
                 errors.push(RecipeError::new(message, place(key)).hint("compare with frontier or base"));
             }
         }
+    }
+    errors
+}
+
+/// What a cell names that is none of the task's labels.
+fn no_labels(
+    place: &dyn Fn(&str) -> Option<Place>,
+    get: Get<'_>,
+    named: [(&'static str, Option<&str>); 2],
+) -> Vec<RecipeError> {
+    let labels = get("task.labels").and_then(|labels| labels.as_array().cloned()).unwrap_or_default();
+    let known = |name: &str| labels.iter().any(|label| label.as_str() == Some(name));
+    let mut errors = Vec::new();
+    if labels.is_empty() {
+        return errors;
+    }
+    for (key, name) in named.iter().filter_map(|(key, name)| Some((*key, (*name)?))) {
+        if !known(name) {
+            let message = format!("the cell's `{key}` is \"{name}\", which is none of the labels");
+            errors.push(RecipeError::new(message, place(key)).hint("name one of `task.labels`"));
+        }
+    }
+    if let [(_, Some(gold)), (_, Some(predicted))] = named
+        && gold == predicted
+    {
+        let message = format!("the cell's `gold` and `predicted` are both \"{gold}\", which is no mistake");
+        errors.push(RecipeError::new(message, place("predicted")).hint("ask for a floor under its recall instead"));
     }
     errors
 }

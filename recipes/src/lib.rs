@@ -9,6 +9,7 @@ mod plan;
 mod read;
 mod recipe;
 mod resolve;
+mod roles;
 mod schema;
 mod source;
 mod teachers;
@@ -24,5 +25,6 @@ pub use recipe::{
     SplitRatios, Task, Train, TrainOn, Trust, ValidMetric,
 };
 pub use resolve::{Entry, Origin, Resolved, load, load_text, locate};
+pub use roles::{ROLES, Role, RoleFile};
 pub use source::{Place, Source};
 pub use template::{Asked, template};

@@ -443,6 +443,7 @@ pub enum GateRule {
     Improvement { over: String, min: f64 },
     NonInferiority { against: String, margin: f64 },
     PerClassRecall { min: f64 },
+    Cell { gold: String, predicted: String, max: f64 },
     Quantization { against: String, max_agreement_loss: f64, max_accuracy_loss: Option<f64>, max_kl: Option<f64> },
     SliceFloor { by: SliceBy, min: f64 },
     CertifiedCoverage { min: f64 },

@@ -342,6 +342,11 @@ const GATE_KINDS: &[TableKind] = &[
     TableKind { kind: "per_class_recall", doc: "every label's recall is at least min", fields: &[
         field("min", OPEN, Required, "lowest recall of any label"),
     ] },
+    TableKind { kind: "cell", doc: "of the rows of one label, at most a share is answered with a certain other one: a mistake that costs more than others", fields: &[
+        field("gold", Text, Required, "the label that is right"),
+        field("predicted", Text, Required, "the label that it must not be taken for"),
+        field("max", OPEN, Required, "share of the label's rows that may be; none of n shows no less than about 3 / n"),
+    ] },
     TableKind { kind: "slice_floor", doc: "accuracy is at least min on every slice of a kind that has 30 test rows", fields: &[
         field("by", Choice(&["class", "length", "time", "customer", "source", "script"]), Required, "what slices the rows: their class, length, month, customer, source or script"),
         field("min", OPEN, Required, "lowest accuracy of any slice"),

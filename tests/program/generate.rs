@@ -110,3 +110,49 @@ fn what_a_text_has_no_place_for_is_named() {
     let told = said(&bookings, 3, &["explain", "mini"]);
     assert!(told.contains("asks for a text") && told.contains("task.kind = \"generate\""), "{told}");
 }
+
+/// Every role goes as far as the review; two go the whole way, on a base with made-up weights that learns nothing.
+#[test]
+fn roles_are_recipes_that_run() {
+    let mini = Mini::replies("kind = \"floor\"\nmin = 0.1");
+    let help = mini.expect(0, &["init", "--help"]);
+    let roles = ["router", "schema-enforcer", "context-pruner", "loop-controller", "retry-safety", "output-validator"];
+    for role in roles {
+        assert!(help.contains(role), "{help}");
+        let text = mini.expect(0, &["init", role, "--role", role]);
+        assert!(text.contains("made-up calls") && text.contains(&format!("limbeck review {role}")), "{text}");
+        let base = ["--set", "model.base=../mini/base.gguf", "--set", "model.revision=x", "--offline"];
+        let run = |code: &[i32], more: &[&str]| {
+            let args: Vec<&str> = ["run", role].iter().chain(&base).chain(more).copied().collect();
+            let out = mini.limbeck(&args);
+            let said = String::from_utf8_lossy(&out.stderr).into_owned();
+            assert!(out.status.code().is_some_and(|c| code.contains(&c)), "{role}: {:?}\n{said}", out.status);
+        };
+        run(&[5], &[]);
+        if !["retry-safety", "schema-enforcer"].contains(&role) {
+            continue;
+        }
+        mini.expect(0, &["review", role, "--export", "open.json", "--format", "argilla"]);
+        let mut records = parsed(&std::fs::read_to_string(mini.path().join("open.json")).unwrap());
+        for record in records.as_array_mut().unwrap() {
+            let said = record["suggestions"]["label"]["value"].clone();
+            let answer = match said {
+                // Slips with a preface have no valid answer to accept.
+                Value::Null => json!({"reject": [{"value": "unsure", "user_id": "ann"}]}),
+                label => json!({"label": [{"value": label, "user_id": "ann"}]}),
+            };
+            record["responses"] = answer;
+        }
+        std::fs::write(mini.path().join("open.json"), records.to_string()).unwrap();
+        mini.expect(0, &["review", role, "--import", "open.json"]);
+        let small = ["--set", "train.num_epochs=1", "--set", "task.max_new_tokens=24"];
+        run(&[4, 7], if role == "schema-enforcer" { &small } else { &small[..2] });
+        let report = std::fs::read_to_string(mini.path().join("runs").join(role).join("eval/report.json")).unwrap();
+        let gates: Vec<Value> = parsed(&report)["gates"].as_array().unwrap().clone();
+        let named = |name: &str| gates.iter().any(|gate| gate["gate"] == name);
+        assert!(if role == "retry-safety" { named("unsafe-called-safe") } else { named("valid") }, "{gates:#?}");
+        assert!(report.contains("made up by `limbeck init --role"), "the report says what it stands on");
+    }
+    let told = said(&mini, 2, &["init", "router", "--role", "router"]);
+    assert!(told.contains("is there already"), "{told}");
+}

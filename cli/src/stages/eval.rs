@@ -417,6 +417,7 @@ fn rule(rule: &GateRule) -> Rule {
         GateRule::Improvement { over, min } => Rule::Improvement { over, min },
         GateRule::NonInferiority { against, margin } => Rule::NonInferiority { against, margin },
         GateRule::PerClassRecall { min } => Rule::PerClassRecall { min },
+        GateRule::Cell { gold, predicted, max } => Rule::Cell { gold, predicted, max },
         GateRule::Quantization { against, max_agreement_loss, max_accuracy_loss, max_kl } => {
             Rule::Quantization { against, max_agreement_loss, max_accuracy_loss, max_kl }
         }

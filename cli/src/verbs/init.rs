@@ -6,7 +6,7 @@ use crate::output;
 use crate::settings::{Settings, shell};
 use limbeck_artifact::files::AtomicFile;
 use limbeck_artifact::schema::Schema;
-use limbeck_recipes::Asked;
+use limbeck_recipes::{Asked, Role};
 use serde_json::json;
 use std::io::Write;
 use std::path::Path;
@@ -17,6 +17,9 @@ pub fn init(settings: &Settings, args: &Init) -> Result<Exit> {
         .file_name()
         .map(|n| n.to_string_lossy().to_lowercase().replace([' ', '_'], "-"))
         .unwrap_or_default();
+    if let Some(role) = args.role.as_deref().and_then(Role::named) {
+        return of_role(settings, args, &name, role);
+    }
     let path = args.folder.join("recipe.toml");
     let asked = match (args.fields.is_empty(), args.generate) {
         (false, _) => Asked::Fields,
@@ -47,6 +50,40 @@ pub fn init(settings: &Settings, args: &Init) -> Result<Exit> {
             path.display()
         ))?;
     }
+    Ok(Exit::Ok)
+}
+
+/// A role's files; the recipe comes last, so that one that is there has everything it names.
+fn of_role(settings: &Settings, args: &Init, name: &str, role: &Role) -> Result<Exit> {
+    let mut files = role.files(name);
+    files.rotate_left(1);
+    let recipe = args.folder.join("recipe.toml");
+    if let Some(text) = files.last().map(|file| file.text.as_str()) {
+        limbeck_recipes::load_text(&recipe, text, &[]).map_err(Failure::recipe)?;
+    }
+    let paths: Vec<_> = files.iter().map(|file| args.folder.join(file.name)).collect();
+    if let Some(there) = paths.iter().find(|path| path.exists()) {
+        let message = format!("{} is there already", there.display());
+        return Err(Failure::new(Exit::Usage, message).help("choose another folder; nothing was written over"));
+    }
+    for (path, file) in paths.iter().zip(&files) {
+        write_new(path, &file.text)?;
+    }
+    if settings.json {
+        output::json(&json!({"recipe": recipe, "role": role.name, "files": paths}))?;
+        return Ok(Exit::Ok);
+    }
+    let names: Vec<&str> = files.iter().map(|file| file.name).collect();
+    let folder = shell(&args.folder);
+    output::stdout(&format!(
+        "wrote {} to {}: the role {}\n  made-up.jsonl  made-up calls: they show that the pipeline works, and nothing about the task\n\n\
+         Next\n  limbeck run {folder}       as far as the review\n  limbeck review {folder}    then run it again\n  \
+         put traces of your own in the place of made-up.jsonl ({}: data.traces)\n",
+        names.join(", "),
+        args.folder.display(),
+        role.name,
+        recipe.display(),
+    ))?;
     Ok(Exit::Ok)
 }
 

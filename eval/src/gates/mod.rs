@@ -79,6 +79,8 @@ pub enum Rule {
     /// The recall of every class is at least `min` (exact binomial bounds a class; a fail is corrected for the number
     /// of classes).
     PerClassRecall { min: f64 },
+    /// Of the rows whose label is `gold`, at most `max` are answered `predicted` (exact binomial bounds).
+    Cell { gold: String, predicted: String, max: f64 },
     /// The accuracy on every slice of this kind with at least 30 test rows is at least `min` (bounds as for classes).
     SliceFloor { by: By, min: f64 },
     /// The candidate answers as arm `against` does on all but `max_agreement_loss` of the rows and, where they are given, loses
@@ -109,6 +111,7 @@ impl Rule {
             | Rule::Quantization { against: arm, .. } => Some(arm),
             Rule::Floor { .. }
             | Rule::PerClassRecall { .. }
+            | Rule::Cell { .. }
             | Rule::SliceFloor { .. }
             | Rule::CertifiedCoverage { .. }
             | Rule::Fallback {}
@@ -130,6 +133,7 @@ impl Rule {
             | Rule::SliceFloor { min, .. }
             | Rule::CertifiedCoverage { min } => share("min", *min, true),
             Rule::Fallback {} => None,
+            Rule::Cell { max, .. } => share("max", *max, true),
             Rule::Improvement { min, .. } => {
                 share("min", *min, false).or_else(|| (*min == 1.0).then(|| "min is 1".into()))
             }

@@ -96,6 +96,9 @@ fn demand(rule: &Rule, right: &str) -> String {
         Rule::Improvement { over, min } => format!("{right} at least {} above {over}", points(*min)),
         Rule::NonInferiority { against, margin } => format!("{right} at most {} below {against}", points(*margin)),
         Rule::PerClassRecall { min } => format!("recall of every class at least {}", percent(*min)),
+        Rule::Cell { gold, predicted, max } => {
+            format!("at most {} of {gold} answered {predicted}", percent(*max))
+        }
         Rule::Quantization { against, max_agreement_loss, max_accuracy_loss, max_kl } => {
             let mut text =
                 format!("same answer as {against} on at least {} of rows", percent(1.0 - max_agreement_loss));
@@ -160,6 +163,7 @@ fn alone(rule: &Rule, candidate: &[Prediction], evidence: &Evidence<'_>) -> Find
         Rule::Floor { metric: Metric::MacroF1, min } => macro_f1(candidate, *min, evidence),
         Rule::Floor { metric: Metric::RougeL, min } => likeness(candidate, *min, evidence),
         Rule::PerClassRecall { min } => per_class(candidate, *min, evidence),
+        Rule::Cell { gold, predicted, max } => cell(candidate, [gold, predicted], *max, evidence),
         Rule::Latency { p95_ms } => calls_within(candidate, *p95_ms, evidence),
         Rule::SliceFloor { by, min } => per_slice(candidate, *by, *min, evidence),
         Rule::CertifiedCoverage { min } => certified_coverage(*min, evidence),
@@ -201,6 +205,7 @@ fn against(
         }
         Rule::Floor { .. }
         | Rule::PerClassRecall { .. }
+        | Rule::Cell { .. }
         | Rule::SliceFloor { .. }
         | Rule::CertifiedCoverage { .. }
         | Rule::Fallback {}
@@ -341,6 +346,26 @@ fn agreement(
         finding.numbers.insert("mean_kl_nats".to_owned(), mean);
     }
     finding
+}
+
+/// A mistake that is to be rare, as the share of its label's rows that do not make it.
+fn cell(candidate: &[Prediction], named: [&String; 2], max: f64, evidence: &Evidence<'_>) -> Finding {
+    let number = |name: &String| evidence.labels.iter().position(|label| label == name);
+    let [Some(gold), Some(predicted)] = named.map(number) else {
+        let reason = format!("{} and {} are not both labels of this task.", named[0], named[1]);
+        return Finding { reason, ..absent(evidence.candidate) };
+    };
+    let answers = || candidate.iter().zip(evidence.gold).filter(|(_, label)| **label == gold);
+    let (n, wrong) = (answers().count() as u64, answers().filter(|(p, _)| p.label == Some(predicted)).count() as u64);
+    let what = format!("Share of {} that is not answered {}", named[0], named[1]);
+    let finding = proportion(&what, n - wrong, n, 1.0 - max, evidence);
+    // Rows of this label are what is needed; of the test rows, as many more as the label is rare.
+    let rows = evidence.gold.len() as u64;
+    let of_all = |needed: u64| if n == 0 { None } else { Some(needed.saturating_mul(rows).div_ceil(n)) };
+    Finding {
+        examples_needed: finding.examples_needed.and_then(of_all).filter(|needed| *needed <= MAX_EXAMPLES),
+        ..finding
+    }
 }
 
 fn per_class(candidate: &[Prediction], min: f64, evidence: &Evidence<'_>) -> Finding {
