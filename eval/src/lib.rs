@@ -29,13 +29,15 @@ mod routing;
 mod said;
 mod self_check;
 mod slices;
+mod scored;
 mod special;
 pub mod statistics;
 mod texts;
 mod words;
 mod written;
+mod timed;
 
-pub use arms::{AnswerWriter, Answerer, Arm, ArmKind, Respondent, Response, SaidOrNot};
+pub use arms::{AnswerWriter, Answerer, Arm, ArmKind, PosteriorOrNot, Respondent, Response, SaidOrNot};
 pub use bootstrap::{BootstrapBounds, cluster_difference, macro_f1_bounds};
 pub use calibration::{
     BINS, Bin, CalibrationScores, RiskPoint, Served, aurc, calibrated, calibrated_scores, calibration_scores,

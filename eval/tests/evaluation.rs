@@ -5,12 +5,14 @@
 
 mod support;
 
+use limbeck_artifact::dataset::Message;
 use limbeck_artifact::event::{EventKind, Silent};
 use limbeck_eval::{
-    AnswerError, Answerer, Arm, CardPlan, EvalError, EvalPlan, Gate, Report, Rule, Verdict, evaluate, junit,
-    model_card, render_html, terminal_summary,
+    AnswerError, Answerer, Arm, CardPlan, EvalError, EvalPlan, Gate, PosteriorOrNot, Report, Rule, Verdict, evaluate,
+    junit, model_card, render_html, terminal_summary,
 };
 use std::cell::Cell;
+use std::path::Path;
 use std::sync::Mutex;
 use support::{Data, Model, plan};
 
@@ -44,8 +46,11 @@ fn all_arms_answer_and_the_gates_decide() {
         report.arms.iter().map(|arm| arm.name.as_str()).collect::<Vec<_>>(),
         ["frontier", "base", "floor", "tuned", "q8_0"]
     );
-    // Three models, 150 + 300 rows each, and a warm-up call.
-    assert_eq!(asked.get(), 3 * 451);
+    // Three models, 150 + 300 rows each, and 100 single calls with a clock beside them.
+    assert_eq!(asked.get(), 3 * 550);
+    let calls = |name: &str| report.arm(name).unwrap().latency.as_ref().unwrap().calls;
+    assert_eq!([calls("q8_0"), calls("tuned"), calls("floor")], [100, 100, 300]);
+    assert!(report.notes.iter().any(|note| note.contains("100 of the 300 test rows were asked one by one")));
     let accuracy = |name: &str| report.arm(name).unwrap().scores.accuracy;
     assert!(accuracy("floor") > 0.7, "the floor learns: {}", accuracy("floor"));
     assert!(accuracy("base") < 0.3);
@@ -95,7 +100,7 @@ fn finished_arms_are_not_asked_again_and_the_report_stays_the_same_bytes() {
 
     // Another file behind the candidate: only the candidate is asked again.
     evaluate(&plan, arms(&asked, "another file"), data.rows(), &Silent).unwrap();
-    assert_eq!(asked.get(), 60 + 120 + 1);
+    assert_eq!(asked.get(), 60 + 120 + 100);
 
     // A torn predictions file counts as none.
     let torn = dir.path().join("predictions/base.jsonl");
@@ -103,7 +108,55 @@ fn finished_arms_are_not_asked_again_and_the_report_stays_the_same_bytes() {
     std::fs::write(&torn, &text[..text.len() / 2]).unwrap();
     asked.set(0);
     evaluate(&plan, arms(&asked, "another file"), data.rows(), &Silent).unwrap();
-    assert_eq!(asked.get(), 60 + 120 + 1);
+    assert_eq!(asked.get(), 60 + 120 + 100);
+}
+
+/// Answers many at once, and keeps how many those were.
+struct Together<'a>(Model<'a>, &'a Cell<usize>);
+
+impl Answerer for Together<'_> {
+    fn answer(&mut self, messages: &[Message]) -> Result<Vec<f32>, AnswerError> {
+        self.0.answer(messages)
+    }
+
+    fn answer_all(&mut self, asked: &[&[Message]], done: &mut dyn FnMut(usize)) -> Vec<PosteriorOrNot> {
+        self.1.set(asked.len());
+        done(asked.len());
+        asked.iter().map(|messages| self.0.answer(messages)).collect()
+    }
+}
+
+#[test]
+fn rows_that_are_scored_together_get_the_answers_that_they_get_alone() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(120));
+    let (asked, most) = (Cell::new(0), Cell::new(0));
+    let with = |together: bool, dir: &Path| {
+        let (asked, most) = (&asked, &most);
+        let model = move || Model { accuracy: 0.9, seed: 5, asked };
+        let arm = match together {
+            true => {
+                Arm::model("q8_0", "together", "k", move || Ok(Box::new(Together(model(), most)) as Box<dyn Answerer>))
+            }
+            false => Arm::model("q8_0", "alone", "k", move || Ok(Box::new(model()) as Box<dyn Answerer>)),
+        };
+        let plan = EvalPlan { gates: Vec::new(), frontier: None, ..plan(dir) };
+        let mut report = evaluate(&plan, vec![arm], data.rows(), &Silent).unwrap();
+        report.arms[0].latency = None;
+        report.arms[0].cost = None;
+        report.arms[0].title = String::new();
+        report.routing = None;
+        report.policy = None;
+        report
+    };
+    let together = with(true, dir.path());
+    assert_eq!((most.get(), asked.get()), (180, 280));
+    let other = tempfile::tempdir().unwrap();
+    let alone = with(false, other.path());
+    assert_eq!(
+        together.to_json().unwrap(),
+        alone.to_json().unwrap(),
+        "what is answered does not depend on how it is asked"
+    );
 }
 
 #[test]

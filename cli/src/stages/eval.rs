@@ -14,8 +14,8 @@ use limbeck_artifact::event::{EventKind, Stage};
 use limbeck_distill::prompt::Prompt;
 use limbeck_eval::statistics::Risk;
 use limbeck_eval::{
-    AnswerError, AnswerWriter, Answerer, Arm, By, Escalation, EvalPlan, Fact, Fields, Gate, Metric, PriceTable,
-    Respondent, Rows, Rule, Said, SaidOrNot, Target, Verdict, evaluate,
+    AnswerError, AnswerWriter, Answerer, Arm, By, Escalation, EvalPlan, Fact, Fields, Gate, Metric, PosteriorOrNot,
+    PriceTable, Respondent, Rows, Rule, Said, SaidOrNot, Target, Verdict, evaluate,
 };
 use limbeck_model::adapter::Adapter;
 use limbeck_model::decoder::{Decoder, LoraSet};
@@ -63,6 +63,10 @@ impl Answerer for ModelArm {
     }
 }
 
+
+    fn answer_all(&mut self, asked: &[&[Message]], done: &mut dyn FnMut(usize)) -> Vec<PosteriorOrNot> {
+        self.0.score_many(asked, done).into_iter().map(|posterior| Ok(posterior?)).collect()
+    }
 /// A model that writes its answers.
 pub struct WriterArm(pub Writer);
 
@@ -101,6 +105,11 @@ impl<A: Answerer> Answerer for Prompted<A> {
     }
 }
 
+
+    fn answer_all(&mut self, asked: &[&[Message]], done: &mut dyn FnMut(usize)) -> Vec<PosteriorOrNot> {
+        let prompts: Vec<Vec<Message>> = asked.iter().map(|messages| self.0.around(messages)).collect();
+        self.1.answer_all(&prompts.iter().map(Vec::as_slice).collect::<Vec<_>>(), done)
+    }
 impl<A: AnswerWriter> AnswerWriter for Prompted<A> {
     fn write(&mut self, messages: &[Message]) -> std::result::Result<Said, AnswerError> {
         self.1.write(&self.0.around(messages))
@@ -126,7 +135,7 @@ pub fn open_scorer(
     device: DeviceName,
     labels: &[String],
 ) -> std::result::Result<LabelScorer, AnswerError> {
-    let opened = open_model(model, tuned, device::ops(device)?)?;
+    let opened = open_model(model, tuned, device::writing_ops(device)?)?;
     let lora = opened.lora();
     let OpenModel { decoder, tokenizer, ops, adapter } = opened;
     let scorer = match adapter.and_then(|adapter| adapter.head) {
