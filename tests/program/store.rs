@@ -71,6 +71,23 @@ fn a_store_tells_its_history_goes_back_keeps_and_forgets() {
 }
 
 #[test]
+fn one_artifact_serves_on_two_channels() {
+    let mini = Mini::new(0.0001, true);
+    mini.expect(0, &["run", "mini", "--offline"]);
+    let lock = mini.run_dir().join("recipe.lock.toml");
+    let before = fs::read(&lock).unwrap();
+    let told = mini.expect(0, &["run", "mini", "--offline", "--set", "promote.channel=production", "--json"]);
+    assert_eq!(json(&told)["promoted"]["channel"], "production", "{told}");
+    assert_eq!(fs::read(&lock).unwrap(), before);
+    let log = json(&mini.expect(0, &["log", "--json"]));
+    let entries = log["entries"].as_array().unwrap();
+    let of = |entry: &Value| (entry["channel"].clone(), entry["to"].clone());
+    let [(first, version), (second, same)] = [of(&entries[0]), of(&entries[1])];
+    assert_eq!((entries.len(), first, second), (2, "staging".into(), "production".into()));
+    assert_eq!(version, same, "one version, not two that differ in the lock");
+}
+
+#[test]
 fn an_artifact_comes_out_of_its_recipe_again_bit_for_bit_or_the_step_that_differs_is_told() {
     let mini = Mini::new(0.0001, true);
     mini.expect(0, &["run", "mini", "--offline", "--set", "train.num_epochs=2"]);
