@@ -11,6 +11,7 @@ use crate::escalation::Target;
 use crate::extraction::score_fields;
 use crate::gates::{Evidence, Gate, GateResult, REPEATS, Verdict, decide, stability};
 use crate::judge::Judge;
+use crate::looks::{self, Look};
 use crate::metrics::{Prediction, latency, score, score_answers};
 use crate::mistakes::mistakes;
 use crate::policy;
@@ -52,6 +53,8 @@ pub struct EvalPlan {
     pub bootstrap_resamples: u32,
     pub seed: u64,
     pub prices: Option<PriceTable>,
+    /// Where it is counted that the test split judges this candidate; None where nobody counts.
+    pub look: Option<Look>,
     /// The run's eval folder; predictions go to `predictions/` in it.
     pub dir: PathBuf,
     /// Facts about what was made, for the report.
@@ -167,6 +170,9 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
     };
     let (slices, slice_rows) = (slices::find(&material), slices::rows_by(&material));
     let gates: Vec<_> = {
+    // Counted before anybody learns of the verdict: a look can't be taken back.
+    let test_digest = looks::digest(&questions.test);
+    let mut looks = plan.look.as_ref().map(|look| looks::count(look, &test_digest)).transpose()?;
         let evidence = Evidence {
             labels: &plan.labels,
             in_words: plan.fields.is_some(),
@@ -186,6 +192,11 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
             GateResult { stability: stability(gate, result.verdict, &evidence, &groups, REPEATS), ..result }
         };
         plan.gates.iter().map(decided).collect()
+        if let Some(looks) = looks.as_mut().filter(|looks| looks.candidates > 1 && !plan.gates.is_empty()) {
+            let alpha = plan.risk.alpha / looks.candidates as f64;
+            let stricter = Evidence { risk: Risk { alpha, ..plan.risk }, ..evidence.clone() };
+            looks.corrected = Some(Verdict::overall(plan.gates.iter().map(|gate| decide(gate, &stricter).verdict)));
+        }
     };
     for gate in &gates {
         emit.emit(EventKind::GateDecided {
@@ -216,6 +227,7 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
             unreviewed,
             confidence: 1.0 - plan.risk.alpha,
         },
+            looks,
         comparisons: compare(plan, &results, &answers, &gold, &questions),
         slices: Some(slices),
         routing,

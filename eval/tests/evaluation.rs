@@ -7,6 +7,8 @@ mod support;
 
 use limbeck_artifact::dataset::Message;
 use limbeck_artifact::event::{EventKind, Silent};
+use limbeck_eval::looks::Look;
+use limbeck_eval::statistics::Risk;
 use limbeck_eval::{
     AnswerError, Answerer, Arm, CardPlan, EvalError, EvalPlan, Gate, PosteriorOrNot, Report, Rule, Verdict, evaluate,
     junit, model_card, render_html, terminal_summary,
@@ -160,6 +162,35 @@ fn rows_that_are_scored_together_get_the_answers_that_they_get_alone() {
 }
 
 #[test]
+fn a_test_split_remembers_the_candidates_that_it_judged() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(300));
+    let judge = |candidate: &str, run_dir: &str| {
+        let look = Look {
+            store: dir.path().join(".looks"),
+            candidate: candidate.to_owned(),
+            run: run_dir.to_owned(),
+            at: "2026-11-22T00:00:00.000Z".to_owned(),
+        };
+        let plan = EvalPlan { look: Some(look), ..plan(&dir.path().join(run_dir)) };
+        (run(&plan, &data), plan)
+    };
+    let (first, _) = judge("aa", "one");
+    let looks = first.test.looks.clone().unwrap();
+    assert_eq!((looks.candidates, looks.number, looks.corrected), (1, 1, None));
+    assert!(terminal_summary(&first).contains("This test split has judged one candidate, this one."));
+    let (again, plan) = judge("aa", "one");
+    assert_eq!(again.to_json().unwrap(), first.to_json().unwrap(), "the same bytes are judged once");
+    let (second, _) = judge("bb", "two");
+    let looks = second.test.looks.clone().unwrap();
+    assert_eq!((looks.candidates, looks.number), (2, 2));
+    // What passes at 5 % may be undecided at 2.5 %: the correction is what the gates say at that level.
+    let strict = EvalPlan { look: None, risk: Risk { alpha: plan.risk.alpha / 2.0, ..plan.risk }, ..plan };
+    assert_eq!(looks.corrected, Some(run(&strict, &data).verdict));
+    assert!(terminal_summary(&second).contains("has judged 2 candidates, this one as number 2"));
+    assert!(render_html(&second).unwrap().contains("has judged 2 candidates, this one as number 2"));
+}
+
+#[test]
 fn a_saved_report_reads_back_equal() {
     let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(60));
     let report = run(&plan(dir.path()), &data);
@@ -212,7 +243,7 @@ fn plans_that_cannot_be_met_are_refused_with_a_hint() {
 struct Broken(Vec<f32>);
 
 impl Answerer for Broken {
-    fn answer(&mut self, _: &[limbeck_artifact::dataset::Message]) -> Result<Vec<f32>, AnswerError> {
+    fn answer(&mut self, _: &[Message]) -> Result<Vec<f32>, AnswerError> {
         if self.0.len() == 1 { Err("out of memory".into()) } else { Ok(self.0.clone()) }
     }
 }

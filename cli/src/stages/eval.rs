@@ -11,7 +11,9 @@ use crate::settings::recipe_arg;
 use limbeck_artifact::dataset::{Dataset, DatasetCard, Message, Split};
 use limbeck_artifact::digest::{sha256_file, sha256_hex};
 use limbeck_artifact::event::{EventKind, Stage};
+use limbeck_artifact::journal;
 use limbeck_distill::prompt::Prompt;
+use limbeck_eval::looks::{self, Look};
 use limbeck_eval::statistics::Risk;
 use limbeck_eval::{
     AnswerError, AnswerWriter, Answerer, Arm, By, Escalation, EvalPlan, Fact, Fields, Gate, Metric, PosteriorOrNot,
@@ -61,12 +63,12 @@ impl Answerer for ModelArm {
     fn answer(&mut self, messages: &[Message]) -> std::result::Result<Vec<f32>, AnswerError> {
         Ok(self.0.score(messages)?)
     }
-}
-
 
     fn answer_all(&mut self, asked: &[&[Message]], done: &mut dyn FnMut(usize)) -> Vec<PosteriorOrNot> {
         self.0.score_many(asked, done).into_iter().map(|posterior| Ok(posterior?)).collect()
     }
+}
+
 /// A model that writes its answers.
 pub struct WriterArm(pub Writer);
 
@@ -103,13 +105,13 @@ impl<A: Answerer> Answerer for Prompted<A> {
     fn answer(&mut self, messages: &[Message]) -> std::result::Result<Vec<f32>, AnswerError> {
         self.1.answer(&self.0.around(messages))
     }
-}
-
 
     fn answer_all(&mut self, asked: &[&[Message]], done: &mut dyn FnMut(usize)) -> Vec<PosteriorOrNot> {
         let prompts: Vec<Vec<Message>> = asked.iter().map(|messages| self.0.around(messages)).collect();
         self.1.answer_all(&prompts.iter().map(Vec::as_slice).collect::<Vec<_>>(), done)
     }
+}
+
 impl<A: AnswerWriter> AnswerWriter for Prompted<A> {
     fn write(&mut self, messages: &[Message]) -> std::result::Result<Said, AnswerError> {
         self.1.write(&self.0.around(messages))
@@ -385,6 +387,12 @@ fn plan(
         bootstrap_resamples: u32::try_from(e.bootstrap_samples).unwrap_or(u32::MAX),
         seed: recipe.seed,
         prices,
+        look: quantized.summary.get(&recipe.quantize.ship).map(|file| Look {
+            store: run.settings.runs_dir.join(looks::FOLDER),
+            candidate: file.sha256.clone(),
+            run: recipe.name.clone(),
+            at: journal::now(),
+        }),
         dir: run.folder(Stage::Eval),
         made,
         notes: recipe.data.notes.clone(),
