@@ -167,12 +167,13 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
         name: &|number| judge.name(number),
         labels: plan.fields.is_none(),
         confidence: 1.0 - plan.risk.alpha,
+        seed: plan.seed,
     };
     let (slices, slice_rows) = (slices::find(&material), slices::rows_by(&material));
-    let gates: Vec<_> = {
     // Counted before anybody learns of the verdict: a look can't be taken back.
     let test_digest = looks::digest(&questions.test);
     let mut looks = plan.look.as_ref().map(|look| looks::count(look, &test_digest)).transpose()?;
+    let gates: Vec<_> = {
         let evidence = Evidence {
             labels: &plan.labels,
             in_words: plan.fields.is_some(),
@@ -191,12 +192,12 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
             let result = decide(gate, &evidence);
             GateResult { stability: stability(gate, result.verdict, &evidence, &groups, REPEATS), ..result }
         };
-        plan.gates.iter().map(decided).collect()
         if let Some(looks) = looks.as_mut().filter(|looks| looks.candidates > 1 && !plan.gates.is_empty()) {
             let alpha = plan.risk.alpha / looks.candidates as f64;
             let stricter = Evidence { risk: Risk { alpha, ..plan.risk }, ..evidence.clone() };
             looks.corrected = Some(Verdict::overall(plan.gates.iter().map(|gate| decide(gate, &stricter).verdict)));
         }
+        plan.gates.iter().map(decided).collect()
     };
     for gate in &gates {
         emit.emit(EventKind::GateDecided {
@@ -226,8 +227,8 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
             groups: groups.len() as u64,
             unreviewed,
             confidence: 1.0 - plan.risk.alpha,
-        },
             looks,
+        },
         comparisons: compare(plan, &results, &answers, &gold, &questions),
         slices: Some(slices),
         routing,

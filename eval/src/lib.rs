@@ -16,6 +16,7 @@ mod extraction;
 mod floor;
 mod gates;
 mod judge;
+mod kmeans;
 pub mod looks;
 mod metrics;
 mod mistakes;
