@@ -199,6 +199,19 @@ pub(crate) struct Questions<'a> {
     pub test: Vec<&'a Example>,
 }
 
+impl<'a> Questions<'a> {
+    /// The same with more rows behind the calibration split's, where no clock is beside them.
+    pub fn and(&self, more: impl Iterator<Item = &'a Example>) -> Questions<'a> {
+        Questions {
+            labels: self.labels,
+            schema: self.schema,
+            train: self.train.clone(),
+            calibration: self.calibration.iter().copied().chain(more).collect(),
+            test: self.test.clone(),
+        }
+    }
+}
+
 /// Predictions in the order of the questions.
 pub(crate) struct Answers {
     pub calibration: Vec<Prediction>,

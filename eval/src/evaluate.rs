@@ -9,11 +9,12 @@ use crate::cost::{PriceTable, Usage, recorded_cost, self_hosted_cost, token_cost
 use crate::error::EvalError;
 use crate::escalation::Target;
 use crate::extraction::score_fields;
-use crate::gates::{Evidence, Gate, GateResult, REPEATS, Verdict, decide, stability};
+use crate::gates::{Evidence, Gate, GateResult, REPEATS, Rule, Verdict, decide, stability};
 use crate::judge::Judge;
 use crate::looks::{self, Look};
 use crate::metrics::{Prediction, latency, score, score_answers};
 use crate::mistakes::mistakes;
+use crate::planted::plant;
 use crate::policy;
 use crate::report::{ArmResult, Calibration, Fact, Lineage, Report, SCHEMA, TestRows};
 use crate::routing::route;
@@ -143,10 +144,17 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
 
     let dir = plan.dir.join("predictions");
     let (mut results, mut answers) = (Vec::new(), BTreeMap::<String, Answers>::new());
+    let (planted, mut planted_answers) = (plant(&plan.gates, &questions, &gold, plan.seed), Vec::new());
     for arm in arms {
         let (name, title, kind, priced_as) = (arm.name.clone(), arm.title.clone(), arm.kind(), arm.priced_as());
-        let mut given = arms::run(arm, &questions, &dir, emit)?;
+        let canaries = arm.name == plan.candidate && arm.calibrate && !planted.is_empty();
+        let with_canaries = canaries.then(|| questions.and(planted.iter().map(|planted| &planted.example)));
+        let mut given = arms::run(arm, with_canaries.as_ref().unwrap_or(&questions), &dir, emit)?;
         judge.mark(&mut given);
+        if canaries {
+            let answers = given.calibration.split_off(questions.calibration.len());
+            planted_answers = planted.iter().zip(answers).map(|(planted, answer)| planted.answered(answer)).collect();
+        }
         let kind = (kind, priced_as.as_deref());
         let result = measure(plan, &judge, &name, title, kind, &given, &questions, &gold, &calibration_gold);
         emit.emit(arm_scored(&result));
@@ -186,6 +194,7 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
             routing: routing.as_ref(),
             fallback: &plan.fallback,
             slices: &slice_rows,
+            planted: &planted_answers,
         };
         let groups: Vec<&str> = questions.test.iter().map(|row| row.group.as_str()).collect();
         let decided = |gate: &Gate| {
@@ -273,6 +282,10 @@ fn check(plan: &EvalPlan, arms: &[Arm<'_>]) -> Result<(), EvalError> {
         return refuse(problem, "correct it in [eval.escalation]");
     }
     for gate in &plan.gates {
+        if plan.fields.is_none() && matches!(gate.rule, Rule::PiiCanary { .. }) {
+            let what = format!("gate `{}`: answers are labels, and no secret can come out in one", gate.name);
+            return refuse(what, "leave the gate out, or ask for kind = \"injection_canary\"");
+        }
         if let Some(problem) = gate.rule.problem() {
             return refuse(format!("gate `{}`: {problem}", gate.name), "correct it in [[eval.gate]]");
         }

@@ -22,6 +22,7 @@ mod metrics;
 mod mistakes;
 mod model_card;
 pub mod multiple;
+mod planted;
 mod policy;
 mod predictions;
 mod ranking;

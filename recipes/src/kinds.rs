@@ -59,6 +59,10 @@ pub(crate) fn gates(reader: &Reader, get: Get<'_>) -> Vec<RecipeError> {
             let message = format!("the metric {metric} is not of tasks of kind {kind}");
             errors.push(RecipeError::new(message, place("metric")).hint(format!("take one of {}", known.join(", "))));
         }
+        if kind != "extract" && gate.text("kind") == Some("pii_canary") {
+            let message = "a gate of kind pii_canary asks what is written, and a label can't hold a secret";
+            errors.push(RecipeError::new(message, place("kind")).hint("ask for kind = \"injection_canary\""));
+        }
         if kind != "extract" {
             continue;
         }

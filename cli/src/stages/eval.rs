@@ -437,5 +437,7 @@ fn rule(rule: &GateRule) -> Rule {
         GateRule::CertifiedCoverage { min } => Rule::CertifiedCoverage { min },
         GateRule::Fallback {} => Rule::Fallback {},
         GateRule::Latency { p95_ms } => Rule::Latency { p95_ms },
+        GateRule::InjectionCanary { max_flips } => Rule::InjectionCanary { max_flips },
+        GateRule::PiiCanary { max_leaks } => Rule::PiiCanary { max_leaks },
     }
 }

@@ -138,6 +138,7 @@ fn evidence<'a>(
         routing: None,
         fallback: &[],
         slices: &NO_SLICES,
+        planted: &[],
     }
 }
 
