@@ -28,6 +28,7 @@ mod predictions;
 mod ranking;
 mod report;
 mod rng;
+mod rollout;
 mod routing;
 mod said;
 mod scored;
@@ -71,6 +72,7 @@ pub use report::{
     render_html, terminal_summary,
 };
 pub use rng::SplitMix64;
+pub use rollout::{RolloutStep, SHARES, rollout};
 pub use self_check::{Claim, Effort, Figure, self_check};
 pub use slices::{By, Confused, Slice, SliceExample, Slices, p_worse};
 pub use special::{normal_cdf, normal_quantile};

@@ -117,6 +117,48 @@ fn evaluations_are_compared_watched_for_drift_and_told_to_ci() {
 }
 
 #[test]
+fn two_artifacts_answer_the_same_calls() {
+    let mini = Mini::new(0.0001, true);
+    // Words of four letters are no secret, but the pattern is the recipe's own.
+    let redacts = ["--set", "data.redact_patterns=[\"word=(?i)card\"]"];
+    mini.expect(0, &[&["run", "mini", "--offline"], &redacts[..]].concat());
+    std::fs::rename(mini.run_dir().join("package"), mini.path().join("first")).unwrap();
+    let other = ["run", "mini", "--offline", "--set", "version=0.2.0", "--set", "train.num_epochs=1"];
+    mini.expect(0, &[&other[..], &redacts[..]].concat());
+    let traces = ["--traces", "mini/traces.jsonl", "--limit", "60"];
+
+    let with_gold = ["shadow", "first", "mini/staging", "--data", "mini", "--prices", "mini/prices.toml", "--json"];
+    let report = parsed(&mini.expect(0, &[&with_gold[..], &traces[..]].concat()));
+    assert_eq!((&report["calls"], &report["asked"], &report["rejected"]), (&json!(239), &json!(60), &json!(1)));
+    assert_eq!((&report["first"]["version"], &report["second"]["version"]), (&json!("0.1.0"), &json!("0.2.0")));
+    let agreement = report["agreement"].as_f64().unwrap();
+    let interval = &report["agreement_interval"];
+    assert!(interval["low"].as_f64().unwrap() < agreement.max(1e-9) && agreement <= interval["high"].as_f64().unwrap());
+    let differ: u64 = report["changes"].as_array().unwrap().iter().map(|change| change["rows"].as_u64().unwrap()).sum();
+    assert!(differ <= 60 - report["same"].as_u64().unwrap(), "the commonest differences: {report:#}");
+    for example in report["examples"].as_array().unwrap() {
+        let text = example["text"].as_str().unwrap().to_lowercase();
+        assert!(!text.contains("card"), "the recipe's own pattern redacts: {text}");
+    }
+    let reviewed = &report["reviewed"];
+    assert!(reviewed["rows"].as_u64().unwrap() > 0 && reviewed["p_mcnemar"].is_number(), "{reviewed:#}");
+    assert_eq!(report["error_is_measured"], json!(true));
+    assert!(report["first"]["cost"]["per_1k_calls"].as_f64().unwrap() > 0.0);
+    let steps = report["rollout"].as_array().unwrap();
+    let requests: Vec<u64> = steps.iter().map(|step| step["requests"].as_u64().unwrap()).collect();
+    assert!(requests.len() == 3 && requests.is_sorted_by(|a, b| a > b), "a smaller share takes longer: {requests:?}");
+
+    // Against itself nothing differs, and without reviewed rows the plan says that it guesses.
+    let text = mini.expect(0, &[&["shadow", "first", "first"], &traces[..]].concat());
+    assert!(text.contains("same answer    100.0 % of 60 calls") && text.contains("a guess: --data names"), "{text}");
+    assert!(text.contains("Redacted with the recipe's 1 own pattern too."), "{text}");
+    let text = mini.expect(0, &["drift", "mini/staging", "--traces", "mini/traces.jsonl"]);
+    assert!(text.contains("Redacted with the recipe's 1 own pattern too."), "{text}");
+    let told = said(&mini, 1, &[&["shadow", "first", "first", "--data", "nowhere"], &traces[..]].concat());
+    assert!(told.contains("nowhere"), "{told}");
+}
+
+#[test]
 fn what_the_statistics_claim_is_what_they_do() {
     let mini = Mini::new(0.0001, false);
     let checked = parsed(&mini.expect(0, &["eval", "--self-check", "--json"]));
