@@ -20,6 +20,7 @@ mod kmeans;
 pub mod looks;
 mod metrics;
 mod mistakes;
+mod mmd;
 mod model_card;
 pub mod multiple;
 mod planted;
@@ -64,6 +65,7 @@ pub use gates::{Evidence, Gate, GateResult, Metric, Rule, Stability, Verdict, de
 pub use metrics::{
     ClassScore, Confusion, Latency, Prediction, Said, Scores, Tokens, argmax, latency, score, score_answers,
 };
+pub use mmd::{embedding, mmd, spread};
 pub use model_card::{CardPlan, model_card};
 pub use policy::{CalibrationPolicy, Policy, PolicyBand, Promise, Reference, Score, Validity};
 pub use ranking::{ndcg, recall_at};

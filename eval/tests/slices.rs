@@ -200,6 +200,7 @@ fn reference(rows: &[Observed], confusion: Vec<Vec<u64>>) -> Reference {
         answers: (0..k).map(|i| rows.iter().filter(|row| row.label == Some(i)).count() as u64).collect(),
         invalid: 0,
         confusion,
+        messages: Vec::new(),
     }
 }
 

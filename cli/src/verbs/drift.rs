@@ -9,8 +9,9 @@ use crate::settings::Settings;
 use crate::verbs::score::{Scorer, find};
 use limbeck_artifact::dataset::Message;
 use limbeck_artifact::untrusted::visible_line;
-use limbeck_eval::{Drift, DriftVerdict, Observed, PERMUTATIONS, Policy, Tested, drift};
+use limbeck_eval::{Drift, DriftVerdict, Observed, PERMUTATIONS, Policy, Tested, drift, embedding, spread, text_of};
 use serde_json::json;
+use std::collections::BTreeSet;
 
 /// Calls that are answered at once.
 const AT_ONCE: usize = 32;
@@ -52,6 +53,12 @@ pub fn run(settings: &Settings, args: &Args) -> Result<Exit> {
         output::stderr("\r\x1b[K");
     }
     let found = drift(&policy.reference, &observed, PERMUTATIONS, args.seed);
+    // The reference's rows are no two alike; neither are these.
+    let mut known = BTreeSet::new();
+    let embedded = calls.asked.iter().map(|call| embedding(&text_of(&call.messages)));
+    let embedded: Vec<String> = embedded.filter(|embedding| known.insert(embedding.clone())).collect();
+    let messages: Vec<String> = spread(embedded.len()).map(|i| embedded[i].clone()).collect();
+    let found = found.and_messages(&policy.reference, &messages, PERMUTATIONS, args.seed);
     if settings.json {
         let mut value = serde_json::to_value(&found)?;
         value["calls"] = json!(calls.seen);
@@ -91,6 +98,7 @@ fn text(policy: &Policy, found: &Drift, calls: &Calls, unanswered: u64, redactio
     line("scores, PSI", &found.score_psi);
     line("scores, largest distance", &found.score_ks);
     line("answers, PSI", &found.answer_psi);
+    line("messages, MMD²", &found.messages_mmd);
     out.push_str(&format!(
         "  {:<26} {} of {}\n",
         "not valid",
