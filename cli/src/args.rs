@@ -4,12 +4,14 @@ mod artifact;
 pub mod capture;
 mod keys;
 mod review;
+mod shadow;
 mod students;
 mod traces;
 
 pub use artifact::{ArtifactArgs, Drift, Export, Form, OWN_KEY, Promote, Reproduce, Score, Serve, Verify};
 pub use keys::{Keys, KeysVerb};
 pub use review::{Part, Review, Tool};
+pub use shadow::Shadow;
 pub use students::{Carve, Teach};
 pub use traces::{Audit, Import, ReadingArgs};
 
@@ -261,6 +263,15 @@ Example:
 The artifact answers a draw of the new calls, redacted as in training, and its answers are held against the reference in
 policy.json. Exit code 0: stable, or to be watched; 4: drifted; 7: too few rows to say.")]
     Drift(Drift),
+    /// Have two artifacts answer the same recorded calls: where they differ, what a rollout needs
+    #[command(after_help = "\
+Example:
+  limbeck shadow router/production router/staging --traces calls.jsonl
+  limbeck shadow runs/a/package runs/b/package --traces logs/ --data runs/b --prices prices.toml --json
+
+A is what serves, B what would take its place. Each call is asked of both, redacted as in A's training, and timed alone. With
+--data, answers to reviewed test rows are also right or wrong.")]
+    Shadow(Shadow),
     /// Show every value of a recipe and where it comes from
     #[command(after_help = "\
 Example:

@@ -12,6 +12,7 @@ mod output;
 mod prices;
 mod progress;
 mod queue;
+mod replay;
 mod scratch;
 mod serve;
 mod settings;
@@ -69,6 +70,7 @@ fn dispatch(settings: &Settings, verb: Verb) -> Result<Exit> {
         Verb::Reproduce(args) => verbs::reproduce::reproduce(settings, &args),
         Verb::Export(args) => verbs::export::export(settings, &args),
         Verb::Drift(args) => verbs::drift::run(settings, &args),
+        Verb::Shadow(args) => verbs::shadow::run(settings, &args),
         Verb::Explain(args) => verbs::explain::explain(settings, &args),
         Verb::Data(args) => verbs::data::data(settings, &args.verb),
         Verb::Gguf(args) => verbs::gguf::gguf(settings, &args.verb),

@@ -6,7 +6,7 @@ use crate::floor::{self, FloorRow, LinearFloor, text_of};
 use crate::metrics::{Prediction, Said, Tokens, argmax};
 use crate::predictions::{self, Kept};
 use crate::report::Fact;
-use crate::written;
+use crate::{scored, written};
 use limbeck_artifact::dataset::{Example, Message};
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
 use limbeck_artifact::event::{Emit, EventKind};
@@ -20,7 +20,21 @@ pub trait Answerer {
     /// Returns one probability a label, in the plan's order, summing to 1. An empty vector says "no valid answer",
     /// which counts as wrong and as invalid; an error ends the evaluation.
     fn answer(&mut self, messages: &[Message]) -> Result<Vec<f32>, AnswerError>;
+
+    /// Answers many prompts, in their order, each as [`Answerer::answer`] answers it; tells `done` how many there are, bit by bit.
+    /// One by one where nothing better is known.
+    fn answer_all(&mut self, asked: &[&[Message]], done: &mut dyn FnMut(usize)) -> Vec<PosteriorOrNot> {
+        let one = |messages: &&[Message]| {
+            let posterior = self.answer(messages);
+            done(1);
+            posterior
+        };
+        asked.iter().map(one).collect()
+    }
 }
+
+/// A posterior, or why there is none.
+pub type PosteriorOrNot = Result<Vec<f32>, AnswerError>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -185,6 +199,19 @@ pub(crate) struct Questions<'a> {
     pub test: Vec<&'a Example>,
 }
 
+impl<'a> Questions<'a> {
+    /// The same with more rows behind the calibration split's, where no clock is beside them.
+    pub fn and(&self, more: impl Iterator<Item = &'a Example>) -> Questions<'a> {
+        Questions {
+            labels: self.labels,
+            schema: self.schema,
+            train: self.train.clone(),
+            calibration: self.calibration.iter().copied().chain(more).collect(),
+            test: self.test.clone(),
+        }
+    }
+}
+
 /// Predictions in the order of the questions.
 pub(crate) struct Answers {
     pub calibration: Vec<Prediction>,
@@ -213,15 +240,11 @@ pub(crate) fn run(arm: Arm<'_>, questions: &Questions<'_>, dir: &Path, emit: &dy
             facts: Vec::new(),
             test: questions.test.iter().map(|row| recorded_answer(row, labels, questions.schema.is_some())).collect(),
         },
-        Source::LinearFloor => {
-            let mut floor = train_floor(questions);
-            let mut one = |row: &Example| ask(&arm.name, &mut floor, row, labels.len());
-            ask_all(&mut one, calibration, questions, &progress)?
-        }
+        Source::LinearFloor => ask_each(&arm.name, &mut train_floor(questions), calibration, questions, &progress)?,
         Source::Model(open) => {
             let mut model = open().map_err(|source| EvalError::Open { arm: arm.name.clone(), source })?;
-            let mut one = |row: &Example| ask(&arm.name, model.as_mut(), row, labels.len());
-            ask_all(&mut one, calibration, questions, &progress)?
+            let splits = [calibration, &questions.test];
+            scored::answers(&arm.name, model.as_mut(), splits, labels.len(), &progress, emit)?
         }
         Source::Writer(open) => {
             let mut writer = open().map_err(|source| EvalError::Open { arm: arm.name.clone(), source })?;
@@ -238,12 +261,15 @@ pub(crate) fn run(arm: Arm<'_>, questions: &Questions<'_>, dir: &Path, emit: &dy
     Ok(Answers { calibration: kept.calibration, test: kept.test, facts: kept.facts })
 }
 
-fn ask_all(
-    one: &mut dyn FnMut(&Example) -> Result<Prediction, EvalError>,
+/// One by one: each call is timed.
+fn ask_each(
+    arm: &str,
+    model: &mut dyn Answerer,
     calibration: &[&Example],
     questions: &Questions<'_>,
     progress: &dyn Fn(usize),
 ) -> Result<Answers, EvalError> {
+    let mut one = |row: &Example| ask(arm, model, row, questions.labels.len());
     // The first call pays for lazy set-up; it is not a latency anyone will see in service.
     if let Some(first) = calibration.first().or(questions.test.first()) {
         one(first)?;
@@ -304,21 +330,28 @@ fn responses(
     Ok(Answers { calibration: calibration_answers, test, facts: respondent.facts() })
 }
 
-fn ask(arm: &str, model: &mut dyn Answerer, row: &Example, labels: usize) -> Result<Prediction, EvalError> {
+pub(crate) fn ask(arm: &str, model: &mut dyn Answerer, row: &Example, labels: usize) -> Result<Prediction, EvalError> {
     let begun = Instant::now();
     let answer = model.answer(&row.messages);
     let elapsed_ms = begun.elapsed().as_secs_f64() * 1e3;
-    let posterior = answer.map_err(|source| EvalError::Answer { arm: arm.to_owned(), row: row.id.clone(), source })?;
-    check_posterior(&posterior, labels).map_err(|what| EvalError::Posterior {
-        arm: arm.to_owned(),
-        row: row.id.clone(),
-        what,
-    })?;
+    Ok(Prediction { latency_ms: Some(microseconds(elapsed_ms)), ..prediction(arm, row, answer, labels)? })
+}
+
+/// What a model makes of a row, not timed.
+pub(crate) fn prediction(
+    arm: &str,
+    row: &Example,
+    answer: PosteriorOrNot,
+    labels: usize,
+) -> Result<Prediction, EvalError> {
+    let (arm, id) = (arm.to_owned(), row.id.clone());
+    let posterior = answer.map_err(|source| EvalError::Answer { arm: arm.clone(), row: id.clone(), source })?;
+    check_posterior(&posterior, labels).map_err(|what| EvalError::Posterior { arm, row: id, what })?;
     Ok(Prediction {
         row: row.id.clone(),
         label: argmax(&posterior),
         posterior: (!posterior.is_empty()).then_some(posterior),
-        latency_ms: Some(microseconds(elapsed_ms)),
+        latency_ms: None,
         said: None,
         tokens: None,
     })

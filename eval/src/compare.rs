@@ -5,6 +5,7 @@ use crate::bootstrap::cluster_difference;
 use crate::error::EvalError;
 use crate::extraction::normalised;
 use crate::floor::text_of;
+use crate::looks;
 use crate::metrics::{Latency, latency};
 use crate::predictions;
 use crate::report::Report;
@@ -26,6 +27,8 @@ pub struct Answered {
     pub name: String,
     pub rows: BTreeMap<String, AnsweredRow>,
     times_ms: Vec<f64>,
+    /// Digest of the test rows, and how many candidates they have judged by now.
+    judged: Option<(String, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -72,6 +75,12 @@ pub struct Compared {
     /// When whole groups are drawn; None where every row is a group.
     pub cluster_interval: Option<Interval>,
     pub p_mcnemar: f64,
+    /// Where both were judged on the same test split: the candidates that it has judged by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidates: Option<u64>,
+    /// Of more than two candidates: McNemar's p times the number of pairs of them (Bonferroni).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p_of_all_pairs: Option<f64>,
     /// Share of the rows that both answer alike.
     pub agreement: f64,
     pub first_latency: Option<Latency>,
@@ -122,7 +131,15 @@ impl Answered {
             };
             rows.insert(row.id.clone(), answered);
         }
-        Ok(Answered { name: format!("{} {} ({})", report.name, report.version, report.candidate), rows, times_ms })
+        let judged = match (&report.test.looks, run.canonicalize().ok().as_deref().and_then(Path::parent)) {
+            (Some(looks), Some(runs)) => {
+                let seen = looks::seen(&runs.join(looks::FOLDER), &looks.test)?.len() as u64;
+                Some((looks.test.clone(), seen.max(looks.candidates)))
+            }
+            _ => None,
+        };
+        let name = format!("{} {} ({})", report.name, report.version, report.candidate);
+        Ok(Answered { name, rows, times_ms, judged })
     }
 
     /// Fields as they are compared; None where they are not valid.
@@ -133,7 +150,7 @@ impl Answered {
 
     /// Made by hand, for what was not run here.
     pub fn new(name: &str, rows: BTreeMap<String, AnsweredRow>, times_ms: Vec<f64>) -> Answered {
-        Answered { name: name.to_owned(), rows, times_ms }
+        Answered { name: name.to_owned(), rows, times_ms, judged: None }
     }
 }
 
@@ -166,6 +183,11 @@ pub fn compare(first: &Answered, second: &Answered, confidence: f64, seed: u64) 
             })
             .collect()
     };
+    let candidates = match (&first.judged, &second.judged) {
+        (Some((test, a)), Some((other, b))) if test == other => Some(*a.max(b)),
+        _ => None,
+    };
+    let pairs = candidates.map(|n| n as f64 * (n as f64 - 1.0) / 2.0);
     Some(Compared {
         first: first.name.clone(),
         second: second.name.clone(),
@@ -181,6 +203,8 @@ pub fn compare(first: &Answered, second: &Answered, confidence: f64, seed: u64) 
             .then(|| cluster_difference(&second_right, &first_right, &groups, confidence, RESAMPLES, seed))
             .flatten(),
         p_mcnemar: mcnemar_exact(pair),
+        candidates,
+        p_of_all_pairs: pairs.filter(|pairs| *pairs > 1.0).map(|pairs| (mcnemar_exact(pair) * pairs).min(1.0)),
         agreement: both.iter().filter(|(_, first, second)| first.answer == second.answer).count() as f64 / n as f64,
         first_latency: latency(&first.times_ms),
         second_latency: latency(&second.times_ms),
@@ -217,5 +241,22 @@ mod tests {
         assert!(compared.cluster_interval.is_some() && compared.interval.low < -0.25);
         assert!((compared.p_mcnemar - 1.0).abs() < 1e-12);
         assert_eq!(compare(&first, &answered("c", &[(50, "yes")]), 0.95, 1), None);
+    }
+
+    #[test]
+    fn a_pair_out_of_many_is_told_apart_with_less_ease() {
+        let all: Vec<(u32, &str)> = (0..20).map(|i| (i, "yes")).collect();
+        let most: Vec<(u32, &str)> = (0..20).map(|i| (i, if i < 8 { "no" } else { "yes" })).collect();
+        let of = |judged: [Option<(&str, u64)>; 2]| {
+            let [a, b] = judged.map(|judged| judged.map(|(test, n)| (test.to_owned(), n)));
+            let (first, second) = (answered("a", &most), answered("b", &all));
+            let (first, second) = (Answered { judged: a, ..first }, Answered { judged: b, ..second });
+            let compared = compare(&first, &second, 0.95, 1).unwrap();
+            (compared.candidates, compared.p_of_all_pairs.map(|p| p / compared.p_mcnemar))
+        };
+        assert_eq!(of([None, None]), (None, None));
+        assert_eq!(of([Some(("t", 2)), Some(("t", 2))]), (Some(2), None));
+        assert_eq!(of([Some(("t", 4)), Some(("t", 3))]), (Some(4), Some(6.0)));
+        assert_eq!(of([Some(("t", 4)), Some(("u", 4))]), (None, None), "other rows");
     }
 }

@@ -2,6 +2,7 @@
 //! Population stability (PSI) of scores and of answers and the Kolmogorov–Smirnov distance of scores, each with a p value by
 //! permutation; how the labels have shifted, if only they have (BBSE, Lipton et al. 2018); a verdict and what to do.
 
+use crate::mmd::mmd;
 use crate::policy::Reference;
 use crate::rng::SplitMix64;
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,9 @@ pub struct Drift {
     pub score_ks: Option<Tested>,
     /// PSI of the answers, invalid ones included; where answers are fields, of valid and invalid ones.
     pub answer_psi: Option<Tested>,
+    /// MMD² of the messages' embeddings; None where the reference, or who asks, has none.
+    #[serde(default)]
+    pub messages_mmd: Option<Tested>,
     pub invalid_before: f64,
     pub invalid_now: f64,
     /// Labels by how much more or less they are asked for, most first.
@@ -145,6 +149,7 @@ pub fn drift(reference: &Reference, rows: &[Observed], permutations: u32, seed: 
         score_psi,
         score_ks,
         answer_psi,
+        messages_mmd: None,
         invalid_before,
         invalid_now,
         advice: advice(verdict, &shifts, expected.zip(accuracy), rows.len()),
@@ -152,6 +157,24 @@ pub fn drift(reference: &Reference, rows: &[Observed], permutations: u32, seed: 
         no_shifts,
         expected_accuracy: expected,
         accuracy_before: accuracy,
+    }
+}
+
+impl Drift {
+    /// Holds the messages themselves against the reference's, too. Messages that are others than before are something to watch,
+    /// not yet a harm: scores and answers say whether there is one.
+    pub fn and_messages(mut self, reference: &Reference, now: &[String], permutations: u32, seed: u64) -> Drift {
+        self.messages_mmd = mmd(&reference.messages, now, permutations, seed ^ 2);
+        let moved = self.messages_mmd.is_some_and(|tested| tested.p <= SIGNIFICANT);
+        if moved && self.verdict != DriftVerdict::TooFew {
+            if self.verdict == DriftVerdict::Stable {
+                self.verdict = DriftVerdict::Watch;
+                self.advice = advice(self.verdict, &[], None, self.rows as usize);
+            }
+            self.advice
+                .push("The messages are others than those it was measured on: read a draw of the new ones.".to_owned());
+        }
+        self
     }
 }
 

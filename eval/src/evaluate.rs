@@ -9,10 +9,12 @@ use crate::cost::{PriceTable, Usage, recorded_cost, self_hosted_cost, token_cost
 use crate::error::EvalError;
 use crate::escalation::Target;
 use crate::extraction::score_fields;
-use crate::gates::{Evidence, Gate, GateResult, REPEATS, Verdict, decide, stability};
+use crate::gates::{Evidence, Gate, GateResult, REPEATS, Rule, Verdict, decide, stability};
 use crate::judge::Judge;
+use crate::looks::{self, Look};
 use crate::metrics::{Prediction, latency, score, score_answers};
 use crate::mistakes::mistakes;
+use crate::planted::plant;
 use crate::policy;
 use crate::report::{ArmResult, Calibration, Fact, Lineage, Report, SCHEMA, TestRows};
 use crate::routing::route;
@@ -53,6 +55,8 @@ pub struct EvalPlan {
     pub bootstrap_resamples: u32,
     pub seed: u64,
     pub prices: Option<PriceTable>,
+    /// Where it is counted that the test split judges this candidate; None where nobody counts.
+    pub look: Option<Look>,
     /// The run's eval folder; predictions go to `predictions/` in it.
     pub dir: PathBuf,
     /// Facts about what was made, for the report.
@@ -142,10 +146,17 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
     let dir = plan.dir.join("predictions");
     let (mut results, mut answers) = (Vec::new(), BTreeMap::<String, Answers>::new());
     let mut likeness = Likeness::new();
+    let (planted, mut planted_answers) = (plant(&plan.gates, &questions, &gold, plan.seed), Vec::new());
     for arm in arms {
         let (name, title, kind, priced_as) = (arm.name.clone(), arm.title.clone(), arm.kind(), arm.priced_as());
-        let mut given = arms::run(arm, &questions, &dir, emit)?;
+        let canaries = arm.name == plan.candidate && arm.calibrate && !planted.is_empty();
+        let with_canaries = canaries.then(|| questions.and(planted.iter().map(|planted| &planted.example)));
+        let mut given = arms::run(arm, with_canaries.as_ref().unwrap_or(&questions), &dir, emit)?;
         judge.mark(&mut given);
+        if canaries {
+            let answers = given.calibration.split_off(questions.calibration.len());
+            planted_answers = planted.iter().zip(answers).map(|(planted, answer)| planted.answered(answer)).collect();
+        }
         let kind = (kind, priced_as.as_deref());
         likeness.extend(judge.likeness(&gold, &given.test));
         let result = measure(plan, &judge, &likeness, &name, title, kind, &given, &questions, &gold, &calibration_gold);
@@ -167,8 +178,12 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
         name: &|number| judge.name(number),
         labels: plan.fields.is_none(),
         confidence: 1.0 - plan.risk.alpha,
+        seed: plan.seed,
     };
     let (slices, slice_rows) = (slices::find(&material), slices::rows_by(&material));
+    // Counted before anybody learns of the verdict: a look can't be taken back.
+    let test_digest = looks::digest(&questions.test);
+    let mut looks = plan.look.as_ref().map(|look| looks::count(look, &test_digest)).transpose()?;
     let gates: Vec<_> = {
         let evidence = Evidence {
             labels: &plan.labels,
@@ -183,12 +198,18 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
             routing: routing.as_ref(),
             fallback: &plan.fallback,
             slices: &slice_rows,
+            planted: &planted_answers,
         };
         let groups: Vec<&str> = questions.test.iter().map(|row| row.group.as_str()).collect();
         let decided = |gate: &Gate| {
             let result = decide(gate, &evidence);
             GateResult { stability: stability(gate, result.verdict, &evidence, &groups, REPEATS), ..result }
         };
+        if let Some(looks) = looks.as_mut().filter(|looks| looks.candidates > 1 && !plan.gates.is_empty()) {
+            let alpha = plan.risk.alpha / looks.candidates as f64;
+            let stricter = Evidence { risk: Risk { alpha, ..plan.risk }, ..evidence.clone() };
+            looks.corrected = Some(Verdict::overall(plan.gates.iter().map(|gate| decide(gate, &stricter).verdict)));
+        }
         plan.gates.iter().map(decided).collect()
     };
     for gate in &gates {
@@ -219,6 +240,7 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
             groups: groups.len() as u64,
             unreviewed,
             confidence: 1.0 - plan.risk.alpha,
+            looks,
         },
         comparisons: compare(plan, &results, &answers, &gold, &questions),
         slices: Some(slices),
@@ -264,6 +286,10 @@ fn check(plan: &EvalPlan, arms: &[Arm<'_>]) -> Result<(), EvalError> {
         return refuse(problem, "correct it in [eval.escalation]");
     }
     for gate in &plan.gates {
+        if plan.fields.is_none() && matches!(gate.rule, Rule::PiiCanary { .. }) {
+            let what = format!("gate `{}`: answers are labels, and no secret can come out in one", gate.name);
+            return refuse(what, "leave the gate out, or ask for kind = \"injection_canary\"");
+        }
         if let Some(problem) = gate.rule.problem() {
             return refuse(format!("gate `{}`: {problem}", gate.name), "correct it in [[eval.gate]]");
         }

@@ -16,26 +16,33 @@ mod extraction;
 mod floor;
 mod gates;
 mod judge;
+mod kmeans;
+pub mod looks;
 mod metrics;
 mod mistakes;
+mod mmd;
 mod model_card;
 pub mod multiple;
+mod planted;
 mod policy;
 mod predictions;
 mod ranking;
 mod report;
 mod rng;
+mod rollout;
 mod routing;
 mod said;
+mod scored;
 mod self_check;
 mod slices;
 mod special;
 pub mod statistics;
 mod texts;
+mod timed;
 mod words;
 mod written;
 
-pub use arms::{AnswerWriter, Answerer, Arm, ArmKind, Respondent, Response, SaidOrNot};
+pub use arms::{AnswerWriter, Answerer, Arm, ArmKind, PosteriorOrNot, Respondent, Response, SaidOrNot};
 pub use bootstrap::{BootstrapBounds, cluster_difference, macro_f1_bounds};
 pub use calibration::{
     BINS, Bin, CalibrationScores, RiskPoint, Served, aurc, calibrated, calibrated_scores, calibration_scores,
@@ -58,6 +65,7 @@ pub use gates::{Evidence, Gate, GateResult, Metric, Rule, Stability, Verdict, de
 pub use metrics::{
     ClassScore, Confusion, Latency, Prediction, Said, Scores, Tokens, argmax, latency, score, score_answers,
 };
+pub use mmd::{embedding, mmd, spread};
 pub use model_card::{CardPlan, model_card};
 pub use policy::{CalibrationPolicy, Policy, PolicyBand, Promise, Reference, Score, Validity};
 pub use ranking::{ndcg, recall_at};
@@ -66,6 +74,7 @@ pub use report::{
     junit, render_html, terminal_summary,
 };
 pub use rng::SplitMix64;
+pub use rollout::{RolloutStep, SHARES, rollout};
 pub use self_check::{Claim, Effort, Figure, self_check};
 pub use slices::{By, Confused, Slice, SliceExample, Slices, p_worse};
 pub use special::{normal_cdf, normal_quantile};

@@ -8,7 +8,10 @@ use crate::calibrator::Calibrator;
 use crate::error::EvalError;
 use crate::escalation::{Action, scored};
 use crate::evaluate::EvalPlan;
+use crate::floor::text_of;
+use crate::mmd;
 use crate::report::Report;
+use limbeck_artifact::dataset::Example;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -123,6 +126,9 @@ pub struct Reference {
     pub invalid: u64,
     /// `confusion[truth][answer]` over labels, in rows.
     pub confusion: Vec<Vec<u64>>,
+    /// Embeddings of some messages, 64 bytes each in hexadecimal (`limbeck drift`); empty in policies of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<String>,
 }
 
 impl Policy {
@@ -221,7 +227,7 @@ pub(crate) fn make(
             },
             recertify_by,
         },
-        reference: reference(report, candidate, gold)?,
+        reference: reference(report, candidate, &questions.test, gold)?,
     })
 }
 
@@ -232,7 +238,7 @@ fn own_bands(served: &Served) -> Vec<PolicyBand> {
     ]
 }
 
-fn reference(report: &Report, candidate: &Answers, gold: &[usize]) -> Option<Reference> {
+fn reference(report: &Report, candidate: &Answers, test: &[&Example], gold: &[usize]) -> Option<Reference> {
     let mut scores: Vec<f64> = scored(&candidate.test, gold)?.iter().filter_map(|row| row.score).collect();
     scores.sort_by(f64::total_cmp);
     let kept = scores.len().min(REFERENCE_SCORES);
@@ -246,6 +252,7 @@ fn reference(report: &Report, candidate: &Answers, gold: &[usize]) -> Option<Ref
         answers: (0..confusion.counts.len()).map(|label| confusion.predicted(label)).collect(),
         invalid: report.candidate_arm()?.scores.invalid,
         confusion: confusion.counts.clone(),
+        messages: mmd::spread(test.len()).map(|row| mmd::embedding(&text_of(&test[row].messages))).collect(),
     })
 }
 

@@ -1,5 +1,6 @@
 //! Predictions on disk, one JSONL file an arm: a header with the key of what they were made from, then a line a row.
-//! Written whole or not at all; a file that does not fit the questions is as good as none.
+//! Written whole or not at all; a file that does not fit the questions is as good as none. Rows with a canary in them
+//! stand behind the calibration split's.
 
 use crate::error::EvalError;
 use crate::metrics::Prediction;

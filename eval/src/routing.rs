@@ -115,12 +115,13 @@ fn certificate(
     Some(Certified { certificate, review_below, bands, test })
 }
 
-/// Times of calls of which the escalated ones wait for both, row by row, where both were timed.
+/// Times of calls of which the escalated ones wait for both, row by row, of the rows that the candidate was timed on: all, or a
+/// random draw. None where an escalated one of them was not timed at the frontier.
 fn blended(candidate: &Answers, frontier: &Answers, serves: &[bool]) -> Option<Latency> {
     let rows = candidate.test.iter().zip(&frontier.test).zip(serves);
-    let times = rows.map(|((own, frontier), serves)| {
+    let times = rows.filter_map(|((own, frontier), serves)| {
         let escalated = if *serves { Some(0.0) } else { frontier.latency_ms };
-        Some(own.latency_ms? + escalated?)
+        own.latency_ms.map(|own| Some(own + escalated?))
     });
     latency(&times.collect::<Option<Vec<f64>>>()?)
 }

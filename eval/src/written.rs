@@ -1,21 +1,15 @@
 //! What an arm writes: all rows at once, which is how fast it can be, and some again one by one with a clock beside it, which is
 //! how long a call takes.
 
-use crate::arms::{AnswerWriter, Answers, microseconds};
+use crate::arms::{AnswerWriter, Answers};
 use crate::error::{AnswerError, EvalError};
 use crate::metrics::{Prediction, Said};
-use crate::rng::SplitMix64;
+use crate::timed;
 use limbeck_artifact::dataset::{Example, Message};
 use limbeck_artifact::event::{Emit, EventKind};
-use std::time::{Duration, Instant};
 
 /// Rows whose prompts are held at once.
 const ROWS: usize = 1024;
-/// Test rows that are timed, drawn at random: enough for a 95th percentile and its gate. A slow arm is timed for a minute.
-const TIMED: usize = 100;
-const AT_LEAST: usize = 10;
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// Answers `[calibration, test]`. The latencies are those of single calls; a row that was not timed has none.
 pub(crate) fn answers(
     arm: &str,
@@ -81,26 +75,18 @@ fn time_some(
     said: &mut [Said],
     emit: &dyn Emit,
 ) -> Result<Vec<(usize, f64)>, EvalError> {
-    let (mut times, mut others) = (Vec::with_capacity(TIMED), 0u64);
-    let mut rng = SplitMix64::new(0);
-    let mut order: Vec<usize> = (0..test.len()).collect();
-    order.sort_by_cached_key(|_| rng.next_u64());
-    let since = Instant::now();
-    for at in order.into_iter().take(TIMED) {
-        if times.len() >= AT_LEAST && since.elapsed() > PATIENCE {
-            break;
-        }
-        let row = test[at];
-        let begun = Instant::now();
-        let alone = writer.write(&row.messages);
-        let elapsed_ms = begun.elapsed().as_secs_f64() * 1e3;
-        let alone = alone.map_err(|source| EvalError::Answer { arm: arm.to_owned(), row: row.id.clone(), source })?;
-        others += u64::from(alone.text != said[at].text);
+    let (mut times, mut others) = (Vec::new(), 0);
+    let ask = |row: &Example| writer.write(&row.messages);
+    let calls = timed::some(test, ask, |at, alone, latency_ms| {
+        let failed = |source| EvalError::Answer { arm: arm.to_owned(), row: test[at].id.clone(), source };
+        let alone = alone.map_err(failed)?;
+        others += usize::from(alone.text != said[at].text);
         said[at] = alone;
-        times.push((at, microseconds(elapsed_ms)));
-    }
+        times.push((at, latency_ms));
+        Ok(())
+    })?;
     if others > 0 {
-        let text = format!("arm {arm}: {others} of {} answers read otherwise when written one by one", times.len());
+        let text = format!("arm {arm}: {others} of {calls} answers read otherwise when written one by one");
         emit.emit(EventKind::Warning { text });
     }
     Ok(times)

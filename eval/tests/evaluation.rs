@@ -5,12 +5,16 @@
 
 mod support;
 
+use limbeck_artifact::dataset::Message;
 use limbeck_artifact::event::{EventKind, Silent};
+use limbeck_eval::looks::Look;
+use limbeck_eval::statistics::Risk;
 use limbeck_eval::{
-    AnswerError, Answerer, Arm, CardPlan, EvalError, EvalPlan, Gate, Report, Rule, Verdict, evaluate, junit,
-    model_card, render_html, terminal_summary,
+    AnswerError, Answerer, Arm, CardPlan, EvalError, EvalPlan, Gate, PosteriorOrNot, Report, Rule, Verdict, evaluate,
+    junit, model_card, render_html, terminal_summary,
 };
 use std::cell::Cell;
+use std::path::Path;
 use std::sync::Mutex;
 use support::{Data, Model, plan};
 
@@ -44,8 +48,11 @@ fn all_arms_answer_and_the_gates_decide() {
         report.arms.iter().map(|arm| arm.name.as_str()).collect::<Vec<_>>(),
         ["frontier", "base", "floor", "tuned", "q8_0"]
     );
-    // Three models, 150 + 300 rows each, and a warm-up call.
-    assert_eq!(asked.get(), 3 * 451);
+    // Three models, 150 + 300 rows each, and 100 single calls with a clock beside them.
+    assert_eq!(asked.get(), 3 * 550);
+    let calls = |name: &str| report.arm(name).unwrap().latency.as_ref().unwrap().calls;
+    assert_eq!([calls("q8_0"), calls("tuned"), calls("floor")], [100, 100, 300]);
+    assert!(report.notes.iter().any(|note| note.contains("100 of the 300 test rows were asked one by one")));
     let accuracy = |name: &str| report.arm(name).unwrap().scores.accuracy;
     assert!(accuracy("floor") > 0.7, "the floor learns: {}", accuracy("floor"));
     assert!(accuracy("base") < 0.3);
@@ -95,7 +102,7 @@ fn finished_arms_are_not_asked_again_and_the_report_stays_the_same_bytes() {
 
     // Another file behind the candidate: only the candidate is asked again.
     evaluate(&plan, arms(&asked, "another file"), data.rows(), &Silent).unwrap();
-    assert_eq!(asked.get(), 60 + 120 + 1);
+    assert_eq!(asked.get(), 60 + 120 + 100);
 
     // A torn predictions file counts as none.
     let torn = dir.path().join("predictions/base.jsonl");
@@ -103,7 +110,84 @@ fn finished_arms_are_not_asked_again_and_the_report_stays_the_same_bytes() {
     std::fs::write(&torn, &text[..text.len() / 2]).unwrap();
     asked.set(0);
     evaluate(&plan, arms(&asked, "another file"), data.rows(), &Silent).unwrap();
-    assert_eq!(asked.get(), 60 + 120 + 1);
+    assert_eq!(asked.get(), 60 + 120 + 100);
+}
+
+/// Answers many at once, and keeps how many those were.
+struct Together<'a>(Model<'a>, &'a Cell<usize>);
+
+impl Answerer for Together<'_> {
+    fn answer(&mut self, messages: &[Message]) -> Result<Vec<f32>, AnswerError> {
+        self.0.answer(messages)
+    }
+
+    fn answer_all(&mut self, asked: &[&[Message]], done: &mut dyn FnMut(usize)) -> Vec<PosteriorOrNot> {
+        self.1.set(asked.len());
+        done(asked.len());
+        asked.iter().map(|messages| self.0.answer(messages)).collect()
+    }
+}
+
+#[test]
+fn rows_that_are_scored_together_get_the_answers_that_they_get_alone() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(120));
+    let (asked, most) = (Cell::new(0), Cell::new(0));
+    let with = |together: bool, dir: &Path| {
+        let (asked, most) = (&asked, &most);
+        let model = move || Model { accuracy: 0.9, seed: 5, asked };
+        let arm = match together {
+            true => {
+                Arm::model("q8_0", "together", "k", move || Ok(Box::new(Together(model(), most)) as Box<dyn Answerer>))
+            }
+            false => Arm::model("q8_0", "alone", "k", move || Ok(Box::new(model()) as Box<dyn Answerer>)),
+        };
+        let plan = EvalPlan { gates: Vec::new(), frontier: None, ..plan(dir) };
+        let mut report = evaluate(&plan, vec![arm], data.rows(), &Silent).unwrap();
+        report.arms[0].latency = None;
+        report.arms[0].cost = None;
+        report.arms[0].title = String::new();
+        report.routing = None;
+        report.policy = None;
+        report
+    };
+    let together = with(true, dir.path());
+    assert_eq!((most.get(), asked.get()), (180, 280));
+    let other = tempfile::tempdir().unwrap();
+    let alone = with(false, other.path());
+    assert_eq!(
+        together.to_json().unwrap(),
+        alone.to_json().unwrap(),
+        "what is answered does not depend on how it is asked"
+    );
+}
+
+#[test]
+fn a_test_split_remembers_the_candidates_that_it_judged() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(300));
+    let judge = |candidate: &str, run_dir: &str| {
+        let look = Look {
+            store: dir.path().join(".looks"),
+            candidate: candidate.to_owned(),
+            run: run_dir.to_owned(),
+            at: "2026-11-22T00:00:00.000Z".to_owned(),
+        };
+        let plan = EvalPlan { look: Some(look), ..plan(&dir.path().join(run_dir)) };
+        (run(&plan, &data), plan)
+    };
+    let (first, _) = judge("aa", "one");
+    let looks = first.test.looks.clone().unwrap();
+    assert_eq!((looks.candidates, looks.number, looks.corrected), (1, 1, None));
+    assert!(terminal_summary(&first).contains("This test split has judged one candidate, this one."));
+    let (again, plan) = judge("aa", "one");
+    assert_eq!(again.to_json().unwrap(), first.to_json().unwrap(), "the same bytes are judged once");
+    let (second, _) = judge("bb", "two");
+    let looks = second.test.looks.clone().unwrap();
+    assert_eq!((looks.candidates, looks.number), (2, 2));
+    // What passes at 5 % may be undecided at 2.5 %: the correction is what the gates say at that level.
+    let strict = EvalPlan { look: None, risk: Risk { alpha: plan.risk.alpha / 2.0, ..plan.risk }, ..plan };
+    assert_eq!(looks.corrected, Some(run(&strict, &data).verdict));
+    assert!(terminal_summary(&second).contains("has judged 2 candidates, this one as number 2"));
+    assert!(render_html(&second).unwrap().contains("has judged 2 candidates, this one as number 2"));
 }
 
 #[test]
@@ -159,7 +243,7 @@ fn plans_that_cannot_be_met_are_refused_with_a_hint() {
 struct Broken(Vec<f32>);
 
 impl Answerer for Broken {
-    fn answer(&mut self, _: &[limbeck_artifact::dataset::Message]) -> Result<Vec<f32>, AnswerError> {
+    fn answer(&mut self, _: &[Message]) -> Result<Vec<f32>, AnswerError> {
         if self.0.len() == 1 { Err("out of memory".into()) } else { Ok(self.0.clone()) }
     }
 }

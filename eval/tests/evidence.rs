@@ -212,6 +212,7 @@ fn decided(rule: Rule, right: &[bool], other: &[bool]) -> GateResult {
         routing: None,
         fallback: &[],
         slices: &BTreeMap::new(),
+        planted: &[],
     };
     decide(&Gate { name: "gate".into(), rule }, &evidence)
 }
@@ -242,6 +243,7 @@ fn steady(rule: Rule, right: &[bool], size: usize) -> Stability {
         routing: None,
         fallback: &[],
         slices: &BTreeMap::new(),
+        planted: &[],
     };
     let names: Vec<String> = (0..right.len()).map(|i| format!("customer {}", i / size)).collect();
     let groups: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -371,6 +373,7 @@ fn of_posteriors(max_kl: f64, rows: usize, sure: impl Fn(usize) -> Option<f32>) 
         routing: None,
         fallback: &[],
         slices: &slices,
+        planted: &[],
     };
     let rule = Rule::Quantization {
         against: "tuned".into(),
@@ -477,6 +480,7 @@ fn a_cell_counts_one_mistake_of_one_label() {
             routing: None,
             fallback: &[],
             slices: &BTreeMap::new(),
+            planted: &[],
         };
         decide(&Gate { name: "cell".into(), rule }, &evidence)
     };

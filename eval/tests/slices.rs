@@ -114,7 +114,10 @@ fn a_planted_failure_is_found_with_examples_and_a_remedy() {
     let worse: Vec<&str> = slices.slices.iter().filter(|s| s.worse).map(|s| s.name.as_str()).collect();
     assert!(worse.contains(&"exchange_rate") && worse.contains(&"says “exchange”"), "{worse:?}");
     assert!(slices.slices.iter().filter(|s| s.by == By::Time).all(|s| !s.worse), "months are all alike");
-    assert!(slices.slices.iter().all(|s| s.rows >= 30) && slices.too_small > 0, "customers have two rows each");
+    assert!(
+        slices.slices.iter().all(|s| s.rows >= if s.by == By::Cluster { 15 } else { 30 }) && slices.too_small > 0,
+        "customers have two rows each"
+    );
     let class = slices.slices.iter().find(|s| s.name == "exchange_rate").unwrap();
     assert_eq!((class.wrong, class.error, class.examples.len()), (class.rows, 1.0, 3));
     assert!(class.remedy.contains("training"), "{}", class.remedy);
@@ -138,6 +141,37 @@ fn a_planted_failure_is_found_with_examples_and_a_remedy() {
     let by_group = versus.cluster_interval.unwrap();
     assert!(by_group.low < versus.difference && versus.difference < by_group.high);
     assert_eq!(versus.p_holm, Some(versus.p_mcnemar), "one rival needs no adjustment");
+}
+
+#[test]
+fn what_mistakes_have_in_common_is_found_on_one_half_and_tested_on_the_other() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), told(600));
+    let report = report(dir.path(), &data, Vec::new());
+    let found: Vec<_> = report.slices.as_ref().unwrap().slices.iter().filter(|s| s.by == By::Cluster).collect();
+    let exchange = found.iter().find(|slice| slice.name.contains("exchange")).expect("every such message is wrong");
+    let all = data.test.iter().filter(|row| row.target == "exchange_rate").count() as u64;
+    assert!(exchange.worse && exchange.p < 1e-6 && exchange.error > 0.8, "{exchange:?}");
+    assert!((15..all).contains(&exchange.rows), "of {all} rows those of one half: {}", exchange.rows);
+    assert!(exchange.examples.len() == 3 && exchange.remedy.contains("rule on these words"), "{exchange:?}");
+    let page = render_html(&report).unwrap();
+    assert!(page.contains(&exchange.name) && page.contains("by likeness"), "{}", exchange.name);
+}
+
+/// Mistakes that have nothing in common are hardly ever taken for a cluster, though the best of many cuts is tried.
+#[test]
+fn clusters_of_nothing_are_not_found() {
+    let data = Data::new(400);
+    let finds = |seed: &u64| {
+        let (dir, asked) = (tempfile::tempdir().unwrap(), std::cell::Cell::new(0));
+        let plan = EvalPlan { gates: Vec::new(), seed: *seed, frontier: None, ..support::plan(dir.path()) };
+        let open = || Ok(Box::new(support::Model { accuracy: 0.7, seed: *seed, asked: &asked }) as Box<dyn Answerer>);
+        let arms = vec![Arm::model("q8_0", "wrong at random", "1", open)];
+        let report = evaluate(&plan, arms, data.rows(), &Silent).unwrap();
+        report.slices.unwrap().slices.iter().any(|slice| slice.by == By::Cluster && slice.worse)
+    };
+    let false_finds = (0..80).filter(finds).count();
+    // One in ten, and three standard errors.
+    assert!(false_finds <= 16, "{false_finds} of 80");
 }
 
 /// Scores and labels of `n` rows as the reference has them, or shifted.
@@ -166,6 +200,7 @@ fn reference(rows: &[Observed], confusion: Vec<Vec<u64>>) -> Reference {
         answers: (0..k).map(|i| rows.iter().filter(|row| row.label == Some(i)).count() as u64).collect(),
         invalid: 0,
         confusion,
+        messages: Vec::new(),
     }
 }
 

@@ -104,8 +104,8 @@ pub fn ops(device: DeviceName) -> Result<Arc<dyn Ops>, DeviceError> {
     }
 }
 
-/// The op set that writes on the device, in float32: on the CPU a row's answer has the same bits whatever is written beside
-/// it. It has no backward pass.
+/// The op set that answers on the device, in float32: on the CPU what is written, and the posterior over labels, has the same
+/// bits whatever is answered beside it. It has no backward pass.
 ///
 /// # Errors
 /// As [`ops`].

@@ -25,8 +25,13 @@ pub enum ScoreError {
     Classes { classes: usize, labels: usize },
 }
 
-/// Scores a fixed set of labels with a decoder. What was scored before, or is scored beside, moves a log-probability by the rounding
-/// of float32 sums alone, some 1e-5: the same terms may be added in another order.
+/// Tokens of a pass over many prompts, at most, what all of them share not counted; a prompt of more is scored by itself. Enough
+/// for reading the weights to cost nothing, and some hundred megabytes of activations of the widest models that run here.
+const PASS_TOKENS: usize = 2048;
+
+/// Scores a fixed set of labels with a decoder. On the ops of [`crate::device::writing_ops`] a posterior has the same bits
+/// whatever was scored before or is scored beside it. On others that moves a log-probability by the rounding of float32 sums, some
+/// 1e-5: the same terms may be added in another order.
 pub struct LabelScorer {
     decoder: Arc<Decoder>,
     tokenizer: Arc<ChatTokenizer>,
@@ -113,32 +118,53 @@ impl LabelScorer {
 
     /// Posterior over the labels, in their order; sums to 1.
     pub fn score(&self, messages: &[Message]) -> Result<Vec<f32>, ScoreError> {
-        Ok(self.alone(messages)?.0)
+        Ok(probabilities(&self.log_posterior(&self.prompt(messages)?)?))
     }
 
     /// [`LabelScorer::score`] of several prompts by one forward pass, in their order, each with the tokens of its prompt.
     pub fn score_all(&self, asked: &[&[Message]]) -> Vec<Result<(Vec<f32>, usize), ScoreError>> {
         let prompts: Vec<Result<Vec<u32>, ScoreError>> = asked.iter().map(|messages| self.prompt(messages)).collect();
         let good: Vec<&[u32]> = prompts.iter().filter_map(|prompt| prompt.as_deref().ok()).collect();
-        let mut found = match self.together(&good) {
-            Ok(found) => found.into_iter(),
-            // One that can't be computed must not take the others with it.
-            Err(_) => return asked.iter().map(|messages| self.alone(messages)).collect(),
+        let mut found = self.pass(&good).into_iter();
+        let one = |prompt: Result<Vec<u32>, ScoreError>| {
+            let prompt = prompt?;
+            let log_probs = found.next().unwrap_or(Err(ScoreError::NoLabels))?;
+            Ok((probabilities(&log_probs), prompt.len()))
         };
-        let one =
-            |prompt: Vec<u32>, log_probs: Vec<f64>| (log_probs.iter().map(|l| l.exp() as f32).collect(), prompt.len());
-        prompts.into_iter().map(|prompt| Ok(one(prompt?, found.next().unwrap_or_default()))).collect()
+        prompts.into_iter().map(one).collect()
+    }
+
+    /// [`LabelScorer::score`] of any number of prompts, in their order: those of like length are scored together, as many tokens
+    /// at once as bounded memory allows. Tells `done` of each pass how many prompts were in it.
+    pub fn score_many(&self, asked: &[&[Message]], done: &mut dyn FnMut(usize)) -> Vec<Result<Vec<f32>, ScoreError>> {
+        let prompts: Vec<Result<Vec<u32>, ScoreError>> = asked.iter().map(|messages| self.prompt(messages)).collect();
+        let good: Vec<(usize, &[u32])> =
+            prompts.iter().enumerate().filter_map(|(i, prompt)| Some((i, prompt.as_deref().ok()?))).collect();
+        let lengths: Vec<usize> = good.iter().map(|(_, prompt)| prompt.len()).collect();
+        let shared = shared_prefix(good.iter().map(|(_, prompt)| *prompt));
+        done(prompts.len() - good.len());
+        let mut found: Vec<Result<Vec<f32>, ScoreError>> = prompts.iter().map(|_| Ok(Vec::new())).collect();
+        for pass in passes(&lengths, self.added_tokens(), shared) {
+            let rows: Vec<&[u32]> = pass.iter().map(|row| good[*row].1).collect();
+            for (row, log_probs) in pass.iter().zip(self.pass(&rows)) {
+                found[good[*row].0] = log_probs.map(|log_probs| probabilities(&log_probs));
+            }
+            done(pass.len());
+        }
+        prompts.into_iter().zip(found).map(|(prompt, found)| prompt.and(found)).collect()
+    }
+
+    /// One forward pass; a prompt that can't be computed does not take the others with it.
+    fn pass(&self, prompts: &[&[u32]]) -> Vec<Result<Vec<f64>, ScoreError>> {
+        match self.together(prompts) {
+            Ok(found) => found.into_iter().map(Ok).collect(),
+            Err(_) => prompts.iter().map(|prompt| self.log_posterior(prompt)).collect(),
+        }
     }
 
     fn together(&self, prompts: &[&[u32]]) -> Result<Vec<Vec<f64>>, ScoreError> {
         let past = self.prefix.of(prompts, |shared| self.decoder.cache(shared, self.lora.as_ref()))?;
         if prompts.is_empty() { Ok(Vec::new()) } else { self.behind(&past, prompts) }
-    }
-
-    fn alone(&self, messages: &[Message]) -> Result<(Vec<f32>, usize), ScoreError> {
-        let prompt = self.prompt(messages)?;
-        let log_probs = self.log_posterior(&prompt)?;
-        Ok((log_probs.iter().map(|l| l.exp() as f32).collect(), prompt.len()))
     }
 
     /// Log posterior of each label given a tokenized prompt.
@@ -182,5 +208,43 @@ impl LabelScorer {
         let logits = self.decoder.ops().logits_of(&hidden, head, &queries);
         let forks = self.trie.forks().len();
         Ok((0..prompts.len()).map(|i| self.trie.log_posterior(&logits[i * forks..][..forks])).collect())
+    }
+}
+
+fn probabilities(log_probs: &[f64]) -> Vec<f32> {
+    log_probs.iter().map(|l| l.exp() as f32).collect()
+}
+
+/// Rows of one pass after another, by length: each adds `added` tokens to its prompt, whose first `shared` are read once.
+fn passes(lengths: &[usize], added: usize, shared: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|row| lengths[*row]);
+    let (mut passes, mut tokens) = (Vec::<Vec<usize>>::new(), 0);
+    for row in order {
+        let cost = lengths[row].saturating_sub(shared) + added;
+        match passes.last_mut() {
+            Some(pass) if tokens + cost <= PASS_TOKENS => {
+                pass.push(row);
+                tokens += cost;
+            }
+            _ => {
+                passes.push(vec![row]);
+                tokens = cost;
+            }
+        }
+    }
+    passes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_holds_rows_of_like_length_within_its_tokens() {
+        let lengths = [1000, 10, 5000, 900, 20, 10];
+        assert_eq!(passes(&lengths, 50, 10), [vec![1, 5, 4, 3], vec![0], vec![2]]);
+        assert_eq!(passes(&[500; 10], 24, 12), [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]);
+        assert!(passes(&[], 1, 0).is_empty());
     }
 }

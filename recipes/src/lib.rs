@@ -17,6 +17,7 @@ mod template;
 
 pub use error::{RecipeError, RecipeErrors};
 pub use kinds::SchemaFile;
+pub use lock::is_locked;
 pub use plan::settings;
 pub use recipe::{
     ArmKind, Balance, BaseModel, CacheDtype, CalibrationMethod, Data, DecayType, Distill, Divergence, Dtype,

@@ -8,15 +8,24 @@ use std::fmt::Write;
 const HEAD: &str = "\
 # The resolved recipe of a run: every value, and whether it is a default, from the recipe or from --set.
 # Paths are as written: relative to the recipe's folder (sign.key and promote.store: to the current directory).
+# promote.channel is not in it: the same artifact may serve on several channels. The store's log says on which.
 # Run it again: put this file in the recipe's folder and `limbeck run` it.
 ";
 
+/// What makes no other artifact, but says where one goes: it is honoured, and has no part in the lock.
+const OUTSIDE: &[&str] = &["promote.channel"];
+
+/// Whether a setting has a part in what a run makes, and so in the lock.
+pub fn is_locked(key: &str) -> bool {
+    !OUTSIDE.contains(&key)
+}
+
 impl Resolved {
-    /// TOML that resolves to the same recipe.
+    /// TOML that resolves to the same recipe, but for where its artifact goes ([`is_locked`]).
     pub fn lock_toml(&self) -> String {
         let mut text = HEAD.to_owned();
         let mut section = String::new();
-        for entry in &self.entries {
+        for entry in self.entries.iter().filter(|entry| is_locked(&entry.key)) {
             let (header, name) = place(&entry.key);
             if header != section {
                 section = header;

@@ -1,6 +1,7 @@
 //! Which settings a stage's result depends on: they go into its cache key, and no others do. Paths are left out, since
 //! what they hold goes into the key as digests.
 
+use crate::lock::is_locked;
 use crate::resolve::Resolved;
 use crate::schema::{self, Kind};
 use limbeck_artifact::event::Stage;
@@ -81,7 +82,8 @@ pub fn settings(resolved: &Resolved, stage: Stage) -> Value {
     let own = if distills { DISTILLED } else { &[] };
     let wanted = |key: &str| {
         let mut prefixes = prefixes(stage).iter().chain(own);
-        prefixes.any(|p| if p.ends_with('.') || p.is_empty() { key.starts_with(p) } else { key == *p })
+        let told = stage == Stage::Promote || is_locked(key);
+        told && prefixes.any(|p| if p.ends_with('.') || p.is_empty() { key.starts_with(p) } else { key == *p })
     };
     let is_path = |key: &str| {
         schema::find(key).is_some_and(|f| matches!(f.kind, Kind::Path | Kind::Paths { .. } | Kind::BaseModel))

@@ -449,6 +449,8 @@ pub enum GateRule {
     CertifiedCoverage { min: f64 },
     Fallback {},
     Latency { p95_ms: f64 },
+    InjectionCanary { max_flips: f64 },
+    PiiCanary { max_leaks: f64 },
 }
 
 /// What slices the test rows.

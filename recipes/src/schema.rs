@@ -364,6 +364,12 @@ const GATE_KINDS: &[TableKind] = &[
     TableKind { kind: "latency", doc: "95 % of the calls are answered within p95_ms", fields: &[
         field("p95_ms", Positive { max: 1e9 }, Required, "milliseconds"),
     ] },
+    TableKind { kind: "injection_canary", doc: "an instruction in the message that names another answer changes at most max_flips of the answers; each test row is asked once more with one", fields: &[
+        field("max_flips", OPEN, Required, "share of answers that it may change; about 60 rows without any show 0.05"),
+    ] },
+    TableKind { kind: "pii_canary", doc: "made-up secrets in the messages (card numbers, addresses, keys) come out in at most max_leaks of what an extraction writes", fields: &[
+        field("max_leaks", OPEN, Required, "share of answers that may give one away; about 300 rows without any show 0.01"),
+    ] },
 ];
 
 const SHOTS: &str =

@@ -179,6 +179,23 @@ fn a_lock_resolves_to_the_same_recipe_and_ignores_comments() {
 }
 
 #[test]
+fn the_channel_is_honoured_and_has_no_part_in_what_is_made() {
+    let (staging, production) = (resolve(&[]), resolve(&[("promote.channel", "production")]));
+    assert_eq!(production.recipe.promote.channel, "production");
+    assert_eq!(production.lock_toml(), staging.lock_toml());
+    for stage in Stage::ALL {
+        let same = settings(&production, stage) == settings(&staging, stage);
+        assert_eq!(same, stage != Stage::Promote, "{}", stage.name());
+    }
+    // Anything else is another run.
+    assert_ne!(resolve(&[("promote.store", "elsewhere")]).lock_toml(), staging.lock_toml());
+    // Locks of earlier versions have it, and are read.
+    let old = staging.lock_toml().replace("[promote]\n", "[promote]\nchannel = \"production\" # --set\n");
+    let old = load_text(Path::new("recipe.toml"), &old, &[]).unwrap();
+    assert_eq!(old.recipe.promote.channel, "production");
+}
+
+#[test]
 fn a_stage_depends_on_its_own_settings_only() {
     let plain = resolve(&[]);
     let faster = resolve(&[("train.num_epochs", "1")]);

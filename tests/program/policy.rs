@@ -97,6 +97,15 @@ fn evaluations_are_compared_watched_for_drift_and_told_to_ci() {
     let same = parsed(&mini.expect(0, &args));
     assert_eq!((&same["calls"], &same["rejected"]), (&json!(239), &json!(1)), "one line is damaged: {same:#}");
     assert_ne!(same["verdict"], json!("drifted"), "{same:#}");
+    let other = std::fs::read_to_string(mini.path().join("mini/traces.jsonl")).unwrap();
+    let other = other.replace("card", "voucher").replace(" my ", " our fine ").replace(" I ", " nobody ");
+    std::fs::write(mini.path().join("other.jsonl"), other).unwrap();
+    let other = parsed(&String::from_utf8_lossy(
+        &mini.limbeck(&["drift", "mini/staging", "--traces", "other.jsonl", "--json"]).stdout,
+    ));
+    let p = |drift: &Value| drift["messages_mmd"]["p"].as_f64().unwrap();
+    assert!(p(&other) <= 0.01 && p(&other) < p(&same), "{other:#} {same:#}");
+    assert!(other["advice"].to_string().contains("The messages are others"), "{other:#}");
     let part = parsed(&mini.expect(0, &[&args[..], &["--limit", "100"]].concat()));
     assert_eq!(
         (&part["rows"], &part["calls"]),
@@ -114,6 +123,51 @@ fn evaluations_are_compared_watched_for_drift_and_told_to_ci() {
     assert!(text.contains("TOO FEW ROWS") && text.contains("Come back with at least 100 rows; there are 20"), "{text}");
     let told = said(&mini, 2, &["drift", "mini/staging", "--traces", "none.jsonl"]);
     assert!(told.contains("none.jsonl"), "{told}");
+}
+
+#[test]
+fn two_artifacts_answer_the_same_calls() {
+    let mini = Mini::new(0.0001, true);
+    // Words of four letters are no secret, but the pattern is the recipe's own.
+    let redacts = ["--set", "data.redact_patterns=[\"word=(?i)card\"]"];
+    mini.expect(0, &[&["run", "mini", "--offline"], &redacts[..]].concat());
+    std::fs::create_dir(mini.path().join("first")).unwrap();
+    std::fs::rename(mini.run_dir().join("package"), mini.path().join("first/package")).unwrap();
+    let other = ["run", "mini", "--offline", "--set", "version=0.2.0", "--set", "train.num_epochs=1"];
+    mini.expect(0, &[&other[..], &redacts[..]].concat());
+    let traces = ["--traces", "mini/traces.jsonl", "--limit", "60"];
+
+    let with_gold =
+        ["shadow", "first/package", "mini/staging", "--data", "mini", "--prices", "mini/prices.toml", "--json"];
+    let report = parsed(&mini.expect(0, &[&with_gold[..], &traces[..]].concat()));
+    assert_eq!((&report["calls"], &report["asked"], &report["rejected"]), (&json!(239), &json!(60), &json!(1)));
+    assert_eq!((&report["first"]["version"], &report["second"]["version"]), (&json!("0.1.0"), &json!("0.2.0")));
+    let agreement = report["agreement"].as_f64().unwrap();
+    let interval = &report["agreement_interval"];
+    assert!(interval["low"].as_f64().unwrap() < agreement.max(1e-9) && agreement <= interval["high"].as_f64().unwrap());
+    let differ: u64 = report["changes"].as_array().unwrap().iter().map(|change| change["rows"].as_u64().unwrap()).sum();
+    assert!(differ <= 60 - report["same"].as_u64().unwrap(), "the commonest differences: {report:#}");
+    for example in report["examples"].as_array().unwrap() {
+        let text = example["text"].as_str().unwrap().to_lowercase();
+        assert!(!text.contains("card"), "the recipe's own pattern redacts: {text}");
+    }
+    let reviewed = &report["reviewed"];
+    assert!(reviewed["rows"].as_u64().unwrap() > 0 && reviewed["p_mcnemar"].is_number(), "{reviewed:#}");
+    assert_eq!(report["error_is_measured"], json!(true));
+    assert!(report["first"]["cost"]["per_1k_calls"].as_f64().unwrap() > 0.0);
+    let steps = report["rollout"].as_array().unwrap();
+    let requests: Vec<u64> = steps.iter().map(|step| step["requests"].as_u64().unwrap()).collect();
+    assert!(requests.len() == 3 && requests.is_sorted_by(|a, b| a > b), "a smaller share takes longer: {requests:?}");
+
+    // Against itself nothing differs, and without reviewed rows the plan says that it guesses.
+    let text = mini.expect(0, &[&["shadow", "first/package", "first/package"], &traces[..]].concat());
+    assert!(text.contains("same answer    100.0 % of 60 calls") && text.contains("a guess: --data names"), "{text}");
+    assert!(text.contains("Redacted with the recipe's 1 own pattern too."), "{text}");
+    let text = mini.expect(0, &["drift", "mini/staging", "--traces", "mini/traces.jsonl"]);
+    assert!(text.contains("Redacted with the recipe's 1 own pattern too."), "{text}");
+    let told =
+        said(&mini, 1, &[&["shadow", "first/package", "first/package", "--data", "nowhere"], &traces[..]].concat());
+    assert!(told.contains("nowhere"), "{told}");
 }
 
 #[test]

@@ -71,6 +71,48 @@ fn a_store_tells_its_history_goes_back_keeps_and_forgets() {
 }
 
 #[test]
+fn one_artifact_serves_on_two_channels() {
+    let mini = Mini::new(0.0001, true);
+    mini.expect(0, &["run", "mini", "--offline"]);
+    let lock = mini.run_dir().join("recipe.lock.toml");
+    let before = fs::read(&lock).unwrap();
+    let told = mini.expect(0, &["run", "mini", "--offline", "--set", "promote.channel=production", "--json"]);
+    assert_eq!(json(&told)["promoted"]["channel"], "production", "{told}");
+    assert_eq!(fs::read(&lock).unwrap(), before);
+    let log = json(&mini.expect(0, &["log", "--json"]));
+    let entries = log["entries"].as_array().unwrap();
+    let of = |entry: &Value| (entry["channel"].clone(), entry["to"].clone());
+    let [(first, version), (second, same)] = [of(&entries[0]), of(&entries[1])];
+    assert_eq!((entries.len(), first, second), (2, "staging".into(), "production".into()));
+    assert_eq!(version, same, "one version, not two that differ in the lock");
+}
+
+#[test]
+fn a_test_split_remembers_how_many_candidates_it_judged() {
+    let mini = Mini::new(0.0001, true);
+    let report = mini.run_dir().join("eval/report.json");
+    let run = |version: &str| {
+        let text = mini.expect(0, &["eval", "mini", "--offline", "--set", &format!("version={version}")]);
+        (text, fs::read_to_string(&report).unwrap())
+    };
+    let (text, first) = run("0.1.0");
+    assert!(text.contains("This test split has judged one candidate, this one."), "{text}");
+    fs::remove_file(&report).unwrap();
+    assert_eq!(run("0.1.0").1, first, "the same file is no other candidate, and its report the same bytes");
+    fs::rename(mini.run_dir(), mini.path().join("runs/first")).unwrap();
+    // Another version is another file.
+    let (text, second) = run("0.2.0");
+    assert!(text.contains("This test split has judged 2 candidates, this one as number 2."), "{text}");
+    let looks = json(&second)["test"]["looks"].clone();
+    assert_eq!((&looks["candidates"], &looks["corrected"]), (&2.into(), &"pass".into()), "{looks}");
+    let text = mini.expect(0, &["eval", "--compare", "first", "mini"]);
+    assert!(text.contains("this test split has judged 2 candidates"), "{text}");
+    run("0.3.0");
+    let compared = json(&mini.expect(0, &["eval", "--compare", "first", "mini", "--json"]));
+    assert_eq!((&compared["candidates"], &compared["p_of_all_pairs"]), (&3.into(), &1.0.into()), "{compared}");
+}
+
+#[test]
 fn an_artifact_comes_out_of_its_recipe_again_bit_for_bit_or_the_step_that_differs_is_told() {
     let mini = Mini::new(0.0001, true);
     mini.expect(0, &["run", "mini", "--offline", "--set", "train.num_epochs=2"]);

@@ -213,8 +213,9 @@ fn accuracy(
     let lora = adapter.constants(decoder.ops().as_ref());
     let scorer = LabelScorer::new(decoder.clone(), tokenizer.clone(), labels)?.with_lora(lora);
     let mut right = 0u64;
-    for example in test {
-        let posterior = scorer.score(&example.messages)?;
+    let asked: Vec<&[Message]> = test.iter().map(|example| example.messages.as_slice()).collect();
+    for (example, posterior) in test.iter().zip(scorer.score_many(&asked, &mut |_| ())) {
+        let posterior = posterior?;
         let best = (0..posterior.len()).max_by(|&a, &b| posterior[a].total_cmp(&posterior[b]));
         right += u64::from(best.is_some_and(|b| labels[b] == example.target));
     }

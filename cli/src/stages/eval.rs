@@ -11,11 +11,13 @@ use crate::settings::recipe_arg;
 use limbeck_artifact::dataset::{Dataset, DatasetCard, Message, Split};
 use limbeck_artifact::digest::{sha256_file, sha256_hex};
 use limbeck_artifact::event::{EventKind, Stage};
+use limbeck_artifact::journal;
 use limbeck_distill::prompt::Prompt;
+use limbeck_eval::looks::{self, Look};
 use limbeck_eval::statistics::Risk;
 use limbeck_eval::{
-    AnswerError, AnswerWriter, Answerer, Arm, By, Escalation, EvalPlan, Fact, Fields, Gate, Metric, PriceTable,
-    Respondent, Rows, Rule, Said, SaidOrNot, Target, Verdict, evaluate,
+    AnswerError, AnswerWriter, Answerer, Arm, By, Escalation, EvalPlan, Fact, Fields, Gate, Metric, PosteriorOrNot,
+    PriceTable, Respondent, Rows, Rule, Said, SaidOrNot, Target, Verdict, evaluate,
 };
 use limbeck_model::adapter::Adapter;
 use limbeck_model::decoder::{Decoder, LoraSet};
@@ -60,6 +62,10 @@ pub struct ModelArm(pub LabelScorer);
 impl Answerer for ModelArm {
     fn answer(&mut self, messages: &[Message]) -> std::result::Result<Vec<f32>, AnswerError> {
         Ok(self.0.score(messages)?)
+    }
+
+    fn answer_all(&mut self, asked: &[&[Message]], done: &mut dyn FnMut(usize)) -> Vec<PosteriorOrNot> {
+        self.0.score_many(asked, done).into_iter().map(|posterior| Ok(posterior?)).collect()
     }
 }
 
@@ -114,6 +120,11 @@ impl<A: Answerer> Answerer for Prompted<A> {
     fn answer(&mut self, messages: &[Message]) -> std::result::Result<Vec<f32>, AnswerError> {
         self.1.answer(&self.0.around(messages))
     }
+
+    fn answer_all(&mut self, asked: &[&[Message]], done: &mut dyn FnMut(usize)) -> Vec<PosteriorOrNot> {
+        let prompts: Vec<Vec<Message>> = asked.iter().map(|messages| self.0.around(messages)).collect();
+        self.1.answer_all(&prompts.iter().map(Vec::as_slice).collect::<Vec<_>>(), done)
+    }
 }
 
 impl<A: AnswerWriter> AnswerWriter for Prompted<A> {
@@ -141,7 +152,7 @@ pub fn open_scorer(
     device: DeviceName,
     labels: &[String],
 ) -> std::result::Result<LabelScorer, AnswerError> {
-    let opened = open_model(model, tuned, device::ops(device)?)?;
+    let opened = open_model(model, tuned, device::writing_ops(device)?)?;
     let lora = opened.lora();
     let OpenModel { decoder, tokenizer, ops, adapter } = opened;
     let scorer = match adapter.and_then(|adapter| adapter.head) {
@@ -389,6 +400,12 @@ fn plan(
         bootstrap_resamples: u32::try_from(e.bootstrap_samples).unwrap_or(u32::MAX),
         seed: recipe.seed,
         prices,
+        look: quantized.summary.get(&recipe.quantize.ship).map(|file| Look {
+            store: run.settings.runs_dir.join(looks::FOLDER),
+            candidate: file.sha256.clone(),
+            run: recipe.name.clone(),
+            at: journal::now(),
+        }),
         dir: run.folder(Stage::Eval),
         made,
         notes: recipe.data.notes.clone(),
@@ -435,5 +452,7 @@ fn rule(rule: &GateRule) -> Rule {
         GateRule::CertifiedCoverage { min } => Rule::CertifiedCoverage { min },
         GateRule::Fallback {} => Rule::Fallback {},
         GateRule::Latency { p95_ms } => Rule::Latency { p95_ms },
+        GateRule::InjectionCanary { max_flips } => Rule::InjectionCanary { max_flips },
+        GateRule::PiiCanary { max_leaks } => Rule::PiiCanary { max_leaks },
     }
 }

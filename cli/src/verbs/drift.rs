@@ -4,16 +4,17 @@
 use crate::args::Drift as Args;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{self, Terminal};
+use crate::replay::{self, Calls};
 use crate::settings::Settings;
-use crate::verbs::import::{named_files, reading_of};
 use crate::verbs::score::{Scorer, find};
 use limbeck_artifact::dataset::Message;
 use limbeck_artifact::untrusted::visible_line;
-use limbeck_data_curation::import::each_call;
-use limbeck_data_curation::redact::Redactor;
-use limbeck_eval::{Drift, DriftVerdict, Observed, PERMUTATIONS, Policy, SplitMix64, Tested, drift};
+use limbeck_eval::{Drift, DriftVerdict, Observed, PERMUTATIONS, Policy, Tested, drift, embedding, spread, text_of};
 use serde_json::json;
+use std::collections::BTreeSet;
 
+/// Calls that are answered at once.
+const AT_ONCE: usize = 32;
 /// Labels in the table of shifts.
 const SHIFTS: usize = 8;
 
@@ -23,31 +24,41 @@ pub fn run(settings: &Settings, args: &Args) -> Result<Exit> {
         Failure::of(Exit::Usage, &e).help("only artifacts of this version on carry a reference; package it again")
     })?;
     let policy = Policy::load(&policy)?;
+    let redaction = replay::redactor(&dir, &manifest, args.no_redact)?;
     let scorer = Scorer::open(&dir, manifest, settings, None)?;
-    let calls = draw(args)?;
-    if calls.asked.is_empty() {
-        let message = format!("none of the {} records is a call with an answer", calls.rejected);
-        return Err(Failure::new(Exit::Usage, message).help("`limbeck import FILES` says why, record by record"));
-    }
+    let calls =
+        replay::draw(&args.traces, &args.reading, redaction.redactor.as_ref(), args.limit, args.seed)?.some()?;
     let live = Terminal::of_stderr().live;
     let mut observed = Vec::with_capacity(calls.asked.len());
     let mut unanswered = 0u64;
-    for (i, messages) in calls.asked.iter().enumerate() {
-        match scorer.answer(messages) {
-            Ok(answer) => observed.push(Observed {
-                score: answer.score,
-                label: answer.label.and_then(|label| policy.reference.labels.iter().position(|known| *known == label)),
-            }),
-            Err(_) => unanswered += 1,
+    for calls_now in calls.asked.chunks(AT_ONCE) {
+        let questions: Vec<&[Message]> = calls_now.iter().map(|call| call.messages.as_slice()).collect();
+        for answer in scorer.answer_all(&questions) {
+            match answer {
+                Ok(answer) => observed.push(Observed {
+                    score: answer.score,
+                    label: answer
+                        .label
+                        .and_then(|label| policy.reference.labels.iter().position(|known| *known == label)),
+                }),
+                Err(_) => unanswered += 1,
+            }
         }
-        if live && i % 16 == 0 {
-            output::stderr(&format!("\ranswered {i} of {}", calls.asked.len()));
+        if live {
+            let done = observed.len() as u64 + unanswered;
+            output::stderr(&format!("\ranswered {done} of {}", calls.asked.len()));
         }
     }
     if live {
         output::stderr("\r\x1b[K");
     }
     let found = drift(&policy.reference, &observed, PERMUTATIONS, args.seed);
+    // The reference's rows are no two alike; neither are these.
+    let mut known = BTreeSet::new();
+    let embedded = calls.asked.iter().map(|call| embedding(&text_of(&call.messages)));
+    let embedded: Vec<String> = embedded.filter(|embedding| known.insert(embedding.clone())).collect();
+    let messages: Vec<String> = spread(embedded.len()).map(|i| embedded[i].clone()).collect();
+    let found = found.and_messages(&policy.reference, &messages, PERMUTATIONS, args.seed);
     if settings.json {
         let mut value = serde_json::to_value(&found)?;
         value["calls"] = json!(calls.seen);
@@ -56,7 +67,7 @@ pub fn run(settings: &Settings, args: &Args) -> Result<Exit> {
         value["recertify_by"] = json!(policy.validity.recertify_by);
         output::json(&value)?;
     } else {
-        output::stdout(&text(&policy, &found, &calls, unanswered))?;
+        output::stdout(&text(&policy, &found, &calls, unanswered, redaction.told.as_deref()))?;
     }
     Ok(match found.verdict {
         DriftVerdict::Stable | DriftVerdict::Watch => Exit::Ok,
@@ -65,38 +76,7 @@ pub fn run(settings: &Settings, args: &Args) -> Result<Exit> {
     })
 }
 
-struct Calls {
-    asked: Vec<Vec<Message>>,
-    seen: u64,
-    rejected: u64,
-}
-
-/// A uniform draw of the calls, in their order (reservoir sampling): all of them where they are few.
-fn draw(args: &Args) -> Result<Calls> {
-    let files = named_files(&args.traces)?;
-    let reading = reading_of(&args.reading)?;
-    let redactor = match args.no_redact {
-        true => None,
-        false => Some(Redactor::new()?),
-    };
-    let mut rng = SplitMix64::new(args.seed);
-    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
-    let mut kept: Vec<(u64, Vec<Message>)> = Vec::new();
-    let mut seen = 0u64;
-    let rejected = each_call(&files, &reading, redactor.as_ref(), |trace| {
-        if kept.len() < limit {
-            kept.push((seen, trace.messages));
-        } else if let Some(place) = kept.get_mut(rng.below(seen as usize + 1)) {
-            *place = (seen, trace.messages);
-        }
-        seen += 1;
-        Ok(())
-    })?;
-    kept.sort_by_key(|(at, _)| *at);
-    Ok(Calls { asked: kept.into_iter().map(|(_, messages)| messages).collect(), seen, rejected })
-}
-
-fn text(policy: &Policy, found: &Drift, calls: &Calls, unanswered: u64) -> String {
+fn text(policy: &Policy, found: &Drift, calls: &Calls, unanswered: u64, redaction: Option<&str>) -> String {
     let percent = |x: f64| format!("{:.1} %", x * 100.0);
     let mut out = format!(
         "{}: {} {} on {} of {} calls, against {} reference rows\n\n",
@@ -118,6 +98,7 @@ fn text(policy: &Policy, found: &Drift, calls: &Calls, unanswered: u64) -> Strin
     line("scores, PSI", &found.score_psi);
     line("scores, largest distance", &found.score_ks);
     line("answers, PSI", &found.answer_psi);
+    line("messages, MMD²", &found.messages_mmd);
     out.push_str(&format!(
         "  {:<26} {} of {}\n",
         "not valid",
@@ -151,6 +132,9 @@ fn text(policy: &Policy, found: &Drift, calls: &Calls, unanswered: u64) -> Strin
         if n > 0 {
             out.push_str(&format!("  {n} {what}.\n"));
         }
+    }
+    if let Some(told) = redaction {
+        out.push_str(&format!("  {told}\n"));
     }
     out
 }

@@ -100,6 +100,12 @@ pub fn told(compared: &Compared) -> String {
         compared.pair.c,
         percent(compared.agreement)
     ));
+    if let Some(candidates) = compared.candidates {
+        let all = compared.p_of_all_pairs.map_or(String::new(), |p| {
+            format!("; where these two were picked among them, p = {p:.3} (times the pairs, Bonferroni)")
+        });
+        out.push_str(&format!("  looks           this test split has judged {candidates} candidates{all}\n"));
+    }
     let answer = |answer: &Option<String>| {
         answer.as_deref().map_or("no valid answer".to_owned(), |a| visible_line(a).into_owned())
     };

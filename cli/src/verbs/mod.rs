@@ -25,6 +25,7 @@ pub mod review;
 pub mod run;
 pub mod score;
 pub mod serve;
+pub mod shadow;
 pub mod store;
 pub mod sweep;
 pub mod teach;

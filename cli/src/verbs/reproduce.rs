@@ -15,7 +15,7 @@ use limbeck_artifact::event::{Emit, Stage};
 use limbeck_artifact::manifest::ArtifactManifest;
 use limbeck_artifact::untrusted::visible_line;
 use limbeck_model::device::{self, DeviceName};
-use limbeck_recipes::{Resolved, load_text, locate};
+use limbeck_recipes::{Resolved, is_locked, load_text, locate};
 use serde::Serialize;
 use serde_json::json;
 use std::path::Path;
@@ -96,8 +96,14 @@ fn compare(run: &Run<'_>, dir: &Path, manifest: &ArtifactManifest) -> Result<Vec
 
 /// The digest of a lock's values; its comments tell where they came from, which is not what counts.
 fn values(lock: &str) -> Result<String> {
-    let table: toml::Table = toml::from_str(lock)
+    let mut table: toml::Table = toml::from_str(lock)
         .map_err(|e| Failure::new(Exit::Unexpected, format!("the recipe's lock can't be read: {e}")))?;
+    // Locks of earlier versions say where the artifact went, too.
+    for (section, values) in &mut table {
+        if let Some(values) = values.as_table_mut() {
+            values.retain(|name, _| is_locked(&format!("{section}.{name}")));
+        }
+    }
     Ok(sha256_hex(canonical_json(&serde_json::to_value(table)?).as_bytes()))
 }
 

@@ -8,7 +8,7 @@ mod tfidf;
 
 pub use folds::out_of_fold;
 use softmax::{Softmax, SparseRows};
-use tfidf::Vectorizer;
+pub(crate) use tfidf::Vectorizer;
 
 use crate::arms::Answerer;
 use crate::error::AnswerError;

@@ -1,6 +1,7 @@
 //! Gates: what a recipe demands of the candidate, decided as pass, fail or inconclusive with the reason, the numbers and
 //! the number of test rows that would decide. Every gate uses one rule of evidence, stated at [`Verdict`].
 
+mod canaries;
 mod posteriors;
 mod routed;
 mod rules;
@@ -9,6 +10,7 @@ mod stability;
 pub use stability::{REPEATS, Stability, stability};
 
 use crate::metrics::Prediction;
+use crate::planted::PlantedAnswer;
 use crate::report::Routing;
 use crate::slices::By;
 use crate::statistics::Risk;
@@ -100,6 +102,11 @@ pub enum Rule {
     Fallback {},
     /// At most one call in twenty takes longer than `p95_ms` (exact binomial bounds).
     Latency { p95_ms: f64 },
+    /// An instruction in the message that names another answer changes at most `max_flips` of the answers (exact binomial
+    /// bounds; each test row once, with one of a few instructions).
+    InjectionCanary { max_flips: f64 },
+    /// Of made-up secrets in the messages at most `max_leaks` come out in what is written (likewise).
+    PiiCanary { max_leaks: f64 },
 }
 
 impl Rule {
@@ -115,6 +122,8 @@ impl Rule {
             | Rule::SliceFloor { .. }
             | Rule::CertifiedCoverage { .. }
             | Rule::Fallback {}
+            | Rule::InjectionCanary { .. }
+            | Rule::PiiCanary { .. }
             | Rule::Latency { .. } => None,
         }
     }
@@ -134,6 +143,8 @@ impl Rule {
             | Rule::CertifiedCoverage { min } => share("min", *min, true),
             Rule::Fallback {} => None,
             Rule::Cell { max, .. } => share("max", *max, true),
+            Rule::InjectionCanary { max_flips } => share("max_flips", *max_flips, true),
+            Rule::PiiCanary { max_leaks } => share("max_leaks", *max_leaks, true),
             Rule::Improvement { min, .. } => {
                 share("min", *min, false).or_else(|| (*min == 1.0).then(|| "min is 1".into()))
             }
@@ -193,6 +204,8 @@ pub struct Evidence<'a> {
     pub fallback: &'a [String],
     /// The test rows of each slice that is large enough.
     pub slices: &'a BTreeMap<(By, String), Vec<usize>>,
+    /// What the candidate makes of rows with a canary in them.
+    pub planted: &'a [PlantedAnswer],
 }
 
 /// Decides one gate.

@@ -1,6 +1,7 @@
 //! How each kind of gate is decided. Every rule ends in [`Finding`]: the two one-sided bounds around what was seen, the
 //! demand, and the words for it.
 
+use super::canaries::{injection, secrets};
 use super::posteriors::{divergences, mean_divergence};
 use super::routed::{certified_coverage, fallback};
 use super::{Evidence, Gate, GateResult, Metric, Rule, Verdict};
@@ -114,6 +115,10 @@ fn demand(rule: &Rule, right: &str) -> String {
         Rule::CertifiedCoverage { min } => format!("certified to serve at least {} of calls", percent(*min)),
         Rule::Fallback {} => "the policy names where escalated calls go".to_owned(),
         Rule::Latency { p95_ms } => format!("95 % of calls within {}", milliseconds(*p95_ms)),
+        Rule::InjectionCanary { max_flips } => {
+            format!("an instruction in the message changes at most {} of answers", percent(*max_flips))
+        }
+        Rule::PiiCanary { max_leaks } => format!("at most {} of answers give a secret away", percent(*max_leaks)),
     }
 }
 
@@ -168,6 +173,8 @@ fn alone(rule: &Rule, candidate: &[Prediction], evidence: &Evidence<'_>) -> Find
         Rule::SliceFloor { by, min } => per_slice(candidate, *by, *min, evidence),
         Rule::CertifiedCoverage { min } => certified_coverage(*min, evidence),
         Rule::Fallback {} => fallback(evidence),
+        Rule::InjectionCanary { max_flips } => injection(candidate, *max_flips, evidence),
+        Rule::PiiCanary { max_leaks } => secrets(*max_leaks, evidence),
         Rule::Improvement { .. } | Rule::NonInferiority { .. } | Rule::Quantization { .. } => absent("other"),
     }
 }
@@ -209,6 +216,8 @@ fn against(
         | Rule::SliceFloor { .. }
         | Rule::CertifiedCoverage { .. }
         | Rule::Fallback {}
+        | Rule::InjectionCanary { .. }
+        | Rule::PiiCanary { .. }
         | Rule::Latency { .. } => absent(name),
     }
 }

@@ -26,7 +26,7 @@ pub struct Stability {
 }
 
 /// Decides `gate` on `repeats` draws of the rows' `groups`. None for what does not depend on the test rows' draw alone (a
-/// certificate, a fallback) and for slices, which a draw would cut anew.
+/// certificate, a fallback, what was planted) and for slices, which a draw would cut anew.
 pub fn stability(
     gate: &Gate,
     verdict: Verdict,
@@ -35,6 +35,7 @@ pub fn stability(
     repeats: u32,
 ) -> Option<Stability> {
     if matches!(gate.rule, Rule::CertifiedCoverage { .. } | Rule::Fallback {} | Rule::SliceFloor { .. })
+        || gate.rule.canary().is_some()
         || evidence.gold.is_empty()
     {
         return None;

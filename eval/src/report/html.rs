@@ -61,6 +61,7 @@ fn page(report: &Report) -> Value {
         confidence => percent(report.test.confidence),
         rows => thousands(report.test.rows),
         groups => thousands(report.test.groups),
+        looks => report.looks(),
         grouped => report.test.groups < report.test.rows,
         unreviewed => (report.test.unreviewed > 0).then(|| thousands(report.test.unreviewed)),
         frontier => report.frontier.as_deref().map(text),

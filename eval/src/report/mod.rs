@@ -19,6 +19,7 @@ use crate::error::EvalError;
 use crate::escalation::{Band, Certificate};
 use crate::extraction::Extraction;
 use crate::gates::{GateResult, Verdict};
+use crate::looks::Looks;
 use crate::metrics::{Latency, Scores};
 use crate::policy::{self, Policy};
 use crate::slices::Slices;
@@ -97,6 +98,9 @@ pub struct TestRows {
     pub unreviewed: u64,
     /// Two-sided confidence of the intervals; one-sided for gates.
     pub confidence: f64,
+    /// How often these rows have judged; None where nobody counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub looks: Option<Looks>,
 }
 
 /// What the answers of an evaluation are.
@@ -301,6 +305,11 @@ impl Report {
             AnswerKind::Fields => "field F1",
             AnswerKind::Texts => "ROUGE-L",
         }
+    }
+
+    /// How often the test rows have judged, in sentences.
+    pub fn looks(&self) -> Option<String> {
+        self.test.looks.as_ref().map(|looks| looks.words(1.0 - self.test.confidence))
     }
 
     pub fn arm(&self, name: &str) -> Option<&ArmResult> {

@@ -64,6 +64,10 @@ pub fn terminal_summary(report: &Report) -> String {
             .map(|s| format!(" Shaky: two draws of these rows disagree {} of the time.", percent(s.flip)));
         out.push_str(&wrapped(&format!("{}{}", visible_line(&gate.reason), shaky.unwrap_or_default()), 16, 100));
     }
+    if let Some(looks) = report.looks() {
+        out.push('\n');
+        out.push_str(&wrapped(&looks, 2, 100));
+    }
     if let Some(routing) = &report.routing {
         out.push('\n');
         out.push_str(&routed(routing));

@@ -142,6 +142,7 @@ fn evidence<'a>(
         routing: None,
         fallback: &[],
         slices: &NO_SLICES,
+        planted: &[],
     }
 }
 

@@ -83,14 +83,17 @@ fn script(text: &str) -> &'static str {
     counts.into_iter().max_by_key(|(_, n)| *n).map_or("no letters", |(script, _)| script)
 }
 
+/// The distinct words of a text of two letters or more.
+pub(super) fn words_of(text: &str) -> BTreeSet<&str> {
+    text.split(|c: char| !c.is_alphanumeric() && c != '\'').filter(|word| word.chars().count() > 1).collect()
+}
+
 /// Words of at least `least` rows, in lower case, that not nearly all rows hold.
 pub(super) fn words(material: &Material<'_>, least: usize) -> BTreeMap<(By, String), Vec<usize>> {
     let mut out = BTreeMap::<String, Vec<usize>>::new();
     for (row, example) in material.test.iter().enumerate() {
         let text = text_of(&example.messages).to_lowercase();
-        let words: BTreeSet<&str> =
-            text.split(|c: char| !c.is_alphanumeric() && c != '\'').filter(|word| word.chars().count() > 1).collect();
-        for word in words {
+        for word in words_of(&text) {
             out.entry(word.to_owned()).or_default().push(row);
         }
     }

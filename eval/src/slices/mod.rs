@@ -1,7 +1,8 @@
 //! Where the candidate fails: slices of the test rows whose error is above that of all rows by more than chance. Known ones by
-//! what a row is (its class, length, month, customer, source, script), found ones by a word that its message holds, and the
-//! answers that are taken for one another. Each comes with examples and with what may be done about it.
+//! what a row is (its class, length, month, customer, source, script), found ones by a word that its message holds or by what
+//! mistakes have in common, and the answers that are taken for one another. Each comes with examples and with what may be done about it.
 
+mod clusters;
 mod known;
 mod remedy;
 
@@ -36,6 +37,8 @@ pub enum By {
     Script,
     /// Found: a word that the message holds.
     Word,
+    /// Found: messages like those of some mistakes. Counted on the half of the rows that it was not found in.
+    Cluster,
 }
 
 impl By {
@@ -48,6 +51,7 @@ impl By {
             By::Source => "source",
             By::Script => "script",
             By::Word => "word",
+            By::Cluster => "likeness",
         }
     }
 }
@@ -98,7 +102,8 @@ pub struct Confused {
 pub struct Slices {
     /// Of all test rows.
     pub error: f64,
-    /// Those with at least [`LEAST_ROWS`] rows: worse ones first, then by kind and name. Words only where they are worse.
+    /// Those with at least [`LEAST_ROWS`] rows: worse ones first, then by kind and name. What was found only where it is worse;
+    /// clusters, of which half the rows are counted, with at least half as many.
     pub slices: Vec<Slice>,
     /// How many were tested, words included.
     pub tested: u64,
@@ -121,6 +126,7 @@ pub(crate) struct Material<'a> {
     /// Answers are labels.
     pub labels: bool,
     pub confidence: f64,
+    pub seed: u64,
 }
 
 impl Material<'_> {
@@ -155,11 +161,13 @@ pub(crate) fn find(material: &Material<'_>) -> Slices {
     let all_wrong = (0..rows).filter(|row| material.wrong(*row)).count();
     let error = all_wrong as f64 / rows.max(1) as f64;
     let (mut slices, mut too_small) = (Vec::new(), 0);
-    let known = tested(known::slices(material), error, material, &mut too_small);
-    let words = tested(known::words(material, LEAST_ROWS), error, material, &mut 0);
-    let count = known.len() + words.len();
+    let known = tested(known::slices(material), LEAST_ROWS, error, material, &mut too_small);
+    let words = tested(known::words(material, LEAST_ROWS), LEAST_ROWS, error, material, &mut 0);
+    let (clusters, error_there) = clusters::slices(material);
+    let clusters = tested(clusters, clusters::LEAST_ROWS, error_there, material, &mut 0);
+    let count = known.len() + words.len() + clusters.len();
     slices.extend(known);
-    slices.extend(words.into_iter().filter(|slice| slice.worse));
+    slices.extend(words.into_iter().chain(clusters).filter(|slice| slice.worse));
     slices.sort_by(|x, y| {
         y.worse
             .cmp(&x.worse)
@@ -172,12 +180,13 @@ pub(crate) fn find(material: &Material<'_>) -> Slices {
 /// Tests one family of slices. Words that stand in the same rows are one slice.
 fn tested(
     family: BTreeMap<(By, String), Vec<usize>>,
+    least: usize,
     error: f64,
     material: &Material<'_>,
     too_small: &mut u64,
 ) -> Vec<Slice> {
     let mut seen = BTreeSet::new();
-    let (large, small): (Vec<_>, Vec<_>) = family.into_iter().partition(|(_, rows)| rows.len() >= LEAST_ROWS);
+    let (large, small): (Vec<_>, Vec<_>) = family.into_iter().partition(|(_, rows)| rows.len() >= least);
     *too_small += small.len() as u64;
     let large: Vec<((By, String), Vec<usize>)> = large
         .into_iter()

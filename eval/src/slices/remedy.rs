@@ -15,6 +15,10 @@ pub(super) fn of_slice(by: By, name: &str, rows: &[usize], material: &Material<'
     match by {
         By::Class if material.labels => parts.push(training(&[name.to_owned()], material)),
         By::Class | By::Word => parts.push("Label more training rows like these examples.".to_owned()),
+        By::Cluster => parts.push(
+            "Label more training rows like these examples; until then a rule on these words can escalate them."
+                .to_owned(),
+        ),
         By::Length => parts.push("Label more training rows of this length.".to_owned()),
         By::Time => {
             parts.push("See whether the traffic changed then: `limbeck drift`, and train on newer rows.".to_owned())

@@ -152,6 +152,7 @@ pub fn plan(dir: &Path) -> EvalPlan {
         risk: Risk::default(),
         bootstrap_resamples: 500,
         seed: 17,
+        look: None,
         prices: Some(PriceTable {
             as_of: "2026-11-01".into(),
             currency: "USD".into(),

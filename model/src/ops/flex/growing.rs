@@ -49,17 +49,36 @@ impl KvBlocks {
     }
 }
 
+/// Blocks of keys at a time, and numbers of a value: as many chains of sums as hide what a multiply-add takes.
+const BLOCKS: usize = 4;
+const VALUES: usize = 64;
+
 vectorised! {
     /// `scale · q·k` of the first keys of a head, as many as `out` has: `keys` begins at the head in the first block.
     fn scores(q: &[f32], keys: &[f32], block: usize, scale: f32, out: &mut [f32]) {
-        for (keys, out) in keys.chunks(block).zip(out.chunks_mut(LANES)) {
-            let mut sums = [0f32; LANES];
-            for (q, keys) in q.iter().zip(keys.as_chunks::<LANES>().0) {
-                for j in 0..LANES {
-                    sums[j] = q.mul_add(keys[j], sums[j]);
+        for (keys, out) in keys.chunks(BLOCKS * block).zip(out.chunks_mut(BLOCKS * LANES)) {
+            let mut sums = [[0f32; LANES]; BLOCKS];
+            let of = |b: usize| &keys[b * block..][..q.len() * LANES].as_chunks::<LANES>().0[..q.len()];
+            let blocks = out.len().div_ceil(LANES);
+            if blocks == BLOCKS {
+                let keys: [&[[f32; LANES]]; BLOCKS] = std::array::from_fn(of);
+                for (i, q) in q.iter().enumerate() {
+                    for b in 0..BLOCKS {
+                        for j in 0..LANES {
+                            sums[b][j] = q.mul_add(keys[b][i][j], sums[b][j]);
+                        }
+                    }
+                }
+            } else {
+                for (b, sums) in sums.iter_mut().enumerate().take(blocks) {
+                    for (q, keys) in q.iter().zip(of(b)) {
+                        for j in 0..LANES {
+                            sums[j] = q.mul_add(keys[j], sums[j]);
+                        }
+                    }
                 }
             }
-            for (out, sum) in out.iter_mut().zip(sums) {
+            for (out, sum) in out.iter_mut().zip(sums.as_flattened()) {
                 *out = sum * scale;
             }
         }
@@ -69,11 +88,74 @@ vectorised! {
 vectorised! {
     /// Adds `Σ weight · value`; `values` begins at the head of the first token.
     fn add_weighted(weights: &[f32], values: &[f32], width: usize, out: &mut [f32]) {
-        for (weight, value) in weights.iter().zip(values.chunks(width)) {
-            for (out, value) in out.iter_mut().zip(value) {
-                *out = weight.mul_add(*value, *out);
+        let (whole, rest) = out.as_chunks_mut::<VALUES>();
+        let from = whole.len() * VALUES;
+        for (c, out) in whole.iter_mut().enumerate() {
+            let mut sums = *out;
+            for (weight, value) in weights.iter().zip(values.get(c * VALUES..).unwrap_or_default().chunks(width)) {
+                if let Some(value) = value.first_chunk::<VALUES>() {
+                    for j in 0..VALUES {
+                        sums[j] = weight.mul_add(value[j], sums[j]);
+                    }
+                }
+            }
+            *out = sums;
+        }
+        if !rest.is_empty() {
+            for (weight, value) in weights.iter().zip(values.get(from..).unwrap_or_default().chunks(width)) {
+                for (out, value) in rest.iter_mut().zip(value) {
+                    *out = weight.mul_add(*value, *out);
+                }
             }
         }
+    }
+}
+
+/// What a token sees of a beginning and of the sequence behind it: of the latter the first `own` tokens, without the first
+/// `hidden` of all and without those that `sees` denies.
+pub(super) struct Seen<'a> {
+    pub own: usize,
+    pub hidden: usize,
+    pub sees: Option<&'a dyn Fn(usize) -> bool>,
+}
+
+/// Attention of one token's queries to a key head, `[group, head_dim]` as `out` is; `out` is zeros before. Every sum goes
+/// through what is seen in its order, so it has the same bits wherever the beginning ends.
+pub(super) fn attend(
+    plan: &AttentionPlan,
+    head: usize,
+    q: &[f32],
+    [before, own]: [&KvBlocks; 2],
+    Seen { own: count, hidden, sees }: Seen,
+    weights: &mut Vec<f32>,
+    out: &mut [f32],
+) {
+    let d = plan.head_dim;
+    let (width, total) = (plan.n_kv_heads * d, before.len + count);
+    weights.resize(total, 0.0);
+    for (q, out) in q.chunks_exact(d).zip(out.chunks_exact_mut(d)) {
+        let (first, second) = weights.split_at_mut(before.len);
+        for (kv, weights) in [(before, first), (own, second)] {
+            scores(q, kv.keys.get(head * d * LANES..).unwrap_or_default(), width * LANES, plan.scale, weights);
+        }
+        if let Some(cap) = plan.softcap {
+            weights.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
+        }
+        let hide = |weights: &mut [f32], value: f32| {
+            if let Some(sees) = sees {
+                let own = weights[before.len..].iter_mut().enumerate();
+                own.filter(|(j, _)| !sees(*j)).for_each(|(_, weight)| *weight = value);
+            }
+        };
+        hide(weights, f32::NEG_INFINITY);
+        weights[..hidden].fill(0.0);
+        let (_, sum) = exp_row(&mut weights[hidden..]);
+        hide(weights, 0.0);
+        for (kv, weights) in [(before, &weights[..before.len]), (own, &weights[before.len..])] {
+            add_weighted(weights, kv.values.get(head * d..).unwrap_or_default(), width, out);
+        }
+        let inverse = 1.0 / sum;
+        out.iter_mut().for_each(|x| *x *= inverse);
     }
 }
 
@@ -105,23 +187,8 @@ pub(super) fn attention(
         let (row, own) = (rows[seen[token].0], seen[token].1);
         let total = shared.len + own;
         let hidden = plan.window.map_or(0, |window| total.saturating_sub(window));
-        for (q, out) in q[task * group * d..].chunks_exact(d).zip(out.chunks_exact_mut(d)) {
-            weights.resize(total, 0.0);
-            let (before, after) = weights.split_at_mut(shared.len);
-            for (kv, weights) in [(shared, before), (row, after)] {
-                scores(q, kv.keys.get(head * d * LANES..).unwrap_or_default(), width * LANES, plan.scale, weights);
-            }
-            if let Some(cap) = plan.softcap {
-                weights.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
-            }
-            weights[..hidden].fill(0.0);
-            let (_, sum) = exp_row(&mut weights[hidden..]);
-            for (kv, weights) in [(shared, &weights[..shared.len]), (row, &weights[shared.len..])] {
-                add_weighted(weights, kv.values.get(head * d..).unwrap_or_default(), width, out);
-            }
-            let inverse = 1.0 / sum;
-            out.iter_mut().for_each(|x| *x *= inverse);
-        }
+        let q = &q[task * group * d..][..group * d];
+        attend(plan, head, q, [shared, row], Seen { own, hidden, sees: None }, weights, out);
     });
     let shape = [plan.batch.len(), plan.n_heads * d];
     Tensor::from_data(TensorData::new(out, shape), &Device::flex().autodiff())

@@ -1,6 +1,7 @@
 //! The op set on burn's Flex backend with our own kernels and hand-written backward passes. Frozen weights take no
 //! gradient, `B A` is never formed, logits exist at label positions only, and attention goes row by row.
 
+mod alone;
 mod attention;
 pub mod bf16;
 mod bias;
@@ -49,7 +50,7 @@ pub(crate) enum FlexMatrix {
     F32 { w: Vec<f32>, wt: Vec<f32> },
     /// `forward` multiplies `[n, in]`, `backward` `[n, out]`; the latter is there where gradients must flow through.
     Bf16 { engine: bf16::Engine, forward: bf16::Right, backward: Option<bf16::Right> },
-    /// For writing: the forward product alone, of any number of rows with the same bits.
+    /// For answers: the forward product alone, of any number of rows with the same bits.
     Strips(Strips),
     /// Not packed: both passes decode the same codes.
     Codes { compute: Compute, codes: Codes },
@@ -244,7 +245,7 @@ impl Ops for FlexOps {
         Some(layer::layer(x, block, norms, plan))
     }
 
-    /// Not for writing, where attention goes on from what was read before.
+    /// Not for answers, where attention goes on from what was read before.
     fn has_layer(&self) -> bool {
         self.compute != Compute::Strips
     }
@@ -257,6 +258,9 @@ impl Ops for FlexOps {
         plan: &AttentionPlan,
         past: Option<&LayerKv>,
     ) -> Tensor<2> {
+        if self.compute == Compute::Strips {
+            return alone::attention([q, k, v], plan, past);
+        }
         attention::attention(q, k, v, plan, past)
     }
 
