@@ -420,6 +420,24 @@ fn every_class_counts_and_an_untested_class_is_no_pass() {
 }
 
 #[test]
+fn a_mistake_that_must_not_happen_is_bounded_among_its_own_rows() {
+    let rule = |gold: &str, predicted: &str| Rule::Cell { gold: gold.into(), predicted: predicted.into(), max: 0.05 };
+    // Of 0 or 1 mistakes in n, the least n whose 95 % upper bound is at most 5 %: 59 and 93, as sampling plans have it.
+    for (wrong, least) in [(0, 59), (1, 93)] {
+        check(rule("yes", "no"), &first(least - wrong, least), &[], Verdict::Pass, "with 95 % confidence at most 5 %");
+        let fewer = first(least - 1 - wrong, least - 1);
+        check(rule("yes", "no"), &fewer, &[], Verdict::Inconclusive, "Not enough evidence");
+    }
+    let one_short = check(rule("yes", "no"), &first(58, 58), &[], Verdict::Inconclusive, "(0 of 58)");
+    assert_eq!(one_short.examples_needed, Some(59));
+    let failed = check(rule("yes", "no"), &first(250, 300), &[], Verdict::Fail, "16.7 % of its rows (50 of 300)");
+    assert_eq!(failed.demand, "yes answered as no at most 5 %");
+    let none = check(rule("no", "yes"), &first(250, 300), &[], Verdict::Inconclusive, "No test row is no.");
+    assert_eq!(none.examples_needed, Some(359));
+    check(rule("yes", "maybe"), &first(300, 300), &[], Verdict::Inconclusive, "not both among the labels");
+}
+
+#[test]
 fn latency_is_the_share_of_calls_in_time() {
     // The support gives 10 ms to right rows and 100 ms to wrong ones.
     let rule = Rule::Latency { p95_ms: 50.0 };
@@ -488,10 +506,7 @@ fn a_cell_counts_one_mistake_of_one_label() {
     assert_eq!(verdict(60, 0, 30).verdict, Verdict::Pass, "another mistake is another cell");
     let open = verdict(50, 0, 0);
     assert_eq!(open.verdict, Verdict::Inconclusive);
-    assert!(
-        open.examples_needed.is_some_and(|needed| needed > 90),
-        "of all rows, of which 50 in 90 have the label: {open:?}"
-    );
+    assert_eq!(open.examples_needed, Some(99), "59 of the label and the others as they are");
     assert_eq!(verdict(60, 12, 0).verdict, Verdict::Fail);
     assert_eq!(verdict(0, 0, 0).verdict, Verdict::Inconclusive);
 }

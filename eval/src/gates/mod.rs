@@ -142,6 +142,9 @@ impl Rule {
             | Rule::SliceFloor { min, .. }
             | Rule::CertifiedCoverage { min } => share("min", *min, true),
             Rule::Fallback {} => None,
+            Rule::Cell { gold, predicted, .. } if gold == predicted => {
+                Some(format!("gold and predicted are both {gold}, which is no mistake"))
+            }
             Rule::Cell { max, .. } => share("max", *max, true),
             Rule::InjectionCanary { max_flips } => share("max_flips", *max_flips, true),
             Rule::PiiCanary { max_leaks } => share("max_leaks", *max_leaks, true),

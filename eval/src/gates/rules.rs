@@ -97,9 +97,7 @@ fn demand(rule: &Rule, right: &str) -> String {
         Rule::Improvement { over, min } => format!("{right} at least {} above {over}", points(*min)),
         Rule::NonInferiority { against, margin } => format!("{right} at most {} below {against}", points(*margin)),
         Rule::PerClassRecall { min } => format!("recall of every class at least {}", percent(*min)),
-        Rule::Cell { gold, predicted, max } => {
-            format!("at most {} of {gold} answered {predicted}", percent(*max))
-        }
+        Rule::Cell { gold, predicted, max } => format!("{gold} answered as {predicted} at most {}", percent(*max)),
         Rule::Quantization { against, max_agreement_loss, max_accuracy_loss, max_kl } => {
             let mut text =
                 format!("same answer as {against} on at least {} of rows", percent(1.0 - max_agreement_loss));
@@ -168,7 +166,7 @@ fn alone(rule: &Rule, candidate: &[Prediction], evidence: &Evidence<'_>) -> Find
         Rule::Floor { metric: Metric::MacroF1, min } => macro_f1(candidate, *min, evidence),
         Rule::Floor { metric: Metric::RougeL, min } => likeness(candidate, *min, evidence),
         Rule::PerClassRecall { min } => per_class(candidate, *min, evidence),
-        Rule::Cell { gold, predicted, max } => cell(candidate, [gold, predicted], *max, evidence),
+        Rule::Cell { gold, predicted, max } => cell(candidate, gold, predicted, *max, evidence),
         Rule::Latency { p95_ms } => calls_within(candidate, *p95_ms, evidence),
         Rule::SliceFloor { by, min } => per_slice(candidate, *by, *min, evidence),
         Rule::CertifiedCoverage { min } => certified_coverage(*min, evidence),
@@ -357,23 +355,54 @@ fn agreement(
     finding
 }
 
-/// A mistake that is to be rare, as the share of its label's rows that do not make it.
-fn cell(candidate: &[Prediction], named: [&String; 2], max: f64, evidence: &Evidence<'_>) -> Finding {
-    let number = |name: &String| evidence.labels.iter().position(|label| label == name);
-    let [Some(gold), Some(predicted)] = named.map(number) else {
-        let reason = format!("{} and {} are not both labels of this task.", named[0], named[1]);
+/// "At most `max` of the rows of `gold` are answered `predicted`" says the same as "at least 1 - `max` are not", which is a
+/// proportion of that label's rows.
+fn cell(candidate: &[Prediction], gold: &str, predicted: &str, max: f64, evidence: &Evidence<'_>) -> Finding {
+    let index = |name: &str| evidence.labels.iter().position(|label| label == name);
+    let (Some(of), Some(answered)) = (index(gold), index(predicted)) else {
+        let reason = format!("{gold} and {predicted} are not both among the labels.");
         return Finding { reason, ..absent(evidence.candidate) };
     };
-    let answers = || candidate.iter().zip(evidence.gold).filter(|(_, label)| **label == gold);
-    let (n, wrong) = (answers().count() as u64, answers().filter(|(p, _)| p.label == Some(predicted)).count() as u64);
-    let what = format!("Share of {} that is not answered {}", named[0], named[1]);
-    let finding = proportion(&what, n - wrong, n, 1.0 - max, evidence);
-    // Rows of this label are what is needed; of the test rows, as many more as the label is rare.
+    let answers = || candidate.iter().zip(evidence.gold).filter(|(_, gold)| **gold == of);
+    let n = answers().count() as u64;
+    let wrong = answers().filter(|(prediction, _)| prediction.label == Some(answered)).count() as u64;
+    let (alpha, confidence) = (evidence.risk.alpha, 1.0 - evidence.risk.alpha);
     let rows = evidence.gold.len() as u64;
-    let of_all = |needed: u64| if n == 0 { None } else { Some(needed.saturating_mul(rows).div_ceil(n)) };
+    if n == 0 {
+        let least = (alpha.ln() / (1.0 - max).ln()).ceil() as u64;
+        return Finding {
+            reason: format!("No test row is {gold}."),
+            numbers: numbers([("demanded", max), ("rows", 0.0)]),
+            examples_needed: Some(rows + least).filter(|needed| *needed <= MAX_EXAMPLES),
+            ..absent(evidence.candidate)
+        };
+    }
+    let (lower, upper) = (lower_bound(wrong, n, confidence), upper_bound(wrong, n, confidence));
+    let verdict = judge(-upper, -lower, -max);
+    let bound = match verdict {
+        Verdict::Fail => format!("at least {}", percent(lower)),
+        _ => format!("at most {}", percent(upper)),
+    };
+    let observed = wrong as f64 / n as f64;
     Finding {
-        examples_needed: finding.examples_needed.and_then(of_all).filter(|needed| *needed <= MAX_EXAMPLES),
-        ..finding
+        verdict,
+        reason: format!(
+            "{gold} is answered as {predicted} on {} of its rows ({wrong} of {n}); with {} confidence {bound}, at most {} \
+             demanded.",
+            percent(observed),
+            percent(confidence),
+            percent(max)
+        ),
+        numbers: numbers([
+            ("observed", observed),
+            ("lower", lower),
+            ("upper", upper),
+            ("demanded", max),
+            ("rows", n as f64),
+        ]),
+        // The other labels' rows stay as many as they are.
+        examples_needed: examples_for_proportion(n - wrong, n, 1.0 - max, evidence.risk)
+            .map(|needed| rows + needed.saturating_sub(n)),
     }
 }
 

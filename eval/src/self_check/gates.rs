@@ -30,6 +30,11 @@ pub(super) fn jobs() -> Vec<Job> {
                 ("floor of valid answers, 99 %", floor(Metric::Validity, 0.99), 0.99),
                 ("latency, 95 % of calls in time", Rule::Latency { p95_ms: 50.0 }, 0.95),
                 (
+                    "cell, taken for another at most 5 %",
+                    Rule::Cell { gold: "yes".into(), predicted: "no".into(), max: 0.05 },
+                    0.95,
+                ),
+                (
                     "quantization, same answer on 95 %",
                     Rule::Quantization {
                         against: "other".into(),
