@@ -2,6 +2,7 @@
 //! them. Trainer, quantizer and evaluation share it; it knows none of them.
 
 pub mod adapter;
+pub mod arithmetic;
 pub mod chat_template;
 pub mod config;
 pub mod decoder;
