@@ -23,7 +23,7 @@ pub fn run(settings: &Settings, args: &Args) -> Result<Exit> {
         Failure::of(Exit::Usage, &e).help("only artifacts of this version on carry a reference; package it again")
     })?;
     let policy = Policy::load(&policy)?;
-    let scorer = Scorer::open(&dir, manifest, settings, None)?;
+    let scorer = Scorer::open(&dir, manifest, settings, None, None)?;
     let calls = draw(args)?;
     if calls.asked.is_empty() {
         let message = format!("none of the {} records is a call with an answer", calls.rejected);
