@@ -34,6 +34,10 @@ pub struct ArtifactManifest {
     pub files: BTreeMap<String, ArtifactFile>,
     /// An answer with less confidence than this escalates. Null where the recipe routes nothing.
     pub threshold: Option<f64>,
+    /// In which arithmetic the evaluation computed the model, and serving does: `served`, quantized blocks as llama.cpp
+    /// multiplies them, or `f32`, which is also what is meant where it is absent.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub arithmetic: Option<String>,
     /// What the gates said together: pass, fail or inconclusive.
     pub verdict: String,
     pub program_version: String,
@@ -177,6 +181,7 @@ mod tests {
             recipe_lock_digest: sha256_hex(b"r"),
             files: [file("model.gguf", "model"), file("report/report.json", "report")].into(),
             threshold: Some(0.7),
+            arithmetic: Some("served".to_owned()),
             verdict: "pass".to_owned(),
             program_version: "0.1.0".to_owned(),
         };

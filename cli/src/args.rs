@@ -15,8 +15,27 @@ pub use shadow::Shadow;
 pub use students::{Carve, Teach};
 pub use traces::{Audit, Import, ReadingArgs};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use limbeck_model::arithmetic::Arithmetic;
 use std::path::PathBuf;
+
+/// In which arithmetic a quantized file is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ArithmeticArg {
+    /// Straight from its blocks, activations rounded to int8: as llama.cpp serves it
+    Served,
+    /// Weights expanded to float32, nothing rounded
+    F32,
+}
+
+impl From<ArithmeticArg> for Arithmetic {
+    fn from(arg: ArithmeticArg) -> Arithmetic {
+        match arg {
+            ArithmeticArg::Served => Arithmetic::Served,
+            ArithmeticArg::F32 => Arithmetic::F32,
+        }
+    }
+}
 
 /// Turns production traces of a frontier model into a small, gated, signed model.
 #[derive(Parser, Debug)]

@@ -2,8 +2,8 @@
 //! each case's `prompt_tokens` and `ours`, and prints it. `logprobs INPUT.json > FILLED.json`.
 
 use limbeck_artifact::dataset::Message;
-use limbeck_model::decoder::Decoder;
-use limbeck_model::device::{DeviceName, ops};
+use limbeck_model::arithmetic::{Arithmetic, scoring_decoder};
+use limbeck_model::device::DeviceName;
 use limbeck_model::prompt::encode_prompt;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
@@ -16,7 +16,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut request: Value = serde_json::from_slice(&std::fs::read(&input)?)?;
     let path = request["model"].as_str().ok_or("`model` is missing")?.to_string();
     let path = Path::new(&path);
-    let decoder = Decoder::from_weights(&Weights::open(path)?, ops(DeviceName::Cpu)?, false)?;
+    let wanted = match request["arithmetic"].as_str() {
+        Some("f32") => Arithmetic::F32,
+        _ => Arithmetic::Served,
+    };
+    let (decoder, _) = scoring_decoder(&Weights::open(path)?, DeviceName::Cpu, wanted)?;
     let tokenizer = ChatTokenizer::open(path)?;
     for case in request["cases"].as_array_mut().ok_or("`cases` is missing")? {
         let prompt: Vec<u32> = if let Some(text) = case["prompt"].as_str() {

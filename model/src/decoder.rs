@@ -4,11 +4,13 @@
 pub use crate::config::LINEARS;
 use crate::config::{Activation, DecoderConfig, LayerConfig, Rope};
 use crate::layout::Packed;
+use crate::ops::blocks::Blocks;
 use crate::ops::codes::{Codes, QuantizeBase};
 use crate::ops::dora::row_squares;
-use crate::ops::{AttentionPlan, Block, Frozen, LayerKv, Lora, Ops, Rotation};
+use crate::ops::{AttentionPlan, Block, Frozen, GrowingKv, LayerKv, Lora, Ops, Rotation};
 pub use crate::parts::TensorSet;
 use crate::parts::{Loaded, Norm, Parts, Trained};
+use crate::weights::Weights;
 use burn::tensor::Tensor;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -122,6 +124,9 @@ pub struct Decoder {
 /// Gives a tensor by its Hugging Face name: shape and row-major data.
 pub type Loader<'a> = dyn FnMut(&str) -> Result<(Vec<usize>, Vec<f32>), DecoderError> + 'a;
 
+/// Gives the blocks of a matrix that is to be multiplied as it is stored.
+pub type BlocksLoader<'a> = dyn FnMut(&str) -> Result<Option<Blocks>, DecoderError> + 'a;
+
 /// Gives the codes of a layer's matrix where it is stored in them.
 pub type CodesLoader<'a> = dyn FnMut(&str) -> Result<Option<Codes>, DecoderError> + 'a;
 
@@ -149,7 +154,8 @@ impl Decoder {
     ) -> Result<Self, DecoderError> {
         let held = ops.clone();
         let norm_offset = config.norm_offset;
-        let mut parts = Loaded { load, stored, ops: held.as_ref(), trains, quantize, norm_offset };
+        let blocks = &mut |_: &str| Ok(None);
+        let mut parts = Loaded { load, stored, blocks, ops: held.as_ref(), trains, quantize, norm_offset };
         let decoder = Self::of(config, ops, &mut parts)?;
         Ok(Decoder { quantized: quantize, ..decoder })
     }
@@ -192,17 +198,13 @@ impl Decoder {
     }
 
     /// From a folder or GGUF file, as `weights` reads it.
-    pub fn from_weights(
-        weights: &crate::weights::Weights,
-        ops: Arc<dyn Ops>,
-        trains: bool,
-    ) -> Result<Self, DecoderError> {
+    pub fn from_weights(weights: &Weights, ops: Arc<dyn Ops>, trains: bool) -> Result<Self, DecoderError> {
         Decoder::from_weights_quantized(weights, ops, trains, QuantizeBase::None)
     }
 
     /// The same as [`Decoder::load_quantized`]; what a GGUF file stores in the form asked for is taken as it is.
     pub fn from_weights_quantized(
-        weights: &crate::weights::Weights,
+        weights: &Weights,
         ops: Arc<dyn Ops>,
         trains: bool,
         quantize: QuantizeBase,
@@ -211,6 +213,23 @@ impl Decoder {
         let mut load = |name: &str| weights.load(name).map(|dense| (dense.shape, dense.data)).map_err(wrong);
         let mut stored = |name: &str| weights.codes(name, quantize).map_err(wrong);
         Decoder::load_quantized(weights.config(), ops, trains, quantize, &mut load, &mut stored)
+    }
+
+    /// From a quantized GGUF file, for inference as llama.cpp serves it: the file's blocks are multiplied as they are, with
+    /// activations rounded to int8 in front of them. What [`Weights::is_served`] answers for.
+    pub fn served(weights: &Weights, ops: Arc<dyn Ops>) -> Result<Self, DecoderError> {
+        let wrong = |e: crate::ModelError| DecoderError::Weights(e.to_string());
+        let held = ops.clone();
+        let mut parts = Loaded {
+            load: &mut |name| weights.load(name).map(|dense| (dense.shape, dense.data)).map_err(wrong),
+            stored: &mut |_| Ok(None),
+            blocks: &mut |name| weights.blocks(name).map_err(wrong),
+            ops: held.as_ref(),
+            trains: false,
+            quantize: QuantizeBase::None,
+            norm_offset: weights.config().norm_offset,
+        };
+        Self::of(weights.config(), ops, &mut parts)
     }
 
     /// How the layers' linear maps are kept.
@@ -383,6 +402,20 @@ impl Decoder {
             self.ops.linear(x, &projection.weight, projection.lora(lora).as_ref())
         };
         self.run_layer_by(i, hidden, linear, attend)
+    }
+
+    /// A layer of chains that grow as one op, where the op set has one for it.
+    pub(crate) fn layer_growing(
+        &self,
+        i: usize,
+        hidden: &Tensor<2>,
+        lora: Option<&LoraSet>,
+        plan: &AttentionPlan,
+        shared: &GrowingKv,
+        rows: &mut [&mut GrowingKv],
+    ) -> Option<Tensor<2>> {
+        let block = self.layers[i].block(&self.config, lora, false)?;
+        self.ops.layer_growing(hidden, &block, plan, shared, rows)
     }
 
     /// One of a layer's linear maps, by its number in [`LINEARS`].

@@ -2,6 +2,7 @@
 //! them. Trainer, quantizer and evaluation share it; it knows none of them.
 
 pub mod adapter;
+pub mod arithmetic;
 mod changed;
 pub mod chat_template;
 pub mod config;

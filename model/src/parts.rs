@@ -1,7 +1,8 @@
 //! What a decoder is put together from: weights that are loaded and frozen, or tensors that a full fine-tuning trains.
 //! Which parts a layer has is written once, in the decoder, for both.
 
-use crate::decoder::{CodesLoader, DecoderError, Loader};
+use crate::decoder::{BlocksLoader, CodesLoader, DecoderError, Loader};
+use crate::ops::blocks::Blocks;
 use crate::ops::codes::{Codes, QuantizeBase};
 use crate::ops::{Frozen, Ops};
 use burn::tensor::Tensor;
@@ -46,6 +47,8 @@ pub(crate) struct Loaded<'a, 'b> {
     pub load: &'a mut Loader<'b>,
     /// Asked first, for a module that is one matrix.
     pub stored: &'a mut CodesLoader<'b>,
+    /// Asked before anything else.
+    pub blocks: &'a mut BlocksLoader<'b>,
     pub ops: &'a dyn Ops,
     pub trains: bool,
     pub quantize: QuantizeBase,
@@ -64,6 +67,16 @@ impl Loaded<'_, '_> {
         }
     }
 
+    /// A matrix that is to be multiplied as it is stored.
+    fn blocks(&mut self, name: &str, want: [usize; 2]) -> Result<Option<Blocks>, DecoderError> {
+        let Some(blocks) = (self.blocks)(name)? else { return Ok(None) };
+        let got = [blocks.n_out, blocks.n_in];
+        match got == want {
+            true => Ok(Some(blocks)),
+            false => Err(DecoderError::Shape { name: name.to_string(), got: got.to_vec(), want: want.to_vec() }),
+        }
+    }
+
     /// A module's matrix, where the file stores it in the codes that are wanted.
     fn stored(&mut self, name: &str, want: [usize; 2]) -> Result<Option<Frozen>, DecoderError> {
         let Some(codes) = (self.stored)(name)? else { return Ok(None) };
@@ -77,6 +90,9 @@ impl Loaded<'_, '_> {
 
 impl Parts for Loaded<'_, '_> {
     fn matrix(&mut self, name: &str, n_out: usize, n_in: usize) -> Result<Frozen, DecoderError> {
+        if let Some(blocks) = self.blocks(name, [n_out, n_in])? {
+            return Ok(self.ops.freeze_blocks(blocks));
+        }
         let data = self.tensor(name, &[n_out, n_in])?;
         Ok(match self.quantize {
             QuantizeBase::None => self.ops.freeze(data, n_out, n_in, self.trains),
@@ -96,6 +112,13 @@ impl Parts for Loaded<'_, '_> {
             true => Some(self.tensor(&format!("{path}.bias"), &[n_out])?),
             false => None,
         };
+        if let Some(blocks) = self.blocks(&name, [n_out, n_in])? {
+            let part = |rows: &Range<usize>| {
+                let bias = bias.as_ref().map(|bias| Arc::new(bias[rows.clone()].to_vec()));
+                self.ops.freeze_blocks(blocks.rows(rows.clone())).with_bias(bias)
+            };
+            return Ok(rows.iter().map(part).collect());
+        }
         if let [_] = rows
             && let Some(weight) = self.stored(&name, [n_out, n_in])?
         {

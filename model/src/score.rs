@@ -203,9 +203,14 @@ impl LabelScorer {
             };
             queries.extend(self.trie.forks().iter().map(|f| (position(f.at), f.tokens.clone())));
         }
-        let hidden = self.decoder.forward(&Arc::new(batch), self.lora.as_ref(), Some(past), None)?;
-        let head = self.head.as_ref().unwrap_or(self.decoder.head());
-        let logits = self.decoder.ops().logits_of(&hidden, head, &queries);
+        let (batch, ops) = (Arc::new(batch), self.decoder.ops());
+        let mut logits = Ok(Vec::new());
+        ops.at_once(&mut || {
+            let hidden = self.decoder.forward(&batch, self.lora.as_ref(), Some(past), None);
+            let head = self.head.as_ref().unwrap_or(self.decoder.head());
+            logits = hidden.map(|hidden| ops.logits_of(&hidden, head, &queries));
+        });
+        let logits = logits?;
         let forks = self.trie.forks().len();
         Ok((0..prompts.len()).map(|i| self.trie.log_posterior(&logits[i * forks..][..forks])).collect())
     }

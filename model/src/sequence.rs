@@ -64,6 +64,10 @@ impl Decoder {
         for (i, plan) in self.plans(&batch).iter().enumerate() {
             let before = shared.layers.get(i).unwrap_or(&nothing);
             let mut own: Vec<&mut GrowingKv> = rows.iter_mut().map(|row| row.layer(i)).collect();
+            if let Some(out) = self.layer_growing(i, &hidden, lora, plan, before, &mut own) {
+                hidden = out;
+                continue;
+            }
             hidden = self.run_layer(i, hidden, lora, |qkv| self.ops().attention_growing(qkv, plan, before, &mut own));
         }
         for (row, tokens) in rows.iter_mut().zip(tokens) {

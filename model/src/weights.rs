@@ -7,6 +7,7 @@ use crate::config::DecoderConfig;
 use crate::error::{ModelError, Result};
 use crate::gguf::{GgmlType, GgufFile};
 use crate::names::{gguf_to_hf, hf_to_gguf, unpermute_qk};
+use crate::ops::blocks::Blocks;
 use crate::ops::codes::{Codes, QuantizeBase};
 use crate::safetensor::Shards;
 use std::collections::BTreeMap;
@@ -185,13 +186,49 @@ impl Weights {
         let (Some(info), QuantizeBase::Int8, Some(&[n_out, n_in])) = (info, quantize, self.shape(name)) else {
             return Ok(None);
         };
-        let bytes = file.bytes(info)?;
-        let bytes = match self.permuted_heads(name) {
-            Some(heads) => unpermute_qk(&bytes, heads, bytes.len() / n_out.max(1)),
-            None => bytes,
-        };
+        let bytes = self.rows_in_order(name, file.bytes(info)?, n_out);
         let why = "a scale is not a finite number";
         Codes::from_q8_0(&bytes, n_out, n_in).map(Some).ok_or_else(|| ModelError::tensor(&self.path, name, why))
+    }
+
+    /// Whether [`crate::decoder::Decoder::served`] computes as llama.cpp serves this file: it is a GGUF file, and there are
+    /// kernels for the blocks of everything that activations are multiplied with.
+    pub fn is_served(&self) -> bool {
+        let From::Gguf(file) = &self.from else { return false };
+        let head = if self.config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        let mut matrices = self
+            .shapes
+            .iter()
+            .filter(|(name, shape)| shape.len() == 2 && (name.as_str() == head || name.starts_with("model.layers.")));
+        let multiplied = |(name, shape): (&String, &Vec<usize>)| {
+            let info = hf_to_gguf(name).and_then(|name| file.tensor(&name));
+            info.is_some_and(|info| Blocks::multiplied(info.ty, shape[1]))
+        };
+        self.tuned.is_none() && matrices.all(multiplied)
+    }
+
+    /// The blocks of a matrix as the file has them, in Hugging Face's row order; `None` where there is no kernel for them.
+    ///
+    /// # Errors
+    /// When reading fails, or a scale is not finite.
+    pub fn blocks(&self, name: &str) -> Result<Option<Blocks>> {
+        let From::Gguf(file) = &self.from else { return Ok(None) };
+        let info = hf_to_gguf(name).and_then(|n| file.tensor(&n));
+        let (Some(info), Some(&[n_out, n_in])) = (info, self.shape(name)) else { return Ok(None) };
+        if self.tuned.is_some() || !Blocks::multiplied(info.ty, n_in) {
+            return Ok(None);
+        }
+        let bytes = self.rows_in_order(name, file.bytes(info)?, n_out);
+        let why = "a scale is not a finite number";
+        Blocks::new(info.ty, bytes, n_out, n_in).map(Some).ok_or_else(|| ModelError::tensor(&self.path, name, why))
+    }
+
+    /// The bytes of a matrix, its rows in Hugging Face's order.
+    fn rows_in_order(&self, name: &str, bytes: Vec<u8>, n_out: usize) -> Vec<u8> {
+        match self.permuted_heads(name) {
+            Some(heads) => unpermute_qk(&bytes, heads, bytes.len() / n_out.max(1)),
+            None => bytes,
+        }
     }
 
     /// The files that hold the weights.

@@ -346,6 +346,7 @@ pub struct Eval {
     pub power: f64,
     pub bootstrap_samples: usize,
     pub calibration: CalibrationMethod,
+    pub arithmetic: EvalArithmetic,
     pub escalation: Escalation,
     #[serde(rename = "arm", default)]
     pub arms: Vec<EvalArm>,
@@ -407,6 +408,14 @@ pub struct EndpointArm {
     pub requests_per_minute: u32,
     pub tokens_per_minute: u32,
     pub max_spend: Option<f64>,
+}
+
+/// In which arithmetic quantized files answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvalArithmetic {
+    Served,
+    F32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -135,3 +135,36 @@ fn a_classification_head_goes_the_whole_way() {
         assert!(!out.status.success() && said.contains(because), "{said}");
     }
 }
+
+/// The artifact says in which arithmetic its file was judged, and answers in it.
+#[test]
+fn quantized_files_are_judged_and_answer_as_they_are_served_or_in_float32() {
+    let mini = Mini::new(0.0001, true);
+    let package = mini.run_dir().join("package");
+    let arithmetic = || -> Value {
+        let manifest: Value = serde_json::from_slice(&std::fs::read(package.join("manifest.json")).unwrap()).unwrap();
+        manifest["arithmetic"].clone()
+    };
+    let folder = package.display().to_string();
+    let confidence = |more: &[&str]| -> f64 {
+        let args = [&["score", &folder, "my card was stolen", "--no-verify", "--json"], more].concat();
+        serde_json::from_str::<Value>(&mini.expect(0, &args)).unwrap()["confidence"].as_f64().unwrap()
+    };
+    let title = || -> String {
+        let report = report(&mini);
+        let arms = report["arms"].as_array().unwrap();
+        arms.iter().find(|a| a["name"] == "Q4_0").unwrap()["title"].as_str().unwrap().to_owned()
+    };
+
+    mini.expect(0, &["run", "mini", "--offline", "--set", "eval.arithmetic=served"]);
+    assert_eq!(arithmetic(), "served");
+    assert_eq!(title(), "the Q4_0 file itself, computed from its blocks as it is served");
+    let [served, expanded] = [confidence(&["--arithmetic", "served"]), confidence(&["--arithmetic", "f32"])];
+    assert_eq!(confidence(&[]), served);
+    assert!(served != expanded && (served - expanded).abs() < 0.05, "{served} and {expanded}");
+
+    mini.expect(0, &["run", "mini", "--offline"]);
+    assert_eq!(arithmetic(), "f32");
+    assert_eq!(title(), "the Q4_0 file itself, read back");
+    assert_eq!(confidence(&[]), expanded);
+}

@@ -33,6 +33,7 @@ pub fn artifact(dir: &Path, name: &str, version: &str) -> String {
         dataset_digest: sha256_hex(b"d"),
         recipe_lock_digest: sha256_hex(b"r"),
         files: [file("model.gguf", "model"), file("report/report.json", "report")].into(),
+        arithmetic: None,
         threshold: Some(0.7),
         verdict: "pass".to_owned(),
         program_version: "0.1.0".to_owned(),

@@ -81,6 +81,9 @@ pub struct Score {
     /// Serve from this confidence, whatever the artifact's own policy certifies
     #[arg(long, value_name = "0..1")]
     pub threshold: Option<f64>,
+    /// Compute in this arithmetic, whatever the artifact was evaluated in
+    #[arg(long, value_name = "HOW", value_enum)]
+    pub arithmetic: Option<super::ArithmeticArg>,
     /// Of a stream, lines to answer at once where so many wait: faster in all, slower for each
     #[arg(long, value_name = "N", default_value_t = 32, requires = "jsonl", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub batch: u16,
@@ -114,6 +117,9 @@ pub struct Serve {
     /// Serve from this confidence, whatever the artifact's own policy certifies
     #[arg(long, value_name = "0..1")]
     pub threshold: Option<f64>,
+    /// Compute in this arithmetic, whatever the artifact was evaluated in
+    #[arg(long, value_name = "HOW", value_enum)]
+    pub arithmetic: Option<super::ArithmeticArg>,
     /// Requests that are answered at the same time
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: u16,

@@ -1,6 +1,7 @@
 //! What `limbeck bench` takes, and the hidden `limbeck bench-ours` that it starts for our side.
 
 use super::distill::Arm;
+use crate::args::ArithmeticArg;
 use clap::{Args, Subcommand, ValueEnum};
 use limbeck_model::device::Dtype;
 use limbeck_model::ops::codes::QuantizeBase;
@@ -98,6 +99,12 @@ Example:
   limbeck bench write --model smollm2-135m
   limbeck bench write --model runs/booking-extractor/quantize/booking-extractor-Q8_0.gguf --batch 4,16,64 --tokens 32")]
     Write(BenchWrite),
+    /// Measure a model file's speed, prompts read and tokens written one at a time, beside llama.cpp in turn
+    #[command(after_help = "\
+Example:
+  limbeck bench runtime --model smollm2-Q8_0.gguf,smollm2-Q4_0.gguf
+  limbeck bench runtime --model smollm2-Q8_0.gguf --peer .venv/bin/python      pip install xllamacpp")]
+    Runtime(BenchRuntime),
     /// Plant wrong labels in an intent data set and see how many of them come first in the review queue
     #[command(after_help = "Example:\n  limbeck bench suspects --data banking77 --noise 0.15")]
     Suspects(BenchSuspects),
@@ -310,6 +317,28 @@ pub struct BenchWrite {
     pub tokens: usize,
     /// How often each is measured
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub rounds: u64,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct BenchRuntime {
+    /// Model files; those that llama.cpp is to read are GGUF
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',', required = true)]
+    pub model: Vec<PathBuf>,
+    /// A Python with xllamacpp, to run it beside
+    #[arg(long, value_name = "PYTHON")]
+    pub peer: Option<PathBuf>,
+    /// Our arithmetic: of the file's blocks as llama.cpp serves them, or of weights expanded to float32
+    #[arg(long, value_enum, default_value_t = ArithmeticArg::Served)]
+    pub arithmetic: ArithmeticArg,
+    /// Tokens of the prompt
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = positive)]
+    pub prompt: usize,
+    /// Tokens to write behind it
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
+    pub tokens: usize,
+    /// How often each is measured
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
     pub rounds: u64,
 }
 

@@ -10,6 +10,7 @@ pub mod kl;
 pub mod ours;
 pub mod report;
 pub mod review;
+pub mod runtime;
 pub mod serve;
 pub mod sides;
 pub mod text;

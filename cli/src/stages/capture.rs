@@ -23,6 +23,7 @@ use limbeck_distill::{Asked, CapturePlan, capture};
 use limbeck_eval::argmax;
 use limbeck_eval::statistics::wilson;
 use limbeck_model::adapter::Adapter;
+use limbeck_model::arithmetic::Arithmetic;
 use limbeck_model::device::DeviceName;
 use limbeck_model::score::LabelScorer;
 use limbeck_model::weights::Weights;
@@ -108,7 +109,7 @@ impl Teacher {
     /// # Errors
     /// When its files don't fit together, or not these labels.
     pub fn open(&self, labels: &[String], device: DeviceName) -> Result<LabelScorer> {
-        open_scorer(&self.file, self.adapter.as_deref(), device, labels)
+        open_scorer(&self.file, self.adapter.as_deref(), (device, Arithmetic::F32), labels)
             .map_err(|e| cannot_open(&self.file, e.as_ref()))
     }
 }

@@ -20,14 +20,15 @@ use limbeck_eval::{
     PriceTable, Respondent, Rows, Rule, Said, SaidOrNot, Target, Verdict, evaluate,
 };
 use limbeck_model::adapter::Adapter;
+use limbeck_model::arithmetic::{Arithmetic, OpenError, scoring_decoder, writing_decoder};
 use limbeck_model::decoder::{Decoder, LoraSet};
-use limbeck_model::device::{self, DeviceName};
+use limbeck_model::device::DeviceName;
 use limbeck_model::generate::{Writer, Written};
 use limbeck_model::ops::Ops;
 use limbeck_model::score::LabelScorer;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
-use limbeck_recipes::{ArmKind, CalibrationMethod, EvalArm, GateRule, Head, Method, Recipe, SliceBy};
+use limbeck_recipes::{ArmKind, CalibrationMethod, EvalArithmetic, EvalArm, GateRule, Head, Method, Recipe, SliceBy};
 use limbeck_trainer::TrainReport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -149,10 +150,12 @@ impl<A: AnswerWriter> AnswerWriter for Prompted<A> {
 pub fn open_scorer(
     model: &Path,
     tuned: Option<&Path>,
-    device: DeviceName,
+    (device, arithmetic): (DeviceName, Arithmetic),
     labels: &[String],
 ) -> std::result::Result<LabelScorer, AnswerError> {
-    let opened = open_model(model, tuned, device::writing_ops(device)?)?;
+    let opened = open_model(model, tuned, |weights, tuned| {
+        scoring_decoder(weights, device, if tuned { Arithmetic::F32 } else { arithmetic })
+    })?;
     let lora = opened.lora();
     let OpenModel { decoder, tokenizer, ops, adapter } = opened;
     let scorer = match adapter.and_then(|adapter| adapter.head) {
@@ -172,10 +175,12 @@ pub fn open_scorer(
 pub fn open_writer(
     model: &Path,
     tuned: Option<&Path>,
-    device: DeviceName,
+    (device, arithmetic): (DeviceName, Arithmetic),
     max_new_tokens: usize,
 ) -> std::result::Result<Writer, AnswerError> {
-    let opened = open_model(model, tuned, device::writing_ops(device)?)?;
+    let opened = open_model(model, tuned, |weights, tuned| {
+        writing_decoder(weights, device, if tuned { Arithmetic::F32 } else { arithmetic })
+    })?;
     let lora = opened.lora();
     let writer = Writer::new(opened.decoder, opened.tokenizer, max_new_tokens);
     Ok(match lora {
@@ -197,9 +202,15 @@ impl OpenModel {
     }
 }
 
-fn open_model(model: &Path, tuned: Option<&Path>, ops: Arc<dyn Ops>) -> std::result::Result<OpenModel, AnswerError> {
+/// `open` is told whether an adapter will sit on the weights: what was trained beside weights in float32 is computed so.
+fn open_model(
+    model: &Path,
+    tuned: Option<&Path>,
+    open: impl Fn(&Weights, bool) -> std::result::Result<(Decoder, Arithmetic), OpenError>,
+) -> std::result::Result<OpenModel, AnswerError> {
     let (weights, adapter) = Weights::open_trained::<AnswerError>(model, tuned)?;
-    let decoder = Arc::new(Decoder::from_weights(&weights, ops.clone(), false)?);
+    let decoder = Arc::new(open(&weights, adapter.is_some())?.0);
+    let ops = decoder.ops().clone();
     if let Some(adapter) = &adapter {
         adapter.check(&decoder.config)?;
     }
@@ -238,11 +249,14 @@ pub fn run(
         let in_words = fields.is_some();
         let texts = fields.as_ref().is_some_and(|fields| fields.schema.is_text());
         let max_new_tokens = max_new_tokens(recipe);
-        let model = |name: &str, title: &str, digest: &str, file: PathBuf, tuned: Option<PathBuf>| {
+        let model = |name: &str, title: &str, digest: &str, file: PathBuf, tuned: Option<PathBuf>, by: Arithmetic| {
+            let how = (device, by);
+            // Answers that were kept before there was a choice were computed in float32.
+            let digest = if by == Arithmetic::F32 { digest.to_owned() } else { format!("{digest} {by}") };
             if in_words {
                 let key = sha256_hex(format!("{digest} {device} {PROGRAM_VERSION} {max_new_tokens}").as_bytes());
                 let open = move || {
-                    let writer = open_writer(&file, tuned.as_deref(), device, max_new_tokens)?;
+                    let writer = open_writer(&file, tuned.as_deref(), how, max_new_tokens)?;
                     Ok(Box::new(WriterArm { writer, texts }) as Box<dyn AnswerWriter>)
                 };
                 // Writing takes its time, and only the candidate's confidence decides anything.
@@ -251,7 +265,7 @@ pub fn run(
             let key = sha256_hex(format!("{digest} {device} {PROGRAM_VERSION}").as_bytes());
             let labels = labels.clone();
             Arm::model(name, title, &key, move || {
-                Ok(Box::new(ModelArm(open_scorer(&file, tuned.as_deref(), device, &labels)?)) as Box<dyn Answerer>)
+                Ok(Box::new(ModelArm(open_scorer(&file, tuned.as_deref(), how, &labels)?)) as Box<dyn Answerer>)
             })
         };
         let mut arms = vec![Arm::recorded(FRONTIER, "the frontier model, as recorded in the traces")];
@@ -259,7 +273,7 @@ pub fn run(
             arms.push(Arm::linear_floor(LINEAR, "TF-IDF and logistic regression on the same train split"));
         }
         arms.extend([
-            model(BASE, "the base model, untuned", &base.digest, base.path.clone(), None),
+            model(BASE, "the base model, untuned", &base.digest, base.path.clone(), None, Arithmetic::F32),
             model(
                 TUNED,
                 match recipe.train.method {
@@ -270,12 +284,17 @@ pub fn run(
                 &format!("{} {}", base.digest, trained.digest()),
                 base.path.clone(),
                 Some(outcome(run)),
+                Arithmetic::F32,
             ),
         ]);
         for format in &recipe.quantize.formats {
             let Some(file) = quantized.summary.get(format) else { continue };
-            let title = format!("the {format} file itself, read back");
-            arms.push(model(format, &title, &file.sha256, run.dir.join(&file.file), None));
+            let by = arithmetic(run, &run.dir.join(&file.file))?;
+            let title = match by {
+                Arithmetic::Served => format!("the {format} file itself, computed from its blocks as it is served"),
+                Arithmetic::F32 => format!("the {format} file itself, read back"),
+            };
+            arms.push(model(format, &title, &file.sha256, run.dir.join(&file.file), None, by));
         }
         let task = match &run.resolved.schema {
             Some(file) => Task::Fields(file.schema.clone(), file.text.clone()),
@@ -321,6 +340,19 @@ pub fn run(
     })
 }
 
+/// The arithmetic in which a quantized file is judged, and served.
+///
+/// # Errors
+/// When the file can't be read.
+pub fn arithmetic(run: &Run<'_>, file: &Path) -> Result<Arithmetic> {
+    let recipe = run.recipe();
+    let wanted = match recipe.eval.arithmetic {
+        EvalArithmetic::Served => Arithmetic::Served,
+        EvalArithmetic::F32 => Arithmetic::F32,
+    };
+    Ok(wanted.of(&Weights::open(file)?, recipe.model.device.parse()?))
+}
+
 /// The untuned base with examples in its prompt.
 fn few_shot<'a>(
     name: &str,
@@ -339,14 +371,15 @@ fn few_shot<'a>(
         Task::Labels(labels) => {
             let labels = labels.clone();
             Arm::model(name, &title, &key, move || {
-                let arm = ModelArm(open_scorer(&file, None, device, &labels)?);
+                let arm = ModelArm(open_scorer(&file, None, (device, Arithmetic::F32), &labels)?);
                 Ok(Box::new(Prompted(prompt, arm)) as Box<dyn Answerer>)
             })
         }
         Task::Fields(schema, _) => {
             let texts = schema.is_text();
             Arm::writer(name, &title, &key, move || {
-                let arm = WriterArm { writer: open_writer(&file, None, device, max_new_tokens)?, texts };
+                let arm =
+                    WriterArm { writer: open_writer(&file, None, (device, Arithmetic::F32), max_new_tokens)?, texts };
                 Ok(Box::new(Prompted(prompt, arm)) as Box<dyn AnswerWriter>)
             })
         }

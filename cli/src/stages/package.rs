@@ -1,7 +1,7 @@
 //! Package: everything that is needed to serve the file and to believe in it, in one signed folder, `package/`. It is
 //! made beside its place and moved there whole.
 
-use super::eval::{Evaluated, POLICY, max_new_tokens};
+use super::eval::{Evaluated, POLICY, arithmetic, max_new_tokens};
 use super::quantize::QuantizedFiles;
 use super::train::adapter_files;
 use super::{Finished, PROGRAM_VERSION, Run, Work, cannot, provenance};
@@ -127,6 +127,7 @@ pub fn run(
             files: parts.files()?,
             // A certified threshold is on another number; the policy tells which.
             threshold: recipe.eval.escalation.max_error.is_none().then_some(recipe.eval.threshold),
+            arithmetic: Some(arithmetic(run, &run.dir.join(&shipped))?.name().to_owned()),
             verdict: report.verdict.name().to_owned(),
             program_version: PROGRAM_VERSION.to_owned(),
         };

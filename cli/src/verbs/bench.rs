@@ -5,7 +5,9 @@ use crate::bench::banking::Rows;
 use crate::bench::report::{self, Figure, Growth};
 use crate::bench::sides::Sides;
 use crate::bench::text::{Heading, table};
-use crate::bench::{FinetuneFigures, StepFigures, THREADS, curate, distill, escalation, ours, review, serve, write};
+use crate::bench::{
+    FinetuneFigures, StepFigures, THREADS, curate, distill, escalation, ours, review, runtime, serve, write,
+};
 use crate::exit::{Exit, Failure, Result};
 use crate::output;
 use crate::scratch::Scratch;
@@ -25,6 +27,7 @@ pub fn bench(settings: &Settings, verb: &BenchVerb) -> Result<Exit> {
         BenchVerb::Kl(args) => return super::bench_kl::bench(settings, args),
         BenchVerb::Review(args) => return review::desk(settings, args),
         BenchVerb::Write(args) => return write::write(settings, args),
+        BenchVerb::Runtime(args) => return runtime::bench(settings, args),
         BenchVerb::Suspects(args) => return review::suspects(settings, args),
         BenchVerb::Distill(args) => return distill::bench(settings, args),
         BenchVerb::Serve(args) => return serve::bench(settings, args),

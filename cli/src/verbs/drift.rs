@@ -25,7 +25,7 @@ pub fn run(settings: &Settings, args: &Args) -> Result<Exit> {
     })?;
     let policy = Policy::load(&policy)?;
     let redaction = replay::redactor(&dir, &manifest, args.no_redact)?;
-    let scorer = Scorer::open(&dir, manifest, settings, None)?;
+    let scorer = Scorer::open(&dir, manifest, settings, None, None)?;
     let calls =
         replay::draw(&args.traces, &args.reading, redaction.redactor.as_ref(), args.limit, args.seed)?.some()?;
     let live = Terminal::of_stderr().live;

@@ -15,6 +15,7 @@ use limbeck_artifact::schema::Schema;
 use limbeck_artifact::store::{Store, Trusted};
 use limbeck_artifact::untrusted::{visible, visible_line};
 use limbeck_eval::{Action, Calibrator, Policy, Report};
+use limbeck_model::arithmetic::Arithmetic;
 use limbeck_model::device::DeviceName;
 use limbeck_model::generate::{Batch, WriteError, Writer, Written};
 use limbeck_model::score::{LabelScorer, ScoreError};
@@ -29,7 +30,8 @@ const MAX_BYTES: u64 = 1 << 20;
 
 pub fn score(settings: &Settings, args: &Score) -> Result<Exit> {
     let (dir, manifest) = find(&args.of)?;
-    let scorer = Scorer::open(&dir, manifest, settings, args.threshold)?.with_batch(usize::from(args.batch));
+    let scorer = Scorer::open(&dir, manifest, settings, args.threshold, args.arithmetic.map(Arithmetic::from))?
+        .with_batch(usize::from(args.batch));
     if args.jsonl {
         return stream::answer(scorer, usize::from(args.batch));
     }
@@ -242,19 +244,36 @@ impl Answer {
 impl Scorer {
     /// # Errors
     /// When its files can't be read or don't fit together.
-    pub fn open(dir: &Path, manifest: ArtifactManifest, settings: &Settings, threshold: Option<f64>) -> Result<Scorer> {
+    pub fn open(
+        dir: &Path,
+        manifest: ArtifactManifest,
+        settings: &Settings,
+        threshold: Option<f64>,
+        arithmetic: Option<Arithmetic>,
+    ) -> Result<Scorer> {
+        // As it was evaluated; artifacts of versions that knew one arithmetic say nothing.
+        let evaluated = || match manifest.arithmetic.as_deref() {
+            Some("served") => Arithmetic::Served,
+            _ => Arithmetic::F32,
+        };
+        let arithmetic = arithmetic.unwrap_or_else(evaluated);
         let device: DeviceName = settings.device.as_deref().unwrap_or("cpu").parse()?;
         let model = manifest.file(dir, "model")?;
         let report = Report::load(&manifest.file(dir, "report")?)?;
         let calibration = report.candidate_arm().and_then(|arm| arm.calibration.as_ref());
         let cannot = |e| Failure::new(Exit::Unexpected, format!("failed to open {}: {e}", model.display()));
         let answers = match &manifest.task.schema {
-            None => Model::Labels(open_scorer(&model, None, device, &manifest.task.labels).map_err(cannot)?),
+            None => {
+                Model::Labels(open_scorer(&model, None, (device, arithmetic), &manifest.task.labels).map_err(cannot)?)
+            }
             Some(text) => {
                 let schema = Schema::parse(text)
                     .map_err(|e| Failure::new(Exit::Unexpected, format!("the artifact's schema can't be used: {e}")))?;
                 let max_new_tokens = manifest.task.max_new_tokens.unwrap_or(256);
-                Model::Writes(Box::new(open_writer(&model, None, device, max_new_tokens).map_err(cannot)?), schema)
+                Model::Writes(
+                    Box::new(open_writer(&model, None, (device, arithmetic), max_new_tokens).map_err(cannot)?),
+                    schema,
+                )
             }
         };
         if let Some(threshold) = threshold.filter(|t| !(0.0..=1.0).contains(t)) {

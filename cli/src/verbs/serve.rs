@@ -10,6 +10,7 @@ use crate::settings::{self, Settings, shell};
 use limbeck_artifact::digest::sha256_file;
 use limbeck_artifact::manifest::{self, ArtifactManifest};
 use limbeck_artifact::untrusted::visible_line;
+use limbeck_model::arithmetic::Arithmetic;
 use limbeck_model::tokenizer::ChatTokenizer;
 use serde_json::json;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -89,7 +90,8 @@ fn serving(
     let (name, version) = (manifest.name.clone(), manifest.version.clone());
     let manifest_digest = sha256_file(&dir.join(manifest::FILE_NAME))?;
     let tokenizer = Arc::new(ChatTokenizer::open(&manifest.file(dir, "model")?)?);
-    let scorer = Arc::new(Scorer::open(dir, manifest, settings, args.threshold)?);
+    let scorer =
+        Arc::new(Scorer::open(dir, manifest, settings, args.threshold, args.arithmetic.map(Arithmetic::from))?);
     let (threshold, threshold_on) = scorer.served_from();
     let decisions = args.decisions.as_ref().map(|dir| Decisions::start(dir)).transpose()?;
     Ok(Serving {

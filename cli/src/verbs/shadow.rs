@@ -115,7 +115,7 @@ impl Opened {
         let redaction = replay::redactor(&dir, &manifest, args.no_redact)?;
         let schema = manifest.task.schema.as_deref().and_then(|text| Schema::parse(text).ok());
         let (name, version) = (manifest.name.clone(), manifest.version.clone());
-        let scorer = Scorer::open(&dir, manifest, settings, None)?;
+        let scorer = Scorer::open(&dir, manifest, settings, None, None)?;
         Ok((Opened { scorer, schema, name, version }, redaction))
     }
 

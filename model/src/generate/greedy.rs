@@ -86,7 +86,9 @@ pub fn greedy(
         if active.is_empty() {
             return Ok(answers);
         }
-        let choices = step(decoder, lora, shared, &mut active, batch.prompt_tokens)?;
+        let mut choices = Ok(Vec::new());
+        decoder.ops().at_once(&mut || choices = step(decoder, lora, shared, &mut active, batch.prompt_tokens));
+        let choices = choices?;
         for (row, choice) in active.iter_mut().zip(choices) {
             let Some((token, log_prob)) = choice else { continue };
             let answer = &mut answers[row.number];

@@ -1,6 +1,7 @@
 //! The op set of the hot path: what a decoder layer is made of, each op with its gradient. [`stock`] writes them in plain
 //! burn and runs on every device; [`flex`] are our own kernels for the CPU, tested against it.
 
+pub mod blocks;
 pub mod codes;
 pub mod dora;
 pub mod dropout;
@@ -16,6 +17,7 @@ pub use softcap::cap as capped;
 
 use crate::config::Rope;
 use crate::layout::{Packed, Segment};
+use blocks::Blocks;
 use burn::tensor::{Device, Tensor, TensorData};
 use codes::Codes;
 use std::sync::{Arc, OnceLock};
@@ -203,12 +205,23 @@ pub trait Ops: Send + Sync {
         "fp32"
     }
 
+    /// Does `work`, which is many ops, where they are handed to threads at the least cost.
+    fn at_once(&self, work: &mut (dyn FnMut() + Send)) {
+        work();
+    }
+
     /// Takes a frozen matrix `[n_out, n_in]`; `trains` says that gradients must flow through it to its input.
     fn freeze(&self, data: Vec<f32>, n_out: usize, n_in: usize, trains: bool) -> Frozen;
 
     /// The same of a matrix in codes. An op set without products for them decodes it here, and saves no memory.
     fn freeze_codes(&self, codes: Codes, trains: bool) -> Frozen {
         self.freeze(codes.dequantize(), codes.n_out, codes.n_in, trains)
+    }
+
+    /// The same of a matrix in a GGUF file's blocks, for inference: products with it round their input to int8, as llama.cpp's
+    /// do. An op set without such products decodes it here, and rounds nothing.
+    fn freeze_blocks(&self, blocks: Blocks) -> Frozen {
+        self.freeze(blocks.dequantize(), blocks.n_out, blocks.n_in, false)
     }
 
     /// Rows of the embedding table.
@@ -275,6 +288,19 @@ pub trait Ops: Send + Sync {
         rows: &mut [&mut GrowingKv],
     ) -> Tensor<2> {
         growing::row_by_row(self, qkv, plan, shared, rows)
+    }
+
+    /// A whole layer of [`Ops::attention_growing`]'s chains as one op, where the op set has one for such a layer.
+    fn layer_growing(
+        &self,
+        x: &Tensor<2>,
+        block: &Block,
+        plan: &AttentionPlan,
+        shared: &GrowingKv,
+        rows: &mut [&mut GrowingKv],
+    ) -> Option<Tensor<2>> {
+        let _ = (x, block, plan, shared, rows);
+        None
     }
 
     /// The keys as attention rotates them, for the cache.

@@ -3,6 +3,7 @@
 
 use super::FlexMatrix;
 use super::bf16::{self, DEPTH, Engine, Square};
+use super::blocks::{self, BlockMatrix};
 use super::buffer::Buffer;
 use super::codes::{self, CodesPart};
 use super::kernels::{Threads, View, matmul};
@@ -63,6 +64,8 @@ pub(super) enum Part<'a> {
     Bf16(bf16::RightPart<'a>),
     /// A frozen matrix, decoded where it is multiplied.
     Codes(CodesPart<'a>),
+    /// A frozen matrix, for which the left side is rounded.
+    Blocks(&'a BlockMatrix),
 }
 
 impl<'a> Part<'a> {
@@ -74,7 +77,7 @@ impl<'a> Part<'a> {
                 Part::F32 { view: View { data, ..view }, cols: columns.len() }
             }
             Part::Bf16(right) => Part::Bf16(right.columns(columns.start, columns.len())),
-            Part::Strips(_) | Part::Codes(_) => unreachable!("they are multiplied whole"),
+            Part::Strips(_) | Part::Codes(_) | Part::Blocks(_) => unreachable!("they are multiplied whole"),
         }
     }
 }
@@ -275,6 +278,18 @@ impl Compute {
         if terms.iter().any(|(_, right)| matches!(right, Part::Codes(_))) {
             return codes::product(self, threads, out, stride, accumulate, terms);
         }
+        if terms.iter().any(|(_, right)| matches!(right, Part::Blocks(_))) {
+            for (i, (left, right)) in terms.iter().enumerate() {
+                let accumulate = accumulate || i > 0;
+                let Part::Blocks(right) = right else {
+                    self.product(threads, out, stride, accumulate, &[(left, *right)]);
+                    continue;
+                };
+                let (view, rows, _) = left.view();
+                blocks::product(threads, out, stride, accumulate, (view, rows), right);
+            }
+            return;
+        }
         match self {
             Compute::F32 => {
                 for (i, (left, right)) in terms.iter().enumerate() {
@@ -418,6 +433,7 @@ impl FlexMatrix {
             FlexMatrix::Bf16 { forward, .. } => Part::Bf16(forward.all()),
             FlexMatrix::Strips(strips) => Part::Strips(strips),
             FlexMatrix::Codes { codes, .. } => Part::Codes(CodesPart { codes, forward: true }),
+            FlexMatrix::Blocks { matrix, .. } => Part::Blocks(matrix),
         }
     }
 
@@ -426,7 +442,7 @@ impl FlexMatrix {
         match self {
             FlexMatrix::F32 { w, .. } => Part::F32 { view: View::rows(w, n_in), cols: n_in },
             FlexMatrix::Bf16 { backward: Some(right), .. } => Part::Bf16(right.all()),
-            FlexMatrix::Bf16 { backward: None, .. } | FlexMatrix::Strips(_) => {
+            FlexMatrix::Bf16 { backward: None, .. } | FlexMatrix::Strips(_) | FlexMatrix::Blocks { .. } => {
                 unreachable!("a gradient flows through a matrix that was frozen for inference")
             }
             FlexMatrix::Codes { codes, .. } => Part::Codes(CodesPart { codes, forward: false }),
@@ -438,7 +454,7 @@ impl FlexMatrix {
             FlexMatrix::F32 { .. } => Compute::F32,
             FlexMatrix::Strips(_) => Compute::Strips,
             FlexMatrix::Bf16 { engine, .. } => Compute::Bf16(*engine),
-            FlexMatrix::Codes { compute, .. } => *compute,
+            FlexMatrix::Codes { compute, .. } | FlexMatrix::Blocks { compute, .. } => *compute,
         }
     }
 }

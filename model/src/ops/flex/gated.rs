@@ -60,7 +60,8 @@ fn backward(act: impl Fn(f32) -> (f32, f32), d_out: &mut [f32], gate: &mut [f32]
 }
 
 vectorised! {
-    fn forward_all(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    /// `act(gate) · up`.
+    pub fn forward_all(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
         match activation {
             Activation::Silu => forward(silu, gate, up, out),
             Activation::GeluTanh => forward(gelu, gate, up, out),

@@ -1,17 +1,21 @@
-//! Attention of sequences that grow token by token. A token's result follows from its own query and the keys and values
-//! before it, one after another in their order: in how many pieces a sequence was read, and what is read beside it, changes
-//! no bit.
+//! Attention of sequences that grow token by token, and of trees behind them. A token's result follows from its own query and
+//! the keys and values before it, one after another in their order: in how many pieces a sequence was read, and what is read
+//! beside it, changes no bit.
 
+use super::attend::{Query, Scratch, attend, chain_queries};
 use super::attention::rotate;
-use super::kernels::exp_row;
-use super::simd::vectorised;
+use super::shared::Shared;
 use super::{primitive, slice};
-use crate::ops::AttentionPlan;
+use crate::layout::{ROOT, Row};
+use crate::ops::{AttentionPlan, LayerKv};
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Keys side by side: a query's scores of them are the lanes of a register.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
+/// Tokens of a chain whose queries are one task.
+const TOKENS: usize = 16;
 
 /// Rotated keys and values of one sequence at one layer.
 #[derive(Clone, Debug, Default)]
@@ -34,129 +38,110 @@ impl KvBlocks {
 
     /// Adds tokens; `keys` and `values` are `[tokens, width]`.
     pub fn push(&mut self, keys: &[f32], values: &[f32], width: usize) {
-        for key in keys.chunks_exact(width) {
-            let lane = self.len % LANES;
-            if lane == 0 {
-                self.keys.resize(self.keys.len() + width * LANES, 0.0);
+        let first = self.grow(keys.len() / width.max(1), width);
+        for (token, key) in (first..).zip(keys.chunks_exact(width)) {
+            let block = &mut self.keys[token / LANES * width * LANES..];
+            for (lanes, x) in block.as_chunks_mut::<LANES>().0.iter_mut().zip(key) {
+                lanes[token % LANES] = *x;
             }
-            let block = self.keys.len() - width * LANES;
-            for (i, x) in key.iter().enumerate() {
-                self.keys[block + i * LANES + lane] = *x;
-            }
-            self.len += 1;
         }
-        self.values.extend_from_slice(values);
+        self.values[first * width..].copy_from_slice(values);
+    }
+
+    /// Makes room for tokens, and says which is the first of them.
+    fn grow(&mut self, tokens: usize, width: usize) -> usize {
+        let first = self.len;
+        self.len += tokens;
+        self.keys.resize(self.len.div_ceil(LANES) * width * LANES, 0.0);
+        self.values.resize(self.len * width, 0.0);
+        first
+    }
+
+    /// The first tokens.
+    pub(super) fn seen(&self, len: usize) -> Seen<'_> {
+        Seen { keys: &self.keys, values: &self.values, len }
+    }
+
+    /// Room for more tokens that several threads write.
+    pub(super) fn slots(&mut self, tokens: usize, width: usize) -> Slots {
+        let first = self.grow(tokens, width);
+        let lens = [self.keys.len(), self.values.len()];
+        Slots { keys: Shared(self.keys.as_mut_ptr()), values: Shared(self.values.as_mut_ptr()), lens, width, first }
     }
 }
 
-/// Blocks of keys at a time, and numbers of a value: as many chains of sums as hide what a multiply-add takes.
-const BLOCKS: usize = 4;
-const VALUES: usize = 64;
+/// Tokens of a [`KvBlocks`] that threads write and then read.
+pub(super) struct Slots {
+    keys: Shared,
+    values: Shared,
+    lens: [usize; 2],
+    width: usize,
+    /// What there was before.
+    pub first: usize,
+}
 
-vectorised! {
-    /// `scale · q·k` of the first keys of a head, as many as `out` has: `keys` begins at the head in the first block.
-    fn scores(q: &[f32], keys: &[f32], block: usize, scale: f32, out: &mut [f32]) {
-        for (keys, out) in keys.chunks(BLOCKS * block).zip(out.chunks_mut(BLOCKS * LANES)) {
-            let mut sums = [[0f32; LANES]; BLOCKS];
-            let of = |b: usize| &keys[b * block..][..q.len() * LANES].as_chunks::<LANES>().0[..q.len()];
-            let blocks = out.len().div_ceil(LANES);
-            if blocks == BLOCKS {
-                let keys: [&[[f32; LANES]]; BLOCKS] = std::array::from_fn(of);
-                for (i, q) in q.iter().enumerate() {
-                    for b in 0..BLOCKS {
-                        for j in 0..LANES {
-                            sums[b][j] = q.mul_add(keys[b][i][j], sums[b][j]);
-                        }
-                    }
-                }
-            } else {
-                for (b, sums) in sums.iter_mut().enumerate().take(blocks) {
-                    for (q, keys) in q.iter().zip(of(b)) {
-                        for j in 0..LANES {
-                            sums[j] = q.mul_add(keys[j], sums[j]);
-                        }
-                    }
-                }
+#[expect(unsafe_code, reason = "threads write to tokens of their own")]
+impl Slots {
+    /// Writes token `i` of the new ones.
+    ///
+    /// # Safety
+    /// The blocks live and are not touched otherwise; no other thread reads or writes this token before the next barrier.
+    pub unsafe fn write(&self, i: usize, key: &[f32], value: &[f32]) {
+        let (token, width) = (self.first + i, self.width);
+        let block = token / LANES * width * LANES + token % LANES;
+        assert!(key.len() == width && value.len() == width && (token + 1) * width <= self.lens[1]);
+        assert!(block + (width - 1) * LANES < self.lens[0]);
+        // SAFETY: the assertions bound what is written, and nobody else does, as promised by the caller.
+        unsafe {
+            for (j, x) in key.iter().enumerate() {
+                *self.keys.at(block + j * LANES) = *x;
             }
-            for (out, sum) in out.iter_mut().zip(sums.as_flattened()) {
-                *out = sum * scale;
-            }
+            std::ptr::copy_nonoverlapping(value.as_ptr(), self.values.at(token * width), width);
         }
     }
-}
 
-vectorised! {
-    /// Adds `Σ weight · value`; `values` begins at the head of the first token.
-    fn add_weighted(weights: &[f32], values: &[f32], width: usize, out: &mut [f32]) {
-        let (whole, rest) = out.as_chunks_mut::<VALUES>();
-        let from = whole.len() * VALUES;
-        for (c, out) in whole.iter_mut().enumerate() {
-            let mut sums = *out;
-            for (weight, value) in weights.iter().zip(values.get(c * VALUES..).unwrap_or_default().chunks(width)) {
-                if let Some(value) = value.first_chunk::<VALUES>() {
-                    for j in 0..VALUES {
-                        sums[j] = weight.mul_add(value[j], sums[j]);
-                    }
-                }
-            }
-            *out = sums;
-        }
-        if !rest.is_empty() {
-            for (weight, value) in weights.iter().zip(values.get(from..).unwrap_or_default().chunks(width)) {
-                for (out, value) in rest.iter_mut().zip(value) {
-                    *out = weight.mul_add(*value, *out);
-                }
-            }
-        }
-    }
-}
-
-/// What a token sees of a beginning and of the sequence behind it: of the latter the first `own` tokens, without the first
-/// `hidden` of all and without those that `sees` denies.
-pub(super) struct Seen<'a> {
-    pub own: usize,
-    pub hidden: usize,
-    pub sees: Option<&'a dyn Fn(usize) -> bool>,
-}
-
-/// Attention of one token's queries to a key head, `[group, head_dim]` as `out` is; `out` is zeros before. Every sum goes
-/// through what is seen in its order, so it has the same bits wherever the beginning ends.
-pub(super) fn attend(
-    plan: &AttentionPlan,
-    head: usize,
-    q: &[f32],
-    [before, own]: [&KvBlocks; 2],
-    Seen { own: count, hidden, sees }: Seen,
-    weights: &mut Vec<f32>,
-    out: &mut [f32],
-) {
-    let d = plan.head_dim;
-    let (width, total) = (plan.n_kv_heads * d, before.len + count);
-    weights.resize(total, 0.0);
-    for (q, out) in q.chunks_exact(d).zip(out.chunks_exact_mut(d)) {
-        let (first, second) = weights.split_at_mut(before.len);
-        for (kv, weights) in [(before, first), (own, second)] {
-            scores(q, kv.keys.get(head * d * LANES..).unwrap_or_default(), width * LANES, plan.scale, weights);
-        }
-        if let Some(cap) = plan.softcap {
-            weights.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
-        }
-        let hide = |weights: &mut [f32], value: f32| {
-            if let Some(sees) = sees {
-                let own = weights[before.len..].iter_mut().enumerate();
-                own.filter(|(j, _)| !sees(*j)).for_each(|(_, weight)| *weight = value);
-            }
+    /// The first tokens, old ones and new.
+    ///
+    /// # Safety
+    /// The blocks live, and nobody writes to them before the next barrier.
+    pub unsafe fn seen(&self, len: usize) -> Seen<'_> {
+        // SAFETY: as many as there are, and nobody writes to them, as promised by the caller.
+        let [keys, values] = unsafe {
+            [
+                std::slice::from_raw_parts(self.keys.0, self.lens[0]),
+                std::slice::from_raw_parts(self.values.0, self.lens[1]),
+            ]
         };
-        hide(weights, f32::NEG_INFINITY);
-        weights[..hidden].fill(0.0);
-        let (_, sum) = exp_row(&mut weights[hidden..]);
-        hide(weights, 0.0);
-        for (kv, weights) in [(before, &weights[..before.len]), (own, &weights[before.len..])] {
-            add_weighted(weights, kv.values.get(head * d..).unwrap_or_default(), width, out);
-        }
-        let inverse = 1.0 / sum;
-        out.iter_mut().for_each(|x| *x *= inverse);
+        Seen { keys, values, len }
     }
+}
+
+/// The first `len` tokens of some blocks.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub keys: &'a [f32],
+    pub values: &'a [f32],
+    pub len: usize,
+}
+
+/// A task: a key head's queries for some tokens.
+struct Task {
+    row: usize,
+    tokens: Range<usize>,
+    /// Tokens of the row that the first of them sees, itself included.
+    seen: usize,
+}
+
+/// The tokens of chains in tasks; `before` says how many a row has already.
+fn tasks(rows: &[Row], before: impl Fn(usize) -> usize) -> Vec<Task> {
+    let mut tasks = Vec::new();
+    for (row, Row { tokens, .. }) in rows.iter().enumerate() {
+        for start in tokens.clone().step_by(TOKENS) {
+            let seen = before(row) + start - tokens.start + 1;
+            tasks.push(Task { row, tokens: start..tokens.end.min(start + TOKENS), seen });
+        }
+    }
+    tasks
 }
 
 /// Attention of chains, row `i` of the plan's batch going on from `shared` and then from `rows[i]`, to which its keys and
@@ -168,28 +153,128 @@ pub(super) fn attention(
     rows: &mut [&mut KvBlocks],
 ) -> Tensor<2> {
     let [q, k, v] = [q, k, v].map(|x| primitive(x).primitive().to_contiguous());
-    let d = plan.head_dim;
-    let (width, group) = (plan.n_kv_heads * d, plan.n_heads / plan.n_kv_heads);
+    let width = plan.n_kv_heads * plan.head_dim;
     let q = rotate(slice(&q), plan.n_heads, plan, 1.0);
     let k = rotate(slice(&k), plan.n_kv_heads, plan, 1.0);
-    // Of each token its row, and how many tokens of the row it sees.
-    let mut seen = Vec::with_capacity(plan.batch.len());
-    for (r, (row, own)) in plan.batch.rows.iter().zip(rows.iter_mut()).enumerate() {
-        seen.extend((1..=row.len()).map(|n| (r, own.len() + n)));
+    let tasks = tasks(&plan.batch.rows, |row| rows[row].len());
+    assert_eq!(tasks.iter().map(|t| t.tokens.len()).sum::<usize>(), plan.batch.len(), "each token belongs to a chain");
+    for (row, own) in plan.batch.rows.iter().zip(rows.iter_mut()) {
         let tokens = row.tokens.start * width..row.tokens.end * width;
         own.push(&k[tokens.clone()], &slice(&v)[tokens], width);
     }
-    assert_eq!(seen.len(), plan.batch.len(), "each token belongs to a chain");
     let rows: Vec<&KvBlocks> = rows.iter().map(|row| &**row).collect();
-    let mut out = vec![0f32; plan.batch.len() * plan.n_heads * d];
-    out.par_chunks_mut(group * d).with_min_len(2).enumerate().for_each_init(Vec::new, |weights, (task, out)| {
-        let (token, head) = (task / plan.n_kv_heads, task % plan.n_kv_heads);
-        let (row, own) = (rows[seen[token].0], seen[token].1);
-        let total = shared.len + own;
-        let hidden = plan.window.map_or(0, |window| total.saturating_sub(window));
-        let q = &q[task * group * d..][..group * d];
-        attend(plan, head, q, [shared, row], Seen { own, hidden, sees: None }, weights, out);
+    run(&q, plan, tasks.len(), |task, kv_head| {
+        let Task { row, tokens, seen } = &tasks[task];
+        let last = seen + tokens.len() - 1;
+        let queries = chain_queries(plan, kv_head, tokens.clone(), *seen).collect();
+        (queries, vec![shared.seen(shared.len()), rows[*row].seen(last)])
+    })
+}
+
+/// Works tasks out, each for every key head.
+fn run<'a>(
+    q: &[f32],
+    plan: &AttentionPlan,
+    tasks: usize,
+    of: impl Fn(usize, usize) -> (Vec<Query>, Vec<Seen<'a>>) + Sync,
+) -> Tensor<2> {
+    let (d, stride) = (plan.head_dim, plan.n_heads * plan.head_dim);
+    let mut out = vec![0f32; plan.batch.len() * stride];
+    let shared = Shared(out.as_mut_ptr());
+    let len = out.len();
+    (0..tasks * plan.n_kv_heads).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
+        let (task, kv_head) = (task / plan.n_kv_heads, task % plan.n_kv_heads);
+        let (queries, parts) = of(task, kv_head);
+        attend(plan, (q, stride), &queries, &parts, scratch, &mut |query, sums| {
+            let at = query.token * stride + query.head * d;
+            assert!(at + d <= len);
+            // SAFETY: it lies inside the output, and each query belongs to one task.
+            #[expect(unsafe_code, reason = "threads write to heads of their own")]
+            unsafe {
+                std::ptr::copy_nonoverlapping(sums.as_ptr(), shared.at(at), d);
+            }
+        });
     });
-    let shape = [plan.batch.len(), plan.n_heads * d];
-    Tensor::from_data(TensorData::new(out, shape), &Device::flex().autodiff())
+    Tensor::from_data(TensorData::new(out, [plan.batch.len(), stride]), &Device::flex().autodiff())
+}
+
+/// Where a token of a row stands: how much of the chain that the row begins with it sees, and whom beyond it, itself last.
+struct Ancestry {
+    chain: usize,
+    beyond: Vec<usize>,
+}
+
+fn ancestry(row: &Row) -> (usize, Vec<Ancestry>) {
+    let n = row.len();
+    let parent = |i: usize| match &row.parents {
+        None => i.checked_sub(1),
+        Some(parents) => (parents[i] != ROOT).then_some(parents[i] as usize),
+    };
+    let chain = (0..n).take_while(|i| parent(*i) == i.checked_sub(1)).count();
+    let of = |i: usize| {
+        let (mut beyond, mut at) = (Vec::new(), Some(i));
+        while let Some(here) = at.filter(|here| *here >= chain) {
+            beyond.push(here);
+            at = parent(here);
+        }
+        beyond.reverse();
+        Ancestry { chain: at.map_or(0, |last| last + 1), beyond }
+    };
+    (chain, (0..n).map(of).collect())
+}
+
+/// Attention of rows that are chains with trees behind them, all of which go on from `past`: each token's bits are its own
+/// here, too. `k` is not rotated yet.
+pub(super) fn trees([q, k, v]: [Tensor<2>; 3], plan: &AttentionPlan, past: Option<&LayerKv>) -> Tensor<2> {
+    assert_eq!(plan.batch.prefix, 0, "rows that are scored go on from what was read before");
+    let [q, k, v] = [q, k, v].map(|x| primitive(x).primitive().to_contiguous());
+    let width = plan.n_kv_heads * plan.head_dim;
+    let q = rotate(slice(&q), plan.n_heads, plan, 1.0);
+    let k = rotate(slice(&k), plan.n_kv_heads, plan, 1.0);
+    let v = slice(&v);
+    let mut shared = KvBlocks::default();
+    if let Some(past) = past {
+        let [keys, values] = [&past.keys, &past.values].map(|x| primitive(x.clone()).primitive().to_contiguous());
+        shared.push(slice(&keys), slice(&values), width);
+    }
+    let blocks_of = |tokens: &mut dyn Iterator<Item = usize>| {
+        let mut blocks = KvBlocks::default();
+        for token in tokens {
+            blocks.push(&k[token * width..][..width], &v[token * width..][..width], width);
+        }
+        blocks
+    };
+    // The chains' tasks, then one a token of a tree.
+    let mut chains = Vec::new();
+    let mut nodes: Vec<(usize, usize, Ancestry)> = Vec::new();
+    let mut chain_rows = Vec::new();
+    for (number, row) in plan.batch.rows.iter().enumerate() {
+        let (chain, found) = ancestry(row);
+        let start = row.tokens.start;
+        chains.push(blocks_of(&mut (start..start + chain)));
+        chain_rows.push(Row { tokens: start..start + chain, parents: None });
+        nodes.extend(found.into_iter().enumerate().skip(chain).map(|(i, found)| (number, start + i, found)));
+    }
+    let beyond: Vec<KvBlocks> = nodes
+        .par_iter()
+        .map(|(row, _, found)| {
+            let start = plan.batch.rows[*row].tokens.start;
+            blocks_of(&mut found.beyond.iter().map(|i| start + i))
+        })
+        .collect();
+    let chain_tasks = tasks(&chain_rows, |_| 0);
+    run(&q, plan, chain_tasks.len() + nodes.len(), |task, kv_head| match chain_tasks.get(task) {
+        Some(Task { row, tokens, seen }) => {
+            let last = seen + tokens.len() - 1;
+            let queries = chain_queries(plan, kv_head, tokens.clone(), *seen).collect();
+            (queries, vec![shared.seen(shared.len()), chains[*row].seen(last)])
+        }
+        None => {
+            let node = task - chain_tasks.len();
+            let (row, token, found) = &nodes[node];
+            let queries = chain_queries(plan, kv_head, *token..token + 1, found.beyond.len()).collect();
+            let own = beyond[node].seen(found.beyond.len());
+            (queries, vec![shared.seen(shared.len()), chains[*row].seen(found.chain), own])
+        }
+    })
 }

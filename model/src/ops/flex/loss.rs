@@ -2,6 +2,7 @@
 //! its gradient on the way; cross-entropy in bfloat16 works the logits out twice and never stores them.
 
 use super::bf16::{self, DEPTH, Engine, Left, Square, product};
+use super::blocks;
 use super::buffer::Buffer;
 use super::kernels::{Threads, dot, exp, exp_row, max_of};
 use super::simd::vectorised;
@@ -295,9 +296,12 @@ pub(super) fn logits_of(
         .iter()
         .map(|(row, tokens)| {
             let x = &xs[row * width..][..width];
+            if let FlexMatrix::Blocks { matrix, .. } = head {
+                return blocks::dots(x, matrix, tokens);
+            }
             let logit = |&token: &u32| match head {
                 FlexMatrix::F32 { w, .. } => dot(x, &w[token as usize * width..][..width]),
-                FlexMatrix::Bf16 { .. } | FlexMatrix::Strips(_) | FlexMatrix::Codes { .. } => {
+                _ => {
                     weights.clear();
                     head.push_row(token as usize, width, &mut weights);
                     dot(x, &weights)

@@ -1,13 +1,15 @@
 //! The op set on burn's Flex backend with our own kernels and hand-written backward passes. Frozen weights take no
 //! gradient, `B A` is never formed, logits exist at label positions only, and attention goes row by row.
 
-mod alone;
+mod attend;
 mod attention;
 pub mod bf16;
 mod bias;
+mod blocks;
 pub mod buffer;
 mod codes;
 mod compute;
+mod crew;
 mod dense;
 mod gated;
 mod growing;
@@ -27,10 +29,12 @@ pub use growing::KvBlocks;
 pub use kernels::{Float, Threads, View, matmul};
 pub(crate) use kernels::{largest, sum_of_exp};
 
+use super::blocks::Blocks;
 use super::codes::Codes;
 use super::{
     AttentionPlan, Block, Frozen, FrozenForm, GrowingKv, LayerKv, Lora, Ops, SoftTarget, Target, soft, softcap,
 };
+use blocks::BlockMatrix;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
@@ -50,10 +54,12 @@ pub(crate) enum FlexMatrix {
     F32 { w: Vec<f32>, wt: Vec<f32> },
     /// `forward` multiplies `[n, in]`, `backward` `[n, out]`; the latter is there where gradients must flow through.
     Bf16 { engine: bf16::Engine, forward: bf16::Right, backward: Option<bf16::Right> },
-    /// For answers: the forward product alone, of any number of rows with the same bits.
+    /// For writing: the forward product alone, of any number of rows with the same bits.
     Strips(Strips),
     /// Not packed: both passes decode the same codes.
     Codes { compute: Compute, codes: Codes },
+    /// For inference: multiplied as it is, with its input rounded. `compute` is that of other matrices.
+    Blocks { compute: Compute, matrix: BlockMatrix },
 }
 
 impl FlexMatrix {
@@ -91,6 +97,11 @@ impl FlexMatrix {
                 out.resize(from + n_in, 0.0);
                 codes.decode(i * n_in, &mut out[from..]);
             }
+            FlexMatrix::Blocks { matrix, .. } => {
+                let from = out.len();
+                out.resize(from + n_in, 0.0);
+                matrix.column(i, &mut out[from..]);
+            }
         }
     }
 
@@ -103,6 +114,7 @@ impl FlexMatrix {
             }
             FlexMatrix::Strips(strips) => strips.bytes(),
             FlexMatrix::Codes { codes, .. } => codes.bytes(),
+            FlexMatrix::Blocks { matrix, .. } => matrix.bytes(),
         }
     }
 }
@@ -176,6 +188,11 @@ impl Ops for FlexOps {
         }
     }
 
+    /// On a thread of the pool: one from outside would be put to sleep and woken by every op.
+    fn at_once(&self, work: &mut (dyn FnMut() + Send)) {
+        rayon::scope(|_| work());
+    }
+
     fn freeze(&self, data: Vec<f32>, n_out: usize, n_in: usize, trains: bool) -> Frozen {
         let matrix = FlexMatrix::new(self.compute, data, n_out, n_in, trains);
         Frozen::new(n_out, n_in, FrozenForm::Flex(Arc::new(matrix)))
@@ -184,6 +201,12 @@ impl Ops for FlexOps {
     fn freeze_codes(&self, codes: Codes, _trains: bool) -> Frozen {
         let (n_out, n_in) = (codes.n_out, codes.n_in);
         let matrix = FlexMatrix::Codes { compute: self.compute, codes };
+        Frozen::new(n_out, n_in, FrozenForm::Flex(Arc::new(matrix)))
+    }
+
+    fn freeze_blocks(&self, blocks: Blocks) -> Frozen {
+        let (n_out, n_in) = (blocks.n_out, blocks.n_in);
+        let matrix = FlexMatrix::Blocks { compute: self.compute, matrix: BlockMatrix::new(&blocks) };
         Frozen::new(n_out, n_in, FrozenForm::Flex(Arc::new(matrix)))
     }
 
@@ -235,7 +258,9 @@ impl Ops for FlexOps {
     }
 
     fn layer(&self, x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Option<Tensor<2>> {
-        if !self.has_layer() || block.lora.iter().flatten().any(|lora| lora.dropout.is_some()) {
+        let in_blocks = |frozen: &&Frozen| matches!(**matrix(frozen), FlexMatrix::Blocks { .. });
+        let dropped = block.lora.iter().flatten().any(|lora| lora.dropout.is_some());
+        if !self.has_layer() || dropped || block.linears.iter().any(in_blocks) {
             return None;
         }
         let norms = std::array::from_fn(|i| {
@@ -245,7 +270,7 @@ impl Ops for FlexOps {
         Some(layer::layer(x, block, norms, plan))
     }
 
-    /// Not for answers, where attention goes on from what was read before.
+    /// Not for writing, where attention goes on from what was read before.
     fn has_layer(&self) -> bool {
         self.compute != Compute::Strips
     }
@@ -258,10 +283,11 @@ impl Ops for FlexOps {
         plan: &AttentionPlan,
         past: Option<&LayerKv>,
     ) -> Tensor<2> {
-        if self.compute == Compute::Strips {
-            return alone::attention([q, k, v], plan, past);
+        // The ops for writing keep each row's bits its own, whatever the rows are.
+        match self.compute == Compute::Strips && plan.batch.prefix == 0 {
+            true => growing::trees([q, k, v], plan, past),
+            false => attention::attention(q, k, v, plan, past),
         }
-        attention::attention(q, k, v, plan, past)
     }
 
     fn attention_growing(
@@ -276,6 +302,24 @@ impl Ops for FlexOps {
             GrowingKv::Blocks(shared) => growing::attention(qkv, plan, shared, &mut rows),
             _ => growing::attention(qkv, plan, &KvBlocks::default(), &mut rows),
         }
+    }
+
+    fn layer_growing(
+        &self,
+        x: &Tensor<2>,
+        block: &Block,
+        plan: &AttentionPlan,
+        shared: &GrowingKv,
+        rows: &mut [&mut GrowingKv],
+    ) -> Option<Tensor<2>> {
+        let maps = blocks::layer::maps(block)?;
+        let mut rows: Vec<&mut KvBlocks> = rows.iter_mut().map(|row| row.blocks_mut()).collect();
+        let nothing = KvBlocks::default();
+        let shared = match shared {
+            GrowingKv::Blocks(shared) => shared,
+            _ => &nothing,
+        };
+        Some(blocks::layer::layer(x, block, maps, plan, shared, &mut rows))
     }
 
     fn rotate_keys(&self, k: Tensor<2>, plan: &AttentionPlan) -> Tensor<2> {

@@ -1,0 +1,226 @@
+//! Attention of some queries over keys and values in blocks, a few queries at a time, which read them once. Each sum is one chain
+//! of fused multiply-adds in the tokens' order, whatever queries are beside it.
+
+use super::growing::{LANES, Seen};
+use super::kernels::exp_row;
+use super::simd::vectorised;
+use crate::ops::AttentionPlan;
+use std::ops::Range;
+
+/// Queries that are worked on together, at most.
+const TOGETHER: usize = 8;
+
+/// One query: of which token and head of the batch it is, and how many tokens it sees of the last part.
+#[derive(Clone, Copy)]
+pub struct Query {
+    pub token: usize,
+    pub head: usize,
+    pub last: usize,
+}
+
+/// The queries of a key head for some tokens of a chain, each of which sees one more than the one before it, the first
+/// `seen`.
+pub fn chain_queries(
+    plan: &AttentionPlan,
+    kv_head: usize,
+    tokens: Range<usize>,
+    seen: usize,
+) -> impl Iterator<Item = Query> {
+    let group = plan.n_heads / plan.n_kv_heads;
+    let of = move |(i, token)| (0..group).map(move |g| Query { token, head: kv_head * group + g, last: seen + i });
+    tokens.enumerate().flat_map(of)
+}
+
+/// Room that a thread uses again and again.
+#[derive(Default)]
+pub struct Scratch {
+    q: Vec<f32>,
+    weights: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+/// What the queries of one key head get: `out` is told each with its result, `[head_dim]`. All see the parts but the last
+/// wholly. `q` is `[tokens, stride]`, rotated.
+pub fn attend(
+    plan: &AttentionPlan,
+    (q, stride): (&[f32], usize),
+    queries: &[Query],
+    parts: &[Seen],
+    scratch: &mut Scratch,
+    out: &mut impl FnMut(Query, &[f32]),
+) {
+    let mut rest = queries;
+    while !rest.is_empty() {
+        let n = [TOGETHER, 4, 3, 2, 1].into_iter().find(|n| *n <= rest.len()).unwrap_or(1);
+        let (now, later) = rest.split_at(n);
+        attend_together(plan, (q, stride), now, parts, scratch);
+        for (query, sums) in now.iter().zip(scratch.sums.chunks_exact(plan.head_dim)) {
+            out(*query, sums);
+        }
+        rest = later;
+    }
+}
+
+/// [`attend`] of a few queries, whose results are left in `sums`.
+fn attend_together(
+    plan: &AttentionPlan,
+    (q, stride): (&[f32], usize),
+    queries: &[Query],
+    parts: &[Seen],
+    Scratch { q: turned, weights, sums }: &mut Scratch,
+) {
+    let (n, d) = (queries.len(), plan.head_dim);
+    let width = plan.n_kv_heads * d;
+    let kv_head = queries[0].head / (plan.n_heads / plan.n_kv_heads);
+    turned.clear();
+    turned.resize(n * d, 0.0);
+    for (i, query) in queries.iter().enumerate() {
+        for (turned, x) in turned[i..].iter_mut().step_by(n).zip(&q[query.token * stride + query.head * d..][..d]) {
+            *turned = *x;
+        }
+    }
+    let Some((last, before)) = parts.split_last() else { unreachable!("a query sees itself") };
+    let common: usize = before.iter().map(|part| part.len).sum();
+    let most = queries.iter().map(|query| query.last).max().unwrap_or(0);
+    let least = queries.iter().map(|query| query.last).min().unwrap_or(0);
+    debug_assert!(most <= last.len);
+    let row = common + most;
+    weights.clear();
+    weights.resize(n * row, 0.0);
+    let mut column = 0;
+    for (part, len) in before.iter().map(|part| (part, part.len)).chain([(last, most)]) {
+        let keys = part.keys.get(kv_head * d * LANES..).unwrap_or_default();
+        scores(turned, n, keys, width * LANES, plan.scale, &mut weights[column..], row, len);
+        column += len;
+    }
+    let mut inverse = [0f32; TOGETHER];
+    for ((query, weights), inverse) in queries.iter().zip(weights.chunks_exact_mut(row)).zip(&mut inverse) {
+        let weights = &mut weights[..common + query.last];
+        if let Some(cap) = plan.softcap {
+            weights.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
+        }
+        let hidden = plan.window.map_or(0, |window| weights.len().saturating_sub(window));
+        weights[..hidden].fill(0.0);
+        let (_, sum) = exp_row(&mut weights[hidden..]);
+        *inverse = 1.0 / sum;
+    }
+    sums.clear();
+    sums.resize(n * d, 0.0);
+    let mut column = 0;
+    for (part, len) in before.iter().map(|part| (part, part.len)).chain([(last, least)]) {
+        let values = part.values.get(kv_head * d..).unwrap_or_default();
+        add_weighted(&weights[column..], n, row, len, values, width, d, sums);
+        column += len;
+    }
+    // What only some of them see.
+    for (i, (query, sums)) in queries.iter().zip(sums.chunks_exact_mut(d)).enumerate() {
+        let values = last.values.get(least * width + kv_head * d..).unwrap_or_default();
+        add_weighted(&weights[i * row + column..], 1, row, query.last - least, values, width, d, sums);
+        sums.iter_mut().for_each(|x| *x *= inverse[i]);
+    }
+}
+
+vectorised! {
+    /// `scale · q·k` of `n` queries with the first keys of a head: `q` is `[head_dim, n]`, `keys` begins at the head in the
+    /// first block, `out` is `[n, row]`.
+    fn scores(q: &[f32], n: usize, keys: &[f32], block: usize, scale: f32, out: &mut [f32], row: usize, len: usize) {
+        match n {
+            8 => scores_of::<8>(q, keys, block, scale, out, row, len),
+            4 => scores_of::<4>(q, keys, block, scale, out, row, len),
+            3 => scores_of::<3>(q, keys, block, scale, out, row, len),
+            2 => scores_of::<2>(q, keys, block, scale, out, row, len),
+            _ => scores_of::<1>(q, keys, block, scale, out, row, len),
+        }
+    }
+}
+
+/// `x · y + sums`, fused. By value: written in place, in an array of such sums, the compiler takes lane by lane.
+#[inline(always)]
+fn add_product(x: f32, y: &[f32; LANES], sums: &[f32; LANES]) -> [f32; LANES] {
+    let mut out = [0f32; LANES];
+    for j in 0..LANES {
+        out[j] = x.mul_add(y[j], sums[j]);
+    }
+    out
+}
+
+#[inline(always)]
+fn scores_of<const N: usize>(
+    q: &[f32],
+    keys: &[f32],
+    block: usize,
+    scale: f32,
+    out: &mut [f32],
+    row: usize,
+    len: usize,
+) {
+    let q = q.as_chunks::<N>().0;
+    for (first, keys) in (0..len).step_by(LANES).zip(keys.chunks(block)) {
+        let mut sums = [[0f32; LANES]; N];
+        for (q, keys) in q.iter().zip(keys.as_chunks::<LANES>().0) {
+            for (sums, q) in sums.iter_mut().zip(q) {
+                *sums = add_product(*q, keys, sums);
+            }
+        }
+        let count = LANES.min(len - first);
+        for (i, sums) in sums.iter().enumerate() {
+            for (out, sum) in out[i * row + first..][..count].iter_mut().zip(sums) {
+                *out = sum * scale;
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// Adds `Σ weight · value` of the first tokens; `weights` is `[n, row]`, `values` begins at the head of the first token,
+    /// `out` is `[n, head_dim]`.
+    fn add_weighted(weights: &[f32], n: usize, row: usize, len: usize, values: &[f32], width: usize, d: usize, out: &mut [f32]) {
+        match n {
+            8 => weighted_of::<8>(weights, row, len, values, width, d, out),
+            4 => weighted_of::<4>(weights, row, len, values, width, d, out),
+            3 => weighted_of::<3>(weights, row, len, values, width, d, out),
+            2 => weighted_of::<2>(weights, row, len, values, width, d, out),
+            _ => weighted_of::<1>(weights, row, len, values, width, d, out),
+        }
+    }
+}
+
+#[inline(always)]
+fn weighted_of<const N: usize>(
+    weights: &[f32],
+    row: usize,
+    len: usize,
+    values: &[f32],
+    width: usize,
+    d: usize,
+    out: &mut [f32],
+) {
+    if len == 0 {
+        return;
+    }
+    let weights: [&[f32]; N] = std::array::from_fn(|i| &weights[i * row..][..len]);
+    let whole = d / LANES * LANES;
+    for at in (0..whole).step_by(LANES) {
+        let mut sums = [[0f32; LANES]; N];
+        for (i, sums) in sums.iter_mut().enumerate() {
+            sums.copy_from_slice(&out[i * d + at..][..LANES]);
+        }
+        for (token, value) in values[at..].chunks(width).take(len).enumerate() {
+            let Some(value) = value.first_chunk::<LANES>() else { unreachable!("a head's values are whole") };
+            for (sums, weights) in sums.iter_mut().zip(&weights) {
+                *sums = add_product(weights[token], value, sums);
+            }
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            out[i * d + at..][..LANES].copy_from_slice(sums);
+        }
+    }
+    for (i, weights) in weights.iter().enumerate() {
+        for at in whole..d {
+            let sum = &mut out[i * d + at];
+            for (weight, value) in weights.iter().zip(values[at..].iter().step_by(width)) {
+                *sum = weight.mul_add(*value, *sum);
+            }
+        }
+    }
+}
