@@ -166,5 +166,6 @@ fn quantized_files_are_judged_and_answer_as_they_are_served_or_in_float32() {
     mini.expect(0, &["run", "mini", "--offline"]);
     assert_eq!(arithmetic(), "f32");
     assert_eq!(title(), "the Q4_0 file itself, read back");
-    assert_eq!(confidence(&[]), expanded);
+    // Calibrated on its own posteriors, not on those that were computed from blocks.
+    assert!((confidence(&[]) - expanded).abs() < 1e-3);
 }
