@@ -1,5 +1,5 @@
-//! The readers of what strangers send, under libFuzzer: `LIMBECK_FUZZ` names the reader, `LIMBECK_FUZZ_SEEDS=DIR` writes valid
-//! inputs to begin with instead. A reader may refuse anything and panic at nothing; what it takes must hold (see each).
+//! The readers of what strangers send, under libFuzzer: `LIMBECK_FUZZ` names the reader, `LIMBECK_FUZZ_DIR` a folder for files,
+//! `LIMBECK_FUZZ_SEEDS=DIR` writes valid inputs to begin with instead. A reader may refuse anything and panic at nothing; what it takes must hold (see each).
 #![no_main]
 #![allow(dead_code, reason = "the readers' files come whole")]
 

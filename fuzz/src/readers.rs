@@ -49,7 +49,7 @@ enum Kind {
 
 pub struct Reader {
     kind: Kind,
-    /// In memory, where the system has such a folder: every input becomes a file.
+    /// Every input becomes a file here.
     dir: PathBuf,
     key: SigningKey,
     /// A valid bundle of `dir/signed`.
@@ -69,9 +69,8 @@ impl Reader {
             "safetensors" => Kind::Safetensors,
             other => panic!("no reader is called {other}"),
         };
-        let memory = Path::new("/dev/shm");
-        let root = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
-        let dir = root.join(format!("limbeck-fuzz-{}", std::process::id()));
+        let root = std::env::var_os("LIMBECK_FUZZ_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let dir = root.join(std::process::id().to_string());
         fs::create_dir_all(dir.join("signed")).unwrap();
         fs::write(dir.join("signed/model.gguf"), "weights").unwrap();
         let key = SigningKey::from_slice(&[7; 32]).unwrap();
@@ -193,7 +192,9 @@ impl Reader {
                 seed(&fs::read(entry.path()).unwrap());
             }
             Kind::Policy => seed(POLICY.replace("PUBLIC", &keys::public_pem(self.key.verifying_key())).as_bytes()),
-            Kind::Schema => seed(format!("{SCHEMA_TEXT}\0{{\"time\": \"18:30\", \"people\": 2, \"names\": [\"Ann\"]}}").as_bytes()),
+            Kind::Schema => {
+                seed(format!("{SCHEMA_TEXT}\0{{\"time\": \"18:30\", \"people\": 2, \"names\": [\"Ann\"]}}").as_bytes())
+            }
             Kind::Gguf => {
                 let mut writer = GgufWriter::new();
                 writer.set("general.architecture", "llama").set("tokenizer.ggml.tokens", 7u32);
@@ -234,6 +235,7 @@ impl Reader {
             files: [("model.gguf".to_owned(), file)].into(),
             threshold: Some(0.7),
             verdict: "pass".to_owned(),
+            arithmetic: None,
             program_version: "0.1.0".to_owned(),
         }
     }
