@@ -6,14 +6,8 @@ const fn pattern(message: &'static str, answer: &'static str) -> Pattern {
     Pattern { message, answer }
 }
 
-#[rustfmt::skip]
-pub const ROLES: &[Role] = &[
-    Role {
-        name: "router",
-        does: "which queue or tool a request goes to",
-        system: "Route the request.",
-        answers: Answers::Labels(&["billing", "delivery", "returns", "account", "other"]),
-        gates: r#"
+/// Of roles that answer as the large model would.
+const FLOORS: &str = r#"
 [[eval.gate]]
 name = "accuracy"
 kind = "floor"
@@ -31,12 +25,21 @@ name = "as-good-as-frontier"
 kind = "non_inferiority"
 against = "frontier"
 margin = 0.05
+"#;
 
+#[rustfmt::skip]
+pub const ROLES: &[Role] = &[
+    Role {
+        name: "router",
+        does: "which queue or tool a request goes to",
+        system: "Route the request.",
+        answers: Answers::Labels(&["billing", "delivery", "returns", "account", "other"]),
+        gates: &[FLOORS, r#"
 [[eval.gate]]
 name = "no-queue-left-behind"
 kind = "per_class_recall"
 min = 0.6
-"#,
+"#],
         guidelines: r#"
 # Where a request goes
 Take what the customer wants done, not the mood it is asked in. Where two fit, take the one that has to act first.
@@ -89,7 +92,7 @@ Take what the customer wants done, not the mood it is asked in. Where two fit, t
   "additionalProperties": false
 }
 "#),
-        gates: r#"
+        gates: &[r#"
 [[eval.gate]]
 name = "valid"
 kind = "floor"
@@ -101,7 +104,7 @@ name = "exact-match"
 kind = "floor"
 metric = "exact_match"
 min = 0.85
-"#,
+"#],
         guidelines: r#"
 # The fields
 Take values as they stand in the text. What the text does not say has no field; nothing is guessed and nothing is put right.
@@ -121,7 +124,7 @@ Take values as they stand in the text. What the text does not say has no field; 
         does: "whether a passage is needed for a question (its probability of `keep` ranks passages)",
         system: "Is the passage needed to answer the question?",
         answers: Answers::Labels(&["keep", "drop"]),
-        gates: r#"
+        gates: &[r#"
 [[eval.gate]]
 name = "accuracy"
 kind = "floor"
@@ -135,7 +138,7 @@ kind = "cell"
 gold = "keep"
 predicted = "drop"
 max = 0.05
-"#,
+"#],
         guidelines: r#"
 # Keep or drop
 Keep a passage if an answer would be worse without it: it holds the answer, a part of it, or what the answer rests on. A passage on
@@ -158,25 +161,7 @@ the same subject that says nothing of what is asked is to be dropped. In doubt, 
         does: "what an agent's loop does after a step",
         system: "What does the loop do next?",
         answers: Answers::Labels(&["continue", "finish", "ask_user", "give_up"]),
-        gates: r#"
-[[eval.gate]]
-name = "accuracy"
-kind = "floor"
-metric = "accuracy"
-min = 0.85
-
-[[eval.gate]]
-name = "beats-base"
-kind = "improvement"
-over = "base"
-min = 0.2
-
-[[eval.gate]]
-name = "as-good-as-frontier"
-kind = "non_inferiority"
-against = "frontier"
-margin = 0.05
-
+        gates: &[FLOORS, r#"
 # An agent that stops before it is done is noticed by nobody but the user.
 [[eval.gate]]
 name = "stopped-too-early"
@@ -184,7 +169,7 @@ kind = "cell"
 gold = "continue"
 predicted = "finish"
 max = 0.1
-"#,
+"#],
         guidelines: r#"
 # What happens next
 - continue: the last step brought something new, and the task is not done
@@ -217,7 +202,7 @@ max = 0.1
         does: "whether a call that failed may be made again without asking (a consequence classifier)",
         system: "May the call be made again?",
         answers: Answers::Labels(&["safe", "unsafe", "ask"]),
-        gates: r#"
+        gates: &[r#"
 [[eval.gate]]
 name = "accuracy"
 kind = "floor"
@@ -239,7 +224,7 @@ kind = "cell"
 gold = "ask"
 predicted = "safe"
 max = 0.1
-"#,
+"#],
         guidelines: r#"
 # May it be made again?
 - safe: it only reads, or making it twice leaves things as making it once (an idempotency key is named)
@@ -267,32 +252,14 @@ max = 0.1
         does: "what is wrong with a large model's answer before a user sees it",
         system: "What is wrong with the answer?",
         answers: Answers::Labels(&["ok", "wrong_format", "unsupported", "leaks_data"]),
-        gates: r#"
-[[eval.gate]]
-name = "accuracy"
-kind = "floor"
-metric = "accuracy"
-min = 0.85
-
-[[eval.gate]]
-name = "beats-base"
-kind = "improvement"
-over = "base"
-min = 0.1
-
-[[eval.gate]]
-name = "as-good-as-frontier"
-kind = "non_inferiority"
-against = "frontier"
-margin = 0.05
-
+        gates: &[FLOORS, r#"
 [[eval.gate]]
 name = "leak-called-ok"
 kind = "cell"
 gold = "leaks_data"
 predicted = "ok"
 max = 0.05
-"#,
+"#],
         guidelines: r#"
 # What is wrong with it
 Take the worst that applies, in this order.

@@ -18,7 +18,7 @@ pub struct Role {
     pub system: &'static str,
     pub answers: Answers,
     /// What a wrong answer costs, and so what the gates ask: TOML.
-    pub gates: &'static str,
+    pub gates: &'static [&'static str],
     /// For reviewers.
     pub guidelines: &'static str,
     /// Which traces make a real data set of it, and what to beware of.
@@ -103,7 +103,7 @@ impl Role {
              [quantize]\nformats = [\"Q8_0\"]\nship = \"Q8_0\"\n\n{}\n[promote]\nchannel = \"staging\"\n",
             toml::Value::from(self.system),
             self.name,
-            self.gates.trim_start(),
+            self.gates.concat().trim_start(),
         );
         text
     }
