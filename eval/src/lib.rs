@@ -79,3 +79,4 @@ pub use self_check::{Claim, Effort, Figure, self_check};
 pub use slices::{By, Confused, Slice, SliceExample, Slices, p_worse};
 pub use special::{normal_cdf, normal_quantile};
 pub use texts::{Likeness, RougeL, Texts, is_exact, rouge_l};
+pub use words::thousands;

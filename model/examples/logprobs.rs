@@ -2,7 +2,7 @@
 //! each case's `prompt_tokens` and `ours`, and prints it. `logprobs INPUT.json > FILLED.json`.
 
 use limbeck_artifact::dataset::Message;
-use limbeck_model::arithmetic::{Arithmetic, scoring_decoder};
+use limbeck_model::arithmetic::{self, Arithmetic};
 use limbeck_model::device::DeviceName;
 use limbeck_model::prompt::encode_prompt;
 use limbeck_model::tokenizer::ChatTokenizer;
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some("f32") => Arithmetic::F32,
         _ => Arithmetic::Served,
     };
-    let (decoder, _) = scoring_decoder(&Weights::open(path)?, DeviceName::Cpu, wanted)?;
+    let (decoder, _) = arithmetic::open(&Weights::open(path)?, DeviceName::Cpu, wanted)?;
     let tokenizer = ChatTokenizer::open(path)?;
     for case in request["cases"].as_array_mut().ok_or("`cases` is missing")? {
         let prompt: Vec<u32> = if let Some(text) = case["prompt"].as_str() {

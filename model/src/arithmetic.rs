@@ -48,33 +48,13 @@ pub enum OpenError {
     Decoder(#[from] DecoderError),
 }
 
-/// A decoder that scores, and the arithmetic that it got.
+/// A decoder that scores or writes, and the arithmetic that it got. On the ops for writing: a rounded activation that lies on an
+/// edge would carry the last bit of what a sum depends on into all that follows, and they let it depend on nothing; nor does a
+/// score then depend on what is scored beside it.
 ///
 /// # Errors
 /// When the device is not there, or the weights can't be read.
-pub fn scoring_decoder(
-    weights: &Weights,
-    device: DeviceName,
-    wanted: Arithmetic,
-) -> Result<(Decoder, Arithmetic), OpenError> {
-    open(weights, device, wanted)
-}
-
-/// A decoder that writes, and the arithmetic that it got.
-///
-/// # Errors
-/// When the device is not there, or the weights can't be read.
-pub fn writing_decoder(
-    weights: &Weights,
-    device: DeviceName,
-    wanted: Arithmetic,
-) -> Result<(Decoder, Arithmetic), OpenError> {
-    open(weights, device, wanted)
-}
-
-/// On the ops for writing: a rounded activation that lies on an edge would carry the last bit of what a sum depends on into all
-/// that follows, and they let it depend on nothing; nor does a score then depend on what is scored beside it.
-fn open(weights: &Weights, device: DeviceName, wanted: Arithmetic) -> Result<(Decoder, Arithmetic), OpenError> {
+pub fn open(weights: &Weights, device: DeviceName, wanted: Arithmetic) -> Result<(Decoder, Arithmetic), OpenError> {
     let arithmetic = wanted.of(weights, device);
     let ops = device::writing_ops(device)?;
     let decoder = match arithmetic {

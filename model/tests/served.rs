@@ -6,7 +6,7 @@
 mod tiny_base;
 
 use limbeck_artifact::dataset::Message;
-use limbeck_model::arithmetic::{Arithmetic, scoring_decoder, writing_decoder};
+use limbeck_model::arithmetic::{self, Arithmetic};
 use limbeck_model::decoder::{Decoder, log_softmax};
 use limbeck_model::device::DeviceName;
 use limbeck_model::gguf::GgmlType;
@@ -28,7 +28,7 @@ fn file(ty: GgmlType) -> (tempfile::TempDir, Weights) {
 }
 
 fn served(weights: &Weights) -> Decoder {
-    let (decoder, arithmetic) = scoring_decoder(weights, DeviceName::Cpu, Arithmetic::Served).unwrap();
+    let (decoder, arithmetic) = arithmetic::open(weights, DeviceName::Cpu, Arithmetic::Served).unwrap();
     assert_eq!(arithmetic, Arithmetic::Served);
     decoder
 }
@@ -263,13 +263,11 @@ fn what_is_in_no_blocks_is_computed_in_float32_and_says_so() {
     tiny_base::write(&path, 1, GgmlType::F32, 3);
     let weights = Weights::open(&path).unwrap();
     assert!(!weights.is_served());
-    for open in [scoring_decoder, writing_decoder] {
-        assert_eq!(open(&weights, DeviceName::Cpu, Arithmetic::Served).unwrap().1, Arithmetic::F32);
-    }
+    assert_eq!(arithmetic::open(&weights, DeviceName::Cpu, Arithmetic::Served).unwrap().1, Arithmetic::F32);
     let (_dir, weights) = file(GgmlType::Q4_0);
     assert_eq!(Arithmetic::Served.of(&weights, DeviceName::CpuReference), Arithmetic::F32);
     assert_eq!(Arithmetic::F32.of(&weights, DeviceName::Cpu), Arithmetic::F32);
-    let (written, arithmetic) = writing_decoder(&weights, DeviceName::Cpu, Arithmetic::Served).unwrap();
+    let (written, arithmetic) = arithmetic::open(&weights, DeviceName::Cpu, Arithmetic::Served).unwrap();
     assert_eq!(arithmetic, Arithmetic::Served);
     let [layers, _] = written.base_bytes();
     let parameters = written.parameters() - 2 * (written.config.vocab_size * written.config.hidden_size) as u64;

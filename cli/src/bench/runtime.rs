@@ -10,7 +10,7 @@ use crate::settings::Settings;
 use crate::stages::cannot;
 use crate::verbs::bench::processor;
 use limbeck_data_curation::text::Rng;
-use limbeck_model::arithmetic::{Arithmetic, writing_decoder};
+use limbeck_model::arithmetic::{self, Arithmetic};
 use limbeck_model::decoder::Decoder;
 use limbeck_model::device::DeviceName;
 use limbeck_model::generate::{Asked, Batch, Ends, greedy};
@@ -54,7 +54,7 @@ pub fn bench(settings: &Settings, args: &BenchRuntime) -> Result<Exit> {
     let (mut rows, mut about) = (Vec::new(), None);
     for model in &args.model {
         let weights = Weights::open(model)?;
-        let (decoder, arithmetic) = writing_decoder(&weights, device, args.arithmetic.into())?;
+        let (decoder, arithmetic) = arithmetic::open(&weights, device, args.arithmetic.into())?;
         let mut peer = match &args.peer {
             None => None,
             Some(python) => Some(Peer::start(python, scratch.path(), model, threads)?),

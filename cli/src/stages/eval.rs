@@ -20,7 +20,7 @@ use limbeck_eval::{
     PriceTable, Respondent, Rows, Rule, Said, SaidOrNot, Target, Verdict, evaluate,
 };
 use limbeck_model::adapter::Adapter;
-use limbeck_model::arithmetic::{Arithmetic, OpenError, scoring_decoder, writing_decoder};
+use limbeck_model::arithmetic::{self, Arithmetic};
 use limbeck_model::decoder::{Decoder, LoraSet};
 use limbeck_model::device::DeviceName;
 use limbeck_model::generate::{Writer, Written};
@@ -78,11 +78,6 @@ struct WriterArm {
 }
 
 impl WriterArm {
-    fn may_go_on(&self) -> impl Fn(&str) -> bool + Sync + use<> {
-        let texts = self.texts;
-        move |begun: &str| texts || may_be_fields(begun)
-    }
-
     /// Of fields what was cut off is no JSON; of a text nothing else tells, so nothing of it counts.
     fn said(&self, written: Written) -> Said {
         let text = if self.texts && !written.ended { String::new() } else { written.text };
@@ -92,8 +87,7 @@ impl WriterArm {
 
 impl AnswerWriter for WriterArm {
     fn write(&mut self, messages: &[Message]) -> std::result::Result<Said, AnswerError> {
-        let may_go_on = self.may_go_on();
-        let written = self.writer.write(messages, &may_go_on)?;
+        let written = self.writer.write(messages, &may_go_on(self.texts))?;
         Ok(self.said(written))
     }
 
@@ -102,15 +96,19 @@ impl AnswerWriter for WriterArm {
         asked: &[&[Message]],
         done: &mut dyn FnMut(),
     ) -> std::result::Result<Vec<SaidOrNot>, AnswerError> {
-        let may_go_on = self.may_go_on();
-        let written = self.writer.write_all(asked, &may_go_on, &mut |_| done())?;
+        let written = self.writer.write_all(asked, &may_go_on(self.texts), &mut |_| done())?;
         Ok(written.into_iter().map(|written| Ok(self.said(written?))).collect())
     }
 }
 
+/// Whether what is written so far can still become an answer: where answers are `texts`, or else fields.
+pub fn may_go_on(texts: bool) -> impl Fn(&str) -> bool + Sync {
+    move |begun| texts || may_be_fields(begun)
+}
+
 /// Whether a beginning can become a JSON object, in a code fence or not. What can't is invalid however it goes on, and an
 /// untuned model goes on at length.
-pub fn may_be_fields(begun: &str) -> bool {
+fn may_be_fields(begun: &str) -> bool {
     begun.is_empty() || begun.starts_with('{') || "```".starts_with(begun) || begun.starts_with("```")
 }
 
@@ -150,12 +148,10 @@ impl<A: AnswerWriter> AnswerWriter for Prompted<A> {
 pub fn open_scorer(
     model: &Path,
     tuned: Option<&Path>,
-    (device, arithmetic): (DeviceName, Arithmetic),
+    how: (DeviceName, Arithmetic),
     labels: &[String],
 ) -> std::result::Result<LabelScorer, AnswerError> {
-    let opened = open_model(model, tuned, |weights, tuned| {
-        scoring_decoder(weights, device, if tuned { Arithmetic::F32 } else { arithmetic })
-    })?;
+    let opened = open_model(model, tuned, how)?;
     let lora = opened.lora();
     let OpenModel { decoder, tokenizer, ops, adapter } = opened;
     let scorer = match adapter.and_then(|adapter| adapter.head) {
@@ -175,12 +171,10 @@ pub fn open_scorer(
 pub fn open_writer(
     model: &Path,
     tuned: Option<&Path>,
-    (device, arithmetic): (DeviceName, Arithmetic),
+    how: (DeviceName, Arithmetic),
     max_new_tokens: usize,
 ) -> std::result::Result<Writer, AnswerError> {
-    let opened = open_model(model, tuned, |weights, tuned| {
-        writing_decoder(weights, device, if tuned { Arithmetic::F32 } else { arithmetic })
-    })?;
+    let opened = open_model(model, tuned, how)?;
     let lora = opened.lora();
     let writer = Writer::new(opened.decoder, opened.tokenizer, max_new_tokens);
     Ok(match lora {
@@ -202,14 +196,15 @@ impl OpenModel {
     }
 }
 
-/// `open` is told whether an adapter will sit on the weights: what was trained beside weights in float32 is computed so.
+/// Under an adapter in float32, whatever is wanted: what was trained beside weights in float32 is computed so.
 fn open_model(
     model: &Path,
     tuned: Option<&Path>,
-    open: impl Fn(&Weights, bool) -> std::result::Result<(Decoder, Arithmetic), OpenError>,
+    (device, wanted): (DeviceName, Arithmetic),
 ) -> std::result::Result<OpenModel, AnswerError> {
     let (weights, adapter) = Weights::open_trained::<AnswerError>(model, tuned)?;
-    let decoder = Arc::new(open(&weights, adapter.is_some())?.0);
+    let wanted = if adapter.is_some() { Arithmetic::F32 } else { wanted };
+    let decoder = Arc::new(arithmetic::open(&weights, device, wanted)?.0);
     let ops = decoder.ops().clone();
     if let Some(adapter) = &adapter {
         adapter.check(&decoder.config)?;

@@ -2,7 +2,6 @@
 //! model's distributions least.
 
 use super::calibration::choose;
-use super::train::outcome;
 use super::{Run, cannot};
 use crate::base::Base;
 use crate::exit::{Exit, Failure, Result};
@@ -12,7 +11,6 @@ use limbeck_model::gguf::GgmlType;
 use limbeck_quantize::allocate::{Allocation, Sensitivities, SensitivityPlan, Target, measure};
 use limbeck_quantize::{Format, QuantizePlan, file_bytes};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 pub const NAME: &str = "mix";
 /// What tensors are that are not measured, and what the file says it mostly is.
@@ -25,43 +23,27 @@ const TOKENS: usize = 768;
 /// Sizes that are told, beside the one that is asked for.
 const CURVE: u64 = 7;
 
-/// The types of a file at `out` for the recipe's target; tells what other sizes would cost.
+/// The types of the planned file for the recipe's target; tells what other sizes would cost.
 ///
 /// # Errors
 /// When rows or weights can't be read, and when no types make the file that small.
-pub fn types(run: &Run<'_>, base: &Base, out: &Path, emit: &dyn Emit) -> Result<BTreeMap<String, GgmlType>> {
+pub fn types(run: &Run<'_>, base: &Base, plan: &QuantizePlan, emit: &dyn Emit) -> Result<BTreeMap<String, GgmlType>> {
     let recipe = run.recipe();
     let target = read_target(recipe.quantize.target.as_deref().unwrap_or_default())?;
     let chosen = choose(run, base, TOKENS)?;
     emit.emit(EventKind::Note { text: format!("measuring what rounding each matrix costs, on {}", chosen.text) });
     let device = recipe.model.device.parse()?;
-    let plan = SensitivityPlan { base: base.path.clone(), adapter: Some(outcome(run)), device };
-    let measured = measure(&plan, &chosen.rows, emit)?;
+    let whose = SensitivityPlan { base: plan.base.clone(), adapter: plan.adapter.clone(), device };
+    let measured = measure(&whose, &chosen.rows, emit)?;
     let path = run.dir.join(FILE);
     std::fs::create_dir_all(run.folder(Stage::Quantize)).map_err(|e| cannot("create", &path, &e))?;
     let text = serde_json::to_string_pretty(&measured)? + "\n";
     write_atomic(&path, text.as_bytes()).map_err(|e| cannot("write", &path, &e))?;
     emit.emit(EventKind::Wrote { path: FILE.to_owned(), bytes: text.len() as u64 });
 
-    let plan = QuantizePlan {
-        base: base.path.clone(),
-        adapter: Some(outcome(run)),
-        format: FORMAT,
-        types: BTreeMap::new(),
-        imatrix: None,
-        out: out.to_path_buf(),
-        name: recipe.name.clone(),
-        version: Some(recipe.version.clone()),
-        license: None,
-        // Of the length that they will have.
-        provenance: BTreeMap::from([
-            ("base.sha256".to_owned(), "0".repeat(64)),
-            ("dataset.digest".to_owned(), "0".repeat(64)),
-            ("quantize.rounding".to_owned(), "compensated".to_owned()),
-        ]),
-    };
-    let chosen = allocate(&plan, &measured, target)?;
-    for line in lines(&plan, &measured, &chosen)? {
+    let around = around(plan, &measured)?;
+    let chosen = allocate(&measured, around, target)?;
+    for line in lines(&measured, around, &chosen) {
         emit.emit(EventKind::Note { text: line });
     }
     Ok(chosen.types)
@@ -76,12 +58,11 @@ pub fn read_target(text: &str) -> Result<Target> {
     })
 }
 
-/// The types that make of `plan` a file of the target's size.
+/// The types that make a file of the target's size, of which [`around`] says what else is in it.
 ///
 /// # Errors
 /// When none do.
-pub fn allocate(plan: &QuantizePlan, measured: &Sensitivities, target: Target) -> Result<Allocation> {
-    let around = around(plan, measured)?;
+pub fn allocate(measured: &Sensitivities, around: u64, target: Target) -> Result<Allocation> {
     let (least, _) = measured.bounds();
     let weights: u64 = measured.tensors.iter().map(|t| t.weights).sum();
     let bytes = match target {
@@ -99,8 +80,11 @@ pub fn allocate(plan: &QuantizePlan, measured: &Sensitivities, target: Target) -
     })
 }
 
-/// What of a file is no measured matrix: header, vocabulary, norms.
-fn around(plan: &QuantizePlan, measured: &Sensitivities) -> Result<u64> {
+/// Bytes of a file that are no measured matrix: header, vocabulary, norms.
+///
+/// # Errors
+/// When the base can't be read, or the adapter does not fit it.
+pub fn around(plan: &QuantizePlan, measured: &Sensitivities) -> Result<u64> {
     let some =
         measured.allocate(u64::MAX).unwrap_or(Allocation { types: BTreeMap::new(), bytes: 0, weights: 0, kl: 0.0 });
     let whole = file_bytes(&QuantizePlan { types: some.types, ..plan.clone() })?;
@@ -109,8 +93,7 @@ fn around(plan: &QuantizePlan, measured: &Sensitivities) -> Result<u64> {
 }
 
 /// A table of sizes and what they cost, with what was chosen.
-fn lines(plan: &QuantizePlan, measured: &Sensitivities, chosen: &Allocation) -> Result<Vec<String>> {
-    let around = around(plan, measured)?;
+fn lines(measured: &Sensitivities, around: u64, chosen: &Allocation) -> Vec<String> {
     let line = |a: &Allocation| {
         format!(
             "{:.1} MB, {:.2} bits a weight: {:.4} nats a token by plain rounding, reckoned matrix by matrix",
@@ -124,5 +107,5 @@ fn lines(plan: &QuantizePlan, measured: &Sensitivities, chosen: &Allocation) -> 
     let counts: Vec<String> = counts.iter().map(|(ty, n)| format!("{n} {ty}")).collect();
     let curve = measured.pareto(CURVE);
     let told = curve.iter().map(|a| format!("size {}", line(a)));
-    Ok(told.chain([format!("mix: {} ({})", line(chosen), counts.join(", "))]).collect())
+    told.chain([format!("mix: {} ({})", line(chosen), counts.join(", "))]).collect()
 }

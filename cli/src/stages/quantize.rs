@@ -42,11 +42,6 @@ pub fn run(
         for name in &recipe.quantize.formats {
             emit.emit(EventKind::Note { text: format!("writing {name}") });
             let file = format!("quantize/{}-{name}.gguf", recipe.name);
-            let out = run.dir.join(&file);
-            let (format, types) = match name.as_str() {
-                mix::NAME => (mix::FORMAT, mix::types(run, base, &out, emit)?),
-                name => (name.parse()?, BTreeMap::new()),
-            };
             let mut provenance = BTreeMap::from([
                 ("base.sha256".to_owned(), base.digest.clone()),
                 ("dataset.digest".to_owned(), dataset.summary.digest.clone()),
@@ -54,18 +49,22 @@ pub fn run(
             if compensation.is_some() {
                 provenance.insert("quantize.rounding".to_owned(), "compensated".to_owned());
             }
-            let plan = QuantizePlan {
+            let mixed = name == mix::NAME;
+            let mut plan = QuantizePlan {
                 base: base.path.clone(),
                 adapter: Some(outcome(run)),
-                format,
-                types,
+                format: if mixed { mix::FORMAT } else { name.parse()? },
+                types: BTreeMap::new(),
                 imatrix: imatrix.clone(),
-                out,
+                out: run.dir.join(&file),
                 name: recipe.name.clone(),
                 version: Some(recipe.version.clone()),
                 license: None,
                 provenance,
             };
+            if mixed {
+                plan.types = mix::types(run, base, &plan, emit)?;
+            }
             let report = match &compensation {
                 None => quantize(&plan, emit)?,
                 Some(by) => quantize_compensated(&plan, by, emit)?,

@@ -357,8 +357,9 @@ fn mixes(args: &BenchKl, rows: &[Vec<u32>], device: DeviceName, dir: &Path, emit
             measured
         }
     };
+    let around = mix::around(&plan(args, mix::FORMAT, &kept), &measured)?;
     let of = |target: &Target| {
-        let chosen = mix::allocate(&plan(args, mix::FORMAT, &kept), &measured, *target)?;
+        let chosen = mix::allocate(&measured, around, *target)?;
         Ok(Wanted { called: format!("mix {target}"), format: mix::FORMAT, types: chosen.types })
     };
     args.mix.iter().map(of).collect()

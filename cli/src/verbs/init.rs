@@ -63,8 +63,7 @@ fn of_role(settings: &Settings, args: &Init, name: &str, role: &Role) -> Result<
     }
     let paths: Vec<_> = files.iter().map(|file| args.folder.join(file.name)).collect();
     if let Some(there) = paths.iter().find(|path| path.exists()) {
-        let message = format!("{} is there already", there.display());
-        return Err(Failure::new(Exit::Usage, message).help("choose another folder; nothing was written over"));
+        return Err(there_already(there));
     }
     for (path, file) in paths.iter().zip(&files) {
         write_new(path, &file.text)?;
@@ -93,8 +92,12 @@ fn write_new(path: &Path, text: &str) -> Result<()> {
     if file.commit_new()? {
         return Ok(());
     }
-    let message = format!("{} is there already", path.display());
-    Err(Failure::new(Exit::Usage, message).help("choose another folder; nothing was written over"))
+    Err(there_already(path))
+}
+
+fn there_already(path: &Path) -> Failure {
+    Failure::new(Exit::Usage, format!("{} is there already", path.display()))
+        .help("choose another folder; nothing was written over")
 }
 
 /// A schema of texts, none of them required.

@@ -6,7 +6,7 @@ use crate::args::{ArtifactArgs, OWN_KEY, Score};
 use crate::exit::{Exit, Failure, Result};
 use crate::output;
 use crate::settings::Settings;
-use crate::stages::eval::{may_be_fields, open_scorer, open_writer};
+use crate::stages::eval::{may_go_on, open_scorer, open_writer};
 use crate::verbs::verify;
 use limbeck_artifact::dataset::Message;
 use limbeck_artifact::keys;
@@ -328,7 +328,9 @@ impl Scorer {
         let asked = self.asked(messages);
         let mut answer = match &self.model {
             Model::Labels(scorer) => self.label(scorer, &scorer.score(&asked)?)?,
-            Model::Writes(writer, schema) => self.written(writer.write(&asked, &may_go_on(schema))?, schema)?,
+            Model::Writes(writer, schema) => {
+                self.written(writer.write(&asked, &may_go_on(schema.is_text()))?, schema)?
+            }
         };
         answer.latency_ms = milliseconds(begun);
         Ok(answer)
@@ -361,13 +363,14 @@ impl Scorer {
 
     fn write_all(&self, writer: &Writer, schema: &Schema, asked: &[&[Message]], begun: Instant) -> Vec<Result<Answer>> {
         let mut times = vec![0.0; asked.len()];
-        let written = match writer.write_all(asked, &may_go_on(schema), &mut |i| times[i] = milliseconds(begun)) {
-            Ok(written) => written,
-            Err(error) => {
-                let message = error.to_string();
-                return asked.iter().map(|_| Err(Failure::new(Exit::Unexpected, message.clone()))).collect();
-            }
-        };
+        let written =
+            match writer.write_all(asked, &may_go_on(schema.is_text()), &mut |i| times[i] = milliseconds(begun)) {
+                Ok(written) => written,
+                Err(error) => {
+                    let message = error.to_string();
+                    return asked.iter().map(|_| Err(Failure::new(Exit::Unexpected, message.clone()))).collect();
+                }
+            };
         let answer = |(written, latency_ms): (std::result::Result<Written, WriteError>, f64)| {
             let answer = self.written(written?, schema)?;
             Ok(Answer { latency_ms, batch: Some(asked.len()), ..answer })
@@ -378,7 +381,7 @@ impl Scorer {
     fn written(&self, written: Written, schema: &Schema) -> Result<Answer> {
         let read = match written.ended {
             true => schema.canonical_text(&written.text).map_err(|fault| fault.to_string()),
-            false => Err(match may_go_on(schema)(written.text.trim_start()) {
+            false => Err(match may_go_on(schema.is_text())(written.text.trim_start()) {
                 true => "it was cut off".to_owned(),
                 false => "the answer is no JSON".to_owned(),
             }),
@@ -413,12 +416,6 @@ impl Scorer {
         let route = self.rule.route(score, confidence);
         Ok(Answer { label: Some(label), confidence, score: Some(score), route, others, ..Answer::default() })
     }
-}
-
-/// Whether what is written so far can still become an answer.
-fn may_go_on(schema: &Schema) -> impl Fn(&str) -> bool + Sync + use<> {
-    let texts = schema.is_text();
-    move |begun| texts || may_be_fields(begun)
 }
 
 fn user(text: &str) -> Message {

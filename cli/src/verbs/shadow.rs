@@ -16,7 +16,7 @@ use limbeck_artifact::untrusted::visible_line;
 use limbeck_eval::statistics::{Interval, Risk, wilson};
 use limbeck_eval::{
     Answered, AnsweredRow, Compared, Cost, Latency, PriceTable, RolloutStep, SHARES, compare, latency, rollout,
-    self_hosted_cost, text_of,
+    self_hosted_cost, text_of, thousands,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -390,23 +390,11 @@ fn plan(report: &Report) -> String {
         out.push_str(&format!(
             "  {:>4} to B  {:>11} requests, {:>9} by B; error budget {:>6} more wrong answers\n",
             format!("{:.0} %", step.share * 100.0),
-            grouped(step.requests),
-            grouped(step.by_new),
-            grouped(step.extra_errors)
+            thousands(step.requests),
+            thousands(step.by_new),
+            thousands(step.extra_errors)
         ));
     }
     out.push_str("  Requests count whose outcome is known: audited ones, or those with feedback.\n");
-    out
-}
-
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
     out
 }
