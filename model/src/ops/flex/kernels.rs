@@ -49,6 +49,11 @@ pub enum Threads {
     One,
 }
 
+/// Depths that are summed in one chain, at most. Longer chains round more, by the square root of their length, and a model
+/// whose residual stream has a few huge channels passes that on a thousandfold: on SmolLM2-135M, gradient norms were three
+/// to five times further from float64 in one chain of 1,536 than in six of these. The step takes the same time.
+const CHAIN: usize = 256;
+
 /// `out[m, n] = scale · a[m, k] b[k, n]`, added to `out` when `accumulate`; `out` is row-major with `out_stride`.
 #[expect(clippy::too_many_arguments, reason = "three matrices, their sizes and the mode are what a product is")]
 pub fn matmul<T: Float>(
@@ -65,6 +70,16 @@ pub fn matmul<T: Float>(
     assert!(a.data.len() >= last_index(m, k, a.row_stride, a.col_stride), "product's left side is too short");
     assert!(b.data.len() >= last_index(k, n, b.row_stride, b.col_stride), "product's right side is too short");
     if m == 0 || n == 0 {
+        return;
+    }
+    let chain = k.div_ceil(k.div_ceil(CHAIN).max(1)).next_multiple_of(16);
+    if k > chain {
+        for first in (0..k).step_by(chain) {
+            let a = View { data: &a.data[first * a.col_stride..], ..a };
+            let b = View { data: &b.data[first * b.row_stride..], ..b };
+            let size = [m, chain.min(k - first), n];
+            matmul(size, out, out_stride, accumulate || first > 0, a, b, scale, threads);
+        }
         return;
     }
     let threads = match threads {
@@ -237,6 +252,31 @@ pub(super) mod tests {
         let mut out = vec![1.0; 8];
         matmul([2, 3, 2], &mut out, 4, true, View::rows(&a, 3), View::transposed(&a, 3), 2.0, Threads::One);
         assert_eq!(out, [11.0, 29.0, 1.0, 1.0, 29.0, 101.0, 1.0, 1.0]);
+    }
+
+    /// Summed in chains: every depth once, and closer to the truth than one chain.
+    #[test]
+    fn a_deep_product_is_summed_in_chains() {
+        for (m, k, n) in [(1, 257, 1), (3, 600, 5), (2, 1536, 33), (4, 4000, 2)] {
+            let (a, b) = (values(m * k, 1), values(k * n, 2));
+            let (mut out, mut ours, mut one_chain) = (vec![0.5; m * n], 0f64, 0f64);
+            matmul([m, k, n], &mut out, n, true, View::rows(&a, k), View::rows(&b, n), 2.0, Threads::One);
+            for i in 0..m {
+                for j in 0..n {
+                    let terms = (0..k).map(|d| (a[i * k + d], b[d * n + j]));
+                    let exact = 0.5 + 2.0 * terms.clone().map(|(x, y)| f64::from(x) * f64::from(y)).sum::<f64>();
+                    let chain = 0.5 + 2.0 * terms.fold(0f32, |sum, (x, y)| x.mul_add(y, sum));
+                    let apart = f64::from(out[i * n + j]) - exact;
+                    assert!(apart.abs() < 1e-4, "{m} x {k} x {n}: {apart:e}");
+                    ours += apart.powi(2);
+                    one_chain += (f64::from(chain) - exact).powi(2);
+                }
+            }
+            assert!(
+                m * n < 60 || ours < 0.5 * one_chain,
+                "{m} x {k} x {n}: squares {ours:e}, of one chain {one_chain:e}"
+            );
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::super::kernels::{Threads, dot};
 use super::super::simd::vectorised;
 use super::scores::{
     SMALL, Scores, exp_square, exp_sum_square, longest, max_square, score_gradient_square, sum_square, uncap_square,
+    weights_square,
 };
 use crate::layout::Segment;
 use crate::ops::{AttentionPlan, Rotation};
@@ -272,40 +273,42 @@ fn rotate_back(x: &mut [f32], plan: &AttentionPlan) {
     });
 }
 
-/// The attended values `[heads, tokens, d]`, and the log-sums `[heads, tokens]`. Queries and keys are rotated.
+/// The attended values `[heads, tokens, d]`, and `[heads, tokens, 2]` what turns a query's scores into its weights: the shift of
+/// its exponentials and 1 / their sum. (The logarithm of both in one number would be rounded at the size of the scores, and
+/// every weight by as much.) Queries and keys are rotated.
 pub fn forward(plan: &AttentionPlan, compute: Compute, q: &[f32], k: &[f32], v: &[f32]) -> (Buffer, Buffer) {
     let s = Sizes::of(plan);
     let d = s.head_dim;
     let packed = pack_all(plan, compute, k, v, false);
     let mut out = Buffer::take(s.heads * s.tokens * d);
-    let mut log_sums = Buffer::take(s.heads * s.tokens);
+    let mut normalisers = Buffer::take(2 * s.heads * s.tokens);
     let outs = by_head_and_segment(&mut out, plan, s.heads, d);
-    let sums = by_head_and_segment(&mut log_sums, plan, s.heads, 1);
+    let of_heads = by_head_and_segment(&mut normalisers, plan, s.heads, 2);
     let segments = plan.segments.len();
-    outs.into_par_iter().zip(sums).enumerate().for_each(|(task, (out, sums))| {
+    outs.into_par_iter().zip(of_heads).enumerate().for_each(|(task, (out, normalisers))| {
         let (head, at) = (task / segments, task % segments);
         let keys = Keys::of(plan, &packed, at, head / s.group);
-        let blocks = out.chunks_mut(QUERIES * d).zip(sums.chunks_mut(QUERIES));
-        for (queries, (out, sums)) in Queries::of(plan, &plan.segments[at]).zip(blocks) {
+        let blocks = out.chunks_mut(QUERIES * d).zip(normalisers.chunks_mut(2 * QUERIES));
+        for (queries, (out, normalisers)) in Queries::of(plan, &plan.segments[at]).zip(blocks) {
             let from = queries.first() * s.heads * d + head * d;
             let (q, stride, n) = (&q[from..], s.heads * d, queries.range.len());
             let q = (&compute.left_rows(q, stride, n, d), longest(q, stride, n, d));
-            block_forward(compute, &queries, &keys, q, out, sums);
+            block_forward(compute, &queries, &keys, q, out, normalisers);
         }
     });
     drop(packed);
-    (out, log_sums)
+    (out, normalisers)
 }
 
 /// Scores that may be large are worked out twice and never stored: a first pass over the keys finds the largest of each
-/// query. `longest` is of the queries; `sums` become the log-sums.
+/// query. `longest` is of the queries; `normalisers` become what [`forward`] says.
 fn block_forward(
     compute: Compute,
     queries: &Queries,
     keys: &[Keys],
     (q, longest): (&Left, f32),
     out: &mut [f32],
-    sums: &mut [f32],
+    normalisers: &mut [f32],
 ) {
     let (d, n) = (queries.plan.head_dim, queries.range.len());
     let scores = Scores::of(queries.plan);
@@ -327,7 +330,7 @@ fn block_forward(
         }
         max
     };
-    sums.fill(0.0);
+    let mut sums = vec![0.0; n];
     for (i, (keys, range)) in seen.iter().enumerate() {
         let terms = [(q, keys.packed.keys.part(0..d, range.clone()))];
         let first = |col: usize| keys.first_row(queries, range, col);
@@ -347,18 +350,18 @@ fn block_forward(
     }
     let inverse: Vec<f32> = sums.iter().map(|sum| 1.0 / sum).collect();
     scale_rows(out, d, &inverse);
-    for (sum, shift) in sums.iter_mut().zip(&shift) {
-        *sum = shift + sum.ln();
+    for ((normaliser, shift), inverse) in normalisers.as_chunks_mut::<2>().0.iter_mut().zip(shift).zip(inverse) {
+        *normaliser = [shift, inverse];
     }
 }
 
-/// What the backward pass starts from: queries, keys and values `[tokens, …]`, output and log-sums `[heads, tokens, …]`.
+/// What the backward pass starts from: queries, keys and values `[tokens, …]`, output and normalisers `[heads, tokens, …]`.
 pub struct Saved<'a> {
     pub q: &'a [f32],
     pub k: &'a [f32],
     pub v: &'a [f32],
     pub out: &'a [f32],
-    pub log_sums: &'a [f32],
+    pub normalisers: &'a [f32],
 }
 
 /// Gradients by queries, keys and values, `[heads, tokens, d]`; those of queries and keys before their rotation.
@@ -462,8 +465,9 @@ fn task_backward(
     for keys in &keys {
         for ((queries, sides), dq) in blocks.iter().zip(dq.chunks_mut(QUERIES * d)) {
             let Some(range) = keys.seen_by(queries) else { continue };
-            let log_sums = &saved.log_sums[head * s.tokens + queries.first()..][..queries.range.len()];
-            let [p, ds] = weights_and_gradient(compute, queries, keys, &range, sides, log_sums);
+            let normalisers =
+                &saved.normalisers.as_chunks::<2>().0[head * s.tokens + queries.first()..][..queries.range.len()];
+            let [p, ds] = weights_and_gradient(compute, queries, keys, &range, sides, normalisers);
             let Some((keys_back, _)) = &keys.packed.back else { unreachable!("packed for the backward pass") };
             compute.product(Threads::One, dq, d, true, &[(&ds, keys_back.part(range, 0..d))]);
             compute.add_over_rows(&sides.q_t, &ds, &mut share.k[keys.column * d..]);
@@ -480,7 +484,7 @@ fn weights_and_gradient(
     keys: &Keys,
     range: &Range<usize>,
     sides: &Sides,
-    log_sums: &[f32],
+    normalisers: &[[f32; 2]],
 ) -> [Left<'static>; 2] {
     let d = queries.plan.head_dim;
     let scores = Scores::of(queries.plan);
@@ -494,7 +498,7 @@ fn weights_and_gradient(
         |row, col, [p, ds]: [&mut Square; 2]| {
             let scale = scores.cap(p);
             let capped = scores.softcap.map(|cap| (cap, *p));
-            exp_square(p, scale, &log_sums[row..]);
+            weights_square(p, scale, &normalisers[row..]);
             if !keys.all_seen(queries, range, [row, col]) {
                 keys.hide(queries, range, [row, col], p, 0.0);
             }

@@ -78,7 +78,7 @@ struct Saved {
     q: Buffer,
     k: Buffer,
     v: Buffer,
-    log_sums: Buffer,
+    normalisers: Buffer,
     attended: Buffer,
     /// After attention and the first residual sum.
     middle: Buffer,
@@ -226,7 +226,7 @@ impl Layer {
             .map(|[of_q, of_k]| [heads::forward(&mut q, of_q, self.eps), heads::forward(&mut k, of_k, self.eps)]);
         attention::rotate(&mut q, self.plan.n_heads, &self.plan, 1.0);
         attention::rotate(&mut k, self.plan.n_kv_heads, &self.plan, 1.0);
-        let (attended, log_sums) = attention::forward(&self.plan, c, &q, &k, &v);
+        let (attended, normalisers) = attention::forward(&self.plan, c, &q, &k, &v);
 
         let x = self.by_token(&attended);
         let down_o = self.down(1, &x);
@@ -244,7 +244,10 @@ impl Layer {
         let scaled_down = self.add_linear(3, DOWN, (&gated, &down_down), &mut out);
         let scaled = [scaled_o, scaled_down];
         let (inverse_rms, down) = ([first_rms, second_rms], [down_qkv, down_o, down_up, down_down]);
-        (out, Saved { inverse_rms, down, first, heads, q, k, v, log_sums, attended, middle, second, gate, up, scaled })
+        (
+            out,
+            Saved { inverse_rms, down, first, heads, q, k, v, normalisers, attended, middle, second, gate, up, scaled },
+        )
     }
 
     /// Gate, up and `silu(gate) · up`.
@@ -409,9 +412,9 @@ impl Layer {
         self.factor_gradients(1, &one, &self.by_token(&saved.attended), &saved.down[1], &mut grads);
         drop(one);
         grads[O].magnitude = in_front.map(|(_, grad)| grad);
-        let Saved { q, k, v, attended, log_sums, .. } = saved;
+        let Saved { q, k, v, attended, normalisers, .. } = saved;
         let mut d =
-            attention::backward(&self.plan, c, &attention::Saved { q, k, v, out: attended, log_sums }, &d_attended);
+            attention::backward(&self.plan, c, &attention::Saved { q, k, v, out: attended, normalisers }, &d_attended);
         drop(d_attended);
         self.heads_back(saved, &mut d, &mut grads);
         let arrived = [(Q, &d.q), (K, &d.k), (V, &d.v)].map(|(which, grad)| self.arrive(which, self.by_token(grad)));

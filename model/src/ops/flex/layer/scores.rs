@@ -77,6 +77,17 @@ vectorised! {
 }
 
 vectorised! {
+    /// `e^(scale · x - shift) · inverse` of each row.
+    pub fn weights_square(square: &mut Square, scale: f32, normalisers: &[[f32; 2]]) {
+        for (row, [shift, inverse]) in square.iter_mut().zip(normalisers) {
+            for x in row.iter_mut() {
+                *x = exp(x.mul_add(scale, -shift)) * inverse;
+            }
+        }
+    }
+}
+
+vectorised! {
     /// As [`exp_square`], and adds each row up.
     pub fn exp_sum_square(square: &mut Square, scale: f32, shift: &[f32], sum: &mut [f32]) {
         for ((row, shift), sum) in square.iter_mut().zip(shift).zip(sum) {
