@@ -31,12 +31,21 @@ fn main() -> Result<(), Box<dyn Error>> {
         } else {
             serde_json::from_value(case["prompt_tokens"].clone())?
         };
-        let mut ours = Vec::new();
+        let (mut ours, mut next) = (Vec::new(), None);
         for continuation in case["continuations"].as_array().ok_or("`continuations` is missing")? {
             let tokens: Vec<u32> = match continuation.as_str() {
                 Some(text) => tokenizer.encode(text)?,
                 None => serde_json::from_value(continuation.clone())?,
             };
+            if let [token] = tokens[..] {
+                // Many single tokens ask for the same distribution.
+                let next: &Vec<f32> = match &next {
+                    Some(known) => known,
+                    None => next.insert(decoder.log_probs(&prompt, None)?.pop().ok_or("an empty prompt")?),
+                };
+                ours.push(vec![next[token as usize]]);
+                continue;
+            }
             let whole: Vec<u32> = prompt.iter().chain(&tokens).copied().collect();
             let rows = decoder.log_probs(&whole, None)?;
             let log_probs = tokens.iter().enumerate().map(|(i, &t)| rows[prompt.len() - 1 + i][t as usize]);
