@@ -1,7 +1,7 @@
 //! The tile on 256 bits: 32 columns are four registers, row by row. `vpmaddubsw` takes unsigned codes on one side and adds
 //! pairs in 16 bits: weights give their size and the activations take their sign, so that no pair overflows.
 
-use super::pack::{BlockMatrix, Form, Line, VALUES};
+use super::pack::{Form, Line, Strip, VALUES};
 use super::round::RoundedRows;
 use super::{BLOCK, COLS, ROWS, Sums};
 use std::arch::x86_64::*;
@@ -16,14 +16,14 @@ pub fn available() -> bool {
 }
 
 /// The sums of some rows over a strip; the caller has checked that they exist.
-pub fn tile(x: RoundedRows, rows: Range<usize>, right: &BlockMatrix, strip: usize, out: &mut [Sums; ROWS]) {
-    assert!(available() && right.strip(strip).len() == x.blocks() * (1 + right.form.lines()), "a strip of the matrix");
+pub fn tile(x: RoundedRows, rows: Range<usize>, strip: Strip, out: &mut [Sums; ROWS]) {
+    assert!(available() && strip.lines.len() == x.blocks() * (1 + strip.form.lines()), "a strip of the matrix");
     for (row, out) in rows.zip(out) {
         let (codes, scales) = (&x.codes[row * x.depth..][..x.depth], &x.scales[row * x.blocks()..][..x.blocks()]);
         // SAFETY: the processor has the instructions; the codes are as many as the scales' blocks, and so is the strip.
         #[expect(unsafe_code, reason = "vector instructions behind run-time detection")]
         unsafe {
-            one(codes, scales, right.strip(strip), right.form, out)
+            one(codes, scales, strip.lines, strip.form, out)
         };
     }
 }

@@ -1,7 +1,7 @@
 //! The tile on 512 bits: 32 columns are two registers, and a row's four codes are multiplied with four of each column by one
 //! `vpdpbusd`. It takes unsigned codes on one side; what they are above their values is taken away as the sum begins.
 
-use super::pack::{BlockMatrix, Form, Line, VALUES};
+use super::pack::{Form, Line, Strip, VALUES};
 use super::round::RoundedRows;
 use super::{BLOCK, ROWS, Sums};
 use std::arch::x86_64::*;
@@ -53,14 +53,14 @@ const TABLE_BYTES: [u8; 16] = {
 type Tile = unsafe fn(&Plan);
 
 /// The sums of some rows over a strip; the caller has checked that they exist.
-pub fn tile(x: RoundedRows, rows: Range<usize>, right: &BlockMatrix, strip: usize, out: &mut [Sums; ROWS]) {
+pub fn tile(x: RoundedRows, rows: Range<usize>, strip: Strip, out: &mut [Sums; ROWS]) {
     let blocks = x.blocks();
     assert!(
         available() && x.codes.len() >= rows.end * x.depth && x.scales.len() >= rows.end * blocks,
         "the rows of a tile"
     );
-    assert!(x.sums.len() >= rows.end * blocks && right.strip(strip).len() == blocks * (1 + right.form.lines()));
-    let (tiles, zero): (&[Tile; ROWS], i32) = match right.form {
+    assert!(x.sums.len() >= rows.end * blocks && strip.lines.len() == blocks * (1 + strip.form.lines()));
+    let (tiles, zero): (&[Tile; ROWS], i32) = match strip.form {
         Form::Bytes { zero } => (&BYTE_TILES, i32::from(zero)),
         Form::Nibbles => (&NIBBLE_TILES, 8),
         Form::Table => (&TABLE_TILES, 128),
@@ -71,7 +71,7 @@ pub fn tile(x: RoundedRows, rows: Range<usize>, right: &BlockMatrix, strip: usiz
         scales: x.scales[rows.start * blocks..].as_ptr(),
         sums: x.sums[rows.start * blocks..].as_ptr(),
         blocks,
-        w: right.strip(strip).as_ptr(),
+        w: strip.lines.as_ptr(),
         zero,
         out: out.as_mut_ptr(),
     };
@@ -80,6 +80,44 @@ pub fn tile(x: RoundedRows, rows: Range<usize>, right: &BlockMatrix, strip: usiz
     unsafe {
         tiles[rows.len() - 1](&plan)
     };
+}
+
+/// The same strip with a byte a code, in `bytes`: what many rows multiply need not be taken apart for each tile of them.
+pub fn widened<'a>(strip: Strip, bytes: &'a mut Vec<Line>) -> Strip<'a> {
+    let (table, zero) = match strip.form {
+        Form::Bytes { .. } => unreachable!("a byte each already"),
+        Form::Nibbles => (std::array::from_fn(|code| code as u8), 8),
+        Form::Table => (TABLE_BYTES, 128),
+    };
+    let form = Form::Bytes { zero };
+    assert!(available(), "vector instructions");
+    bytes.clear();
+    for block in strip.lines.chunks_exact(1 + strip.form.lines()) {
+        let at = bytes.len();
+        bytes.push(block[0]);
+        bytes.resize(at + 1 + form.lines(), Line([0; 64]));
+        let (low, high) = bytes[at + 1..].split_at_mut(form.lines() / 2);
+        for ((low, high), line) in low.iter_mut().zip(high).zip(&block[1..]) {
+            // SAFETY: the processor has the instructions; lines are 64 bytes, and lie at multiples of them.
+            #[expect(unsafe_code, reason = "vector instructions behind run-time detection")]
+            unsafe {
+                widen(line, &table, low, high)
+            };
+        }
+    }
+    Strip { lines: bytes, form }
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+#[expect(unsafe_code, reason = "registers are loaded from pointers")]
+unsafe fn widen(line: &Line, table: &[u8; 16], low: &mut Line, high: &mut Line) {
+    // SAFETY: references to lines and to a table lead to as many bytes as are read and written.
+    unsafe {
+        let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+        let [a, b] = halves(_mm512_load_si512(line.0.as_ptr().cast()));
+        _mm512_store_si512(low.0.as_mut_ptr().cast(), _mm512_shuffle_epi8(table, a));
+        _mm512_store_si512(high.0.as_mut_ptr().cast(), _mm512_shuffle_epi8(table, b));
+    }
 }
 
 /// The low and the high halves of bytes.

@@ -16,6 +16,7 @@ mod pack;
 mod portable;
 
 pub use pack::BlockMatrix;
+use pack::{Form, Line, Strip};
 
 use super::kernels::{Threads, View};
 use super::shared::Shared;
@@ -30,6 +31,8 @@ pub const BLOCK: usize = 32;
 pub const COLS: usize = 32;
 /// Rows of a tile, at most.
 pub const ROWS: usize = 6;
+/// Rows that pay for taking a strip's half bytes apart beforehand.
+const MANY_ROWS: usize = 3 * ROWS;
 /// Rows of a task.
 const TASK_ROWS: usize = 32 * ROWS;
 
@@ -70,14 +73,23 @@ impl Level {
 
 /// The sums of `rows` (at most [`ROWS`]) rows from `row` on, over a strip.
 #[inline(always)]
-fn tile(level: Level, x: RoundedRows, rows: Range<usize>, right: &BlockMatrix, strip: usize, out: &mut [Sums; ROWS]) {
-    assert!(x.depth == right.n_in && rows.end <= x.rows && (1..=ROWS).contains(&rows.len()), "a tile of the left side");
+fn tile(level: Level, x: RoundedRows, rows: Range<usize>, strip: Strip, out: &mut [Sums; ROWS]) {
+    assert!(rows.end <= x.rows && (1..=ROWS).contains(&rows.len()), "a tile of the left side");
     match level {
         #[cfg(target_arch = "x86_64")]
-        Level::Vnni => avx512::tile(x, rows, right, strip, out),
+        Level::Vnni => avx512::tile(x, rows, strip, out),
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => avx2::tile(x, rows, right, strip, out),
-        _ => portable::tile(x, rows, right, strip, out),
+        Level::Avx2 => avx2::tile(x, rows, strip, out),
+        _ => portable::tile(x, rows, strip, out),
+    }
+}
+
+/// The strip with a byte a code, where that is faster for many rows.
+fn widened<'a>(level: Level, strip: Strip<'a>, bytes: &'a mut Vec<Line>) -> Strip<'a> {
+    match (level, strip.form) {
+        #[cfg(target_arch = "x86_64")]
+        (Level::Vnni, Form::Nibbles | Form::Table) => avx512::widened(strip, bytes),
+        _ => strip,
     }
 }
 
@@ -90,12 +102,18 @@ pub fn strips(
     strips: Range<usize>,
     mut each: impl FnMut(usize, usize, &[f32]),
 ) {
+    assert_eq!(x.depth, right.n_in, "the left side's depth");
     let mut sums = [[0f32; COLS]; ROWS];
-    for strip in strips {
-        let (first, width) = (strip * COLS, COLS.min(right.n_out - strip * COLS));
+    let mut bytes = Vec::new();
+    for number in strips {
+        let (first, width) = (number * COLS, COLS.min(right.n_out - number * COLS));
+        let strip = match rows.len() >= MANY_ROWS {
+            true => widened(level, right.strip(number), &mut bytes),
+            false => right.strip(number),
+        };
         for start in rows.clone().step_by(ROWS) {
             let tile_rows = start..rows.end.min(start + ROWS);
-            tile(level, x, tile_rows.clone(), right, strip, &mut sums);
+            tile(level, x, tile_rows.clone(), strip, &mut sums);
             for (row, sums) in tile_rows.zip(&sums) {
                 each(row, first, &sums[..width]);
             }

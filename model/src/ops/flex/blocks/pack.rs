@@ -68,6 +68,13 @@ impl Form {
     }
 }
 
+/// The lines of a strip: of each block one of scales, then its codes.
+#[derive(Clone, Copy)]
+pub struct Strip<'a> {
+    pub lines: &'a [Line],
+    pub form: Form,
+}
+
 /// A matrix `[n_out, n_in]` in blocks, packed.
 #[derive(Debug)]
 pub struct BlockMatrix {
@@ -107,10 +114,9 @@ impl BlockMatrix {
         self.n_out.div_ceil(COLS)
     }
 
-    /// The lines of a strip: of each block one of scales, then its codes.
-    pub fn strip(&self, strip: usize) -> &[Line] {
+    pub fn strip(&self, strip: usize) -> Strip<'_> {
         let lines = self.n_in / BLOCK * (1 + self.form.lines());
-        &self.lines[strip * lines..][..lines]
+        Strip { lines: &self.lines[strip * lines..][..lines], form: self.form }
     }
 
     pub fn bytes(&self) -> usize {
@@ -119,7 +125,7 @@ impl BlockMatrix {
 
     /// The values of one column, `[n_in]`: a row of the file.
     pub fn column(&self, column: usize, out: &mut [f32]) {
-        let blocks = self.strip(column / COLS).chunks_exact(1 + self.form.lines());
+        let blocks = self.strip(column / COLS).lines.chunks_exact(1 + self.form.lines());
         for (out, lines) in out.chunks_exact_mut(BLOCK).zip(blocks) {
             let scale = scale(&lines[0], column % COLS);
             for (d, out) in out.iter_mut().enumerate() {
@@ -131,7 +137,7 @@ impl BlockMatrix {
     /// The sum of row `row` and a column, plainly.
     pub fn dot(&self, x: RoundedRows, row: usize, column: usize) -> f32 {
         let codes = x.codes[row * x.depth..][..x.depth].chunks_exact(BLOCK);
-        let blocks = self.strip(column / COLS).chunks_exact(1 + self.form.lines());
+        let blocks = self.strip(column / COLS).lines.chunks_exact(1 + self.form.lines());
         let mut sum = 0f32;
         for ((codes, dx), lines) in codes.zip(&x.scales[row * x.blocks()..]).zip(blocks) {
             let value = |d: usize| self.form.value(&lines[1..], column % COLS, d);

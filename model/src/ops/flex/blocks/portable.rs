@@ -1,18 +1,17 @@
 //! The tile in plain Rust, in loops that a compiler can vectorise: for processors without kernels of their own.
 
-use super::pack::{BlockMatrix, Form, Line, VALUES};
+use super::pack::{Form, Line, Strip, VALUES};
 use super::round::RoundedRows;
 use super::{BLOCK, COLS, ROWS, Sums};
 use half::f16;
 use std::ops::Range;
 
 /// The sums of some rows over a strip; the caller has checked that they exist.
-pub fn tile(x: RoundedRows, rows: Range<usize>, right: &BlockMatrix, strip: usize, out: &mut [Sums; ROWS]) {
-    let lines = 1 + right.form.lines();
+pub fn tile(x: RoundedRows, rows: Range<usize>, strip: Strip, out: &mut [Sums; ROWS]) {
     out[..rows.len()].as_flattened_mut().fill(0.0);
     let mut values = [[0i8; 64]; 16];
-    for (block, lines) in right.strip(strip).chunks_exact(lines).enumerate() {
-        decode(right.form, &lines[1..], &mut values);
+    for (block, lines) in strip.lines.chunks_exact(1 + strip.form.lines()).enumerate() {
+        decode(strip.form, &lines[1..], &mut values);
         let scales: [f32; COLS] =
             std::array::from_fn(|j| f16::from_le_bytes([lines[0].0[2 * j], lines[0].0[2 * j + 1]]).to_f32());
         for (row, out) in rows.clone().zip(out.iter_mut()) {
