@@ -429,7 +429,7 @@ pub struct Sweep {
     pub scalars: ScalarArgs,
 }
 
-fn share(text: &str) -> Result<f64, String> {
+pub(crate) fn share(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|x| *x > 0.0 && *x <= 1.0).ok_or_else(|| "expected a number above 0, at most 1".to_owned())
 }
 
