@@ -330,10 +330,15 @@ A recipe does the same by itself where distill.teacher is set; distill.capture t
 valid rows are answered, or each message of a file (JSON lines, CSV or plain lines). Killed, the same command goes on to the same
 bytes; a file of another teacher, tokenizer, template, label list or data is refused. A row takes 16 bytes and two a label.")]
     Capture(capture::Capture),
-    /// Make a smaller base model out of a base model: some layers, and the vocabulary of the first merges
+    /// Make a smaller base model out of a base model: some layers, some neurons, and the vocabulary of the first merges
     #[command(after_help = "\
 Example:
-  limbeck carve SmolLM2-135M-Instruct.gguf --layers 0-3,28,29 --merges 8000 --out base.gguf")]
+  limbeck carve SmolLM2-135M-Instruct.gguf --layers 0-3,28,29 --merges 8000 --out base.gguf
+  limbeck carve smollm2-135m --prompts runs/router/dataset                   what each layer does there; nothing is written
+  limbeck carve smollm2-135m --prompts runs/router/dataset --keep 12 --out base12.gguf
+
+What is carved is no language model any more until it is trained: `limbeck ladder` carves, trains on a teacher's answers
+and measures in one go.")]
     Carve(Carve),
     /// Have a live model answer messages that nobody answered: traces to learn from, a queue to review, and what failed
     #[command(after_help = "\

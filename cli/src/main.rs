@@ -3,6 +3,7 @@
 mod args;
 mod base;
 mod bench;
+mod carving;
 mod diagnostics;
 mod exit;
 mod keys;
