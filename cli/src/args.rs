@@ -12,7 +12,7 @@ pub use artifact::{ArtifactArgs, Drift, Export, Form, OWN_KEY, Promote, Reproduc
 pub use keys::{Keys, KeysVerb};
 pub use review::{Part, Review, Tool};
 pub use shadow::Shadow;
-pub use students::{Carve, Teach};
+pub use students::{Carve, Ladder, Teach};
 pub use traces::{Audit, Import, ReadingArgs};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -340,6 +340,17 @@ Example:
 What is carved is no language model any more until it is trained: `limbeck ladder` carves, trains on a teacher's answers
 and measures in one go.")]
     Carve(Carve),
+    /// Make students of several sizes of one recipe, each taught by the largest, and name the smallest that passes the gates
+    #[command(after_help = "\
+Example:
+  limbeck ladder recipes/router --rungs 30,20,12,6
+  limbeck ladder recipes/router --rungs 30,12,6 --unlabeled calls.jsonl --heal train.method=full --heal train.learning_rate=5e-5
+
+The largest comes first: with all layers it is the recipe as it is. The others are carved out of the same base by what its layers
+do on the train rows, learn the labels and the first one's posteriors (distill.*), and answer the same test rows. A recipe that
+names a teacher keeps it. Rungs are ordinary runs, in the run's folder under ladder/. Killed, the same command goes on where it
+stopped.")]
+    Ladder(Ladder),
     /// Have a live model answer messages that nobody answered: traces to learn from, a queue to review, and what failed
     #[command(after_help = "\
 Example:

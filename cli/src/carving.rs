@@ -2,7 +2,7 @@
 //! The verb `carve` and the ladder of students both ask here.
 
 use crate::exit::{Exit, Failure, Result};
-use crate::stages::{cannot, named};
+use crate::stages::named;
 use limbeck_artifact::dataset::{Message, Split, each_row};
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_data_curation::curate::unlabeled::read;
@@ -22,10 +22,25 @@ const LONGEST: usize = 2048;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Chosen {
     pub influence: Influence,
-    /// Layers, ascending.
+    pub choices: Vec<Choice>,
+}
+
+/// Some of the layers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    /// Ascending.
     pub kept: Vec<usize>,
     /// Where the prompts have answers.
     pub loss: Option<Loss>,
+}
+
+/// Which layers are asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wanted {
+    All,
+    Named(Vec<usize>),
+    /// So many, chosen.
+    Some(usize, By),
 }
 
 /// Mean loss a token on the answers, in nats.
@@ -89,49 +104,52 @@ fn spread<T>(all: &[T], n: usize) -> impl Iterator<Item = &T> {
     (0..taken).map(move |i| &all[i * all.len() / taken])
 }
 
-/// Measures the layers and chooses: those that are `named`, or `keep` of them; all where neither says anything.
+/// Measures the layers and chooses; a choice for each that is wanted.
 ///
 /// # Errors
 /// When the model can't be read, a row does not fit it, or it has not so many layers.
 pub fn choose(
     model: &Path,
     rows: &[EncodedExample],
-    named: Option<&[usize]>,
-    keep: Option<usize>,
-    by: By,
+    wanted: &[Wanted],
     device: DeviceName,
     emit: &dyn Emit,
 ) -> Result<Chosen> {
-    let weights = Weights::open(model).map_err(|e| cannot("open", model, &std::io::Error::other(e.to_string())))?;
+    let weights = Weights::open(model)?;
     let decoder = Decoder::from_weights(&weights, device::ops(device)?, false)?;
     let layers = decoder.config.num_hidden_layers;
     let all: Vec<usize> = (0..layers).collect();
-    if let Some(layer) = named.into_iter().flatten().find(|layer| **layer >= layers) {
-        return Err(limbeck_distill::CarveError::Layers { layer: *layer, available: layers }.into());
-    }
     let influence = measure(&decoder, &weights, rows, emit)?;
     let answered = rows.iter().any(|row| row.loss_tokens() > 0);
-    let candidates = match (named, keep) {
-        (Some(named), _) => vec![named.to_vec()],
-        (None, None) => vec![all.clone()],
-        (None, Some(keep)) if by == By::Loss => {
-            if !answered {
+    let of = |wanted: &Wanted| -> Result<Vec<Vec<usize>>> {
+        match wanted {
+            Wanted::All => Ok(vec![all.clone()]),
+            Wanted::Named(named) => match named.iter().find(|layer| **layer >= layers) {
+                Some(layer) => Err(limbeck_distill::CarveError::Layers { layer: *layer, available: layers }.into()),
+                None => Ok(vec![named.clone()]),
+            },
+            Wanted::Some(_, By::Loss) if !answered => {
                 let message = "no prompt has an answer, and by loss is by the loss on answers";
-                return Err(Failure::new(Exit::Usage, message)
-                    .help("name a frozen dataset as --prompts, or choose --by window"));
+                Err(Failure::new(Exit::Usage, message)
+                    .help("name a frozen dataset as --prompts, or choose --by window"))
             }
-            windows(layers, keep)?
+            Wanted::Some(keep, By::Loss) => Ok(windows(layers, *keep)?),
+            Wanted::Some(keep, by) => Ok(vec![influence.keep(*keep, *by)?]),
         }
-        (None, Some(keep)) => vec![influence.keep(keep, by)?],
     };
-    let choices: Vec<Vec<usize>> = std::iter::once(all).chain(candidates).collect();
-    let Some(losses) = losses(&decoder, rows, &choices, emit)? else {
-        let kept = choices.into_iter().nth(1).unwrap_or_default();
-        return Ok(Chosen { influence, kept, loss: None });
-    };
-    let best = (1..choices.len()).min_by(|a, b| losses[*a].total_cmp(&losses[*b])).unwrap_or(0);
-    let loss = Loss { whole: losses[0], carved: losses[best] };
-    Ok(Chosen { influence, kept: choices[best].clone(), loss: Some(loss) })
+    let candidates: Vec<Vec<Vec<usize>>> = wanted.iter().map(of).collect::<Result<_>>()?;
+    let asked: Vec<Vec<usize>> = std::iter::once(all.clone()).chain(candidates.iter().flatten().cloned()).collect();
+    let losses = if answered { losses(&decoder, rows, &asked, emit)? } else { None };
+    let mut of_candidates = losses.iter().flatten().skip(1).copied();
+    let mut choices = Vec::new();
+    for candidates in candidates {
+        let own: Vec<f64> = of_candidates.by_ref().take(candidates.len()).collect();
+        let best = (0..own.len()).min_by(|a, b| own[*a].total_cmp(&own[*b])).unwrap_or(0);
+        let whole = losses.as_ref().and_then(|losses| losses.first());
+        let loss = whole.zip(own.get(best)).map(|(whole, carved)| Loss { whole: *whole, carved: *carved });
+        choices.extend(candidates.into_iter().nth(best).map(|kept| Choice { kept, loss }));
+    }
+    Ok(Chosen { influence, choices })
 }
 
 #[cfg(test)]

@@ -52,6 +52,16 @@ pub enum KeepBy {
     Loss,
 }
 
+impl std::fmt::Display for KeepBy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            KeepBy::Influence => "influence",
+            KeepBy::Window => "window",
+            KeepBy::Loss => "loss",
+        })
+    }
+}
+
 impl From<KeepBy> for By {
     fn from(by: KeepBy) -> By {
         match by {
@@ -60,6 +70,36 @@ impl From<KeepBy> for By {
             KeepBy::Loss => By::Loss,
         }
     }
+}
+
+#[derive(Args, Debug)]
+pub struct Ladder {
+    #[command(flatten)]
+    pub recipe: RecipeArg,
+    /// Layers of each student, the most first; all, two thirds, two fifths and a fifth of the base's when left out
+    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    pub rungs: Vec<usize>,
+    /// How the layers to keep are chosen
+    #[arg(long, value_enum, default_value_t = KeepBy::Influence)]
+    pub by: KeepBy,
+    /// Train rows that the layers are measured on, from all over
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rows: u32,
+    /// Neurons of each MLP to keep in the carved rungs
+    #[arg(long, value_name = "N")]
+    pub neurons: Option<usize>,
+    /// How many of the tokenizer's merges to keep in the carved rungs; the whole vocabulary when left out
+    #[arg(long, value_name = "N")]
+    pub merges: Option<usize>,
+    /// Messages that nobody labelled: the first rung answers them for the others
+    #[arg(long, value_name = "FILE")]
+    pub unlabeled: Vec<PathBuf>,
+    /// What the carved rungs train with beside the recipe, for example --heal train.num_epochs=8 (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = super::key_value)]
+    pub heal: Vec<(String, String)>,
+    /// Train the carved rungs on the labels alone
+    #[arg(long, conflicts_with = "unlabeled")]
+    pub no_teacher: bool,
 }
 
 /// A type of its own, or clap would take the list for a repeated argument.

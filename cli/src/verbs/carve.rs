@@ -1,7 +1,7 @@
 //! `limbeck carve`: a small base model out of a larger one, and what each layer does on a task's prompts.
 
 use crate::args::Carve;
-use crate::carving::{Chosen, choose, measured_on};
+use crate::carving::{Choice, Chosen, Wanted, choose, measured_on};
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{self, Terminal};
 use crate::progress::Sink;
@@ -18,7 +18,12 @@ pub fn carve(settings: &Settings, args: Carve) -> Result<Exit> {
         Some(path) => {
             let device = settings.device.as_deref().unwrap_or("cpu").parse()?;
             let rows = measured_on(&args.source, path, args.rows as usize, &sink)?;
-            Some(choose(&args.source, &rows, named.as_deref(), args.keep, args.by.into(), device, &sink)?)
+            let wanted = match (&named, args.keep) {
+                (Some(layers), _) => Wanted::Named(layers.clone()),
+                (None, Some(keep)) => Wanted::Some(keep, args.by.into()),
+                (None, None) => Wanted::All,
+            };
+            Some(choose(&args.source, &rows, &[wanted], device, &sink)?)
         }
         None => None,
     };
@@ -33,7 +38,9 @@ pub fn carve(settings: &Settings, args: Carve) -> Result<Exit> {
         }
         return Ok(Exit::Ok);
     };
-    let layers = named.or_else(|| chosen.as_ref().map(|chosen| chosen.kept.clone())).unwrap_or_default();
+    let layers = named
+        .or_else(|| chosen.as_ref().and_then(|chosen| Some(chosen.choices.first()?.kept.clone())))
+        .unwrap_or_default();
     let neurons = match (&chosen, args.neurons) {
         (Some(chosen), Some(n)) => Some(chosen.influence.widest(&layers, n)?),
         _ => None,
@@ -86,6 +93,7 @@ const BAR: f64 = 30.0;
 /// Each layer's influence, and what the choice costs before anything is healed.
 fn told(chosen: &Chosen) -> String {
     let measured = &chosen.influence;
+    let Some(Choice { kept, loss }) = chosen.choices.first() else { return String::new() };
     let most = measured.layers.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
     let mut text = format!(
         "Influence: 1 - cos between what goes into a layer and what comes out, over {} tokens of {} prompts\n\n",
@@ -94,7 +102,7 @@ fn told(chosen: &Chosen) -> String {
     );
     for (layer, influence) in measured.layers.iter().enumerate() {
         let bar = "#".repeat((influence / most * BAR).round() as usize);
-        let kept = match (chosen.kept.len() == measured.layers.len(), chosen.kept.contains(&layer)) {
+        let kept = match (kept.len() == measured.layers.len(), kept.contains(&layer)) {
             (true, _) => "",
             (false, true) => "kept",
             (false, false) => "goes",
@@ -102,8 +110,8 @@ fn told(chosen: &Chosen) -> String {
         text.push_str(format!("  layer {layer:>3}  {influence:.4}  {kept:<4}  {bar}").trim_end());
         text.push('\n');
     }
-    match &chosen.loss {
-        Some(loss) if chosen.kept.len() == measured.layers.len() => {
+    match loss {
+        Some(loss) if kept.len() == measured.layers.len() => {
             text.push_str(&format!("\nloss on the answers: {:.3} nats a token\n", loss.whole));
         }
         Some(loss) => text.push_str(&format!(
