@@ -87,8 +87,9 @@ fn written(report: &CarveReport) -> String {
     )
 }
 
-/// Width of the longest bar.
+/// Width of the longest bar, and how much shorter it is of a layer that does half as much: some do many times what others do.
 const BAR: f64 = 30.0;
+const LESS_BY_HALF: f64 = 4.0;
 
 /// Each layer's influence, and what the choice costs before anything is healed.
 fn told(chosen: &Chosen) -> String {
@@ -96,12 +97,13 @@ fn told(chosen: &Chosen) -> String {
     let Some(Choice { kept, loss }) = chosen.choices.first() else { return String::new() };
     let most = measured.layers.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
     let mut text = format!(
-        "Influence: 1 - cos between what goes into a layer and what comes out, over {} tokens of {} prompts\n\n",
+        "Influence: 1 - cos between what goes into a layer and what comes out, over {} tokens of {} prompts.\n\
+         Bars are by logarithm.\n\n",
         count(measured.tokens),
         count(measured.rows)
     );
     for (layer, influence) in measured.layers.iter().enumerate() {
-        let bar = "#".repeat((influence / most * BAR).round() as usize);
+        let bar = "#".repeat((BAR + LESS_BY_HALF * (influence / most).log2()).round().max(0.0) as usize);
         let kept = match (kept.len() == measured.layers.len(), kept.contains(&layer)) {
             (true, _) => "",
             (false, true) => "kept",
