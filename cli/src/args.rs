@@ -334,11 +334,10 @@ bytes; a file of another teacher, tokenizer, template, label list or data is ref
     #[command(after_help = "\
 Example:
   limbeck carve SmolLM2-135M-Instruct.gguf --layers 0-3,28,29 --merges 8000 --out base.gguf
-  limbeck carve smollm2-135m --prompts runs/router/dataset                   what each layer does there; nothing is written
+  limbeck carve smollm2-135m --prompts runs/router/dataset     what each layer does; nothing is written
   limbeck carve smollm2-135m --prompts runs/router/dataset --keep 12 --out base12.gguf
 
-What is carved is no language model any more until it is trained: `limbeck ladder` carves, trains on a teacher's answers
-and measures in one go.")]
+What is carved is broken until it is trained: `limbeck ladder` carves, trains and measures in one go.")]
     Carve(Carve),
     /// Make students of several sizes of one recipe, each taught by the largest, and name the smallest that passes the gates
     #[command(after_help = "\

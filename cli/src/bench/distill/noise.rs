@@ -117,4 +117,83 @@ mod tests {
         let wrong = mended.iter().zip(&others).filter(|(a, b)| a.1 != b.1).count();
         assert_eq!(wrong, n - found);
     }
+
+    /// The whole ablation in seconds, its student a linear model: the command's own draw, errors, queue and decisions.
+    #[test]
+    #[ignore = "needs Banking77's folder in LIMBECK_BANKING77; minutes"]
+    #[expect(clippy::print_stdout, reason = "it tells its figures")]
+    fn on_banking77_a_linear_student_inherits_errors_and_review_mends_them() {
+        use super::super::{draw, without_leaks};
+        use crate::bench::banking::Rows;
+        use limbeck_eval::statistics::{Paired, mcnemar_exact};
+        use limbeck_eval::{FloorRow, LinearFloor};
+
+        let dir = std::env::var_os("LIMBECK_BANKING77").unwrap();
+        let data = without_leaks(Rows::read(std::path::Path::new(&dir)).unwrap());
+        let labels = data.labels();
+        let learn = |rows: &[Row]| {
+            let row = |(text, label): &'_ Row| (text.clone(), labels.binary_search(label).unwrap());
+            let rows: Vec<(String, usize)> = rows.iter().map(row).collect();
+            let rows: Vec<FloorRow<'_>> =
+                rows.iter().map(|(text, label)| FloorRow { text, label: *label, weight: 1.0 }).collect();
+            LinearFloor::train(&rows, labels.len())
+        };
+        let says = |model: &LinearFloor, rows: &[Row]| -> Vec<bool> {
+            let right = |(text, label): &Row| argmax(&model.posterior(text)).is_some_and(|best| labels[best] == *label);
+            rows.iter().map(right).collect()
+        };
+        let share = |right: &[bool]| right.iter().filter(|r| **r).count() as f64 / right.len().max(1) as f64 * 100.0;
+        let teacher = learn(&data.train);
+        println!("teacher {:.2} %", share(&says(&teacher, &data.test)));
+        for seed in 0..3 {
+            let (labelled, others) = draw(&data.train, 10, 1540, seed);
+            let posteriors =
+                others.iter().map(|(text, _)| (prompt_key(&message(text)), teacher.posterior(text))).collect();
+            let told = Told { posteriors, digest: String::new() };
+            let taught = plant(&told, &others, 0.15, seed);
+            let clean = plant(&told, &others, 0.0, seed);
+            let student = |said: &[usize], decided: &[usize]| {
+                let model = learn(&[labelled.clone(), rows(&others, said, &labels, decided)].concat());
+                let wrong: Vec<Row> = rows(&others, &taught.said, &labels, &[])
+                    .into_iter()
+                    .zip(&taught.planted)
+                    .filter_map(|(row, planted)| planted.then_some(row))
+                    .collect();
+                (says(&model, &data.test), share(&says(&model, &wrong)))
+            };
+            let (best, _) = student(&clean.said, &[]);
+            let (noisy, repeated) = student(&taught.said, &[]);
+            let p = |a: &[bool], b: &[bool]| {
+                let only = |x: &[bool], y: &[bool]| x.iter().zip(y).filter(|(x, y)| **x && !**y).count() as u64;
+                mcnemar_exact(Paired { n: a.len() as u64, b: only(a, b), c: only(b, a) })
+            };
+            println!(
+                "seed {seed}: teacher as it is {:.2} %, 15 % wrong {:.2} % (p {:.1e}), {repeated:.0} % of wrong answers repeated",
+                share(&best),
+                share(&noisy),
+                p(&best, &noisy)
+            );
+            let order = in_queue(&labelled, &others, &taught.said, &labels, seed);
+            let mut chance: Vec<usize> = (0..others.len()).collect();
+            Random::new(seed, "bench distill review").shuffle(&mut chance);
+            let planted = taught.planted.iter().filter(|p| **p).count();
+            let mut last = share(&noisy);
+            for n in [100, 250, 500] {
+                let found = |order: &[usize]| order[..n].iter().filter(|i| taught.planted[**i]).count();
+                let (ranked, _) = student(&taught.said, &order[..n]);
+                let (drawn, _) = student(&taught.said, &chance[..n]);
+                println!(
+                    "  {n} decisions: by the queue {:.2} % (p {:.1e} over none; {} of {planted} found), at random {:.2} % ({} found)",
+                    share(&ranked),
+                    p(&ranked, &noisy),
+                    found(&order),
+                    share(&drawn),
+                    found(&chance)
+                );
+                assert!(found(&order) > 2 * found(&chance) && share(&ranked) > share(&drawn));
+                last = share(&ranked);
+            }
+            assert!(share(&noisy) < share(&best) && last > share(&noisy));
+        }
+    }
 }
