@@ -12,7 +12,7 @@ pub use artifact::{ArtifactArgs, Drift, Export, Form, OWN_KEY, Promote, Reproduc
 pub use keys::{Keys, KeysVerb};
 pub use review::{Part, Review, Tool};
 pub use shadow::Shadow;
-pub use students::{Carve, Teach};
+pub use students::{Carve, Ladder, Teach};
 pub use traces::{Audit, Import, ReadingArgs};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -330,11 +330,26 @@ A recipe does the same by itself where distill.teacher is set; distill.capture t
 valid rows are answered, or each message of a file (JSON lines, CSV or plain lines). Killed, the same command goes on to the same
 bytes; a file of another teacher, tokenizer, template, label list or data is refused. A row takes 16 bytes and two a label.")]
     Capture(capture::Capture),
-    /// Make a smaller base model out of a base model: some layers, and the vocabulary of the first merges
+    /// Make a smaller base model out of a base model: some layers, some neurons, and the vocabulary of the first merges
     #[command(after_help = "\
 Example:
-  limbeck carve SmolLM2-135M-Instruct.gguf --layers 0-3,28,29 --merges 8000 --out base.gguf")]
+  limbeck carve SmolLM2-135M-Instruct.gguf --layers 0-3,28,29 --merges 8000 --out base.gguf
+  limbeck carve smollm2-135m --prompts runs/router/dataset     what each layer does; nothing is written
+  limbeck carve smollm2-135m --prompts runs/router/dataset --keep 12 --out base12.gguf
+
+What is carved is broken until it is trained: `limbeck ladder` carves, trains and measures in one go.")]
     Carve(Carve),
+    /// Make students of several sizes of one recipe, each taught by the largest, and name the smallest that passes the gates
+    #[command(after_help = "\
+Example:
+  limbeck ladder recipes/router --rungs 30,20,12,6
+  limbeck ladder recipes/router --rungs 30,12,6 --unlabeled calls.jsonl --heal train.method=full --heal train.learning_rate=5e-5
+
+The largest comes first: with all layers it is the recipe as it is. The others are carved out of the same base by what its layers
+do on the train rows, learn the labels and the first one's posteriors (distill.*), and answer the same test rows. A recipe that
+names a teacher keeps it. Rungs are ordinary runs, in the run's folder under ladder/. Killed, the same command goes on where it
+stopped.")]
+    Ladder(Ladder),
     /// Have a live model answer messages that nobody answered: traces to learn from, a queue to review, and what failed
     #[command(after_help = "\
 Example:
@@ -429,7 +444,7 @@ pub struct Sweep {
     pub scalars: ScalarArgs,
 }
 
-fn share(text: &str) -> Result<f64, String> {
+pub(crate) fn share(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|x| *x > 0.0 && *x <= 1.0).ok_or_else(|| "expected a number above 0, at most 1".to_owned())
 }
 

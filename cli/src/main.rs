@@ -3,9 +3,11 @@
 mod args;
 mod base;
 mod bench;
+mod carving;
 mod diagnostics;
 mod exit;
 mod keys;
+mod ladder;
 mod live;
 mod memory;
 mod output;
@@ -78,6 +80,7 @@ fn dispatch(settings: &Settings, verb: Verb) -> Result<Exit> {
         Verb::Bench(args) => verbs::bench::bench(settings, &args.verb),
         Verb::BenchOurs(args) => verbs::bench::ours(settings, &args),
         Verb::Capture(args) => verbs::capture::capture(settings, &args),
+        Verb::Ladder(args) => verbs::ladder::ladder(settings, &args),
         Verb::Carve(args) => verbs::carve::carve(settings, args),
         Verb::Teach(args) => verbs::teach::teach(settings, &args),
         Verb::Keys(args) => verbs::keys::keys(settings, &args),

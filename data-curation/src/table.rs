@@ -66,6 +66,7 @@ pub fn frame(rows: &[Row]) -> PolarsResult<DataFrame> {
             counts("prompt_tokens", |r| r.trace.prompt_tokens),
             counts("completion_tokens", |r| r.trace.completion_tokens),
             maybe("feedback", |r| r.trace.feedback.as_deref()),
+            Column::new("agreement".into(), rows.iter().map(|r| r.trace.agreement).collect::<Vec<_>>()),
         ],
     )
 }
@@ -79,6 +80,10 @@ pub fn rows(frame: &DataFrame) -> PolarsResult<Vec<Row>> {
     let (model, finish_reason, feedback) = (model?, finish_reason?, feedback?);
     // Tables of earlier versions have none.
     let thread = texts(frame, "thread").unwrap_or_else(|_| vec![None; frame.height()]);
+    let agreement: Vec<Option<f64>> = match frame.column("agreement") {
+        Ok(column) => column.f64()?.iter().collect(),
+        Err(_) => vec![None; frame.height()],
+    };
     let count = |name: &str| frame.column(name)?.u64().map(|c| c.iter().collect::<Vec<_>>());
     let (line, prompt_tokens, completion_tokens) =
         (count("line")?, count("prompt_tokens")?, count("completion_tokens")?);
@@ -104,6 +109,7 @@ pub fn rows(frame: &DataFrame) -> PolarsResult<Vec<Row>> {
                     prompt_tokens: prompt_tokens[i],
                     completion_tokens: completion_tokens[i],
                     feedback: maybe(&feedback, i),
+                    agreement: agreement[i],
                 },
                 file: text(&file, i),
                 line: line[i].unwrap_or_default(),

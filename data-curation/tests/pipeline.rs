@@ -502,3 +502,33 @@ fn the_shipped_files_are_what_the_generator_makes() {
         "decisions.jsonl differs"
     );
 }
+
+#[test]
+fn answers_that_a_teachers_draws_agree_on_less_weigh_less() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/agreement");
+    let golden: serde_json::Value = serde_json::from_slice(&fs::read(fixture.join("golden.json")).unwrap()).unwrap();
+    let labels: Vec<String> = serde_json::from_value(golden["labels"].clone()).unwrap();
+    let run = Run { dir: tempfile::tempdir().unwrap(), labels };
+    fs::copy(fixture.join("traces.jsonl"), run.path("traces.jsonl")).unwrap();
+    fs::write(run.path("decisions.jsonl"), "").unwrap();
+    run.import();
+    run.curate();
+    let nothing = Split::ALL.into_iter().map(|s| (s, 0.0)).collect();
+    let weight = golden["weight"].as_f64().unwrap() as f32;
+    run.freeze(&FreezePlan { unreviewed_weight: weight, min_reviewed: nothing, ..run.freeze_plan() });
+    let dataset = Dataset::load(&run.path("dataset")).unwrap();
+    let want: BTreeMap<&str, f64> = golden["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["id"].as_str().unwrap(), row["weight"].as_f64().unwrap()))
+        .collect();
+    let rows: Vec<&Example> = [Split::Train, Split::Valid].into_iter().flat_map(|s| dataset.rows(s)).collect();
+    assert!(rows.len() > 40, "{}", rows.len());
+    for row in &rows {
+        assert_eq!(row.label_source, LabelSource::Teacher);
+        let want = want[row.trace.id.as_str()];
+        assert!((f64::from(row.weight) - want).abs() < 1e-6, "{}: {} instead of {want}", row.trace.id, row.weight);
+    }
+    assert!(rows.iter().any(|r| r.weight < weight) && rows.iter().all(|r| r.weight <= weight));
+}

@@ -1,12 +1,14 @@
-//! Makes a smaller base out of a base: some layers, renumbered, and the vocabulary of the first merges. Blocks are copied
-//! as they lie in the source, never requantized; the student is raw and wants training.
+//! Makes a smaller base out of a base: some layers, renumbered, some neurons of their MLPs, and the vocabulary of the first
+//! merges. Blocks are copied as they lie in the source, never requantized, but for narrower down projections, whose blocks lie
+//! across the neurons: those become F16. The student is raw and wants training.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use limbeck_artifact::digest::sha256_file;
 use limbeck_artifact::event::{Emit, EventKind};
-use limbeck_model::gguf::{Array, GgufFile, GgufWriter, TensorInfo, Value};
+use limbeck_model::ModelError;
+use limbeck_model::gguf::{Array, GgmlType, GgufFile, GgufWriter, TensorInfo, Value, dequantize};
 use limbeck_model::tokenizer::ChatTokenizer;
 use serde::{Deserialize, Serialize};
 
@@ -21,8 +23,10 @@ pub struct CarvePlan {
     pub source: PathBuf,
     /// Layers to keep, ascending, counted from 0.
     pub layers: Vec<usize>,
-    /// How many of the tokenizer's merges to keep, from the first on.
-    pub merges: usize,
+    /// Neurons of each kept layer's MLP to keep, ascending, as many of each; all of them where `None`.
+    pub neurons: Option<Vec<Vec<u32>>>,
+    /// How many of the tokenizer's merges to keep, from the first on; the whole vocabulary where `None`.
+    pub merges: Option<usize>,
     pub out: PathBuf,
     /// general.name of the new file.
     pub name: String,
@@ -38,6 +42,8 @@ pub struct CarveReport {
     pub bytes: u64,
     pub parameters: u64,
     pub layers: usize,
+    /// Neurons of a layer's MLP.
+    pub neurons: usize,
     pub tokens: usize,
     pub source_name: String,
     /// Of the file; of a folder, over the digests and names of its files.
@@ -45,6 +51,7 @@ pub struct CarveReport {
     pub source_bytes: u64,
     pub source_parameters: u64,
     pub source_layers: usize,
+    pub source_neurons: usize,
     pub source_tokens: usize,
 }
 
@@ -76,8 +83,13 @@ const SOURCE_ONLY: [&str; 16] = [
 pub fn carve(plan: &CarvePlan, emit: &dyn Emit) -> Result<CarveReport> {
     let source = Source::open(&plan.source)?;
     check_layers(plan, &source)?;
-    let vocabulary = vocabulary(&source)?;
-    let cut = vocabulary.cut(plan.merges, &special_ids(&source))?;
+    check_neurons(plan, &source)?;
+    let vocabulary = vocabulary(&source, plan.merges.is_some())?;
+    let source_tokens = vocabulary.tokens.len();
+    let cut = match plan.merges {
+        Some(merges) => vocabulary.cut(merges, &special_ids(&source))?,
+        None => Cut { old_ids: (0..source_tokens as u32).collect(), vocabulary },
+    };
     let (source_sha256, source_bytes) = source.digest()?;
 
     let tensors = kept_tensors(plan, &source, &cut)?;
@@ -97,7 +109,12 @@ pub fn carve(plan: &CarvePlan, emit: &dyn Emit) -> Result<CarveReport> {
         writer.add(kept.new.name.clone(), kept.new.dims.clone(), kept.new.ty, move || {
             let bytes = source.bytes(kept.old)?;
             emit.emit(EventKind::Progress { done, total, unit: "tensors".into() });
-            Ok(if kept.by_token { select_rows(&bytes, row_bytes(kept.old), &cut.old_ids) } else { bytes })
+            match kept.taken {
+                Taken::All => Ok(bytes),
+                Taken::Tokens => Ok(select_rows(&bytes, row_bytes(kept.old), &cut.old_ids)),
+                Taken::Rows(rows) => Ok(select_rows(&bytes, row_bytes(kept.old), rows)),
+                Taken::Columns(columns) => select_columns(&plan.source, kept.old, &bytes, columns),
+            }
         });
     }
     writer.write(&plan.out)?;
@@ -107,7 +124,9 @@ pub fn carve(plan: &CarvePlan, emit: &dyn Emit) -> Result<CarveReport> {
         return Err(error);
     }
 
-    let (tokens, source_tokens) = (cut.old_ids.len(), vocabulary.tokens.len());
+    let tokens = cut.old_ids.len();
+    let source_neurons = source.intermediate_size();
+    let neurons = plan.neurons.as_ref().and_then(|by_layer| by_layer.first()).map_or(source_neurons, Vec::len);
     let left_out = |what: &str, n: usize, reason: &str| {
         emit.emit(EventKind::Counted { what: what.into(), n: n as u64, reason: reason.into() });
     };
@@ -115,6 +134,10 @@ pub fn carve(plan: &CarvePlan, emit: &dyn Emit) -> Result<CarveReport> {
     left_out("layers", source.block_count - plan.layers.len(), "not asked for");
     left_out("tokens", tokens, "");
     left_out("tokens", source_tokens - tokens, "made by a later merge");
+    if plan.neurons.is_some() {
+        left_out("neurons a layer", neurons, "");
+        left_out("neurons a layer", source_neurons - neurons, "of least contribution");
+    }
     let digest_error = |e| CarveError::Digest { path: plan.out.clone(), source: e };
     let bytes = std::fs::metadata(&plan.out).map_err(digest_error)?.len();
     emit.emit(EventKind::Wrote { path: plan.out.display().to_string(), bytes });
@@ -124,12 +147,14 @@ pub fn carve(plan: &CarvePlan, emit: &dyn Emit) -> Result<CarveReport> {
         bytes,
         parameters,
         layers: plan.layers.len(),
+        neurons,
         tokens,
         source_name,
         source_sha256,
         source_bytes,
         source_parameters: source.tensors().iter().map(TensorInfo::n_elements).sum(),
         source_layers: source.block_count,
+        source_neurons,
         source_tokens,
     })
 }
@@ -149,16 +174,35 @@ fn check_layers(plan: &CarvePlan, source: &Source) -> Result<()> {
     }
 }
 
-fn vocabulary(source: &Source) -> Result<Vocabulary> {
+fn check_neurons(plan: &CarvePlan, source: &Source) -> Result<()> {
+    let Some(by_layer) = &plan.neurons else { return Ok(()) };
+    let (available, asked) = (source.intermediate_size(), by_layer.first().map_or(0, Vec::len));
+    let fits = |neurons: &Vec<u32>| {
+        neurons.len() == asked
+            && neurons.is_sorted_by(|a, b| a < b)
+            && neurons.last().is_some_and(|n| (*n as usize) < available)
+    };
+    match by_layer.len() == plan.layers.len() && by_layer.iter().all(fits) {
+        true => Ok(()),
+        false => Err(CarveError::Width { asked, available }),
+    }
+}
+
+/// Whole, where it is not to be `cut`: then any tokenizer will do.
+fn vocabulary(source: &Source, cut: bool) -> Result<Vocabulary> {
     let no_bpe = |reason: String| CarveError::Vocabulary { reason };
     let model = text(source, "tokenizer.ggml.model").unwrap_or_default();
-    if model != "gpt2" {
+    if model != "gpt2" && cut {
         return Err(no_bpe(format!("tokenizer.ggml.model is '{model}', not 'gpt2'")));
     }
     let strings = |key: &str| {
         let list = source.get(key).and_then(Value::as_strings);
         list.map(<[String]>::to_vec).ok_or_else(|| no_bpe(format!("{key} is missing")))
     };
+    if !cut {
+        let merges = source.get("tokenizer.ggml.merges").and_then(Value::as_strings).unwrap_or_default().to_vec();
+        return Ok(Vocabulary { tokens: strings("tokenizer.ggml.tokens")?, types: Vec::new(), merges });
+    }
     let types = match source.get("tokenizer.ggml.token_type") {
         Some(Value::Array(types)) => types.to_i64s(),
         _ => None,
@@ -191,16 +235,41 @@ struct Kept<'a> {
     old: &'a TensorInfo,
     /// Its `offset` means nothing.
     new: TensorInfo,
-    /// Whether its rows are tokens.
-    by_token: bool,
+    taken: Taken<'a>,
 }
 
-fn kept_tensors<'a>(plan: &CarvePlan, source: &'a Source, cut: &Cut) -> Result<Vec<Kept<'a>>> {
+/// What of a tensor is kept.
+enum Taken<'a> {
+    All,
+    /// The rows of the tokens that are.
+    Tokens,
+    Rows(&'a [u32]),
+    Columns(&'a [u32]),
+}
+
+fn kept_tensors<'a>(plan: &'a CarvePlan, source: &'a Source, cut: &Cut) -> Result<Vec<Kept<'a>>> {
     let mut kept = Vec::new();
     for old in source.tensors() {
         let Some(name) = renumbered(&old.name, &plan.layers) else { continue };
         let by_token = matches!(old.name.as_str(), "token_embd.weight" | "output.weight" | "output.bias");
         let mut new = TensorInfo { name, ..old.clone() };
+        let mut taken = if by_token { Taken::Tokens } else { Taken::All };
+        if let Some((neurons, part)) = in_mlp(plan, &new.name) {
+            let n = neurons.len() as u64;
+            taken = match (part, new.dims.as_mut_slice()) {
+                ("ffn_down.weight", [columns, _]) => {
+                    *columns = n;
+                    new.ty = narrowed(new.ty);
+                    Taken::Columns(neurons)
+                }
+                ("ffn_gate.weight" | "ffn_up.weight" | "ffn_gate.bias" | "ffn_up.bias", [.., rows]) => {
+                    *rows = n;
+                    Taken::Rows(neurons)
+                }
+                _ => Taken::All,
+            };
+            new.n_bytes = new.ty.bytes_for(new.n_elements()).unwrap_or(0);
+        }
         if by_token {
             let rows = old.dims.last().copied().unwrap_or(0);
             let last = cut.old_ids.last().copied().unwrap_or(0);
@@ -210,7 +279,7 @@ fn kept_tensors<'a>(plan: &CarvePlan, source: &'a Source, cut: &Cut) -> Result<V
             new.dims[1] = cut.old_ids.len() as u64;
             new.n_bytes = row_bytes(old) as u64 * new.dims[1];
         }
-        kept.push(Kept { old, new, by_token });
+        kept.push(Kept { old, new, taken });
     }
     for layer in 0..plan.layers.len() {
         if !kept.iter().any(|k| k.new.name.starts_with(&format!("blk.{layer}."))) {
@@ -229,8 +298,35 @@ fn renumbered(name: &str, layers: &[usize]) -> Option<String> {
     }
 }
 
+/// The neurons that are kept of the layer that a tensor of the new file belongs to, and its name in there.
+fn in_mlp<'p, 'n>(plan: &'p CarvePlan, name: &'n str) -> Option<(&'p [u32], &'n str)> {
+    let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
+    Some((plan.neurons.as_ref()?.get(layer.parse::<usize>().ok()?)?, part))
+}
+
+/// The type of a matrix whose columns are picked: blocks that lie across columns can't be kept.
+fn narrowed(ty: GgmlType) -> GgmlType {
+    if ty.block_len() == 1 { ty } else { GgmlType::F16 }
+}
+
+fn select_columns(path: &Path, tensor: &TensorInfo, bytes: &[u8], columns: &[u32]) -> Result<Vec<u8>, ModelError> {
+    let wide = tensor.dims.first().map_or(1, |n| *n as usize);
+    if tensor.ty.block_len() == 1 {
+        let size = tensor.ty.block_bytes();
+        return Ok(bytes.chunks_exact(wide * size).flat_map(|row| select_rows(row, size, columns)).collect());
+    }
+    let mut data = vec![0f32; tensor.n_elements() as usize];
+    let wrong = |why| ModelError::Tensor { path: path.into(), name: tensor.name.clone(), why };
+    dequantize(tensor.ty, bytes, &mut data).map_err(wrong)?;
+    let row = |row: &[f32]| {
+        columns.iter().flat_map(|c| half::f16::from_f32(row[*c as usize]).to_le_bytes()).collect::<Vec<u8>>()
+    };
+    Ok(data.chunks_exact(wide).flat_map(row).collect())
+}
+
+/// Of a vector a row is one value.
 fn row_bytes(tensor: &TensorInfo) -> usize {
-    let width = tensor.dims.first().copied().unwrap_or(0);
+    let width = if tensor.dims.len() < 2 { 1 } else { tensor.dims[0] };
     tensor.ty.bytes_for(width).unwrap_or(0) as usize
 }
 
@@ -267,6 +363,9 @@ fn carved_metadata(plan: &CarvePlan, source: &Source, cut: &Cut) -> Vec<(String,
                 None => continue,
             },
             (key, _) if source.key("block_count") == key => Value::U32(plan.layers.len() as u32),
+            (key, _) if plan.neurons.is_some() && source.key("feed_forward_length") == key => {
+                Value::U32(plan.neurons.as_ref().and_then(|by_layer| by_layer.first()).map_or(0, Vec::len) as u32)
+            }
             (key, _) if source.key("vocab_size") == key => Value::U32(cut.old_ids.len() as u32),
             // One entry a layer, such as head counts that differ.
             (key, Value::Array(list)) if key.starts_with(&source.key("")) && list.len() == source.block_count => {
@@ -309,14 +408,22 @@ fn description(
     sha256: &str,
     parameters: u64,
 ) -> Vec<(String, Value)> {
+    let vocabulary = match plan.merges {
+        Some(merges) => format!("vocabulary of the first {merges} merges"),
+        None => "the whole vocabulary".to_owned(),
+    };
+    let neurons = match plan.neurons.as_ref().and_then(|by_layer| by_layer.first()) {
+        Some(kept) => format!("{} neurons of {} in each, ", kept.len(), source.intermediate_size()),
+        None => String::new(),
+    };
     let mut out = vec![
         ("general.name".to_owned(), Value::from(plan.name.as_str())),
         ("general.size_label".into(), size_label(parameters).into()),
         (
             "general.description".into(),
             format!(
-                "Carved from {source_name} and not trained since: layers {:?} of {}, vocabulary of the first {} merges.",
-                plan.layers, source.block_count, plan.merges
+                "Carved from {source_name} and not trained since: layers {:?} of {}, {neurons}{vocabulary}.",
+                plan.layers, source.block_count
             )
             .into(),
         ),
@@ -334,7 +441,9 @@ fn description(
     let layers = plan.layers.iter().map(|&layer| layer as u32).collect();
     out.push(("limbeck.carve.source_sha256".into(), sha256.into()));
     out.push(("limbeck.carve.layers".into(), Value::Array(Array::U32(layers))));
-    out.push(("limbeck.carve.merges".into(), Value::U32(plan.merges as u32)));
+    if let Some(merges) = plan.merges {
+        out.push(("limbeck.carve.merges".into(), Value::U32(merges as u32)));
+    }
     out
 }
 
@@ -383,7 +492,6 @@ fn file_name(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use limbeck_model::gguf::GgmlType;
 
     #[test]
     fn layers_are_renumbered_and_others_left_out() {

@@ -10,6 +10,14 @@ pub enum CarveError {
     Model(#[from] ModelError),
     #[error("cannot keep layer {layer} of {available}: name layers 0 to {last} in ascending order, each once", last = available.saturating_sub(1))]
     Layers { layer: usize, available: usize },
+    #[error("cannot keep {asked} layers of {available}: choose 1 to {available}")]
+    Keep { asked: usize, available: usize },
+    #[error("cannot keep {asked} neurons of {available}: choose 1 to {available}")]
+    Width { asked: usize, available: usize },
+    #[error("there is no prompt to measure the layers on")]
+    NoRows,
+    #[error("a prompt does not fit the model: {0}")]
+    Row(#[from] limbeck_model::decoder::DecoderError),
     #[error("cannot keep {asked} merges of {available}: choose 1 to {available}")]
     Merges { asked: usize, available: usize },
     #[error("the tokenizer can't be cut: {reason}; only a byte-level BPE vocabulary can")]

@@ -1,5 +1,5 @@
-//! Teacher to student. [`carve()`] makes the student: some layers and the first merges of a base, and what it writes is again a
-//! base, with a tokenizer that fits. [`capture()`] asks a local teacher for its posteriors over the labels, [`endpoint`] a teacher
+//! Teacher to student. [`carve()`] makes the student: some layers, neurons and the first merges of a base, and what it writes
+//! is again a base, with a tokenizer that fits; [`influence`] says which layers and neurons a task can go without. [`capture()`] asks a local teacher for its posteriors over the labels, [`endpoint`] a teacher
 //! behind an address, [`best`] says what several of its answers agree on; training on them is the trainer's.
 
 pub mod best;
@@ -7,6 +7,7 @@ mod capture;
 mod carve;
 pub mod endpoint;
 mod error;
+pub mod influence;
 pub mod prompt;
 mod source;
 mod vocabulary;

@@ -48,6 +48,11 @@ impl Source {
         Ok(Source { path: path.into(), weights, metadata, tensors, block_count })
     }
 
+    /// Neurons of a layer's MLP.
+    pub fn intermediate_size(&self) -> usize {
+        self.weights.config().intermediate_size
+    }
+
     pub fn metadata(&self) -> &[(String, Value)] {
         &self.metadata
     }

@@ -15,7 +15,15 @@ use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
 
 fn plan(source: &Path, layers: &[usize], merges: usize, out: PathBuf) -> CarvePlan {
-    CarvePlan { source: source.into(), layers: layers.to_vec(), merges, out, name: "Small Base".into(), license: None }
+    CarvePlan {
+        source: source.into(),
+        layers: layers.to_vec(),
+        neurons: None,
+        merges: Some(merges),
+        out,
+        name: "Small Base".into(),
+        license: None,
+    }
 }
 
 #[test]

@@ -73,6 +73,17 @@ impl Decoder {
         self.ops().logits(&self.finish(self.tensor(hidden, batch)), &head, rows)
     }
 
+    /// What the head takes where `hidden` goes into the first of `layers`, each of them hands on to the next, and there are no
+    /// others: `[tokens, hidden_size]`.
+    ///
+    /// # Panics
+    /// When `hidden` is of another size.
+    pub fn states_through(&self, batch: &Arc<Packed>, layers: &[usize], hidden: &[f32]) -> Vec<f32> {
+        let run = |hidden, layer: &usize| self.run_layers(hidden, *layer..layer + 1, batch, None, None, None);
+        let hidden = layers.iter().fold(self.tensor(hidden, batch), run);
+        to_vec(&self.finish(hidden))
+    }
+
     /// What comes out of the last layer where `hidden` goes into the first.
     pub fn last_state(&self, batch: &Arc<Packed>, hidden: &[f32]) -> Vec<f32> {
         let hidden = self.tensor(hidden, batch);

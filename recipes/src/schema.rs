@@ -209,7 +209,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("train.metric_for_best_model", Choice(&["loss", "accuracy"]), Default("\"loss\""), "what the best model is best at, on the valid split; of equals the earlier"),
     field("train.load_best_model_at_end", Bool, Default("false"), "gives back the best model instead of the last"),
 
-    field("distill.unreviewed_weight", UNIT, Default("0.0"), "loss weight of the recorded model's answers that nobody reviewed (0 leaves them out)"),
+    field("distill.unreviewed_weight", UNIT, Default("0.0"), "loss weight of the recorded model's answers that nobody reviewed (0 leaves them out); times the share of draws that agree, where a teacher was asked several times"),
     field("distill.teacher", Path, Optional, "a local teacher whose posteriors over the labels the student learns beside them: a .gguf, a folder of safetensors, or an artifact's folder; naming one adds the capture stage"),
     field("distill.teacher_adapter", Path, Optional, "adapter on that teacher, a folder as PEFT and `limbeck train` write it, with its classification head if it has one"),
     field("distill.capture", Path, Optional, "a teacher's answers that `limbeck capture` wrote, instead of a teacher"),

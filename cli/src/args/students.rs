@@ -1,28 +1,105 @@
 //! What making students takes: carving a base, and asking a live model for answers.
 
 use super::{RecipeArg, price, share};
-use clap::Args;
+use clap::{Args, ValueEnum};
+use limbeck_distill::influence::By;
 use std::path::PathBuf;
 
 #[derive(Args, Debug)]
+#[command(group(clap::ArgGroup::new("which").args(["layers", "keep", "prompts"]).required(true).multiple(true)))]
 pub struct Carve {
     /// The model to carve from: a .gguf, or a folder of safetensors
     pub source: PathBuf,
     /// Layers to keep, counted from 0: 0-3,28,29
-    #[arg(long, value_name = "LIST", value_parser = layers)]
-    pub layers: Layers,
-    /// How many of the tokenizer's merges to keep, from the first on
+    #[arg(long, value_name = "LIST", value_parser = layers, conflicts_with = "keep")]
+    pub layers: Option<Layers>,
+    /// How many layers to keep; which ones is measured on --prompts
+    #[arg(long, value_name = "N", requires = "prompts")]
+    pub keep: Option<usize>,
+    /// How the layers to keep are chosen
+    #[arg(long, value_enum, default_value_t = KeepBy::Influence, requires = "keep")]
+    pub by: KeepBy,
+    /// Prompts of the task: a frozen dataset's folder (runs/NAME/dataset), whose train rows bring answers too, or a file of messages
+    #[arg(long, value_name = "PATH")]
+    pub prompts: Option<PathBuf>,
+    /// Rows of them to measure on, from all over
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rows: u32,
+    /// Neurons of each MLP to keep: those that say and write most on --prompts
+    #[arg(long, value_name = "N", requires = "prompts")]
+    pub neurons: Option<usize>,
+    /// How many of the tokenizer's merges to keep, from the first on; the whole vocabulary when left out
     #[arg(long, value_name = "N")]
-    pub merges: usize,
-    /// The GGUF file to write
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
+    pub merges: Option<usize>,
+    /// The GGUF file to write; without it the layers are measured, and nothing is written
+    #[arg(long, value_name = "FILE", required_unless_present = "prompts")]
+    pub out: Option<PathBuf>,
     /// Name inside the file; the file's own name when left out
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// SPDX id of the licence; the source's own when left out
     #[arg(long, value_name = "SPDX")]
     pub license: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KeepBy {
+    /// Those that change the prompts' states least go, wherever they are
+    Influence,
+    /// One stretch goes: that whose ends are nearest
+    Window,
+    /// One stretch goes: that without which the loss on the answers is least
+    Loss,
+}
+
+impl std::fmt::Display for KeepBy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            KeepBy::Influence => "influence",
+            KeepBy::Window => "window",
+            KeepBy::Loss => "loss",
+        })
+    }
+}
+
+impl From<KeepBy> for By {
+    fn from(by: KeepBy) -> By {
+        match by {
+            KeepBy::Influence => By::Influence,
+            KeepBy::Window => By::Window,
+            KeepBy::Loss => By::Loss,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct Ladder {
+    #[command(flatten)]
+    pub recipe: RecipeArg,
+    /// Layers of each student, the most first; all, two thirds, two fifths and a fifth of the base's when left out
+    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    pub rungs: Vec<usize>,
+    /// How the layers to keep are chosen
+    #[arg(long, value_enum, default_value_t = KeepBy::Influence)]
+    pub by: KeepBy,
+    /// Train rows that the layers are measured on, from all over
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rows: u32,
+    /// Neurons of each MLP to keep in the carved rungs
+    #[arg(long, value_name = "N")]
+    pub neurons: Option<usize>,
+    /// How many of the tokenizer's merges to keep in the carved rungs; the whole vocabulary when left out
+    #[arg(long, value_name = "N")]
+    pub merges: Option<usize>,
+    /// Messages that nobody labelled: the first rung answers them for the others
+    #[arg(long, value_name = "FILE")]
+    pub unlabeled: Vec<PathBuf>,
+    /// What the carved rungs train with beside the recipe, for example --heal train.num_epochs=8 (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = super::key_value)]
+    pub heal: Vec<(String, String)>,
+    /// Train the carved rungs on the labels alone
+    #[arg(long, conflicts_with = "unlabeled")]
+    pub no_teacher: bool,
 }
 
 /// A type of its own, or clap would take the list for a repeated argument.

@@ -354,7 +354,8 @@ pub fn suspects(settings: &Settings, args: &BenchSuspects) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn item(n: usize, text: &str, label: &str) -> Item {
+/// A row of the train split, as a queue holds it.
+pub(super) fn item(n: usize, text: &str, label: &str) -> Item {
     Item {
         id: n.to_string(),
         split: Split::Train,

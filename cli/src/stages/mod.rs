@@ -12,6 +12,7 @@ pub mod promote;
 mod provenance;
 pub mod quantize;
 pub mod review;
+pub mod taken_over;
 pub mod train;
 
 use crate::base::Base;

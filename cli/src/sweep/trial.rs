@@ -7,15 +7,13 @@ use crate::args::ScalarArgs;
 use crate::exit::{Exit, Failure, Result};
 use crate::settings::Settings;
 use crate::sinks;
-use crate::stages::review::{decision_files, decisions_dir};
+use crate::stages::taken_over::take_over;
 use crate::stages::train::{self, Trained};
 use crate::stages::{Run, cannot, capture, curate, import, review};
 use crate::verbs::run::started;
 use limbeck_artifact::dataset::Split;
 use limbeck_artifact::event::{Emit, EventKind, Stage};
-use limbeck_artifact::files::{create_dirs, write_atomic};
-use limbeck_artifact::relpath::SafeRelPath;
-use limbeck_artifact::stage::{self, StageRecord};
+use limbeck_artifact::files::write_atomic;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -45,7 +43,7 @@ pub fn run(parent: &Run<'_>, trial: &Trial, round: Round, scalars: &ScalarArgs) 
     let run = Run::open(&settings, resolved)?;
     run.sink.be_brief();
     run.sink.plot_to(sinks::open(scalars, &trial.name));
-    take_over(parent, &run)?;
+    take_over(parent, &run, &[Stage::Import, Stage::Curate, Stage::Review, Stage::Capture])?;
     let begun = Instant::now();
     run.sink.emit(started(&run));
     let rung = to_rung(&run, round);
@@ -99,54 +97,4 @@ fn to_rung(run: &Run<'_>, round: Round) -> Result<Rung> {
 
 fn load(path: &Path) -> Option<Rung> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
-}
-
-/// Makes the parent's finished data stages the trial's: the same files under the same records, so that the stage cache
-/// finds them done.
-fn take_over(parent: &Run<'_>, run: &Run<'_>) -> Result<()> {
-    let mine = decisions_dir(run);
-    for file in decision_files(parent)?.into_iter().filter(|f| f.path.starts_with(&parent.dir)) {
-        let bytes = std::fs::read(&file.path).map_err(|e| cannot("read", &file.path, &e))?;
-        let Some(name) = file.path.file_name() else { continue };
-        // A copy: the review goes on appending to its own.
-        let copy = mine.join(name);
-        if std::fs::read(&copy).ok().as_ref() != Some(&bytes) {
-            write_atomic(&copy, &bytes).map_err(|e| cannot("write", &copy, &e))?;
-        }
-    }
-    for of in [Stage::Import, Stage::Curate, Stage::Review, Stage::Capture] {
-        let Some(record) = stage::load(&parent.dir, of)? else { continue };
-        let have =
-            stage::load(&run.dir, of)?.is_some_and(|mine| same(&mine, &record)) && stage::intact(&run.dir, &record);
-        if !have {
-            for path in record.outputs.keys() {
-                let path = SafeRelPath::parse(path)?;
-                link(&parent.dir.join(path.as_path()), &run.dir.join(path.as_path()))?;
-            }
-            stage::save(&run.dir, &record)?;
-        }
-    }
-    Ok(())
-}
-
-fn same(a: &StageRecord, b: &StageRecord) -> bool {
-    (&a.key, &a.outputs) == (&b.key, &b.outputs)
-}
-
-/// A second name for a file that is never written in place, or a copy where the file system has no such thing.
-fn link(from: &Path, to: &Path) -> Result<()> {
-    let made = || -> std::io::Result<()> {
-        if let Some(folder) = to.parent() {
-            create_dirs(folder)?;
-        }
-        match std::fs::remove_file(to) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        match std::fs::hard_link(from, to) {
-            Ok(()) => Ok(()),
-            Err(_) => write_atomic(to, &std::fs::read(from)?),
-        }
-    };
-    made().map_err(|e| cannot("take over", from, &e))
 }

@@ -18,6 +18,7 @@ pub mod gguf;
 pub mod import;
 pub mod init;
 pub mod keys;
+pub mod ladder;
 pub mod promote;
 pub mod referee;
 pub mod reproduce;

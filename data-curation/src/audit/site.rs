@@ -285,6 +285,7 @@ mod tests {
             prompt_tokens: Some(10),
             completion_tokens: Some(2),
             feedback: (n == 0).then(|| "thumbs_down".to_string()),
+            agreement: None,
         }
     }
 

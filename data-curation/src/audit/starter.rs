@@ -96,6 +96,7 @@ mod tests {
             prompt_tokens: Some(3),
             completion_tokens: None,
             feedback: None,
+            agreement: None,
         };
         assert_eq!(crate::trace::parse(line(&trace).to_string().as_bytes()).unwrap(), trace);
     }

@@ -105,11 +105,12 @@ pub fn freeze(plan: &FreezePlan, emit: &dyn Emit) -> Result<Frozen, Error> {
                 Standing::Open | Standing::Skipped | Standing::Void(_) | Standing::Awaiting | Standing::Disputed => {
                     match &row.label {
                         Some(label)
-                            if plan.unreviewed_weight > 0.0
+                            if unreviewed(plan.unreviewed_weight, row.row.trace.agreement) > 0.0
                                 && matches!(row.split, Split::Train | Split::Valid)
                                 && !is_disagreed(&row.row.trace) =>
                         {
-                            Ok(example(row, plan, label.clone(), LabelSource::Teacher, plan.unreviewed_weight, None))
+                            let weight = unreviewed(plan.unreviewed_weight, row.row.trace.agreement);
+                            Ok(example(row, plan, label.clone(), LabelSource::Teacher, weight, None))
                         }
                         _ => Err(("unreviewed", None)),
                     }
@@ -135,6 +136,9 @@ pub fn freeze(plan: &FreezePlan, emit: &dyn Emit) -> Result<Frozen, Error> {
         return Ok(Frozen::Incomplete { status, missing });
     }
     judged.finish(&answers, &decisions, plan.max_label_error, &mut freezing.curation);
+    if let Some(text) = freezing.agreed.text() {
+        emit.emit(EventKind::Note { text });
+    }
     let card = freezing.finish(imported.traces_in)?;
     report(&card, emit);
     Ok(Frozen::Done(card))
@@ -181,6 +185,7 @@ struct Freezing<'p> {
     log: String,
     left_out: BTreeMap<String, u64>,
     curation: Curation,
+    agreed: Agreed,
 }
 
 impl<'p> Freezing<'p> {
@@ -207,7 +212,7 @@ impl<'p> Freezing<'p> {
         let curation = frozen::curation(summary, measured.as_ref());
         let writer = DatasetWriter::create(&plan.out, card).map_err(|e| Error::Dataset(e.to_string()))?;
         let table = Table::create(&plan.out.join(frozen::TABLE))?;
-        Ok(Freezing { plan, writer, table, log: String::new(), left_out, curation })
+        Ok(Freezing { plan, writer, table, log: String::new(), left_out, curation, agreed: Agreed::default() })
     }
 
     fn take(&mut self, rows: &[Curated], made: Vec<Made>) -> Result<(), Error> {
@@ -218,6 +223,7 @@ impl<'p> Freezing<'p> {
                 (Ok(example), Some(line)) => {
                     self.writer.push(row.split, &example, line.map_err(dataset)?).map_err(dataset)?;
                     frozen::count(&mut self.curation, &example);
+                    self.agreed.count(row, &example);
                     examples.push((row.split, example));
                 }
                 (Err((reason, note)), _) => {
@@ -241,6 +247,40 @@ impl<'p> Freezing<'p> {
         self.curation.tables.insert(frozen::TABLE.to_string(), self.table.finish()?);
         let card = self.writer.finish(traces_in, self.left_out, self.curation);
         card.map_err(|e| Error::Dataset(e.to_string()))
+    }
+}
+
+/// What an answer that nobody looked at weighs: the recipe's weight, times the share of a teacher's draws that say it where
+/// there were several. Draws of one model err together, so agreement only ever takes weight away.
+fn unreviewed(weight: f32, agreement: Option<f64>) -> f32 {
+    weight * agreement.unwrap_or(1.0) as f32
+}
+
+/// Of answers that a person decided, how often the recorded one was right: those that all of a teacher's draws say, and those
+/// that only some do.
+#[derive(Default)]
+struct Agreed {
+    all: [u64; 2],
+    some: [u64; 2],
+}
+
+impl Agreed {
+    fn count(&mut self, row: &Curated, example: &Example) {
+        let (Some(agreement), LabelSource::Human) = (row.row.trace.agreement, example.label_source) else { return };
+        let [right, of] = if agreement >= 1.0 { &mut self.all } else { &mut self.some };
+        *of += 1;
+        *right += u64::from(row.label.as_ref() == Some(&example.target));
+    }
+
+    /// What agreement is worth on these rows; none where nobody decided such a row.
+    fn text(&self) -> Option<String> {
+        let ([all, of_all], [some, of_some]) = (self.all, self.some);
+        (of_all + of_some > 0).then(|| {
+            format!(
+                "of the teacher's answers that a reviewer decided, {all} of {of_all} were right where all draws agreed, and \
+                 {some} of {of_some} where only some did"
+            )
+        })
     }
 }
 

@@ -22,6 +22,7 @@ pub struct Draft {
     pub prompt_tokens: Option<u64>,
     pub completion_tokens: Option<u64>,
     pub feedback: Option<String>,
+    pub agreement: Option<f64>,
 }
 
 impl Draft {
@@ -49,6 +50,7 @@ impl Draft {
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.completion_tokens,
             feedback: self.feedback.filter(|f| !f.is_empty() && f != "none"),
+            agreement: self.agreement.filter(|share| (0.0..=1.0).contains(share)),
         })
     }
 

@@ -59,6 +59,7 @@ pub fn read(record: &Value, raw: &[u8]) -> Result<Trace, Reject> {
         completion_tokens: count_at(&usage, &["output", "completionTokens", "completion_tokens", "output_tokens"])
             .or_else(|| count_at(record, &["completionTokens", "outputUsage", "output_usage"])),
         feedback: feedback(record),
+        agreement: None,
     };
     draft.finish(raw)
 }

@@ -70,6 +70,7 @@ pub fn read(record: &Value, raw: &[u8]) -> Result<Trace, Reject> {
             )
         }),
         feedback: feedback(record),
+        agreement: None,
     };
     draft.finish(raw)
 }

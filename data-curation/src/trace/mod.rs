@@ -51,6 +51,8 @@ pub struct Trace {
     pub prompt_tokens: Option<u64>,
     pub completion_tokens: Option<u64>,
     pub feedback: Option<String>,
+    /// Share of several draws that say this answer, as `limbeck teach` found it; none of a single draw.
+    pub agreement: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -41,7 +41,14 @@ pub fn read(record: &Value, raw: &[u8]) -> Result<Trace, Reject> {
     draft.prompt_tokens = count(usage, "prompt_tokens")?.or(count(usage, "input_tokens")?);
     draft.completion_tokens = count(usage, "completion_tokens")?.or(count(usage, "output_tokens")?);
     draft.feedback = string(record, "feedback")?;
+    draft.agreement = record.get("limbeck_teacher").and_then(agreement);
     draft.finish(raw)
+}
+
+/// What `limbeck teach` found: a single draw agrees with itself, which says nothing.
+fn agreement(teacher: &Value) -> Option<f64> {
+    teacher.get("draws")?.as_u64().filter(|draws| *draws > 1)?;
+    teacher.get("agreement")?.as_f64()
 }
 
 fn object<'v>(value: &'v Value, key: &str) -> Result<Option<&'v Value>, Reject> {

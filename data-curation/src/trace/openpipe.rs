@@ -51,6 +51,7 @@ pub fn read(record: &Value, raw: &[u8]) -> Result<Trace, Reject> {
         prompt_tokens: count_at(&response, &["usage.prompt_tokens"]),
         completion_tokens: count_at(&response, &["usage.completion_tokens"]),
         feedback: text_at(record, &["tags.feedback", "metadata.feedback"]),
+        agreement: None,
     };
     draft.finish(raw)
 }

@@ -42,6 +42,7 @@ pub fn read(record: &Value, raw: &[u8]) -> Result<Trace, Reject> {
         completion_tokens: count_at(record, &["output_tokens"]),
         feedback: text_at(&tags, &["feedback"]),
         id,
+        agreement: None,
     };
     draft.finish(raw)
 }

@@ -43,6 +43,12 @@ pub struct BenchDistill {
     /// What the student learns from, in this order
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Arm::Labels, Arm::Soft, Arm::Hard])]
     pub arms: Vec<Arm>,
+    /// Share of the teacher's answers that the noisy arms turn into wrong ones
+    #[arg(long, value_name = "0..1", default_value_t = 0.15, value_parser = crate::args::share)]
+    pub noise: f64,
+    /// How many of the teacher's answers are decided in the reviewed arms; an arm for each
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [250])]
+    pub decisions: Vec<usize>,
     /// Draw the rows anew for each seed, with a capture for each
     #[arg(long)]
     pub draw_each: bool,
@@ -117,6 +123,8 @@ Example:
   limbeck carve smollm2-135m --layers 0-9 --merges 48900 --out student.gguf
   limbeck bench distill --teacher smollm2-135m --teacher-adapter runs/big/train/adapter --student student.gguf \\
     --data banking77 --out distill
+  limbeck bench distill --teacher linear --student student.gguf --data banking77 --out distill \\
+    --arms hard,noisy-hard,reviewed,reviewed-at-random --noise 0.15 --decisions 100,250     errors, and their review
 
 All arms take about as many steps and answer the same test rows. The same command goes on where it was stopped.")]
     Distill(BenchDistill),

@@ -1,6 +1,6 @@
 //! The arms beside each other: accuracies over the seeds, what one gains over another row by row, as JSON and as text.
 
-use super::{Answered, Arm, Work};
+use super::{Answered, Arm, Course, Work};
 use crate::bench::banking::Rows;
 use limbeck_eval::statistics::{Paired, mcnemar_exact};
 use serde_json::json;
@@ -13,7 +13,28 @@ fn paired(a: &Answered, b: &Answered) -> (f64, f64) {
     ((a.accuracy() - b.accuracy()) * 100.0, mcnemar_exact(pair))
 }
 
-const PAIRS: [(Arm, Arm); 3] = [(Arm::Soft, Arm::Labels), (Arm::Hard, Arm::Labels), (Arm::Soft, Arm::Hard)];
+/// What was asked for, in its order.
+fn courses(work: &Work<'_>) -> Vec<Course> {
+    work.args.arms.iter().flat_map(|arm| Course::all(*arm, &work.args.decisions)).collect()
+}
+
+/// Which arms are held against each other: what a teacher gives, what its errors cost, what review gives back.
+fn pairs(courses: &[Course]) -> Vec<(Course, Course)> {
+    let against = |course: &Course| -> Vec<Course> {
+        let others = match course.arm {
+            Arm::Labels => Vec::new(),
+            Arm::Soft => vec![Arm::Labels, Arm::Hard],
+            Arm::Hard => vec![Arm::Labels],
+            Arm::NoisySoft => vec![Arm::Soft, Arm::NoisyHard],
+            Arm::NoisyHard => vec![Arm::Hard],
+            Arm::Reviewed | Arm::ReviewedAtRandom => vec![Arm::NoisyHard, Arm::Hard],
+        };
+        let at_random = (course.arm == Arm::Reviewed).then_some(Course { arm: Arm::ReviewedAtRandom, ..*course });
+        others.into_iter().map(Course::of).chain(at_random).collect()
+    };
+    let of = |course: &Course| against(course).into_iter().map(|other| (*course, other)).collect::<Vec<_>>();
+    courses.iter().flat_map(of).filter(|(_, other)| courses.contains(other)).collect()
+}
 
 /// Mean and standard deviation over the seeds.
 fn spread(values: &[f64]) -> (f64, f64) {
@@ -24,28 +45,39 @@ fn spread(values: &[f64]) -> (f64, f64) {
 }
 
 /// What each arm of a seed answered.
-pub type Seeds = [BTreeMap<&'static str, Answered>];
+pub type Seeds = [BTreeMap<String, Answered>];
 
-fn of_arm(seeds: &Seeds, arm: Arm, value: impl Fn(&Answered) -> f64) -> Vec<f64> {
-    seeds.iter().filter_map(|seed| seed.get(arm.name())).map(value).collect()
+fn of_arm(seeds: &Seeds, course: Course, value: impl Fn(&Answered) -> f64) -> Vec<f64> {
+    seeds.iter().filter_map(|seed| seed.get(&course.name())).map(value).collect()
 }
 
-fn gaps(seeds: &Seeds, (a, b): (Arm, Arm)) -> Vec<(f64, f64)> {
-    seeds.iter().filter_map(|seed| Some(paired(seed.get(a.name())?, seed.get(b.name())?))).collect()
+/// Of each seed, two counts of one thing.
+fn counts(seeds: &Seeds, course: Course, of: impl Fn(&Answered) -> Option<[u64; 2]>) -> Vec<[u64; 2]> {
+    seeds.iter().filter_map(|seed| of(seed.get(&course.name())?)).collect()
+}
+
+fn gaps(seeds: &Seeds, (a, b): (Course, Course)) -> Vec<(f64, f64)> {
+    seeds.iter().filter_map(|seed| Some(paired(seed.get(&a.name())?, seed.get(&b.name())?))).collect()
 }
 
 pub fn report(work: &Work<'_>, rows: &Rows, teacher: &Answered, seeds: &Seeds, ratio: [f64; 2]) -> serde_json::Value {
-    let arms: serde_json::Map<String, serde_json::Value> = Arm::ALL
+    let courses = courses(work);
+    let arms: serde_json::Map<String, serde_json::Value> = courses
         .iter()
         .map(|arm| {
             let (accuracy, nll) = (of_arm(seeds, *arm, Answered::accuracy), of_arm(seeds, *arm, |a| a.nll));
-            (arm.name().to_owned(), json!({"accuracy": accuracy, "nll": nll}))
+            let (inherited, found) = (counts(seeds, *arm, |a| a.inherited), counts(seeds, *arm, |a| a.found));
+            (
+                arm.name(),
+                json!({"accuracy": accuracy, "nll": nll, "wrong_answers_repeated": inherited,
+                "wrong_answers_found": found}),
+            )
         })
         .collect();
-    let pairs: Vec<serde_json::Value> = PAIRS
-        .iter()
+    let pairs: Vec<serde_json::Value> = pairs(&courses)
+        .into_iter()
         .map(|pair| {
-            let found = gaps(seeds, *pair);
+            let found = gaps(seeds, pair);
             let points: Vec<f64> = found.iter().map(|g| g.0).collect();
             let (mean, sd) = spread(&points);
             json!({"of": pair.0.name(), "over": pair.1.name(), "points": points, "mean": mean, "sd": sd,
@@ -56,7 +88,7 @@ pub fn report(work: &Work<'_>, rows: &Rows, teacher: &Answered, seeds: &Seeds, r
         "teacher": work.teacher.named(), "teacher_accuracy": teacher.accuracy(), "teacher_nll": teacher.nll,
         "student": work.args.student, "per_class": work.args.per_class, "unlabeled": work.args.unlabeled,
         "test_rows": rows.test.len(), "seeds": seeds.len(), "lambda": work.args.lambda,
-        "temperature": work.args.temperature, "arms": arms, "paired": pairs,
+        "temperature": work.args.temperature, "noise": work.args.noise, "arms": arms, "paired": pairs,
         "step_ratio": {"classification": ratio[0], "verbalizer": ratio[1]},
     })
 }
@@ -73,17 +105,33 @@ pub fn text_of(work: &Work<'_>, rows: &Rows, teacher: &Answered, seeds: &Seeds, 
         work.args.unlabeled,
         seeds.len(),
     );
-    for arm in Arm::ALL {
+    let courses = courses(work);
+    let width = courses.iter().map(|c| c.name().len()).max().unwrap_or(0);
+    for arm in courses.iter().copied() {
         let accuracy: Vec<f64> = of_arm(seeds, arm, |a| a.accuracy() * 100.0);
         if accuracy.is_empty() {
             continue;
         }
         let ((mean, sd), (nll, _)) = (spread(&accuracy), spread(&of_arm(seeds, arm, |a| a.nll)));
         let each: Vec<String> = accuracy.iter().map(|a| format!("{a:.2}")).collect();
-        out.push_str(&format!("  {:<13} {mean:6.2} % ± {sd:.2}   NLL {nll:.3}   ({})\n", arm.name(), each.join(", ")));
+        out.push_str(&format!(
+            "  {:<width$} {mean:6.2} % ± {sd:.2}   NLL {nll:.3}   ({})",
+            arm.name(),
+            each.join(", ")
+        ));
+        for (what, found) in [
+            ("wrong answers repeated", counts(seeds, arm, |a| a.inherited)),
+            ("found in review", counts(seeds, arm, |a| a.found)),
+        ] {
+            if let Some([_, of]) = found.first() {
+                let each: Vec<String> = found.iter().map(|[n, _]| n.to_string()).collect();
+                out.push_str(&format!("   {what}: {} of {of}", each.join(", ")));
+            }
+        }
+        out.push('\n');
     }
     out.push('\n');
-    for pair in PAIRS {
+    for pair in pairs(&courses) {
         let found = gaps(seeds, pair);
         if found.is_empty() {
             continue;
@@ -91,7 +139,7 @@ pub fn text_of(work: &Work<'_>, rows: &Rows, teacher: &Answered, seeds: &Seeds, 
         let (mean, sd) = spread(&found.iter().map(|g| g.0).collect::<Vec<f64>>());
         let each: Vec<String> = found.iter().map(|(points, p)| format!("{points:+.2}, p {p:.1e}")).collect();
         let what = format!("{} over {}", pair.0.name(), pair.1.name());
-        out.push_str(&format!("  {what:<30} {mean:+.2} points ± {sd:.2}   ({})\n", each.join("; ")));
+        out.push_str(&format!("  {what:<48} {mean:+.2} points ± {sd:.2}   ({})\n", each.join("; ")));
     }
     out.push_str(&format!(
         "\n  a step with a teacher's answers over a plain one: {:.2} under a classification head, {:.2} spelling the labels\n",
@@ -106,10 +154,22 @@ mod tests {
 
     #[test]
     fn arms_are_compared_row_by_row() {
-        let of = |right: &[bool]| Answered { right: right.to_vec(), nll: 0.0, steps: 1 };
+        let of = |right: &[bool]| Answered { right: right.to_vec(), ..Answered::none() };
         let (a, b) = (of(&[true, true, true, false]), of(&[true, false, false, false]));
         let (points, p) = paired(&a, &b);
         assert!(points == 50.0 && (p - 0.5).abs() < 1e-9, "{points} {p}");
         assert_eq!(spread(&[1.0, 3.0]), (2.0, 2f64.sqrt()));
+    }
+
+    #[test]
+    fn review_is_held_against_no_review_and_chance() {
+        let arms = [Arm::Hard, Arm::NoisyHard, Arm::Reviewed, Arm::ReviewedAtRandom];
+        let courses: Vec<Course> = arms.iter().flat_map(|arm| Course::all(*arm, &[100, 300])).collect();
+        let told: Vec<String> =
+            pairs(&courses).iter().map(|(a, b)| format!("{} over {}", a.name(), b.name())).collect();
+        assert!(told.contains(&"noisy hard labels over hard labels".to_owned()), "{told:?}");
+        assert!(told.contains(&"noisy, 300 reviewed over noisy, 300 at random".to_owned()), "{told:?}");
+        assert!(!told.iter().any(|pair| pair.contains("100 reviewed over noisy, 300")), "{told:?}");
+        assert_eq!(told.len(), 1 + 2 * 3 + 2 * 2);
     }
 }

@@ -7,10 +7,13 @@
 //! learnt it.
 
 mod compare;
+mod course;
+mod noise;
+mod steps;
 
 use super::args::BenchDistill;
 use super::banking::{Row, Rows};
-use super::ours::{all_linear, freeze, median, settings as plain_settings};
+use super::ours::{all_linear, freeze, settings as plain_settings};
 use crate::exit::{Exit, Result};
 use crate::output::{self, Terminal};
 use crate::progress::Sink;
@@ -18,12 +21,13 @@ use crate::settings::Settings;
 use crate::stages::capture::{Teacher, digest_of};
 use crate::stages::{PROGRAM_VERSION, cannot};
 use compare::{report, text_of};
+pub use course::Arm;
+use course::Course;
 use limbeck_artifact::capture::{
     CHUNK, Capture, CaptureWriter, Header, LABEL_POSTERIORS, Named, Row as CapturedRow, Started, prompt_key,
 };
-use limbeck_artifact::dataset::{Dataset, Message, Split};
+use limbeck_artifact::dataset::Message;
 use limbeck_artifact::digest::sha256_hex;
-use limbeck_artifact::event::Silent;
 use limbeck_artifact::files::write_atomic;
 use limbeck_data_curation::text::normal_form;
 use limbeck_distill::{Asked, CapturePlan, capture};
@@ -36,41 +40,14 @@ use limbeck_model::score::LabelScorer;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
 use limbeck_trainer::divergence::Divergence;
-use limbeck_trainer::learner::Learner;
-use limbeck_trainer::parameters::Parameters;
 use limbeck_trainer::random::Random;
-use limbeck_trainer::rows::{encode_with, soft_loss};
 use limbeck_trainer::schedule::Scheduler;
-use limbeck_trainer::{Base, Distilled, HeadKind, TrainPlan, TrainSettings, Unlabeled, train};
+use limbeck_trainer::{Distilled, HeadKind, TrainPlan, TrainSettings, Unlabeled, train};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
-
-/// What the student learns from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Arm {
-    /// The labelled rows.
-    Labels,
-    /// These, and the teacher's posteriors of all.
-    Soft,
-    /// These, and the teacher's likeliest label of the others as if it were one.
-    Hard,
-}
-
-impl Arm {
-    const ALL: [Arm; 3] = [Arm::Labels, Arm::Soft, Arm::Hard];
-
-    fn name(self) -> &'static str {
-        match self {
-            Arm::Labels => "labels alone",
-            Arm::Soft => "soft labels",
-            Arm::Hard => "hard labels",
-        }
-    }
-}
 
 /// Of one arm and seed, on the test rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,11 +56,18 @@ struct Answered {
     /// Mean negative log-likelihood of the right label, in nats.
     nll: f64,
     steps: u64,
+    /// Of messages about which the teacher was made to err: the student says the same wrong label, of how many. None without
+    /// such messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    inherited: Option<[u64; 2]>,
+    /// Wrong answers that review found, of how many were planted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    found: Option<[u64; 2]>,
 }
 
 impl Answered {
     fn none() -> Answered {
-        Answered { right: Vec::new(), nll: f64::NAN, steps: 0 }
+        Answered { right: Vec::new(), nll: f64::NAN, steps: 0, inherited: None, found: None }
     }
 
     fn accuracy(&self) -> f64 {
@@ -162,11 +146,11 @@ pub fn bench(settings: &Settings, args: &BenchDistill) -> Result<Exit> {
     let mut seeds = vec![BTreeMap::new(); args.seeds as usize];
     let mut of_teacher = None;
     // The comparison that matters most is there first.
-    for arm in &args.arms {
+    for course in args.arms.iter().flat_map(|arm| Course::all(*arm, &args.decisions)) {
         for (seed, answered) in (0..).zip(&mut seeds) {
-            answered.insert(arm.name(), work.seed(&rows, seed, *arm)?);
+            answered.insert(course.name(), work.seed(&rows, seed, course)?);
         }
-        if of_teacher.is_none() && *arm != Arm::Labels {
+        if of_teacher.is_none() && course.arm != Arm::Labels {
             of_teacher = Some(judged(&work, &rows.test, &work.answers("test", &asked(&rows.test))?));
         }
         let of_teacher = of_teacher.clone().unwrap_or_else(Answered::none);
@@ -306,57 +290,78 @@ impl Work<'_> {
         }
     }
 
-    fn seed(&self, rows: &Rows, seed: u64, arm: Arm) -> Result<Answered> {
+    fn seed(&self, rows: &Rows, seed: u64, course: Course) -> Result<Answered> {
         let drawn = if self.args.draw_each { seed } else { 0 };
         let (labelled, others) = draw(&rows.train, self.args.per_class, self.args.unlabeled, drawn);
         let all: Vec<Row> = labelled.iter().chain(&others).cloned().collect();
-        let told = match arm {
+        let told = match course.arm {
             Arm::Labels => Told { posteriors: BTreeMap::new(), digest: String::new() },
-            Arm::Soft | Arm::Hard => {
+            _ => {
                 let capture = self.answers(&format!("draw-{drawn}"), &asked(&all))?;
                 Told { posteriors: ordered(&capture, &self.labels), digest: capture.digest }
             }
         };
-        let made = self.arm(rows, seed, arm, [&labelled, &others], &told)?;
-        self.say(&format!("seed {seed}, {}: {:.2} % right, {} steps", arm.name(), made.accuracy() * 100.0, made.steps));
+        let made = self.course(rows, seed, course, [&labelled, &others], &told)?;
+        let beside =
+            made.inherited.map_or(String::new(), |[wrong, of]| format!(", {wrong} of {of} wrong answers repeated"));
+        let name = course.name();
+        self.say(&format!("seed {seed}, {name}: {:.2} % right{beside}, {} steps", made.accuracy() * 100.0, made.steps));
         Ok(made)
     }
 
-    fn arm(&self, rows: &Rows, seed: u64, arm: Arm, [labelled, others]: [&[Row]; 2], told: &Told) -> Result<Answered> {
-        let posteriors = &told.posteriors;
-        let folder = self.args.out.join(format!("seed-{seed}/{}", arm.name().replace(' ', "-")));
+    fn course(
+        &self,
+        rows: &Rows,
+        seed: u64,
+        course: Course,
+        [labelled, others]: [&[Row]; 2],
+        told: &Told,
+    ) -> Result<Answered> {
+        let folder = self.args.out.join(format!("seed-{seed}/{}", course.name().replace([' ', ','], "-")));
+        let share = if course.is_noisy() { self.args.noise } else { 0.0 };
+        // As the rows: drawn once for all seeds, or with each.
+        let drawn = if self.args.draw_each { seed } else { 0 };
+        let taught = noise::plant(told, others, share, drawn);
+        let mut decided: Vec<usize> = match course.arm {
+            Arm::Reviewed => noise::in_queue(labelled, others, &taught.said, &self.labels, drawn),
+            Arm::ReviewedAtRandom => {
+                let mut order: Vec<usize> = (0..others.len()).collect();
+                Random::new(drawn, "bench distill review").shuffle(&mut order);
+                order
+            }
+            _ => Vec::new(),
+        };
+        decided.truncate(course.decisions);
         let mut train_rows = labelled.to_vec();
-        if arm == Arm::Hard {
-            train_rows.extend(others.iter().filter_map(|(text, _)| {
-                let said = argmax(posteriors.get(&prompt_key(&message(text)))?)?;
-                Some((text.clone(), self.labels[said].clone()))
-            }));
+        if !course.is_soft() && course.arm != Arm::Labels {
+            train_rows.extend(noise::rows(others, &taught.said, &self.labels, &decided));
         }
         // About as many steps as the other arms, whatever the rows.
         let (all, few) = (labelled.len() + others.len(), labelled.len().max(1));
-        let epochs = if arm == Arm::Labels {
+        let epochs = if course.arm == Arm::Labels {
             self.args.epochs * (all as f64 / few as f64).round() as u64
         } else {
             self.args.epochs
         };
         let settings = self.settings(seed, epochs);
-        let distilled = (arm == Arm::Soft).then(|| Distilled {
+        let distilled = course.is_soft().then(|| Distilled {
             lambda: self.args.lambda,
             divergence: Divergence::ForwardKl,
             temperature: self.args.temperature,
-            posteriors: posteriors.clone(),
+            posteriors: taught.posteriors.clone(),
             // The teacher's precision can't be measured on rows that it was trained on.
             trust: vec![1.0; self.labels.len()],
             unlabeled: others.iter().map(|(text, _)| Unlabeled { id: text.clone(), messages: message(text) }).collect(),
         });
-        let key = sha256_hex(
-            serde_json::to_string(&json!({
-                "settings": settings, "rows": train_rows, "capture": told.digest, "lambda": self.args.lambda,
-                "temperature": self.args.temperature, "compute": self.decoder.ops().compute(), "version": PROGRAM_VERSION,
-                "student": self.args.student, "test": rows.test.len(),
-            }))?
-            .as_bytes(),
-        );
+        let mut key = json!({
+            "settings": settings, "rows": train_rows, "capture": told.digest, "lambda": self.args.lambda,
+            "temperature": self.args.temperature, "compute": self.decoder.ops().compute(), "version": PROGRAM_VERSION,
+            "student": self.args.student, "test": rows.test.len(),
+        });
+        if share > 0.0 {
+            key["noise"] = json!({"share": share, "drawn": drawn, "planted": taught.planted});
+        }
+        let key = sha256_hex(serde_json::to_string(&key)?.as_bytes());
         let kept = folder.join(format!("{}.json", &key[..16]));
         if let Some(kept) = std::fs::read(&kept).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
             return Ok(kept);
@@ -371,10 +376,24 @@ impl Work<'_> {
             stop_at_step: None,
             distilled,
         };
-        self.say(&format!("seed {seed}, {}: training", arm.name()));
+        self.say(&format!("seed {seed}, {}: training", course.name()));
         let report = train(&plan, &self.decoder, &self.tokenizer, &dataset, &self.sink)?;
         let adapter = Adapter::load(&plan.out.join("adapter"))?;
-        let answered = Answered { steps: report.steps, ..self.test(&adapter, &rows.test)? };
+        let wrong: Vec<Row> = noise::rows(others, &taught.said, &self.labels, &[])
+            .into_iter()
+            .zip(&taught.planted)
+            .filter_map(|(row, planted)| planted.then_some(row))
+            .collect();
+        let inherited = match wrong.len() as u64 {
+            0 => None,
+            of => {
+                let repeated = self.test(&adapter, &wrong)?.right.iter().filter(|same| **same).count() as u64;
+                Some([repeated, of])
+            }
+        };
+        let found = (!decided.is_empty())
+            .then(|| [decided.iter().filter(|i| taught.planted[**i]).count() as u64, wrong.len() as u64]);
+        let answered = Answered { steps: report.steps, inherited, found, ..self.test(&adapter, &rows.test)? };
         write_atomic(&kept, &serde_json::to_vec(&answered)?).map_err(|e| cannot("write", &kept, &e))?;
         Ok(answered)
     }
@@ -402,74 +421,7 @@ impl Work<'_> {
                 nll -= self.labels.iter().position(|own| own == label).map_or(f64::NAN, |at| log_probs[at]);
             }
         }
-        Ok(Answered { nll: nll / right.len().max(1) as f64, right, steps: 0 })
-    }
-
-    /// Time of a step on rows that have a label and a teacher's answer over one on their labels alone, in turn; by head.
-    fn step_ratio(&self, rows: &Rows) -> Result<[f64; 2]> {
-        let scratch = crate::scratch::Scratch::new("bench-distill")?;
-        let train: Vec<Row> = rows.train.iter().take(self.args.batch_size).cloned().collect();
-        let dataset = freeze(&Rows { train, test: Vec::new() }, &self.labels, "", scratch.path())?;
-        Ok([
-            self.step_ratio_under(&dataset, HeadKind::Classification)?,
-            self.step_ratio_under(&dataset, HeadKind::Verbalizer)?,
-        ])
-    }
-
-    fn step_ratio_under(&self, dataset: &Dataset, head: HeadKind) -> Result<f64> {
-        let n = self.labels.len();
-        // Each row's own label likeliest: a teacher that errs would be left out.
-        let posterior = |label: &String| -> Vec<f32> {
-            self.labels.iter().map(|own| if own == label { 0.5 + 0.5 / n as f32 } else { 0.5 / n as f32 }).collect()
-        };
-        let told = dataset.rows(Split::Train).iter().map(|e| (prompt_key(&e.messages), posterior(&e.target)));
-        let distilled = Distilled {
-            lambda: 0.5,
-            divergence: Divergence::ForwardKl,
-            temperature: 2.0,
-            posteriors: told.collect(),
-            trust: vec![1.0; n],
-            unlabeled: Vec::new(),
-        };
-        let settings = TrainSettings { head, turbo_layers: 0, ..self.settings(0, 1) };
-        let plan = |distilled| TrainPlan {
-            settings: settings.clone(),
-            key: String::new(),
-            out: Path::new("").to_owned(),
-            base_name: String::new(),
-            stop_at_step: None,
-            distilled,
-        };
-        let config = limbeck_model::adapter::AdapterConfig::lora(
-            "",
-            settings.r,
-            settings.lora_alpha,
-            &settings.target_modules,
-            false,
-        );
-        let parameters = match head {
-            HeadKind::Verbalizer => Parameters::init(config, &self.decoder, 0),
-            HeadKind::Classification => Parameters::init_classifier(config.with_head(), &self.labels, &self.decoder, 0),
-        };
-        let sides = [plan(None), plan(Some(distilled))];
-        let mut times = [Vec::new(), Vec::new()];
-        for round in 0..self.args.step_rounds {
-            for (plan, times) in sides.iter().zip(&mut times) {
-                let soft = soft_loss(plan, &self.tokenizer, dataset)?;
-                let rows = encode_with(&self.tokenizer, dataset, plan, soft.as_ref(), &Silent)?;
-                let all: Vec<usize> = (0..rows.len()).collect();
-                let base = Base::Frozen(&self.decoder);
-                let learner = Learner { base, settings: &plan.settings, rows: &rows, cache: None, soft: soft.as_ref() };
-                let begun = Instant::now();
-                learner.gradients(&parameters, &all, 0)?;
-                if round > 0 {
-                    times.push(begun.elapsed().as_secs_f64());
-                }
-            }
-        }
-        // By pairs of neighbours: others on the machine slow both of a pair.
-        let ratios: Vec<f64> = times[0].iter().zip(&times[1]).map(|(plain, soft)| soft / plain).collect();
-        Ok(median(&ratios))
+        Ok(Answered { nll: nll / right.len().max(1) as f64, right, ..Answered::none() })
     }
 }
 
@@ -488,7 +440,7 @@ fn judged(work: &Work<'_>, test: &[Row], told: &Capture) -> Answered {
         let p = posterior.zip(work.labels.iter().position(|own| own == label)).map_or(f32::NAN, |(p, at)| p[at]);
         nll -= f64::from(p.max(1e-9)).ln();
     }
-    Answered { nll: nll / right.len().max(1) as f64, right, steps: 0 }
+    Answered { nll: nll / right.len().max(1) as f64, right, ..Answered::none() }
 }
 
 #[cfg(test)]
