@@ -7,6 +7,7 @@ mod diagnostics;
 mod exit;
 mod keys;
 mod live;
+mod load;
 mod memory;
 mod output;
 mod prices;
