@@ -9,6 +9,7 @@ mod exit;
 mod keys;
 mod ladder;
 mod live;
+mod load;
 mod memory;
 mod output;
 mod prices;

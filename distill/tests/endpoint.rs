@@ -4,7 +4,8 @@
 
 use limbeck_artifact::dataset::Message;
 use limbeck_distill::endpoint::{
-    Api, Asked, Budget, Endpoint, EndpointPlan, Key, MaxTokensKey, Price, Question, Reason, Replies, Sampling, Stopped,
+    Asked, Budget, Endpoint, EndpointPlan, Key, LoadError, LoadPlan, MaxTokensKey, Pace, Price, Question, Reason,
+    Replies, Sampling, Stopped, Timed,
 };
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -22,6 +23,8 @@ enum Act {
     Cut,
     HangUp,
     Sleep(Duration),
+    /// Pieces of an event stream, each after a while.
+    Stream(Vec<(Duration, String)>),
 }
 
 struct Server {
@@ -104,6 +107,16 @@ fn respond(mut stream: TcpStream, act: Act) {
             std::thread::sleep(time);
             return;
         }
+        Act::Stream(pieces) => {
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+            let mut sent = stream.write_all(head.as_bytes());
+            for (wait, piece) in pieces {
+                std::thread::sleep(wait);
+                sent = sent.and_then(|()| stream.write_all(piece.as_bytes())).and_then(|()| stream.flush());
+            }
+            drop(sent);
+            return;
+        }
         Act::Say(status, headers, body) => format!(
             "HTTP/1.1 {status} X\r\n{headers}content-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
             body.len()
@@ -145,19 +158,11 @@ const REASONS: [Reason; 8] = [
 
 fn plan(url: &str) -> EndpointPlan {
     EndpointPlan {
-        url: url.to_owned(),
-        model: "m".to_owned(),
-        api: Api::Chat,
-        key: None,
         concurrency: 4,
         max_retries: 2,
         timeout: Duration::from_millis(800),
         backoff: Duration::from_millis(2),
-        requests_per_minute: 0,
-        tokens_per_minute: 0,
-        budget: Budget::default(),
-        online: true,
-        clock: || "2026-11-22T00:00:00.000Z".to_owned(),
+        ..EndpointPlan::plain(url, "m", || "2026-11-22T00:00:00.000Z".to_owned())
     }
 }
 
@@ -377,4 +382,111 @@ fn a_busy_server_is_left_alone_as_long_as_it_asks() {
     assert!(asked.stopped.is_none() && asked.ends.iter().all(|end| end.as_ref().unwrap().is_ok()));
     assert!(first.lock().unwrap().unwrap().elapsed() >= wait);
     assert_eq!(early.load(Ordering::SeqCst), 0);
+}
+
+/// An answer in two pieces: the first after 40 ms, the end 60 ms later.
+fn in_pieces() -> Act {
+    let event = |event: Value| format!("data: {event}\n\n");
+    let piece = |text: &str| event(json!({"choices": [{"index": 0, "delta": {"content": text}}]}));
+    let usage = json!({"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 5}});
+    Act::Stream(vec![
+        // A first event without any text, as OpenAI's has.
+        (Duration::ZERO, event(json!({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}))),
+        (Duration::from_millis(40), piece("to ")),
+        (Duration::from_millis(60), piece("it") + &event(usage) + "data: [DONE]\n\n"),
+    ])
+}
+
+fn under_load(plan: EndpointPlan, pace: Pace, at_most: usize) -> (Result<Vec<Timed>, LoadError>, f64) {
+    let mut endpoint = Endpoint::new(plan, Replies::default());
+    let load = LoadPlan { pace, at_most, warm_up: 2 };
+    let timed = endpoint.under_load(&questions((0..7).map(|i| i.to_string())), &sampling(), &load, &|_| ());
+    (timed, endpoint.spent())
+}
+
+fn every(gap: Duration, calls: u32) -> Pace {
+    Pace::Due((0..calls).map(|i| gap * i).collect())
+}
+
+/// A server that answers one call at a time and stops for a second once. Whoever was due in that second waited, also those who
+/// could not even ask because all callers were busy waiting.
+#[test]
+fn a_stall_is_felt_by_all_who_were_due() {
+    let (turn, asked) = (Mutex::new(()), AtomicUsize::new(0));
+    let server = Server::start(move |text, _| {
+        let _one = turn.lock();
+        if asked.fetch_add(1, Ordering::SeqCst) == 52 {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        answer(text)
+    });
+    let patient = EndpointPlan { timeout: Duration::from_secs(20), ..plan(&server.url) };
+    let (timed, _) = under_load(patient, every(Duration::from_millis(10), 200), 3);
+    let timed = timed.unwrap();
+    assert_eq!((timed.len(), server.asked()), (200, 202), "each once, after two that warm up");
+    assert!(timed.windows(2).all(|two| two[0].due <= two[1].due));
+    let slow = |from: fn(&Timed) -> Duration| {
+        timed.iter().filter(|call| call.ended - from(call) > Duration::from_millis(250)).count()
+    };
+    // Some 75 of the 100 that came in that second; a clock that starts when a call is sent sees three.
+    assert!(slow(|call| call.due) > 60, "{}", slow(|call| call.due));
+    assert!(slow(|call| call.sent) <= 4, "{}", slow(|call| call.sent));
+    assert!(timed.iter().all(|call| call.first.is_none() && call.end == Ok(Some(5))), "answers came whole");
+}
+
+#[test]
+fn the_first_piece_is_timed_and_what_breaks_off_is_a_failure() {
+    let server = Server::start(|text, before| match (text, before) {
+        ("3", 0) => {
+            Act::Stream(vec![(Duration::ZERO, "data: {\"choices\": [{\"delta\": {\"content\": \"t".to_owned())])
+        }
+        ("4", 0) => {
+            Act::Stream(vec![(Duration::ZERO, "data: {\"error\": {\"message\": \"overloaded\"}}\n\n".to_owned())])
+        }
+        ("5", 0) => Act::Say(429, "", String::new()),
+        _ => in_pieces(),
+    });
+    let (timed, _) = under_load(plan(&server.url), every(Duration::from_millis(5), 7), 7);
+    let timed = timed.unwrap();
+    assert_eq!(server.asked(), 9, "what failed is not asked again");
+    let failed: Vec<Reason> = timed.iter().filter_map(|call| call.end.as_ref().err().copied()).collect();
+    assert_eq!(failed.len(), 3, "{timed:?}");
+    for reason in [Reason::Refused, Reason::Busy] {
+        assert!(failed.contains(&reason), "{failed:?}");
+    }
+    for call in timed.iter().filter(|call| call.end.is_ok()) {
+        let (first, whole) = (call.first.unwrap() - call.due, call.ended - call.due);
+        assert!(first >= Duration::from_millis(40) && whole >= Duration::from_millis(100), "{call:?}");
+        assert!(whole - first >= Duration::from_millis(50), "{call:?}");
+        assert_eq!(call.end, Ok(Some(5)));
+    }
+}
+
+#[test]
+fn a_load_test_is_paid_for_under_the_cap_and_never_kept_as_answers() {
+    let server = Server::start(|_, _| in_pieces());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("live.jsonl");
+    let price = Some(Price { input_per_1m: 10_000.0, output_per_1m: 20_000.0 });
+    let with = |cap: f64| EndpointPlan { budget: Budget { price, max_spend: Some(cap) }, ..plan(&server.url) };
+    let mut endpoint = Endpoint::new(with(100.0), Replies::open(&path).unwrap());
+    let load = LoadPlan { pace: every(Duration::from_millis(2), 10), at_most: 5, warm_up: 2 };
+    let asked = questions((0..3).map(|i| i.to_string()));
+    endpoint.under_load(&asked, &sampling(), &load, &|_| ()).unwrap();
+    // Twelve calls of 10 and 5 tokens.
+    assert!((endpoint.spent() - 2.4).abs() < 1e-9, "{}", endpoint.spent());
+    drop(endpoint);
+    let again = Endpoint::new(with(100.0), Replies::open(&path).unwrap());
+    assert!((again.spent() - 2.4).abs() < 1e-9, "what was spent outlives the process");
+    assert_eq!(again.estimate(&asked, &sampling()).0, 3, "nothing of it answers a question");
+    let (stopped, spent) = under_load(with(3.0), every(Duration::from_millis(2), 50), 5);
+    assert!(matches!(stopped, Err(LoadError::Stopped(Stopped::SpendCap { .. }))), "{stopped:?}");
+    assert!(spent <= 3.0, "{spent}");
+    let offline = EndpointPlan { online: false, ..plan(&server.url) };
+    assert!(matches!(
+        under_load(offline, every(Duration::ZERO, 1), 1).0,
+        Err(LoadError::Stopped(Stopped::Offline { .. }))
+    ));
+    let nobody = plan("http://127.0.0.1:1/v1");
+    assert!(matches!(under_load(nobody, every(Duration::ZERO, 1), 1).0, Err(LoadError::Stopped(Stopped::Down { .. }))));
 }

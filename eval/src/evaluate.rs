@@ -9,13 +9,15 @@ use crate::cost::{PriceTable, Usage, recorded_cost, self_hosted_cost, token_cost
 use crate::error::EvalError;
 use crate::escalation::Target;
 use crate::extraction::score_fields;
-use crate::gates::{Evidence, Gate, GateResult, REPEATS, Rule, Verdict, decide, stability};
+use crate::gates::{Evidence, Gate, GateResult, Measured, REPEATS, Rule, Verdict, decide, stability};
 use crate::judge::Judge;
+use crate::load::LoadTest;
 use crate::looks::{self, Look};
 use crate::metrics::{Prediction, latency, score, score_answers};
 use crate::mistakes::mistakes;
 use crate::planted::plant;
 use crate::policy;
+use crate::preference::{self, PairwiseJudge};
 use crate::report::{ArmResult, Calibration, Fact, Lineage, Report, SCHEMA, TestRows};
 use crate::routing::route;
 use crate::said::calibrate_confidences;
@@ -59,6 +61,8 @@ pub struct EvalPlan {
     pub look: Option<Look>,
     /// The run's eval folder; predictions go to `predictions/` in it.
     pub dir: PathBuf,
+    /// Load tests that were made before, by arm.
+    pub loads: BTreeMap<String, LoadTest>,
     /// Facts about what was made, for the report.
     pub made: Vec<Fact>,
     pub notes: Vec<String>,
@@ -109,7 +113,19 @@ pub struct Rows<'a> {
 /// Evaluates `arms` on the reviewed test rows. Only reviewed rows count; predictions of finished arms are kept under
 /// `plan.dir` and reused, so an interrupted evaluation goes on with the arm it was at.
 pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn Emit) -> Result<Report, EvalError> {
+    evaluate_judged(plan, arms, Vec::new(), rows, emit)
+}
+
+/// As [`evaluate`], with judges who compare the candidate's texts with another arm's.
+pub fn evaluate_judged(
+    plan: &EvalPlan,
+    arms: Vec<Arm<'_>>,
+    judges: Vec<PairwiseJudge<'_>>,
+    rows: Rows<'_>,
+    emit: &dyn Emit,
+) -> Result<Report, EvalError> {
     check(plan, &arms)?;
+    preference::check(plan, &arms, &judges)?;
     let questions = Questions {
         labels: &plan.labels,
         schema: plan.fields.as_ref().map(|fields| fields.text.as_str()),
@@ -165,6 +181,12 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
         answers.insert(name, given);
     }
 
+    let mut judgements = Vec::new();
+    for judge in judges {
+        let texts = |name: &str| answers.get(name).map_or(&[][..], |answers| answers.test.as_slice());
+        let sides = [texts(&plan.candidate), texts(&judge.against)];
+        judgements.push(preference::ask(plan, judge, &questions.test, sides, emit)?);
+    }
     let routed = route(plan, &results, &answers, &gold, &calibration_gold);
     let (routing, serves) = routed.map_or((None, None), |routed| (Some(routed.routing), Some(routed.serves)));
     let candidate = answers.get(&plan.candidate).map_or(&[][..], |answers| answers.test.as_slice());
@@ -199,6 +221,7 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
             fallback: &plan.fallback,
             slices: &slice_rows,
             planted: &planted_answers,
+            measured: Measured { load: plan.loads.get(&plan.candidate), judged: &judgements },
         };
         let groups: Vec<&str> = questions.test.iter().map(|row| row.group.as_str()).collect();
         let decided = |gate: &Gate| {
@@ -249,6 +272,7 @@ pub fn evaluate(plan: &EvalPlan, arms: Vec<Arm<'_>>, rows: Rows<'_>, emit: &dyn 
         mistakes: mistakes(plan, &judge, &results, &answers, &questions, &gold),
         arms: results,
         gates,
+        judged: judgements.into_iter().map(|judgement| judgement.summary).collect(),
         lineage: Lineage::of(rows.card),
         reproduce: plan.reproduce.clone(),
     };
@@ -380,6 +404,7 @@ fn measure(
         calibration: calibration.or_else(of_confidences),
         extraction,
         texts,
+        load: plan.loads.get(name).map(|test| test.summary.clone()),
         facts: answers.facts.clone(),
     }
 }

@@ -17,6 +17,7 @@ mod floor;
 mod gates;
 mod judge;
 mod kmeans;
+mod load;
 pub mod looks;
 mod metrics;
 mod mistakes;
@@ -26,6 +27,7 @@ pub mod multiple;
 mod planted;
 mod policy;
 mod predictions;
+mod preference;
 mod ranking;
 mod report;
 mod rng;
@@ -58,20 +60,22 @@ pub use escalation::{
     Action, Band, Certificate, Scored, Step, Target, accepted_needed, bands, certified_threshold, certify,
     least_accepted, review_below, scored,
 };
-pub use evaluate::{Escalation, EvalPlan, Fields, Rows, evaluate};
+pub use evaluate::{Escalation, EvalPlan, Fields, Rows, evaluate, evaluate_judged};
 pub use extraction::{Extraction, FieldScore, normalised, score_fields};
 pub use floor::{FloorRow, LinearFloor, RANKING_VERSION, out_of_fold, text_of};
-pub use gates::{Evidence, Gate, GateResult, Metric, Rule, Stability, Verdict, decide, stability};
+pub use gates::{Evidence, Gate, GateResult, Measured, Metric, Rule, Stability, Verdict, decide, stability};
+pub use load::{ENOUGH_FOR_P99, Load, LoadCall, LoadTest, Percentile, Percentiles, arrivals, percentiles};
 pub use metrics::{
     ClassScore, Confusion, Latency, Prediction, Said, Scores, Tokens, argmax, latency, score, score_answers,
 };
 pub use mmd::{embedding, mmd, spread};
 pub use model_card::{CardPlan, model_card};
 pub use policy::{CalibrationPolicy, Policy, PolicyBand, Promise, Reference, Score, Validity};
+pub use preference::{Agreement, Choice, Comparer, Judged, Judgement, PairwiseJudge, Position, Shown};
 pub use ranking::{ndcg, recall_at};
 pub use report::{
     AnswerKind, ArmResult, Calibration, Comparison, Fact, Lineage, Mistake, Report, Routing, SplitRows, TestRows,
-    junit, render_html, terminal_summary,
+    judged_facts, junit, load_facts, render_html, terminal_summary,
 };
 pub use rng::SplitMix64;
 pub use rollout::{RolloutStep, SHARES, rollout};

@@ -6,7 +6,7 @@ use limbeck_eval::statistics::{
     mcnemar_exact, tango_interval, tango_lower, tango_upper, tango_z, upper_bound, wilson,
 };
 use limbeck_eval::{
-    Evidence, Gate, GateResult, Likeness, Metric, Prediction, Rule, SplitMix64, Stability, Verdict, decide,
+    Evidence, Gate, GateResult, Likeness, Measured, Metric, Prediction, Rule, SplitMix64, Stability, Verdict, decide,
     fit_temperature, nll, normal_quantile, stability, temper,
 };
 use proptest::prelude::*;
@@ -213,6 +213,7 @@ fn decided(rule: Rule, right: &[bool], other: &[bool]) -> GateResult {
         fallback: &[],
         slices: &BTreeMap::new(),
         planted: &[],
+        measured: Measured::default(),
     };
     decide(&Gate { name: "gate".into(), rule }, &evidence)
 }
@@ -244,6 +245,7 @@ fn steady(rule: Rule, right: &[bool], size: usize) -> Stability {
         fallback: &[],
         slices: &BTreeMap::new(),
         planted: &[],
+        measured: Measured::default(),
     };
     let names: Vec<String> = (0..right.len()).map(|i| format!("customer {}", i / size)).collect();
     let groups: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -374,6 +376,7 @@ fn of_posteriors(max_kl: f64, rows: usize, sure: impl Fn(usize) -> Option<f32>) 
         fallback: &[],
         slices: &slices,
         planted: &[],
+        measured: Measured::default(),
     };
     let rule = Rule::Quantization {
         against: "tuned".into(),
@@ -499,6 +502,7 @@ fn a_cell_counts_one_mistake_of_one_label() {
             fallback: &[],
             slices: &BTreeMap::new(),
             planted: &[],
+            measured: Measured::default(),
         };
         decide(&Gate { name: "cell".into(), rule }, &evidence)
     };

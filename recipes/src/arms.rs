@@ -5,7 +5,7 @@ use crate::error::RecipeError;
 use crate::kinds;
 use crate::read::{GivenTable, Reader, nearest};
 use crate::resolve::table_names;
-use crate::schema::{ARMS, GATES, Kind, OWN_ARMS};
+use crate::schema::{ARMS, GATES, JUDGES, Kind, OWN_ARMS};
 use toml::Value;
 
 /// As `limbeck_distill::endpoint::Codes` has them: the letters.
@@ -26,11 +26,106 @@ pub(crate) fn check(reader: &Reader, get: &dyn Fn(&str) -> Option<Value>) -> Vec
             errors.push(RecipeError::new(message, Some(place)).hint(hint));
         }
     }
-    errors.extend(reader.of(&GATES).flat_map(|gate| unknown_arms(gate, &names)));
+    errors.extend(reader.of(&GATES).chain(reader.of(&JUDGES)).flat_map(|table| unknown_arms(table, &names)));
+    errors.extend(judges(reader, get));
+    errors.extend(loads(reader, get, &arms, &names));
     errors
 }
 
-/// Gates that name an arm that there is not.
+/// What is asked of load tests that can't be had.
+fn loads(
+    reader: &Reader,
+    get: &dyn Fn(&str) -> Option<Value>,
+    arms: &[&GivenTable],
+    names: &[String],
+) -> Vec<RecipeError> {
+    let place = |key: &str| reader.values.get(key).map(|given| given.place.clone());
+    let mut errors = Vec::new();
+    let endpoints: Vec<&str> = arms
+        .iter()
+        .zip(names)
+        .filter(|(arm, _)| arm.text("kind") == Some("endpoint"))
+        .map(|(_, name)| name.as_str())
+        .collect();
+    let tested = get("eval.load.arms").and_then(|arms| arms.as_array().cloned()).unwrap_or_default();
+    for name in tested.iter().filter_map(Value::as_str).filter(|name| !endpoints.contains(name)) {
+        let message = format!("`eval.load.arms` names \"{name}\", which is no endpoint among [[eval.arm]]");
+        errors.push(RecipeError::new(message, place("eval.load.arms")).hint(
+            match nearest(name, endpoints.iter().copied()) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => "the served file is always tested; name endpoints only".to_owned(),
+            },
+        ));
+    }
+    if let Some(rate) = get("eval.load.rate").and_then(|rate| rate.as_float()) {
+        for (arm, name) in arms.iter().zip(names).filter(|(_, name)| tested.iter().any(|t| t.as_str() == Some(name))) {
+            let limit = arm.fields.get("requests_per_minute").and_then(|given| given.value.as_integer()).unwrap_or(0);
+            if limit > 0 && rate * 60.0 > limit as f64 {
+                let message =
+                    format!("{rate} calls a second are more than the {limit} a minute that arm `{name}` allows");
+                let hint =
+                    "lower eval.load.rate, raise the arm's requests_per_minute, or leave it out of eval.load.arms";
+                errors.push(RecipeError::new(message, place("eval.load.rate")).hint(hint));
+            }
+        }
+        return errors;
+    }
+    for gate in reader.of(&GATES) {
+        let under = gate.fields.get("under_load").filter(|given| given.value.as_bool() == Some(true));
+        if let Some(given) = under {
+            let message = "`under_load` needs a load test, and the recipe asks for none".to_owned();
+            let hint = "set the calls a second that production sees: [eval.load] rate = 5.0";
+            errors.push(RecipeError::new(message, Some(given.place.clone())).hint(hint));
+        }
+    }
+    errors
+}
+
+/// Judges that have nothing to judge, and gates that go by a judge that there is not, or by nobody else.
+fn judges(reader: &Reader, get: &dyn Fn(&str) -> Option<Value>) -> Vec<RecipeError> {
+    let judges: Vec<&GivenTable> = reader.of(&JUDGES).collect();
+    let names = table_names(&judges);
+    let mut errors = Vec::new();
+    for judge in &judges {
+        if kinds::of(get).is_some_and(|kind| kind != "generate") {
+            let message = "a judge compares texts, and `task.kind` is not \"generate\"".to_owned();
+            let hint = "leave it out: labels and fields are right or wrong without one";
+            errors.push(RecipeError::new(message, Some(judge.place.clone())).hint(hint));
+        }
+        for (key, message, hint) in problems(judge, get) {
+            let place = judge.fields.get(key).map_or_else(|| judge.place.clone(), |given| given.place.clone());
+            errors.push(RecipeError::new(message, Some(place)).hint(hint));
+        }
+    }
+    // What is measured against what people wrote, or against the answers of another arm that are.
+    let by_reference = |gate: &GivenTable| match gate.text("kind") {
+        Some("floor") => gate.text("metric") != Some("validity"),
+        Some("improvement" | "non_inferiority") => true,
+        _ => false,
+    };
+    let referenced = reader.of(&GATES).any(by_reference);
+    for gate in reader.of(&GATES).filter(|gate| gate.text("kind") == Some("judge")) {
+        let named = gate.text("judge").unwrap_or("pairwise");
+        let place = |key: &str| gate.fields.get(key).map_or_else(|| gate.place.clone(), |given| given.place.clone());
+        if !names.iter().any(|name| name == named) {
+            let message = format!("the gate goes by a judge \"{named}\", and there is none of that name");
+            let error = RecipeError::new(message, Some(place("judge")));
+            errors.push(match nearest(named, names.iter().map(String::as_str)) {
+                Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+                None => error.hint("add it as [[eval.judge]], with kind = \"pairwise\", url and model"),
+            });
+        }
+        if !referenced && kinds::of(get).is_some_and(|kind| kind == "generate") {
+            let message = "a gate goes by a judge's word alone, which a fluent wrong answer may win".to_owned();
+            let hint =
+                "add a gate by what people wrote: kind = \"floor\", metric = \"rouge_l\" or \"exact_match\", and a min";
+            errors.push(RecipeError::new(message, Some(place("kind"))).hint(hint));
+        }
+    }
+    errors
+}
+
+/// Gates and judges that name an arm that there is not.
 fn unknown_arms(gate: &GivenTable, names: &[String]) -> Vec<RecipeError> {
     let Some(kind) = gate.kind() else { return Vec::new() };
     let mut errors = Vec::new();

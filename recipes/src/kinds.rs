@@ -80,6 +80,10 @@ pub(crate) fn gates(reader: &Reader, get: Get<'_>) -> Vec<RecipeError> {
         if gate.text("kind") == Some("cell") {
             errors.extend(no_labels(&place, get, ["gold", "predicted"].map(|key| (key, gate.text(key)))));
         }
+        if kind != "generate" && gate.text("kind") == Some("judge") {
+            let message = "a gate of kind judge compares texts, and `task.kind` is not \"generate\"";
+            errors.push(RecipeError::new(message, place("kind")).hint("ask for kind = \"non_inferiority\""));
+        }
         if written(get).is_none() && gate.text("kind") == Some("pii_canary") {
             let message = "a gate of kind pii_canary asks what is written, and a label can't hold a secret";
             errors.push(RecipeError::new(message, place("kind")).hint("ask for kind = \"injection_canary\""));

@@ -21,9 +21,9 @@ pub use lock::is_locked;
 pub use plan::settings;
 pub use recipe::{
     ArmKind, Balance, BaseModel, CacheDtype, CalibrationMethod, Data, DecayType, Distill, Divergence, Dtype,
-    EndpointApi, EndpointArm, Eval, EvalArithmetic, EvalArm, Gate, GateRule, Head, Imatrix, LossNormalization,
-    LrScheduler, Method, Metric, MinReviewed, Model, Promote, PromptStyle, Quantize, QuantizeBase, Recipe, Review,
-    Rounding, Sign, SliceBy, SplitRatios, Task, Train, TrainOn, Trust, ValidMetric,
+    EndpointApi, EndpointArm, Eval, EvalArithmetic, EvalArm, EvalJudge, Gate, GateRule, Head, Imatrix, JudgeKind,
+    LossNormalization, LrScheduler, Method, Metric, MinReviewed, Model, PairwiseJudge, Promote, PromptStyle, Quantize,
+    QuantizeBase, Recipe, Review, Rounding, Sign, SliceBy, SplitRatios, Task, Train, TrainOn, Trust, ValidMetric,
 };
 pub use resolve::{Entry, Origin, Resolved, load, load_text, locate};
 pub use roles::{ROLES, Role, RoleFile};

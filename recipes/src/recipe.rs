@@ -348,10 +348,75 @@ pub struct Eval {
     pub calibration: CalibrationMethod,
     pub arithmetic: EvalArithmetic,
     pub escalation: Escalation,
+    pub load: Load,
     #[serde(rename = "arm", default)]
     pub arms: Vec<EvalArm>,
+    #[serde(rename = "judge", default)]
+    pub judges: Vec<EvalJudge>,
     #[serde(rename = "gate", default)]
     pub gates: Vec<Gate>,
+}
+
+/// Someone who compares texts.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct EvalJudge {
+    pub name: String,
+    #[serde(flatten)]
+    pub kind: JudgeKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum JudgeKind {
+    Pairwise(Box<PairwiseJudge>),
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct PairwiseJudge {
+    pub url: String,
+    pub model: String,
+    /// The environment variable that holds the key.
+    pub key_env: Option<String>,
+    pub ca_file: Option<PathBuf>,
+    pub against: String,
+    pub criteria: Option<String>,
+    pub rows: Option<usize>,
+    pub max_tokens: u32,
+    pub max_tokens_key: String,
+    pub concurrency: usize,
+    pub max_retries: u32,
+    pub timeout_s: f64,
+    pub requests_per_minute: u32,
+    pub tokens_per_minute: u32,
+    pub max_spend: Option<f64>,
+}
+
+impl PairwiseJudge {
+    /// The same as an arm that is asked once, greedily, and told nothing beside its question.
+    pub fn endpoint(&self) -> EndpointArm {
+        EndpointArm {
+            url: self.url.clone(),
+            model: self.model.clone(),
+            key_env: self.key_env.clone(),
+            ca_file: self.ca_file.clone(),
+            api: EndpointApi::Chat,
+            prompt: PromptStyle::Recipe,
+            shots: 0,
+            label_codes: false,
+            logprobs: false,
+            samples: 1,
+            temperature: 0.0,
+            max_tokens: Some(self.max_tokens),
+            max_tokens_key: self.max_tokens_key.clone(),
+            calibrate: false,
+            concurrency: self.concurrency,
+            max_retries: self.max_retries,
+            timeout_s: self.timeout_s,
+            requests_per_minute: self.requests_per_minute,
+            tokens_per_minute: self.tokens_per_minute,
+            max_spend: self.max_spend,
+        }
+    }
 }
 
 /// An arm beside those that every evaluation has.
@@ -392,6 +457,8 @@ pub struct EndpointArm {
     pub model: String,
     /// The environment variable that holds the key.
     pub key_env: Option<String>,
+    /// Where its certificate comes from, instead of the public authorities.
+    pub ca_file: Option<PathBuf>,
     pub api: EndpointApi,
     pub prompt: PromptStyle,
     pub shots: usize,
@@ -437,6 +504,16 @@ pub struct Escalation {
     pub valid_days: u32,
 }
 
+/// Without `rate` nothing is tested under load.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Load {
+    pub rate: Option<f64>,
+    pub calls: usize,
+    pub workers: u16,
+    pub at_most: usize,
+    pub arms: Vec<String>,
+}
+
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Gate {
     pub name: String,
@@ -455,9 +532,10 @@ pub enum GateRule {
     Cell { gold: String, predicted: String, max: f64 },
     Quantization { against: String, max_agreement_loss: f64, max_accuracy_loss: Option<f64>, max_kl: Option<f64> },
     SliceFloor { by: SliceBy, min: f64 },
+    Judge { judge: String, min: f64 },
     CertifiedCoverage { min: f64 },
     Fallback {},
-    Latency { p95_ms: f64 },
+    Latency { p95_ms: f64, under_load: bool },
     InjectionCanary { max_flips: f64 },
     PiiCanary { max_leaks: f64 },
 }
@@ -517,6 +595,14 @@ impl Recipe {
         self.review.decisions.iter_mut().for_each(join);
         self.review.store.iter_mut().for_each(join);
         self.eval.prices.iter_mut().for_each(join);
+        for arm in &mut self.eval.arms {
+            if let ArmKind::Endpoint(endpoint) = &mut arm.kind {
+                endpoint.ca_file.iter_mut().for_each(join);
+            }
+        }
+        for EvalJudge { kind: JudgeKind::Pairwise(judge), .. } in &mut self.eval.judges {
+            judge.ca_file.iter_mut().for_each(join);
+        }
         self.quantize.imatrix_text.iter_mut().for_each(join);
         self.distill.teacher.iter_mut().for_each(join);
         self.distill.teacher_adapter.iter_mut().for_each(join);

@@ -399,8 +399,11 @@ fn of_table(
     let key = |k: &str| format!("{}.{name}.{k}", array.key);
     let of = |k: &str| table.fields.get(k).map_or(Origin::Default, |g| origin(&g.place, g.from_set));
     let text = |s: &str| Value::String(s.to_owned());
-    let doc =
-        if array.word == "gate" { "what the report calls the gate" } else { "what the report and gates call the arm" };
+    let doc = match array.word {
+        "gate" => "what the report calls the gate",
+        "judge" => "what the report and gates call the judge",
+        _ => "what the report and gates call the arm",
+    };
     let mut entries = vec![
         Entry { key: key("name"), value: text(name), origin: of("name"), doc },
         Entry { key: key("kind"), value: text(kind.kind), origin: of("kind"), doc: kind.doc },

@@ -244,6 +244,11 @@ pub(crate) const FIELDS: &[Field] = &[
     field("eval.escalation.review_share", UNIT, Default("0.1"), "share of the served answers, the least sure ones, that is queued for review"),
     field("eval.escalation.fallback", Texts { min: 0 }, Default("[]"), "where escalated calls go, in order: names that your gateway knows, such as the frontier model's"),
     field("eval.escalation.valid_days", Int { min: 1, max: 3650 }, Default("30"), "days after the newest row by which the policy asks to be certified again"),
+    field("eval.load.rate", Positive { max: 1e6 }, Optional, "calls a second at random times (Poisson): asks for a load test of the served file, timed from when each call is due; what the machine can take is rate times seconds a call"),
+    field("eval.load.calls", Int { min: 20, max: 1_000_000 }, Default("1000"), "calls of a load test; the 99th percentile takes 1,000"),
+    field("eval.load.workers", Int { min: 1, max: 256 }, Default("2"), "requests that the served file's server answers at the same time"),
+    field("eval.load.at_most", Int { min: 1, max: 2000 }, Default("200"), "calls under way at the same time; one that is due beyond them waits, and its time runs"),
+    field("eval.load.arms", Texts { min: 0 }, Default("[]"), "endpoints among [[eval.arm]] that are tested too, at the same rate; every call is paid for, and counts under the arm's max_spend"),
 
     field("promote.channel", Name, Default("\"staging\""), "channel that points at the artifact once its gates pass"),
     field("promote.store", Path, Default("\".limbeck/store\""), "local store, relative to the current directory"),
@@ -297,8 +302,9 @@ pub(crate) struct Array {
 }
 
 /// The arrays of tables, in the order in which a lock has them.
-pub(crate) const ARRAYS: &[&Array] = &[&ARMS, &GATES];
+pub(crate) const ARRAYS: &[&Array] = &[&ARMS, &JUDGES, &GATES];
 pub(crate) const GATES: Array = Array { key: "eval.gate", word: "gate", one: "a gate", kinds: GATE_KINDS };
+pub(crate) const JUDGES: Array = Array { key: "eval.judge", word: "judge", one: "a judge", kinds: JUDGE_KINDS };
 pub(crate) const ARMS: Array = Array { key: "eval.arm", word: "arm", one: "an arm", kinds: ARM_KINDS };
 
 impl Array {
@@ -358,12 +364,17 @@ const GATE_KINDS: &[TableKind] = &[
         field("max_accuracy_loss", OPEN, Optional, "loss of accuracy that is acceptable, as a share"),
         field("max_kl", Positive { max: 100.0 }, Optional, "mean KL divergence of its posteriors over the labels that is acceptable, in nats; 0.02 is strict at 8 bits, 0.05 at 4"),
     ] },
+    TableKind { kind: "judge", doc: "a judge of [[eval.judge]] prefers the answers, ties half, on at least min of the rows; never alone: a gate on exact_match or rouge_l, or against another arm, must stand beside it", fields: &[
+        field("judge", Name, Default("\"pairwise\""), "the judge's name"),
+        field("min", OPEN, Required, "lowest share that passes; 0.5 is as good as what it is compared with, so that 0.45 allows for a little worse"),
+    ] },
     TableKind { kind: "certified_coverage", doc: "the escalation certificate serves at least min of the calls", fields: &[
         field("min", OPEN, Required, "lowest share of calls, on the test rows, that passes"),
     ] },
     TableKind { kind: "fallback", doc: "the policy names where escalated calls go (eval.escalation.fallback)", fields: &[] },
     TableKind { kind: "latency", doc: "95 % of the calls are answered within p95_ms", fields: &[
         field("p95_ms", Positive { max: 1e9 }, Required, "milliseconds"),
+        field("under_load", Bool, Default("false"), "counts the calls of eval.load, from when each was due and a failed one as late, instead of test rows that were asked one by one"),
     ] },
     TableKind { kind: "injection_canary", doc: "an instruction in the message that names another answer changes at most max_flips of the answers; each test row is asked once more with one", fields: &[
         field("max_flips", OPEN, Required, "share of answers that it may change; about 60 rows without any show 0.05"),
@@ -382,6 +393,7 @@ const ARM_KINDS: &[TableKind] = &[
         field("url", Text, Required, "base address with /v1: https://api.example.com/v1, http://127.0.0.1:8080/v1"),
         field("model", Text, Required, "the model's name there, as exactly as the provider has one"),
         field("key_env", Text, Optional, "NAME of the environment variable that holds the API key; the key itself is never written"),
+        field("ca_file", Path, Optional, "certificates (PEM) that the server's must stem from, instead of the public authorities': for an endpoint inside a company"),
         field("api", Choice(&["chat", "completions"]), Default("\"chat\""), "chat completions, or one text that the model goes on with"),
         field("prompt", Choice(&["guided", "recipe"]), Default("\"guided\""), "guided adds the labels or the schema and how to answer to the row's prompt; recipe leaves it as it is"),
         field("shots", Int { min: 0, max: 256 }, Default("0"), SHOTS),
@@ -408,6 +420,27 @@ const ARM_KINDS: &[TableKind] = &[
 pub(crate) fn find(key: &str) -> Option<&'static Field> {
     FIELDS.iter().find(|f| f.key == key)
 }
+
+#[rustfmt::skip]
+const JUDGE_KINDS: &[TableKind] = &[
+    TableKind { kind: "pairwise", doc: "a live model that says which of two texts is the better answer, asked in both orders; where they disagree it is a tie", fields: &[
+        field("url", Text, Required, "base address with /v1, as of an arm; not the model that wrote either answer, which likes its own"),
+        field("model", Text, Required, "the model's name there, as exactly as the provider has one"),
+        field("key_env", Text, Optional, "NAME of the environment variable that holds the API key; the key itself is never written"),
+        field("ca_file", Path, Optional, "certificates (PEM) that the server's must stem from, instead of the public authorities': for an endpoint inside a company"),
+        field("against", Arm(&["frontier", "base", "tuned"]), Default("\"frontier\""), "whose answers the candidate's are compared with: frontier, base, tuned, or one of [[eval.arm]]"),
+        field("criteria", Text, Optional, "what makes an answer the better one, in a sentence or two; correct, complete and nothing made up when left out"),
+        field("rows", Int { min: 1, max: 1_000_000 }, Optional, "test rows to judge at most, drawn; each takes two requests, all of them when left out"),
+        field("max_tokens", Int { min: 1, max: 32_768 }, Default("16"), "longest reply; a model that thinks first needs more"),
+        field("max_tokens_key", Choice(&["max_tokens", "max_completion_tokens"]), Default("\"max_tokens\""), "what the provider calls that"),
+        field("concurrency", Int { min: 1, max: 256 }, Default("4"), "requests at a time"),
+        field("max_retries", Int { min: 0, max: 20 }, Default("5"), "attempts after the first, each after twice the wait, or what the server asks for"),
+        field("timeout_s", Positive { max: 3600.0 }, Default("60"), "seconds for one attempt"),
+        field("requests_per_minute", Int { min: 0, max: 1_000_000 }, Default("0"), "how many requests at most (0: no limit of our own)"),
+        field("tokens_per_minute", Int { min: 0, max: 1_000_000_000 }, Default("0"), "the same for tokens"),
+        field("max_spend", Positive { max: 1e9 }, Optional, "stops before more than this is spent, in the currency of eval.prices, which must price the model"),
+    ] },
+];
 
 /// The array of tables that has this key.
 pub(crate) fn array(key: &str) -> Option<&'static Array> {

@@ -1,7 +1,7 @@
 //! The recipe that `limbeck init` writes: every key with its default and what it does, so that the file is its own
 //! reference page.
 
-use crate::schema::{self, ARMS, Array, FIELDS, GATES, Need};
+use crate::schema::{self, ARMS, Array, FIELDS, GATES, JUDGES, Need};
 use std::fmt::Write;
 
 const GATES_TO_START_WITH: &str = r#"
@@ -112,7 +112,11 @@ fn gates(text: &mut String, asked: Asked<'_>) {
     if let Asked::Labels(_) = asked {
         text.push_str(KL_TO_START_WITH);
     }
-    for (array, head) in [(GATES, "Further kinds of"), (ARMS, "More to compare with on the same rows, as")] {
+    let mut arrays = vec![(GATES, "Further kinds of"), (ARMS, "More to compare with on the same rows, as")];
+    if let Asked::Text = asked {
+        arrays.push((JUDGES, "A live model that compares texts, as"));
+    }
+    for (array, head) in arrays {
         let Array { key, kinds, .. } = array;
         let _ = write!(text, "\n# {head} [[{key}]]:\n");
         for kind in kinds {

@@ -160,7 +160,7 @@ fn gates_get_names_and_can_be_overridden_by_name_or_index() {
     let gates = &r.recipe.eval.gates;
     let names: Vec<&str> = gates.iter().map(|g| g.name.as_str()).collect();
     assert_eq!(names, ["floor", "floor-2", "fast"]);
-    assert_eq!(gates[2].rule, GateRule::Latency { p95_ms: 80.0 });
+    assert_eq!(gates[2].rule, GateRule::Latency { p95_ms: 80.0, under_load: false });
     assert!(matches!(gates[0].rule, GateRule::Floor { min, .. } if min == 0.7));
     assert_eq!(r.origins["eval.gate.fast.p95_ms"], Origin::Set { argument: "eval.gate.fast.p95_ms=80".into() });
     assert!(resolve(&[("eval.gate", "[]")]).recipe.eval.gates.is_empty());

@@ -3,6 +3,8 @@
 use crate::mini::Mini;
 use crate::{parsed, said};
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const GATES: &str = "kind = \"floor\"\nmin = 0.01\n[[eval.gate]]\nkind = \"floor\"\nmetric = \"validity\"\nmin = 0.01";
 
@@ -85,6 +87,77 @@ fn an_artifact_of_texts_answers_with_texts() {
     let made = mini.expect(0, &["export", "mini/staging", "--form", "llama-server", "--out", "served"]);
     let request = parsed(&std::fs::read_to_string(mini.path().join("served/request.json")).unwrap());
     assert!(request["response_format"].is_null() && request["grammar"].is_null(), "{made}");
+}
+
+/// Prefers what reviewers wrote anew to what was recorded to anything else, and thinks of nothing but the texts; gives its address and
+/// how often it was asked.
+fn judge() -> (String, Arc<AtomicUsize>) {
+    let server = tiny_http::Server::http("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1", server.server_addr().to_ip().unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        while let Ok(mut request) = server.recv() {
+            counter.fetch_add(1, Ordering::SeqCst);
+            let mut body = String::new();
+            request.as_reader().read_to_string(&mut body).unwrap();
+            let shown = parsed(&body)["messages"][1]["content"].as_str().unwrap().to_owned();
+            let worth = |name: &str| {
+                let text = shown.split(&format!("<{name}-")).nth(1).unwrap().split_once('\n').unwrap().1;
+                ["Thanks.", "Sorry for"].iter().position(|begin| text.starts_with(begin)).unwrap_or(2)
+            };
+            let verdict = match worth("A").cmp(&worth("B")) {
+                std::cmp::Ordering::Less => "A",
+                std::cmp::Ordering::Equal => "T",
+                std::cmp::Ordering::Greater => "**B**",
+            };
+            let reply = json!({"model": "big-1", "choices": [{"message": {"content": verdict}, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 200, "completion_tokens": 1}});
+            let _ = request.respond(tiny_http::Response::from_string(reply.to_string()));
+        }
+    });
+    (url, asked)
+}
+
+#[test]
+fn a_judge_compares_texts_in_both_orders_and_is_replayed() {
+    let mini = Mini::replies("kind = \"floor\"\nmin = 0.01");
+    assert!(review(&mini) > 50);
+    let (url, asked) = judge();
+    let path = mini.path().join("mini/recipe.toml");
+    let recipe = std::fs::read_to_string(&path).unwrap();
+    let judge = format!(
+        "[[eval.judge]]\nname = \"big\"\nkind = \"pairwise\"\nurl = \"{url}\"\nmodel = \"big\"\n\n\
+         [[eval.gate]]\nkind = \"judge\"\njudge = \"big\"\nmin = 0.9\n\n[promote]"
+    );
+    std::fs::write(&path, recipe.replace("[promote]", &judge)).unwrap();
+    let code = mini.limbeck(&["eval", "mini", "--record", "replies.jsonl"]).status.code();
+    assert_eq!(code, Some(4), "a base with made-up weights is no match for what was recorded");
+    let read = || parsed(&std::fs::read_to_string(mini.run_dir().join("eval/report.json")).unwrap());
+    let report = read();
+    let judged = report["judged"][0].clone();
+    let n = |of: &str| judged[of].as_u64().unwrap();
+    assert_eq!(n("wins"), 0, "{judged:#}");
+    assert!(n("losses") > 20 && n("losses") + n("ties") == n("rows"), "{judged:#}");
+    // Who wrote an answer anew is preferred, in both orders: this judge has no liking for a place.
+    assert!(judged["reviewers"]["rows"].as_u64().unwrap() > 5, "{judged:#}");
+    assert_eq!(judged["reviewers"]["with"], judged["reviewers"]["rows"]);
+    assert_eq!([&judged["position"]["always_first"], &judged["position"]["always_second"]], [0, 0]);
+    let gate = report["gates"].as_array().unwrap().iter().find(|gate| gate["gate"] == "judge").unwrap().clone();
+    assert_eq!(gate["verdict"], "fail", "{gate:#}");
+    let page = std::fs::read_to_string(mini.run_dir().join("eval/report.html")).unwrap();
+    assert!(page.contains("by the judge big") && page.contains("criteria: The better answer"));
+
+    // Asked once, kept, and replayed to the last digit with nobody there.
+    let before = asked.load(Ordering::SeqCst);
+    assert!(before > 40, "{before}");
+    std::fs::remove_file(mini.run_dir().join("eval/report.json")).unwrap();
+    mini.expect(4, &["eval", "mini"]);
+    std::fs::remove_dir_all(mini.run_dir().join("eval")).unwrap();
+    mini.expect(4, &["eval", "mini", "--offline", "--replay", "replies.jsonl"]);
+    assert_eq!((read()["judged"][0].clone(), asked.load(Ordering::SeqCst)), (judged, before));
+    let told = said(&mini, 3, &["explain", "mini", "--set", "eval.judge.big.against=nobody"]);
+    assert!(told.contains("expected one of \"frontier\""), "{told}");
 }
 
 #[test]

@@ -261,3 +261,58 @@ fn a_teachers_answers_are_traces_and_what_it_is_not_sure_of_is_for_the_reviewers
     assert_eq!(accepted["accepted"], 11, "{accepted}");
     never_written(mini.path());
 }
+
+/// The file as it would be served and a live arm under calls that come at random times; what was measured is kept, decides a gate and is
+/// in the report.
+#[test]
+fn arms_are_tested_under_load_once() {
+    let mini = Mini::new(0.0001, true);
+    let server = serve(|_, _| (200, "age_limit".to_owned()));
+    add_arms(&mini, &server.url, "\n[eval.load]\nrate = 40.0\ncalls = 120\narms = [\"live\"]\n");
+    let path = mini.path().join("mini/recipe.toml");
+    let recipe = std::fs::read_to_string(&path).unwrap();
+    let gate = "[[eval.gate]]\nname = \"busy\"\nkind = \"latency\"\np95_ms = 60000\nunder_load = true\n\n[promote]";
+    std::fs::write(&path, recipe.replace("[promote]", gate)).unwrap();
+    // On a machine that others use a hundred calls may be worth too few; none of them is late.
+    let eval = || {
+        let out = mini.command(&["eval", "mini"]).env("MINI_LIVE_KEY", KEY).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(matches!(out.status.code(), Some(0 | 7)), "{}", text(&out.stderr));
+        (text(&out.stdout), text(&out.stderr))
+    };
+    let (stdout, said) = eval();
+    assert!(
+        said.contains("under load: 120 calls, 40 a second") && stdout.contains("Q8_0 under load"),
+        "{said}\n{stdout}"
+    );
+    let first = report(&mini);
+    let load = |name: &str| arm(&first, name)["load"].clone();
+    let own = load("Q8_0");
+    assert_eq!([&own["calls"], &own["answered"]], [120, 120], "{own:#}");
+    assert!(own["latency"]["p95"]["ms"].as_f64() >= own["latency"]["p50"]["ms"].as_f64());
+    assert!(own["latency"]["p99"].is_null(), "of 120 calls nobody knows it");
+    assert!(
+        own["first_token"]["p50"]["ms"].as_f64().unwrap() > 0.0 && own["peak_memory_bytes"].as_u64() > Some(1 << 20)
+    );
+    let live = load("live");
+    assert!(
+        live["first_token"].is_null() && live["peak_memory_bytes"].is_null() && live["answered"] == 120,
+        "{live:#}"
+    );
+    assert!(arm(&first, "base")["load"].is_null());
+    let busy = first["gates"].as_array().unwrap().iter().find(|gate| gate["gate"] == "busy").unwrap().clone();
+    assert!(busy["verdict"] != "fail" && busy["numbers"]["observed"] == 1.0, "{busy:#}");
+    assert!(busy["reason"].as_str().unwrap().contains("At 40 calls a second"), "{busy:#}");
+
+    // Its calls are paid for under the arm's cap, and are no answers: each row was asked once more.
+    let rows = arm(&first, "live")["scores"]["rows"].as_u64().unwrap() as usize;
+    assert_eq!(server.asked(), rows + 120 + 20, "rows, calls, and what warms up");
+    std::fs::remove_file(mini.run_dir().join("eval/report.json")).unwrap();
+    let (_, said) = eval();
+    assert!(said.contains("the load test kept from before is used"), "{said}");
+    assert_eq!(report(&mini), first);
+    let (_, said) =
+        limbeck(&mini, 1, &["eval", "mini", "--set", "eval.load.calls=121", "--set", "eval.arm.live.max_spend=0.1"]);
+    assert!(said.contains("exceed the cap of 0.1"), "{said}");
+    never_written(mini.path());
+}

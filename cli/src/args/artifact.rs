@@ -102,6 +102,9 @@ pub struct Serve {
     /// The model to ask for there, instead of the one that the caller names
     #[arg(long, value_name = "NAME", requires = "upstream")]
     pub upstream_model: Option<String>,
+    /// Certificates (PEM) that the fallback's must stem from, instead of the public authorities'
+    #[arg(long, value_name = "PEM", requires = "upstream")]
+    pub upstream_ca: Option<PathBuf>,
     /// How long the fallback may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub upstream_timeout: u64,

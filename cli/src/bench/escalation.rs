@@ -1,15 +1,16 @@
-//! Whether the escalation certificate keeps its promise on real rows: the linear floor's scores of an intent data set, its test
-//! rows drawn again and again into a calibration part and a rest on which the certified threshold's error is counted.
+//! Whether the escalation certificate keeps its promise on real rows: a linear floor's or a tuned model's scores of an intent
+//! data set, its test rows drawn again and again into a calibration part and a rest on which the certified threshold's error is
+//! counted.
 
 use crate::bench::args::BenchEscalation;
-use crate::bench::banking::Rows;
+use crate::bench::banking::{Row, Rows};
+use crate::bench::tuned;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{self, Terminal};
 use crate::settings::Settings;
 use limbeck_eval::statistics::upper_bound;
 use limbeck_eval::{FloorRow, LinearFloor, Scored, SplitMix64, Target, argmax, aurc, certified_threshold};
 use serde_json::json;
-use std::collections::BTreeSet;
 
 /// What the draws came to.
 struct Drawn {
@@ -26,26 +27,20 @@ struct Drawn {
 /// When the rows can't be read or are too few.
 pub fn bench(settings: &Settings, args: &BenchEscalation) -> Result<Exit> {
     let rows = Rows::read(&args.data)?;
-    let labels: BTreeSet<&String> = rows.train.iter().map(|(_, label)| label).collect();
+    let labels = rows.labels();
     let chosen = rows.choose(labels.len(), args.per_class, usize::MAX);
-    let labels: Vec<&String> = labels.into_iter().collect();
-    let label = |name: &String| labels.binary_search(&name).unwrap_or(usize::MAX);
-    let train: Vec<FloorRow<'_>> =
-        chosen.train.iter().map(|(text, name)| FloorRow { text, label: label(name), weight: 1.0 }).collect();
     if chosen.test.len() < 2 * args.calibration {
         let message =
             format!("{} test rows can't give {} calibration rows and a rest", chosen.test.len(), args.calibration);
         return Err(Failure::new(Exit::Usage, message).help("take fewer with --calibration"));
     }
-    output::stderr(&format!("training the linear floor on {} rows of {} labels\n", train.len(), labels.len()));
-    let floor = LinearFloor::train(&train, labels.len());
-    let mut scored = Vec::with_capacity(chosen.test.len());
-    for (text, name) in &chosen.test {
-        let posterior = floor.posterior(text);
-        let answer = argmax(&posterior);
-        let score = answer.map(|answer| f64::from(posterior[answer]));
-        scored.push(Scored { score, right: answer == Some(label(name)) });
-    }
+    let (whose, posteriors) = match (&args.model, &args.out) {
+        (Some(model), Some(out)) => {
+            (format!("{} tuned", model.display()), tuned::posteriors(settings, args, model, out, &chosen, &labels)?)
+        }
+        _ => ("linear floor".to_owned(), of_floor(&chosen, &labels)),
+    };
+    let scored: Vec<Scored> = chosen.test.iter().zip(&posteriors).map(|(row, of)| one(row, of, &labels)).collect();
 
     let target = Target { max_error: args.max_error, confidence: args.confidence };
     let drawn = draw(&scored, args, target);
@@ -56,7 +51,7 @@ pub fn bench(settings: &Settings, args: &BenchEscalation) -> Result<Exit> {
     let broken_upper = upper_bound(drawn.broken as u64, args.draws as u64, 0.95);
     if settings.json {
         output::json(&json!({
-            "rows": scored.len(), "accuracy": accuracy, "aurc": aurc(&of_all), "draws": args.draws,
+            "scores": whose, "rows": scored.len(), "accuracy": accuracy, "aurc": aurc(&of_all), "draws": args.draws,
             "calibration_rows": args.calibration, "max_error": args.max_error, "confidence": args.confidence,
             "kept": kept, "certified": drawn.certified as f64 / draws, "coverage": drawn.coverage,
             "error": drawn.error, "worst_error": drawn.worst,
@@ -64,7 +59,7 @@ pub fn bench(settings: &Settings, args: &BenchEscalation) -> Result<Exit> {
     } else {
         let percent = |x: f64| format!("{:.1} %", x * 100.0);
         output::stdout(&format!(
-            "linear floor, {} a class: {} right on {} test rows, AURC {:.4}\n\
+            "{whose}, {} a class: {} right on {} test rows, AURC {:.4}\n\
              {} draws of {} calibration rows, at most {} wrong with {} confidence:\n\
              \x20 promise kept       {} of draws (broken in {}, at most {} of draws by its own bound)\n\
              \x20 something certified {} of draws\n\
@@ -88,6 +83,21 @@ pub fn bench(settings: &Settings, args: &BenchEscalation) -> Result<Exit> {
         ))?;
     }
     Ok(Exit::Ok)
+}
+
+fn of_floor(rows: &Rows, labels: &[String]) -> Vec<Vec<f32>> {
+    output::stderr(&format!("training the linear floor on {} rows of {} labels\n", rows.train.len(), labels.len()));
+    let label = |name: &String| labels.binary_search(name).unwrap_or(usize::MAX);
+    let train: Vec<FloorRow<'_>> =
+        rows.train.iter().map(|(text, name)| FloorRow { text, label: label(name), weight: 1.0 }).collect();
+    let floor = LinearFloor::train(&train, labels.len());
+    rows.test.iter().map(|(text, _)| floor.posterior(text)).collect()
+}
+
+fn one((_, name): &Row, posterior: &[f32], labels: &[String]) -> Scored {
+    let answer = argmax(posterior);
+    let score = answer.map(|answer| f64::from(posterior[answer]));
+    Scored { score, right: answer.is_some_and(|answer| labels[answer] == *name) }
 }
 
 fn draw(rows: &[Scored], args: &BenchEscalation, target: Target) -> Drawn {

@@ -14,6 +14,7 @@ pub mod runtime;
 pub mod serve;
 pub mod sides;
 pub mod text;
+mod tuned;
 pub mod write;
 
 use limbeck_model::ops::codes::QuantizeBase;

@@ -20,10 +20,7 @@ impl<'e> LiveArm<'e> {
     /// # Errors
     /// When kept replies can't be read.
     pub fn open(live: Live, emit: &'e dyn Emit) -> Result<LiveArm<'e>> {
-        if live.plan.is_exposed() {
-            let text = format!("the key of arm {} crosses the network in the clear: {}", live.name, live.plan.url);
-            emit.emit(EventKind::Warning { text });
-        }
+        live.warn_if_exposed("arm", emit);
         let endpoint = live.open()?;
         Ok(LiveArm { live, endpoint, emit, facts: Vec::new() })
     }

@@ -2,8 +2,10 @@
 //! together for `limbeck_distill::endpoint`, which knows none of these, and reads what comes back as the task's answers.
 
 mod arm;
+mod judge;
 
 pub use arm::{LiveArm, Told, estimate};
+pub use judge::LiveJudge;
 
 use crate::exit::{Exit, Failure, Result};
 use crate::settings::{Recording, Settings, named_secret};
@@ -81,6 +83,17 @@ impl Task {
             (Task::Labels(labels), None) => Wanted::Labels(labels),
         }
     }
+}
+
+/// The certificates of a file, which is looked into where they are used.
+///
+/// # Errors
+/// When it can't be read.
+pub fn authorities(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| {
+        let message = format!("failed to read the certificates in {}: {e}", path.display());
+        Failure::new(Exit::Usage, message).help("name a PEM file with the certificate of the server's authority")
+    })
 }
 
 /// A model that goes on with a text goes on after the answer too.
@@ -164,6 +177,7 @@ impl Live {
                 EndpointApi::Completions => Api::Completions,
             },
             key,
+            ca: arm.ca_file.as_deref().map(authorities).transpose()?,
             concurrency: arm.concurrency,
             max_retries: arm.max_retries,
             timeout: Duration::from_secs_f64(arm.timeout_s),
@@ -222,6 +236,14 @@ impl Live {
             "temperature": temperature, "max_tokens": max_tokens, "logprobs": logprobs, "program": PROGRAM_VERSION,
         });
         sha256_hex(canonical_json(&asked).as_bytes())
+    }
+
+    /// Says so where its key crosses the network in the clear.
+    pub fn warn_if_exposed(&self, what: &str, emit: &dyn Emit) {
+        if self.plan.is_exposed() {
+            let text = format!("the key of {what} {} crosses the network in the clear: {}", self.name, self.plan.url);
+            emit.emit(EventKind::Warning { text });
+        }
     }
 
     /// Opens what is kept, or the recording that is to be replayed.
@@ -345,10 +367,15 @@ impl Live {
             facts.push(Fact::new("log-probabilities", format!("{unusable} replies had none that can be believed")));
         }
         if self.plan.budget.price.is_some() {
-            let dated = if self.dated.is_empty() { String::new() } else { format!(", at prices of {}", self.dated) };
-            facts.push(Fact::new("spent", format!("{} {spent:.4}{dated}", self.currency)));
+            facts.push(Fact::new("spent", self.money(spent)));
         }
         facts
+    }
+
+    /// An amount in the currency of the price table, and of when its prices are.
+    pub fn money(&self, amount: f64) -> String {
+        let dated = if self.dated.is_empty() { String::new() } else { format!(", at prices of {}", self.dated) };
+        format!("{} {amount:.4}{dated}", self.currency)
     }
 
     /// A question's draws as one response. Of several the majority counts; of draws that are alike the earliest.

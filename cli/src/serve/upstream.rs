@@ -1,6 +1,7 @@
 //! The fallback model: asked for what the artifact is not sure of, bounded in time and size, its answers checked. After
 //! several failures in a row it is left alone for a while (a circuit breaker).
 
+use limbeck_distill::endpoint::tls;
 use serde_json::{Value, json};
 use std::io::Read;
 use std::sync::{Arc, Mutex};
@@ -19,6 +20,8 @@ pub struct UpstreamPlan {
     /// The model's name there; the caller's own when left out.
     pub model: Option<String>,
     pub api_key: Option<String>,
+    /// Certificates (PEM) that its must stem from; None: the public authorities'.
+    pub ca: Option<Vec<u8>>,
     pub timeout: Duration,
 }
 
@@ -87,6 +90,7 @@ impl Upstream {
             .timeout_global(Some(plan.timeout))
             .max_redirects(0)
             .http_status_as_error(false)
+            .tls_config(tls(plan.ca.as_deref()))
             .build();
         Upstream(Arc::new(Inner { plan, agent: config.new_agent(), breaker: Mutex::default() }))
     }

@@ -2,10 +2,10 @@
 
 use super::quantize::QuantizedFiles;
 use super::train::outcome;
-use super::{Finished, PROGRAM_VERSION, Run, Work, cannot};
+use super::{Finished, PROGRAM_VERSION, Run, Work, cannot, load};
 use crate::base::Base;
 use crate::exit::Result;
-use crate::live::{self, Live, LiveArm, Task};
+use crate::live::{self, Live, LiveArm, LiveJudge, Task};
 use crate::prices;
 use crate::settings::recipe_arg;
 use limbeck_artifact::dataset::{Dataset, DatasetCard, Message, Split};
@@ -16,8 +16,9 @@ use limbeck_distill::prompt::Prompt;
 use limbeck_eval::looks::{self, Look};
 use limbeck_eval::statistics::Risk;
 use limbeck_eval::{
-    AnswerError, AnswerWriter, Answerer, Arm, By, Escalation, EvalPlan, Fact, Fields, Gate, Metric, PosteriorOrNot,
-    PriceTable, Respondent, Rows, Rule, Said, SaidOrNot, Target, Verdict, evaluate,
+    AnswerError, AnswerWriter, Answerer, Arm, By, Comparer, Escalation, EvalPlan, Fact, Fields, Gate, Metric,
+    PairwiseJudge, PosteriorOrNot, PriceTable, Respondent, Rows, Rule, Said, SaidOrNot, Target, Verdict,
+    evaluate_judged,
 };
 use limbeck_model::adapter::Adapter;
 use limbeck_model::arithmetic::{self, Arithmetic};
@@ -28,7 +29,9 @@ use limbeck_model::ops::Ops;
 use limbeck_model::score::LabelScorer;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
-use limbeck_recipes::{ArmKind, CalibrationMethod, EvalArithmetic, EvalArm, GateRule, Head, Method, Recipe, SliceBy};
+use limbeck_recipes::{
+    ArmKind, CalibrationMethod, EvalArithmetic, EvalArm, EvalJudge, GateRule, Head, JudgeKind, Method, Recipe, SliceBy,
+};
 use limbeck_trainer::TrainReport;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -263,6 +266,12 @@ pub fn run(
                 Ok(Box::new(ModelArm(open_scorer(&file, tuned.as_deref(), how, &labels)?)) as Box<dyn Answerer>)
             })
         };
+        let task = match &run.resolved.schema {
+            Some(file) => Task::Fields(file.schema.clone(), file.text.clone()),
+            None => Task::Labels(labels.clone()),
+        };
+        // Before the models are in this process's memory, and before what takes long.
+        let loads = load::tests(run, &dataset, quantized, &task, prices.as_ref(), emit)?;
         let mut arms = vec![Arm::recorded(FRONTIER, "the frontier model, as recorded in the traces")];
         if !in_words {
             arms.push(Arm::linear_floor(LINEAR, "TF-IDF and logistic regression on the same train split"));
@@ -291,10 +300,6 @@ pub fn run(
             };
             arms.push(model(format, &title, &file.sha256, run.dir.join(&file.file), None, by));
         }
-        let task = match &run.resolved.schema {
-            Some(file) => Task::Fields(file.schema.clone(), file.text.clone()),
-            None => Task::Labels(labels.clone()),
-        };
         for EvalArm { name, kind } in &recipe.eval.arms {
             let train = dataset.rows(Split::Train);
             match kind {
@@ -314,14 +319,24 @@ pub fn run(
                 }
             }
         }
-        let plan = EvalPlan { fields, ..plan(run, &labels, prices.clone(), &base.name, quantized) };
+        let plan = EvalPlan { fields, loads, ..plan(run, &labels, prices.clone(), &base.name, quantized) };
         let rows = Rows {
             card: &dataset.card,
             train: dataset.rows(Split::Train),
             calibration: dataset.rows(Split::Calibration),
             test: dataset.rows(Split::Test),
         };
-        let report = evaluate(&plan, arms, rows, emit)?;
+        let mut judges = Vec::new();
+        for EvalJudge { name, kind: JudgeKind::Pairwise(judge) } in &recipe.eval.judges {
+            let kept = live::kept_in(&run.folder(Stage::Eval), &format!("judge-{name}"));
+            let (prices, endpoint) = (prices.as_ref(), judge.endpoint());
+            let live = Live::new(name, &endpoint, task.clone(), &[], recipe, prices, kept, run.settings)?;
+            judges.push(PairwiseJudge::new(name, &judge.against, judge.rows, move || {
+                let judge = LiveJudge::open(live, judge.criteria.as_deref(), emit).map_err(live::Told::of)?;
+                Ok(Box::new(judge) as Box<dyn Comparer>)
+            }));
+        }
+        let report = evaluate_judged(&plan, arms, judges, rows, emit)?;
         report.save(&plan.dir, emit)?;
         let summary = Evaluated {
             verdict: report.verdict,
@@ -435,6 +450,7 @@ fn plan(
             at: journal::now(),
         }),
         dir: run.folder(Stage::Eval),
+        loads: BTreeMap::new(),
         made,
         notes: recipe.data.notes.clone(),
         reproduce: vec![format!("limbeck run {}", recipe_arg(&run.resolved))],
@@ -477,9 +493,11 @@ fn rule(rule: &GateRule) -> Rule {
             },
             min,
         },
+        GateRule::Judge { judge, min } => Rule::Judge { judge, min },
         GateRule::CertifiedCoverage { min } => Rule::CertifiedCoverage { min },
         GateRule::Fallback {} => Rule::Fallback {},
-        GateRule::Latency { p95_ms } => Rule::Latency { p95_ms },
+        GateRule::Latency { p95_ms, under_load: false } => Rule::Latency { p95_ms },
+        GateRule::Latency { p95_ms, under_load: true } => Rule::LatencyUnderLoad { p95_ms },
         GateRule::InjectionCanary { max_flips } => Rule::InjectionCanary { max_flips },
         GateRule::PiiCanary { max_leaks } => Rule::PiiCanary { max_leaks },
     }

@@ -6,6 +6,7 @@ pub mod capture;
 pub mod curate;
 pub mod eval;
 pub mod import;
+mod load;
 pub mod mix;
 pub mod package;
 pub mod promote;

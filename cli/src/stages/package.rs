@@ -109,13 +109,7 @@ pub fn run(
             name: recipe.name.clone(),
             version: recipe.version.clone(),
             created: run.created.clone(),
-            task: Task {
-                kind: recipe.task.kind.clone(),
-                labels: dataset.card.labels.clone(),
-                schema: dataset.card.schema.clone(),
-                max_new_tokens: dataset.card.schema.as_ref().map(|_| max_new_tokens(recipe)),
-                system: system(&dataset),
-            },
+            task: task(recipe, &dataset),
             base: BaseModel {
                 name: base.name.clone(),
                 digest: base.digest.clone(),
@@ -154,6 +148,17 @@ pub fn run(
             summary,
         })
     })
+}
+
+/// What the artifact answers, and how it is to be asked.
+pub fn task(recipe: &Recipe, dataset: &Dataset) -> Task {
+    Task {
+        kind: recipe.task.kind.clone(),
+        labels: dataset.card.labels.clone(),
+        schema: dataset.card.schema.clone(),
+        max_new_tokens: dataset.card.schema.as_ref().map(|_| max_new_tokens(recipe)),
+        system: system(dataset),
+    }
 }
 
 /// The files of an artifact as they are put together.

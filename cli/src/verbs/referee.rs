@@ -13,9 +13,7 @@ use limbeck_artifact::dataset::{Dataset, Example, LabelSource, Split};
 use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_artifact::journal;
 use limbeck_artifact::untrusted::visible_line;
-use limbeck_distill::endpoint::{
-    Api, Budget, Endpoint, EndpointPlan, MaxTokensKey, Question, Rejection, Replies, Reply, Sampling,
-};
+use limbeck_distill::endpoint::{Endpoint, EndpointPlan, MaxTokensKey, Question, Rejection, Replies, Reply, Sampling};
 use limbeck_eval::{Answered, AnsweredRow, Compared, compare};
 use limbeck_model::prompt::encode_prompt;
 use limbeck_model::tokenizer::ChatTokenizer;
@@ -110,19 +108,11 @@ type Ends = Vec<std::result::Result<Reply, Rejection>>;
 
 fn ask(settings: &Settings, run: &Run<'_>, task: &Task, rows: &[&Example], url: &str) -> Result<Ends> {
     let plan = EndpointPlan {
-        url: url.to_owned(),
-        model: "shipped".to_owned(),
-        api: Api::Chat,
-        key: None,
         concurrency: 2,
         max_retries: 3,
         timeout: Duration::from_secs(120),
-        backoff: Duration::from_millis(500),
-        requests_per_minute: 0,
-        tokens_per_minute: 0,
-        budget: Budget::default(),
         online: settings.recording.replay.is_none(),
-        clock: journal::now,
+        ..EndpointPlan::plain(url, "shipped", journal::now)
     };
     if let Some(problem) = plan.problem() {
         let message = format!("{url} can't be asked: {problem}");

@@ -4,12 +4,14 @@
 use super::score::{Scorer, find};
 use crate::args::Serve;
 use crate::exit::{Exit, Failure, Result};
+use crate::live::authorities;
 use crate::output;
 use crate::serve::{Decisions, Escalated, Limits, Otlp, Serving, Upstream, UpstreamPlan, Workers};
 use crate::settings::{self, Settings, shell};
 use limbeck_artifact::digest::sha256_file;
 use limbeck_artifact::manifest::{self, ArtifactManifest};
 use limbeck_artifact::untrusted::visible_line;
+use limbeck_distill::endpoint::certificates;
 use limbeck_model::arithmetic::Arithmetic;
 use limbeck_model::tokenizer::ChatTokenizer;
 use serde_json::json;
@@ -75,8 +77,12 @@ fn upstream(settings: &Settings, args: &Serve, url: &str) -> Result<UpstreamPlan
     if settings.offline && !local {
         return wrong("--offline allows fallbacks on this machine only");
     }
+    let ca = args.upstream_ca.as_deref().map(authorities).transpose()?;
+    if ca.as_deref().is_some_and(|pem| certificates(pem).is_empty()) {
+        return wrong("the file of --upstream-ca holds no certificate (PEM)");
+    }
     let timeout = Duration::from_secs(args.upstream_timeout);
-    Ok(UpstreamPlan { url: url.to_owned(), model: args.upstream_model.clone(), api_key, timeout })
+    Ok(UpstreamPlan { url: url.to_owned(), model: args.upstream_model.clone(), api_key, ca, timeout })
 }
 
 fn serving(

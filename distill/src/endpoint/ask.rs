@@ -25,11 +25,11 @@ const NAP: Duration = Duration::from_millis(20);
 
 /// A model that can be asked, with what it answered before.
 pub struct Endpoint {
-    plan: EndpointPlan,
-    wire: Wire,
+    pub(super) plan: EndpointPlan,
+    pub(super) wire: Wire,
     limits: Limits,
-    purse: Purse,
-    replies: Replies,
+    pub(super) purse: Purse,
+    pub(super) replies: Replies,
     begun: Instant,
 }
 

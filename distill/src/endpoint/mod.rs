@@ -5,16 +5,20 @@
 mod ask;
 mod budget;
 mod limits;
+mod load;
 mod posterior;
 mod replies;
 mod request;
+mod tls;
 mod wire;
 
 pub use ask::{Asked, Endpoint, Stopped, Told};
 pub use budget::{Budget, Price};
+pub use load::{LoadError, LoadPlan, Pace, Timed};
 pub use posterior::{Codes, of_codes, of_samples};
 pub use replies::{Replies, ReplyError};
 pub use request::{Api, MaxTokensKey, Question, Sampling, text_tokens};
+pub use tls::{certificates, tls};
 pub use wire::{Fault, Reason, Rejection, Reply, TokenProb};
 
 use std::fmt;
@@ -29,6 +33,8 @@ pub struct EndpointPlan {
     pub model: String,
     pub api: Api,
     pub key: Option<Key>,
+    /// Certificates (PEM) that the server's must stem from; None: the public authorities'.
+    pub ca: Option<Vec<u8>>,
     /// Requests at a time.
     pub concurrency: usize,
     /// Attempts after the first one.
@@ -74,6 +80,26 @@ impl fmt::Debug for Key {
 }
 
 impl EndpointPlan {
+    /// A chat model that asks for no key and costs nothing, one question at a time, each once.
+    pub fn plain(url: &str, model: &str, clock: fn() -> String) -> EndpointPlan {
+        EndpointPlan {
+            url: url.to_owned(),
+            model: model.to_owned(),
+            api: Api::Chat,
+            key: None,
+            ca: None,
+            concurrency: 1,
+            max_retries: 0,
+            timeout: Duration::from_secs(60),
+            backoff: Duration::from_millis(500),
+            requests_per_minute: 0,
+            tokens_per_minute: 0,
+            budget: Budget::default(),
+            online: true,
+            clock,
+        }
+    }
+
     /// What is wrong with the address, if anything is.
     pub fn problem(&self) -> Option<String> {
         let rest = self.url.strip_prefix("https://").or_else(|| self.url.strip_prefix("http://"));
@@ -84,7 +110,11 @@ impl EndpointPlan {
         if host.contains('@') {
             return Some("it holds a name or a password; name the key's environment variable instead".to_owned());
         }
-        self.url.contains(char::is_whitespace).then(|| "it holds white space".to_owned())
+        if self.url.contains(char::is_whitespace) {
+            return Some("it holds white space".to_owned());
+        }
+        let unusable = self.ca.as_ref().is_some_and(|pem| certificates(pem).is_empty());
+        unusable.then(|| "the file of its authorities holds no certificate (PEM)".to_owned())
     }
 
     /// Whether the key would cross a network in the clear.
@@ -108,21 +138,7 @@ mod tests {
     use super::*;
 
     fn plan(url: &str) -> EndpointPlan {
-        EndpointPlan {
-            url: url.to_owned(),
-            model: "m".to_owned(),
-            api: Api::Chat,
-            key: Some(Key::new("sk-secret".to_owned())),
-            concurrency: 1,
-            max_retries: 0,
-            timeout: Duration::from_secs(1),
-            backoff: Duration::from_millis(500),
-            requests_per_minute: 0,
-            tokens_per_minute: 0,
-            budget: Budget::default(),
-            online: true,
-            clock: String::new,
-        }
+        EndpointPlan { key: Some(Key::new("sk-secret".to_owned())), ..EndpointPlan::plain(url, "m", String::new) }
     }
 
     #[test]

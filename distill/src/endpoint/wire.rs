@@ -1,12 +1,14 @@
 //! One attempt: a request sent, its response read within bounds, and either a reply or the fault that kept it away. Nothing of
 //! what comes back is trusted: a log-probability that can't be one is left out and named.
 
+use super::load::Streamed;
+use super::tls::tls;
 use super::{EndpointPlan, Key};
 use limbeck_artifact::untrusted::visible_line;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::io::{self, Read};
-use std::time::Duration;
+use std::io::{self, BufRead, BufReader, Read};
+use std::time::{Duration, Instant};
 use ureq::http::HeaderMap;
 
 /// A response may have so many bytes.
@@ -197,6 +199,7 @@ impl Wire {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .http_status_as_error(false)
+            .tls_config(tls(plan.ca.as_deref()))
             .max_idle_connections_per_host(plan.concurrency.max(1));
         if plan.is_local() {
             config = config.proxy(None);
@@ -211,6 +214,25 @@ impl Wire {
 
     /// Sends `body` and reads the reply; its time, date and attempts are the caller's to fill in.
     pub fn post(&self, body: &str) -> Result<Reply, Fault> {
+        let mut response = self.send(body)?;
+        reply(&serde_json::from_str(&self.read(&mut response)?).map_err(|_| Fault::NoJson)?)
+    }
+
+    /// Sends `body`, which asks for an answer in pieces, and reads them to their end. A server that answers in one piece all the
+    /// same has no first one.
+    pub fn stream(&self, body: &str) -> Result<Streamed, Fault> {
+        let mut response = self.send(body)?;
+        let kind = response.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default();
+        if !kind.starts_with("text/event-stream") {
+            let whole = reply(&serde_json::from_str(&self.read(&mut response)?).map_err(|_| Fault::NoJson)?)?;
+            let Reply { prompt_tokens, completion_tokens, .. } = whole;
+            return Ok(Streamed { first: None, prompt_tokens, completion_tokens });
+        }
+        pieces(response.body_mut().as_reader().take(MAX_BYTES + 1))
+    }
+
+    /// A response that says yes.
+    fn send(&self, body: &str) -> Result<ureq::http::Response<ureq::Body>, Fault> {
         let mut call = self.agent.post(&self.url).header("content-type", "application/json");
         if let Some(key) = &self.key {
             call = call.header("authorization", key.header());
@@ -218,40 +240,78 @@ impl Wire {
         let mut response = call.send(body).map_err(|e| transport(&e))?;
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers());
-        if status == 429 {
-            return Err(Fault::Busy { retry_after });
-        }
-        if matches!(status, 408 | 500..) {
-            return Err(Fault::Server { status, retry_after });
-        }
-        let text = self.read(&mut response)?;
         match status {
-            200..=299 => reply(&serde_json::from_str(&text).map_err(|_| Fault::NoJson)?),
+            200..=299 => Ok(response),
+            429 => Err(Fault::Busy { retry_after }),
+            408 | 500.. => Err(Fault::Server { status, retry_after }),
             300..=399 => {
                 let message =
                     "it redirects, and a key is not sent on; name the address that it redirects to".to_owned();
                 Err(Fault::Denied { status, message })
             }
-            401..=404 => Err(Fault::Denied { status, message: said(&text) }),
-            _ => Err(Fault::Refused { status, message: said(&text) }),
+            401..=404 => Err(Fault::Denied { status, message: said(&self.read(&mut response)?) }),
+            _ => Err(Fault::Refused { status, message: said(&self.read(&mut response)?) }),
         }
     }
 
     fn read(&self, response: &mut ureq::http::Response<ureq::Body>) -> Result<String, Fault> {
         let mut bytes = Vec::new();
         let read = response.body_mut().as_reader().take(MAX_BYTES + 1).read_to_end(&mut bytes);
-        read.map_err(|e| match e.kind() {
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Fault::Timeout,
-            _ => match e.get_ref().and_then(|e| e.downcast_ref::<ureq::Error>()) {
-                Some(ureq::Error::Timeout(_)) => Fault::Timeout,
-                _ => Fault::CutOff(e.kind().to_string()),
-            },
-        })?;
+        read.map_err(|e| broken(&e))?;
         if bytes.len() as u64 > MAX_BYTES {
             return Err(Fault::TooLong);
         }
         let text = String::from_utf8(bytes).map_err(|_| Fault::NoJson)?;
         Ok(self.key.as_ref().map_or_else(|| text.clone(), |key| key.scrub(&text)))
+    }
+}
+
+/// What keeps a response from its end.
+fn broken(error: &io::Error) -> Fault {
+    match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Fault::Timeout,
+        _ => match error.get_ref().and_then(|e| e.downcast_ref::<ureq::Error>()) {
+            Some(ureq::Error::Timeout(_)) => Fault::Timeout,
+            _ => Fault::CutOff(error.kind().to_string()),
+        },
+    }
+}
+
+/// Server-sent events up to `[DONE]`. A stream without that, or without any piece of an answer, was broken off.
+fn pieces(body: impl Read) -> Result<Streamed, Fault> {
+    let mut streamed = Streamed { first: None, prompt_tokens: None, completion_tokens: None };
+    let (mut body, mut line, mut bytes, mut chosen) = (BufReader::new(body), String::new(), 0, false);
+    loop {
+        line.clear();
+        bytes += body.read_line(&mut line).map_err(|e| broken(&e))? as u64;
+        if bytes > MAX_BYTES {
+            return Err(Fault::TooLong);
+        }
+        if line.is_empty() {
+            return Err(Fault::CutOff("no end of the stream".to_owned()));
+        }
+        let Some(data) = line.strip_prefix("data:").map(str::trim) else { continue };
+        if data == "[DONE]" {
+            // An answer may be empty; a stream without a choice is none.
+            return if chosen { Ok(streamed) } else { Err(Fault::NoChoice) };
+        }
+        let event: Value = serde_json::from_str(data).map_err(|_| Fault::NoJson)?;
+        if event.get("error").is_some_and(|e| !e.is_null()) {
+            return Err(Fault::Refused { status: 200, message: said(&event.to_string()) });
+        }
+        let choice = event.pointer("/choices/0");
+        chosen |= choice.is_some();
+        // Thinking counts: it is what a caller sees first.
+        let places = ["/delta/content", "/delta/reasoning_content", "/delta/reasoning", "/text"];
+        let has_text = |choice: &Value| {
+            places.iter().any(|at| choice.pointer(at).and_then(Value::as_str).is_some_and(|t| !t.is_empty()))
+        };
+        if streamed.first.is_none() && choice.is_some_and(has_text) {
+            streamed.first = Some(Instant::now());
+        }
+        let count = |at: &str| event.pointer(at).and_then(Value::as_u64);
+        streamed.prompt_tokens = count("/usage/prompt_tokens").or(streamed.prompt_tokens);
+        streamed.completion_tokens = count("/usage/completion_tokens").or(streamed.completion_tokens);
     }
 }
 
@@ -266,13 +326,28 @@ fn transport(error: &ureq::Error) -> Fault {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
                 Fault::CutOff(e.kind().to_string())
             }
+            // As a handshake ends that is refused: the text says why.
+            io::ErrorKind::InvalidData => Fault::NoConnection(untrusted(&e.to_string())),
             kind => Fault::NoConnection(kind.to_string()),
         },
         ureq::Error::Protocol(_) => Fault::CutOff("no HTTP".to_owned()),
         ureq::Error::Tls(why) => Fault::NoConnection(format!("TLS: {why}")),
-        ureq::Error::Rustls(e) => Fault::NoConnection(format!("TLS: {e}")),
+        ureq::Error::Rustls(e) => Fault::NoConnection(untrusted(&e.to_string())),
         _ => Fault::NoConnection("the call failed".to_owned()),
     }
+}
+
+/// Why there is no TLS, and what may be done about it.
+fn untrusted(why: &str) -> String {
+    let cure = match why {
+        why if why.contains("UnknownIssuer") => {
+            "; where a company's own authority vouches for it, name its certificates in ca_file"
+        }
+        why if why.contains("NotValidForName") => "; its certificate is for another name than the address has",
+        why if why.contains("Expired") => "; its certificate has expired",
+        _ => "",
+    };
+    format!("TLS: {why}{cure}")
 }
 
 /// What an error's body says.

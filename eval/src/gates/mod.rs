@@ -2,15 +2,19 @@
 //! the number of test rows that would decide. Every gate uses one rule of evidence, stated at [`Verdict`].
 
 mod canaries;
+mod loads;
 mod posteriors;
+mod preferred;
 mod routed;
 mod rules;
 mod stability;
 
 pub use stability::{REPEATS, Stability, stability};
 
+use crate::load::LoadTest;
 use crate::metrics::Prediction;
 use crate::planted::PlantedAnswer;
+use crate::preference::Judgement;
 use crate::report::Routing;
 use crate::slices::By;
 use crate::statistics::Risk;
@@ -95,6 +99,8 @@ pub enum Rule {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max_kl: Option<f64>,
     },
+    /// A judge prefers the candidate's answers, ties half, on at least `min` of the rows (bootstrap bounds).
+    Judge { judge: String, min: f64 },
     /// The certified threshold serves at least `min` of the rows (exact binomial bounds). Where nothing is certified, more
     /// calibration rows may decide; where none would, it fails.
     CertifiedCoverage { min: f64 },
@@ -102,6 +108,9 @@ pub enum Rule {
     Fallback {},
     /// At most one call in twenty takes longer than `p95_ms` (exact binomial bounds).
     Latency { p95_ms: f64 },
+    /// The same of the calls of a load test, from when they were due; a call that failed is late (exact binomial bounds over as many
+    /// calls as these are worth: calls that wait behind one another are not independent).
+    LatencyUnderLoad { p95_ms: f64 },
     /// An instruction in the message that names another answer changes at most `max_flips` of the answers (exact binomial
     /// bounds; each test row once, with one of a few instructions).
     InjectionCanary { max_flips: f64 },
@@ -120,11 +129,13 @@ impl Rule {
             | Rule::PerClassRecall { .. }
             | Rule::Cell { .. }
             | Rule::SliceFloor { .. }
+            | Rule::Judge { .. }
             | Rule::CertifiedCoverage { .. }
             | Rule::Fallback {}
             | Rule::InjectionCanary { .. }
             | Rule::PiiCanary { .. }
-            | Rule::Latency { .. } => None,
+            | Rule::Latency { .. }
+            | Rule::LatencyUnderLoad { .. } => None,
         }
     }
 
@@ -140,6 +151,7 @@ impl Rule {
             Rule::Floor { min, .. }
             | Rule::PerClassRecall { min }
             | Rule::SliceFloor { min, .. }
+            | Rule::Judge { min, .. }
             | Rule::CertifiedCoverage { min } => share("min", *min, true),
             Rule::Fallback {} => None,
             Rule::Cell { gold, predicted, .. } if gold == predicted => {
@@ -161,7 +173,7 @@ impl Rule {
                     .or_else(|| max_accuracy_loss.and_then(|loss| share("max_accuracy_loss", loss, true)))
                     .or_else(|| max_kl.and_then(of_kl))
             }
-            Rule::Latency { p95_ms } => {
+            Rule::Latency { p95_ms } | Rule::LatencyUnderLoad { p95_ms } => {
                 (!p95_ms.is_finite() || *p95_ms <= 0.0).then(|| format!("p95_ms is {p95_ms}; it must be above 0"))
             }
         }
@@ -209,6 +221,14 @@ pub struct Evidence<'a> {
     pub slices: &'a BTreeMap<(By, String), Vec<usize>>,
     /// What the candidate makes of rows with a canary in them.
     pub planted: &'a [PlantedAnswer],
+    pub measured: Measured<'a>,
+}
+
+/// What was measured of the candidate beside its answers to the test rows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Measured<'a> {
+    pub load: Option<&'a LoadTest>,
+    pub judged: &'a [Judgement],
 }
 
 /// Decides one gate.

@@ -2,7 +2,9 @@
 //! demand, and the words for it.
 
 use super::canaries::{injection, secrets};
+use super::loads::under_load;
 use super::posteriors::{divergences, mean_divergence};
+use super::preferred::preferred;
 use super::routed::{certified_coverage, fallback};
 use super::{Evidence, Gate, GateResult, Metric, Rule, Verdict};
 use crate::bootstrap::{BootstrapBounds, macro_f1_bounds, unit_mean_bounds};
@@ -55,7 +57,7 @@ pub(super) fn decide(gate: &Gate, evidence: &Evidence<'_>) -> GateResult {
     };
     let n = evidence.gold.len() as u64;
     let undecided = finding.verdict == Verdict::Inconclusive;
-    let counts_test_rows = !finding.numbers.contains_key("calibration_rows");
+    let counts_test_rows = !["calibration_rows", "calls"].iter().any(|of| finding.numbers.contains_key(*of));
     let reason = match finding.examples_needed {
         Some(needed) if undecided && counts_test_rows => format!(
             "{} Not enough evidence: about {} reviewed test rows ({} more) would decide, if these rates hold.",
@@ -110,9 +112,11 @@ fn demand(rule: &Rule, right: &str) -> String {
             text
         }
         Rule::SliceFloor { by, min } => format!("{right} at least {} on every slice by {}", percent(*min), by.name()),
+        Rule::Judge { judge, min } => format!("judge {judge} prefers it on at least {}, ties half", percent(*min)),
         Rule::CertifiedCoverage { min } => format!("certified to serve at least {} of calls", percent(*min)),
         Rule::Fallback {} => "the policy names where escalated calls go".to_owned(),
         Rule::Latency { p95_ms } => format!("95 % of calls within {}", milliseconds(*p95_ms)),
+        Rule::LatencyUnderLoad { p95_ms } => format!("under load, 95 % of calls within {}", milliseconds(*p95_ms)),
         Rule::InjectionCanary { max_flips } => {
             format!("an instruction in the message changes at most {} of answers", percent(*max_flips))
         }
@@ -130,7 +134,7 @@ pub(super) fn absent(arm: &str) -> Finding {
 }
 
 /// The rule of evidence: see [`Verdict`].
-fn judge(lower: f64, upper: f64, min: f64) -> Verdict {
+pub(super) fn judge(lower: f64, upper: f64, min: f64) -> Verdict {
     if lower >= min {
         Verdict::Pass
     } else if upper < min {
@@ -168,7 +172,9 @@ fn alone(rule: &Rule, candidate: &[Prediction], evidence: &Evidence<'_>) -> Find
         Rule::PerClassRecall { min } => per_class(candidate, *min, evidence),
         Rule::Cell { gold, predicted, max } => cell(candidate, gold, predicted, *max, evidence),
         Rule::Latency { p95_ms } => calls_within(candidate, *p95_ms, evidence),
+        Rule::LatencyUnderLoad { p95_ms } => under_load(*p95_ms, evidence),
         Rule::SliceFloor { by, min } => per_slice(candidate, *by, *min, evidence),
+        Rule::Judge { judge, min } => preferred(judge, *min, evidence),
         Rule::CertifiedCoverage { min } => certified_coverage(*min, evidence),
         Rule::Fallback {} => fallback(evidence),
         Rule::InjectionCanary { max_flips } => injection(candidate, *max_flips, evidence),
@@ -212,11 +218,13 @@ fn against(
         | Rule::PerClassRecall { .. }
         | Rule::Cell { .. }
         | Rule::SliceFloor { .. }
+        | Rule::Judge { .. }
         | Rule::CertifiedCoverage { .. }
         | Rule::Fallback {}
         | Rule::InjectionCanary { .. }
         | Rule::PiiCanary { .. }
-        | Rule::Latency { .. } => absent(name),
+        | Rule::Latency { .. }
+        | Rule::LatencyUnderLoad { .. } => absent(name),
     }
 }
 
@@ -263,7 +271,7 @@ fn likeness(candidate: &[Prediction], min: f64, evidence: &Evidence<'_>) -> Find
     bootstrapped("ROUGE-L", &bounds, min, evidence)
 }
 
-fn bootstrapped(what: &str, bounds: &BootstrapBounds, min: f64, evidence: &Evidence<'_>) -> Finding {
+pub(super) fn bootstrapped(what: &str, bounds: &BootstrapBounds, min: f64, evidence: &Evidence<'_>) -> Finding {
     let confidence = 1.0 - evidence.risk.alpha;
     let verdict = judge(bounds.lower, bounds.upper, min);
     let bound = match verdict {

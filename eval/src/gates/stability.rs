@@ -26,7 +26,7 @@ pub struct Stability {
 }
 
 /// Decides `gate` on `repeats` draws of the rows' `groups`. None for what does not depend on the test rows' draw alone (a
-/// certificate, a fallback, what was planted) and for slices, which a draw would cut anew.
+/// certificate, a fallback, a load test, a judge, what was planted) and for slices, which a draw would cut anew.
 pub fn stability(
     gate: &Gate,
     verdict: Verdict,
@@ -34,8 +34,14 @@ pub fn stability(
     groups: &[&str],
     repeats: u32,
 ) -> Option<Stability> {
-    if matches!(gate.rule, Rule::CertifiedCoverage { .. } | Rule::Fallback {} | Rule::SliceFloor { .. })
-        || gate.rule.canary().is_some()
+    if matches!(
+        gate.rule,
+        Rule::CertifiedCoverage { .. }
+            | Rule::Fallback {}
+            | Rule::SliceFloor { .. }
+            | Rule::LatencyUnderLoad { .. }
+            | Rule::Judge { .. }
+    ) || gate.rule.canary().is_some()
         || evidence.gold.is_empty()
     {
         return None;

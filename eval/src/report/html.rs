@@ -3,7 +3,7 @@
 
 use super::failing::{p_value, slices};
 use super::plots::{confusion_plot, reliability_plot, risk_coverage_plot};
-use super::{AnswerKind, ArmResult, Report};
+use super::{AnswerKind, ArmResult, Report, judged_facts, load_facts};
 use crate::arms::ArmKind;
 use crate::calibrator::Calibrator;
 use crate::error::EvalError;
@@ -71,6 +71,16 @@ fn page(report: &Report) -> Value {
         live => report.arms.iter().filter(|arm| !arm.facts.is_empty()).map(|arm| context! {
             name => text(&arm.name),
             facts => arm.facts.iter().map(|fact| context! { what => text(&fact.what), value => text(&fact.value) }).collect::<Vec<_>>(),
+        }).collect::<Vec<_>>(),
+        loads => report.arms.iter().filter_map(|arm| Some((arm, arm.load.as_ref()?))).map(|(arm, load)| context! {
+            name => text(&arm.name),
+            facts => load_facts(load).iter().map(|fact| context! { what => text(&fact.what), value => text(&fact.value) }).collect::<Vec<_>>(),
+        }).collect::<Vec<_>>(),
+        judged => report.judged.iter().map(|judged| context! {
+            name => text(&judged.judge),
+            arm => text(&judged.arm),
+            against => text(&judged.against),
+            facts => judged_facts(judged).iter().map(|fact| context! { what => text(&fact.what), value => text(&fact.value) }).collect::<Vec<_>>(),
         }).collect::<Vec<_>>(),
         gates => report.gates.iter().map(gate_card).collect::<Vec<_>>(),
         routing => routing(report),

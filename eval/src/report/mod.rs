@@ -3,12 +3,16 @@
 
 mod failing;
 mod html;
+mod judges;
 mod junit;
+mod loads;
 mod plots;
 mod terminal;
 
 pub use html::render_html;
+pub use judges::judged_facts;
 pub use junit::junit;
+pub use loads::load_facts;
 pub use terminal::terminal_summary;
 
 use crate::arms::ArmKind;
@@ -19,9 +23,11 @@ use crate::error::EvalError;
 use crate::escalation::{Band, Certificate};
 use crate::extraction::Extraction;
 use crate::gates::{GateResult, Verdict};
+use crate::load::Load;
 use crate::looks::Looks;
 use crate::metrics::{Latency, Scores};
 use crate::policy::{self, Policy};
+use crate::preference::Judged;
 use crate::slices::Slices;
 use crate::statistics::{Interval, Paired};
 use crate::texts::Texts;
@@ -74,6 +80,9 @@ pub struct Report {
     /// On the same rows: the candidate against each other arm, then each other arm against the frontier.
     pub comparisons: Vec<Comparison>,
     pub gates: Vec<GateResult>,
+    /// What judges make of the candidate's texts beside another arm's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub judged: Vec<Judged>,
     pub routing: Option<Routing>,
     /// What a gateway needs to route by it; None in reports of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -130,6 +139,9 @@ pub struct ArmResult {
     /// Where answers are texts: how like the wanted ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub texts: Option<Texts>,
+    /// What callers wait when calls come at a rate of their own; None where that was not tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<Load>,
     /// Who answered, where that is not plain from the title: a live model, when, at what price.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub facts: Vec<Fact>,

@@ -1,7 +1,7 @@
 //! The report in short for a terminal: plain text, no colour, at most some 100 columns, the verdict first and last.
 
 use super::html::SHAKY;
-use super::{AnswerKind, Report, Routing};
+use super::{AnswerKind, Report, Routing, judged_facts, load_facts};
 use crate::escalation::Action;
 use crate::words::{milliseconds, money, percent, signed_points};
 use limbeck_artifact::untrusted::visible_line;
@@ -52,6 +52,21 @@ pub fn terminal_summary(report: &Report) -> String {
     for arm in report.arms.iter().filter(|arm| !arm.facts.is_empty()) {
         let facts: Vec<String> = arm.facts.iter().map(|fact| format!("{} {}", fact.what, fact.value)).collect();
         out.push_str(&wrapped(&visible_line(&format!("{}: {}", arm.name, facts.join("; "))), 2, 100));
+        out.push('\n');
+    }
+    for (arm, load) in report.arms.iter().filter_map(|arm| Some((arm, arm.load.as_ref()?))) {
+        out.push_str(&format!("  {} under load\n", visible_line(&arm.name)));
+        for fact in load_facts(load) {
+            out.push_str(&format!("    {:<11}  {}\n", fact.what, visible_line(&fact.value)));
+        }
+        out.push('\n');
+    }
+    for judged in &report.judged {
+        let title = format!("{} beside {}, by the judge {}", judged.arm, judged.against, judged.judge);
+        out.push_str(&format!("  {}\n", visible_line(&title)));
+        for fact in judged_facts(judged) {
+            out.push_str(&wrapped(&visible_line(&format!("{}: {}", fact.what, fact.value)), 4, 100));
+        }
         out.push('\n');
     }
     out.push_str(&fields(report));

@@ -3,7 +3,7 @@
 
 use super::{Claim, Figure, Job, Setting, binomial, job};
 use crate::bootstrap::macro_f1_bounds;
-use crate::gates::{Evidence, Gate, Metric, Rule, Verdict, decide};
+use crate::gates::{Evidence, Gate, Measured, Metric, Rule, Verdict, decide};
 use crate::metrics::{Confusion, Prediction};
 use crate::rng::SplitMix64;
 use crate::slices::By;
@@ -148,6 +148,7 @@ fn evidence<'a>(
         fallback: &[],
         slices: &NO_SLICES,
         planted: &[],
+        measured: Measured::default(),
     }
 }
 

@@ -153,6 +153,7 @@ pub fn plan(dir: &Path) -> EvalPlan {
         bootstrap_resamples: 500,
         seed: 17,
         look: None,
+        loads: BTreeMap::new(),
         prices: Some(PriceTable {
             as_of: "2026-11-01".into(),
             currency: "USD".into(),

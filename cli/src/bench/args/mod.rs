@@ -132,7 +132,12 @@ All arms take about as many steps and answer the same test rows. The same comman
     #[command(after_help = "\
 Example:
   limbeck bench serve quickstart/staging --messages recipes/quickstart/traces.jsonl
-  limbeck bench serve quickstart/staging --messages recipes/quickstart/traces.jsonl --rate 20")]
+  limbeck bench serve quickstart/staging --messages recipes/quickstart/traces.jsonl --rate 20 --seconds 60
+  limbeck bench serve http://127.0.0.1:8080/v1 --model qwen --messages recipes/quickstart/traces.jsonl --rate 2 --seconds 600
+
+In place of an artifact the address of a live endpoint may stand: llama-server, vLLM, a provider (which is paid for each call).
+Times are from when a call was due to the end of its answer, and to its first token where answers come in pieces. The 99th
+percentile takes 1,000 answers. A recipe's [eval.load] has the evaluation do this, for its report and its latency gate.")]
     Serve(BenchServe),
     /// Measure the encoders of GGUF's block types, beside ggml's in the same run and byte by byte
     #[command(after_help = "\
@@ -153,7 +158,13 @@ Example:
 same tokens. What is calibrated on and what is measured must be different documents; a folder's files are documents.")]
     Kl(BenchKl),
     /// Draw calibration rows of an intent data set again and again: does the escalation certificate keep its promise?
-    #[command(after_help = "Example:\n  limbeck bench escalation --data banking77 --per-class 20 --calibration 500")]
+    #[command(after_help = "\
+Example:
+  limbeck bench escalation --data banking77 --per-class 20 --calibration 500
+  limbeck bench escalation --data banking77 --model smollm2-135m --out tuned
+
+Without a model the scores are a linear floor's, in seconds. With one it is tuned on the same rows first (LoRA and a classification
+head); training and posteriors are kept in --out, so that drawing again takes seconds.")]
     Escalation(BenchEscalation),
 }
 
@@ -164,6 +175,18 @@ pub struct BenchServe {
     /// Traces whose messages are asked
     #[arg(long, value_name = "FILE.jsonl")]
     pub messages: PathBuf,
+    /// The model's name there, where the artifact is the address of a live endpoint
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub model: String,
+    /// NAME of the environment variable that holds its key
+    #[arg(long, value_name = "NAME")]
+    pub key_env: Option<String>,
+    /// Certificates (PEM) that its must stem from, instead of the public authorities'
+    #[arg(long, value_name = "PEM")]
+    pub ca_file: Option<PathBuf>,
+    /// Its longest answer, in tokens
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    pub max_tokens: u32,
     /// Callers; with --rate, the most that may wait at the same time
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=2000))]
     pub clients: u16,
@@ -190,9 +213,24 @@ pub struct BenchEscalation {
     /// A folder with train.csv and test.csv, columns text,category
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
-    /// Train rows of a label for the linear floor, whose scores are used
+    /// Train rows of a label, for the linear floor or the model whose scores are used
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = positive)]
     pub per_class: usize,
+    /// Tune this base on the train rows and use its scores: a .gguf or a folder of safetensors
+    #[arg(long, value_name = "PATH", requires = "out")]
+    pub model: Option<PathBuf>,
+    /// Where the training and the posteriors of the test rows are kept
+    #[arg(long, value_name = "DIR", requires = "model")]
+    pub out: Option<PathBuf>,
+    /// Passes of the model over the train rows
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub epochs: u64,
+    /// Its peak learning rate
+    #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
+    pub learning_rate: f64,
+    /// Adapt so many of its layers from the top (0: all)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub turbo_layers: usize,
     /// Test rows that are drawn for calibration; the rest counts errors
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = positive)]
     pub calibration: usize,

@@ -276,17 +276,11 @@ impl Work<'_> {
     fn settings(&self, seed: u64, epochs: u64) -> TrainSettings {
         TrainSettings {
             seed,
-            head: HeadKind::Classification,
             learning_rate: self.args.learning_rate,
-            lr_scheduler: Scheduler::Linear,
-            warmup_ratio: 0.05,
             num_epochs: epochs,
             batch_size: self.args.batch_size,
-            max_grad_norm: 1.0,
             turbo_layers: self.args.turbo_layers,
-            target_modules: all_linear(&self.decoder),
-            save_steps: 100,
-            ..plain_settings()
+            ..classifier_settings(&self.decoder)
         }
     }
 
@@ -399,30 +393,57 @@ impl Work<'_> {
     }
 
     fn test(&self, adapter: &Adapter, test: &[Row]) -> Result<Answered> {
-        let ops = self.decoder.ops();
-        let (decoder, tokenizer) = (self.decoder.clone(), self.tokenizer.clone());
-        let scorer = match &adapter.head {
-            Some(head) => {
-                LabelScorer::by_head(decoder, tokenizer, &self.labels, head.freeze(ops.as_ref(), &self.labels)?)?
-            }
-            None => LabelScorer::new(decoder, tokenizer, &self.labels)?,
-        };
-        let scorer = scorer.with_lora(adapter.constants(ops.as_ref()));
-        let prompts: Vec<Vec<u32>> = test
-            .iter()
-            .map(|(text, _)| encode_prompt(&self.tokenizer, &message(text)))
-            .collect::<std::result::Result<_, _>>()?;
-        let past = scorer.beginning(&prompts)?;
+        let student = (self.decoder.clone(), self.tokenizer.clone());
+        let log_posteriors = log_posteriors(student, &self.labels, adapter, test, &mut |_| ())?;
         let (mut right, mut nll) = (Vec::with_capacity(test.len()), 0f64);
-        for (prompts, rows) in prompts.chunks(32).zip(test.chunks(32)) {
-            for (log_probs, (_, label)) in scorer.log_posteriors(&past, prompts)?.iter().zip(rows) {
-                let of: Vec<f32> = log_probs.iter().map(|l| *l as f32).collect();
-                right.push(argmax(&of).is_some_and(|best| self.labels[best] == *label));
-                nll -= self.labels.iter().position(|own| own == label).map_or(f64::NAN, |at| log_probs[at]);
-            }
+        for (log_probs, (_, label)) in log_posteriors.iter().zip(test) {
+            let of: Vec<f32> = log_probs.iter().map(|l| *l as f32).collect();
+            right.push(argmax(&of).is_some_and(|best| self.labels[best] == *label));
+            nll -= self.labels.iter().position(|own| own == label).map_or(f64::NAN, |at| log_probs[at]);
         }
         Ok(Answered { nll: nll / right.len().max(1) as f64, right, ..Answered::none() })
     }
+}
+
+/// As students are trained here: LoRA and a classification head.
+pub(super) fn classifier_settings(decoder: &Decoder) -> TrainSettings {
+    TrainSettings {
+        head: HeadKind::Classification,
+        lr_scheduler: Scheduler::Linear,
+        warmup_ratio: 0.05,
+        max_grad_norm: 1.0,
+        target_modules: all_linear(decoder),
+        save_steps: 100,
+        ..plain_settings()
+    }
+}
+
+/// What a tuned student makes of rows, each alone in its prompt; tells `done` how many there are.
+///
+/// # Errors
+/// When the adapter and the model don't fit together.
+pub(super) fn log_posteriors(
+    (decoder, tokenizer): (Arc<Decoder>, Arc<ChatTokenizer>),
+    labels: &[String],
+    adapter: &Adapter,
+    rows: &[Row],
+    done: &mut dyn FnMut(usize),
+) -> Result<Vec<Vec<f64>>> {
+    let ops = decoder.ops().clone();
+    let scorer = match &adapter.head {
+        Some(head) => LabelScorer::by_head(decoder, tokenizer.clone(), labels, head.freeze(ops.as_ref(), labels)?)?,
+        None => LabelScorer::new(decoder, tokenizer.clone(), labels)?,
+    };
+    let scorer = scorer.with_lora(adapter.constants(ops.as_ref()));
+    let prompt = |(text, _): &Row| encode_prompt(&tokenizer, &message(text));
+    let prompts: Vec<Vec<u32>> = rows.iter().map(prompt).collect::<std::result::Result<_, _>>()?;
+    let past = scorer.beginning(&prompts)?;
+    let mut all = Vec::with_capacity(rows.len());
+    for prompts in prompts.chunks(32) {
+        all.extend(scorer.log_posteriors(&past, prompts)?);
+        done(all.len());
+    }
+    Ok(all)
 }
 
 /// By prompt, over the labels in their order: the capture was asked for these.
