@@ -18,6 +18,7 @@ mod serve;
 mod settings;
 mod sinks;
 mod stages;
+mod stores;
 mod sweep;
 mod verbs;
 
