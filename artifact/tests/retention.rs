@@ -88,7 +88,7 @@ fn what_is_young_stays_and_promoting_makes_young() {
     assert_eq!(h.store.remove_unneeded(hour, "ops", AT).unwrap().blobs, 0);
     let old = std::time::SystemTime::now() - Duration::from_secs(7200);
     for folder in ["versions", "blobs/sha256"] {
-        for file in fs::read_dir(h.store.dir().join(folder)).unwrap() {
+        for file in fs::read_dir(h.at().join(folder)).unwrap() {
             fs::File::open(file.unwrap().path()).unwrap().set_modified(old).unwrap();
         }
     }
@@ -96,7 +96,7 @@ fn what_is_young_stays_and_promoting_makes_young() {
     // A folder that is put again, and a version that is promoted, are young again.
     h.put("1.0.0");
     assert_eq!(h.store.removable(hour).unwrap(), []);
-    let record = h.store.dir().join(format!("versions/{digest}.json"));
+    let record = h.at().join(format!("versions/{digest}.json"));
     fs::File::open(&record).unwrap().set_modified(old).unwrap();
     h.store.promote(promotion(&digest, "ci")).unwrap();
     assert!(record.metadata().unwrap().modified().unwrap() > old);
@@ -108,8 +108,8 @@ fn a_repair_puts_back_what_a_killed_removal_took_aside_and_clears_what_can_be_ma
     let (folder, digest) = h.put("1.0.0");
     h.store.promote(promotion(&digest, "ci")).unwrap();
     let resolved = h.store.resolve("quickstart", "staging").unwrap();
-    let record = h.store.dir().join(format!("versions/{digest}.json"));
-    let blobs = h.store.dir().join("blobs/sha256");
+    let record = h.at().join(format!("versions/{digest}.json"));
+    let blobs = h.at().join("blobs/sha256");
     let weights = blobs.join(sha256_hex(b"weights of 1.0.0"));
     for path in [&record, &weights] {
         let name = path.file_name().unwrap().to_string_lossy();

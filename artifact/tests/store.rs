@@ -103,7 +103,7 @@ fn a_folder_that_is_not_what_its_manifest_says_is_refused() {
         std::os::unix::fs::symlink("/etc/hostname", folder.join("model.gguf")).unwrap();
         refused("symlink");
     }
-    assert_eq!(fs::read_dir(h.store.dir().join("versions")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(h.at().join("versions")).unwrap().count(), 0);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn only_what_is_wholly_stored_and_rightly_named_is_promoted() {
     refused(&|p| p.model = "other".to_owned(), "is of quickstart");
     refused(&|p| p.channel = "a b".to_owned(), "no name for a channel");
     refused(&|p| p.channel = String::new(), "no name for a channel");
-    let blob = h.store.dir().join("blobs/sha256").join(sha256_hex(b"weights of 1.0.0"));
+    let blob = h.at().join("blobs/sha256").join(sha256_hex(b"weights of 1.0.0"));
     fs::remove_file(&blob).unwrap();
     refused(&|_| {}, "cannot find the content");
     assert_eq!(h.store.log().unwrap(), []);
@@ -374,14 +374,14 @@ fn fsck_finds_damaged_content_and_putting_it_again_mends_it() {
     let h = home();
     let (folder, digest) = h.put("1");
     h.store.promote(promotion(&digest, "ci")).unwrap();
-    let blob = h.store.dir().join("blobs/sha256").join(sha256_hex(b"weights of 1"));
+    let blob = h.at().join("blobs/sha256").join(sha256_hex(b"weights of 1"));
     overwrite(&blob, b"weightS of 1");
     assert!(h.problems().iter().any(|p| p.contains("the blob is damaged")));
     assert!(h.store.resolve("quickstart", "staging").unwrap_err().to_string().contains("put the artifact again"));
     let manifest = sha256_hex(&fs::read(folder.join("manifest.json")).unwrap());
     h.store.put_artifact(&folder, &manifest).unwrap();
     assert_eq!(h.problems(), [""; 0]);
-    let version = h.store.dir().join(format!("versions/{digest}.json"));
+    let version = h.at().join(format!("versions/{digest}.json"));
     let good = fs::read_to_string(&version).unwrap();
     overwrite(&version, good.replace("\"version\":\"1\"", "\"version\":\"2\"").as_bytes());
     assert!(h.problems().iter().any(|p| p.contains("changed after it was stored")), "{:?}", h.problems());

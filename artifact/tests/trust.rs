@@ -218,7 +218,7 @@ fn a_policy_changes_by_its_root_keys_alone() {
     // Somebody who can write to the store writes an entry of their own.
     let mine = keys.signed(&keys.policy(3, 1, &[], "[role.promote]\nkeys = [\"ci\"]\n"), &[]).encode();
     let digest = sha256_hex(mine.as_bytes());
-    fs::write(h.store.dir().join(format!("trust/policies/{digest}.json")), &mine).unwrap();
+    fs::write(h.at().join(format!("trust/policies/{digest}.json")), &mine).unwrap();
     let head = h.store.head().unwrap();
     let forged = LogEntry { seq: 3, prev: head.sha256, from: Some(entry.to.clone()), to: digest, ..entry };
     fs::write(h.entry(3), canonical_json(&serde_json::to_value(&forged).unwrap()) + "\n").unwrap();

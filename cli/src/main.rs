@@ -21,6 +21,7 @@ mod serve;
 mod settings;
 mod sinks;
 mod stages;
+mod stores;
 mod sweep;
 mod verbs;
 

@@ -251,7 +251,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("eval.load.arms", Texts { min: 0 }, Default("[]"), "endpoints among [[eval.arm]] that are tested too, at the same rate; every call is paid for, and counts under the arm's max_spend"),
 
     field("promote.channel", Name, Default("\"staging\""), "channel that points at the artifact once its gates pass"),
-    field("promote.store", Path, Default("\".limbeck/store\""), "local store, relative to the current directory"),
+    field("promote.store", Path, Default("\".limbeck/store\""), "the store: a folder, relative to the current directory, or s3://BUCKET/PREFIX in a build with the feature object-store"),
 
     field("sign.key", Path, Default("\".limbeck/keys/signing.pem\""), "P-256 private key (PKCS#8 PEM), relative to the current directory"),
     field("sign.exec", Texts { min: 0 }, Default("[]"), "instead of the key: a program and its arguments that sign what they get on stdin (DER on stdout), for a KMS or an HSM"),

@@ -2,7 +2,8 @@
 //! Repair removes what the store makes anew by itself; content that is gone has to be put again.
 
 use super::log::{Head, apply, breaks, genesis, holds, parse, seq_of};
-use super::retention::was_aside;
+use super::objects::{blob_key, version_key};
+use super::storage::{clear_abandoned, remove};
 use super::{Channels, LogEntry, Operation, Store};
 use crate::digest::{is_sha256, sha256_file, sha256_hex};
 use crate::files::is_temporary;
@@ -10,12 +11,7 @@ use crate::oms;
 use crate::untrusted::visible_line;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
-
-/// A temporary file of this age is nobody's any more.
-const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,35 +45,14 @@ pub struct Repaired {
 
 impl Store {
     /// Removes what can be had again: leftovers older than an hour, and laid-out folders that are not their version.
-    /// Damaged content is mended by [`Store::put_artifact`] with the artifact's folder.
+    /// Damaged content is mended by [`Store::mend`] with the artifact's folder.
     pub fn repair(&self) -> Result<Repaired> {
-        let mut done = Repaired::default();
-        for part in ["blobs/sha256", "versions", "log", "artifacts"] {
-            let dir = self.dir.join(part);
-            for entry in fs::read_dir(&dir).map_err(Error::io("list", &dir))? {
-                let entry = entry.map_err(Error::io("list", &dir))?;
-                let (name, path) = (entry.file_name(), entry.path());
-                if let Some(object) = was_aside(&name.to_string_lossy()) {
-                    let place = dir.join(object);
-                    if !place.exists() {
-                        fs::rename(&path, &place).map_err(Error::io("put back", &place))?;
-                        done.restored += 1;
-                        continue;
-                    }
-                }
-                let Ok(meta) = path.symlink_metadata() else { continue };
-                if is_temporary(&name.to_string_lossy()) && is_abandoned(&meta) {
-                    remove(&path, &meta)?;
-                    done.temporary += 1;
-                }
-            }
-        }
-        let dir = self.dir.join("artifacts");
-        for name in names(&dir, &mut 0)? {
-            let path = dir.join(&name);
+        let mut done = self.storage.clear_leftovers()?;
+        done.temporary += clear_abandoned(&self.artifacts)?;
+        for name in names(&self.artifacts, &mut 0)? {
+            let path = self.artifacts.join(&name);
             if !self.is_version(&name, &path) {
-                let meta = path.symlink_metadata().map_err(Error::io("read", &path))?;
-                remove(&path, &meta)?;
+                remove(&path)?;
                 done.folders += 1;
             }
         }
@@ -102,7 +77,7 @@ impl Store {
                 continue;
             }
             let was_removed = removed.get(&entry.to).is_some_and(|seq| *seq >= entry.seq);
-            if !was_removed && !self.version_path(&entry.to).is_file() {
+            if !was_removed && self.storage.stat(&version_key(&entry.to)).is_err() {
                 report.problems.push(format!("log entry {} names {}, which is not here", entry.seq, entry.to));
             }
         }
@@ -110,8 +85,8 @@ impl Store {
     }
 
     fn check_log(&self, expected: Option<&Head>, report: &mut Fsck) -> Result<Vec<LogEntry>> {
-        let dir = self.dir.join("log");
-        for name in names(&dir, &mut report.temporary)? {
+        let dir = self.place("log");
+        for name in self.names("log", &mut report.temporary)? {
             if seq_of(&name).is_none() {
                 report
                     .problems
@@ -123,7 +98,7 @@ impl Store {
         let mut is_expected_found = expected.is_none_or(|head| *head == genesis());
         for seq in 1..=self.last_listed()? {
             let path = self.entry_path(seq);
-            let Ok(bytes) = fs::read(&path) else {
+            let Ok(bytes) = self.entry_bytes(seq) else {
                 report.problems.push(format!("{} is missing or cannot be read", path.display()));
                 report.head.seq = seq;
                 continue;
@@ -171,7 +146,7 @@ impl Store {
     }
 
     fn check_versions(&self, report: &mut Fsck) -> Result<()> {
-        for name in names(&self.dir.join("versions"), &mut report.temporary)? {
+        for name in self.names("versions", &mut report.temporary)? {
             let Some(digest) = name.strip_suffix(".json").filter(|d| is_sha256(d)) else {
                 report.problems.push(format!("versions/{} does not belong there", visible_line(&name)));
                 continue;
@@ -185,24 +160,23 @@ impl Store {
     }
 
     fn check_blobs(&self, report: &mut Fsck) -> Result<()> {
-        let dir = self.dir.join("blobs/sha256");
-        for name in names(&dir, &mut report.temporary)? {
-            let path = dir.join(&name);
+        let dir = self.place("blobs/sha256");
+        for name in self.names("blobs/sha256", &mut report.temporary)? {
             report.blobs += 1;
-            match sha256_file(&path) {
+            match self.storage.digest(&blob_key(&name)) {
                 Ok(found) if found == name => {}
                 Ok(_) => report
                     .problems
                     .push(format!("{}: the blob is damaged", dir.join(visible_line(&name).as_ref()).display())),
-                Err(e) => report.problems.push(e.to_string()),
+                Err(e) => report.problems.push(format!("{}: {e}", dir.join(visible_line(&name).as_ref()).display())),
             }
         }
         Ok(())
     }
 
     fn check_folders(&self, report: &mut Fsck) -> Result<()> {
-        let dir = self.dir.join("artifacts");
-        for name in names(&dir, &mut report.temporary)? {
+        let dir = &self.artifacts;
+        for name in names(dir, &mut report.temporary)? {
             if !self.is_version(&name, &dir.join(&name)) {
                 let shown = dir.join(visible_line(&name).as_ref());
                 report.problems.push(format!("{}: it is not the version; a repair removes it", shown.display()));
@@ -237,18 +211,8 @@ fn before(entry: &LogEntry, channels: &Channels, entries: &[LogEntry]) -> Option
     }
 }
 
-fn is_abandoned(meta: &fs::Metadata) -> bool {
-    let age = meta.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
-    age.is_some_and(|age| age > ABANDONED)
-}
-
-fn remove(path: &Path, meta: &fs::Metadata) -> Result<()> {
-    let removed = if meta.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    removed.map_err(Error::io("remove", path))
-}
-
 /// The names in a folder, sorted; temporary ones are counted and left out.
-pub(super) fn names(dir: &Path, temporary: &mut u64) -> Result<Vec<String>> {
+fn names(dir: &Path, temporary: &mut u64) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in dir.read_dir().map_err(Error::io("list", dir))? {
         let name = entry.map_err(Error::io("list", dir))?.file_name().to_string_lossy().into_owned();

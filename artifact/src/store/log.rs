@@ -2,13 +2,13 @@
 //! it checks the chain.
 
 use super::Store;
+use super::objects::MAX_OBJECT_BYTES;
 use crate::digest::{canonical_json, is_sha256, sha256_hex};
-use crate::files::AtomicFile;
 use crate::strict_json;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,17 +165,22 @@ pub(super) const TO_FSCK: &str = "restore the log from a copy; fsck tells all th
 
 impl Store {
     pub(super) fn entry_path(&self, seq: u64) -> PathBuf {
-        self.dir.join("log").join(format!("{seq:016}.json"))
+        self.place(&entry_key(seq))
+    }
+
+    pub(super) fn entry_bytes(&self, seq: u64) -> io::Result<Vec<u8>> {
+        self.storage.read(&entry_key(seq), MAX_OBJECT_BYTES)
     }
 
     pub(super) fn read_log(&self) -> Result<Log> {
         // Listed first: an entry that is listed now must be reached below, or one before it is gone.
         let listed = self.last_listed()?;
+        self.storage.expect_reads(&(1..=listed).map(entry_key).collect::<Vec<_>>());
         let mut entries = Vec::new();
         let mut head = genesis();
         loop {
             let path = self.entry_path(head.seq + 1);
-            let bytes = match std::fs::read(&path) {
+            let bytes = match self.entry_bytes(head.seq + 1) {
                 Ok(bytes) => bytes,
                 Err(e) if e.kind() == io::ErrorKind::NotFound && listed > head.seq => {
                     return Err(Error::invalid(&path, "the entry is gone, later ones are there", TO_FSCK));
@@ -194,24 +199,19 @@ impl Store {
 
     /// The highest number of an entry that the folder lists.
     pub(super) fn last_listed(&self) -> Result<u64> {
-        let dir = self.dir.join("log");
-        let mut last = 0;
-        for entry in dir.read_dir().map_err(Error::io("list", &dir))? {
-            let name = entry.map_err(Error::io("list", &dir))?.file_name();
-            last = last.max(name.to_str().and_then(seq_of).unwrap_or(0));
-        }
-        Ok(last)
+        Ok(self.names("log", &mut 0)?.iter().filter_map(|name| seq_of(name)).max().unwrap_or(0))
     }
 
     /// Ok(false): another wrote an entry of this number first.
     pub(super) fn write_entry(&self, entry: &LogEntry) -> Result<bool> {
         let path = self.entry_path(entry.seq);
-        let failed = || Error::io("write the log entry", &path);
-        let mut file = AtomicFile::create(&path).map_err(failed())?;
-        file.write_all(&encode(&path, entry)?).map_err(failed())?;
-        file.set_read_only().map_err(failed())?;
-        file.commit_new().map_err(failed())
+        let bytes = encode(&path, entry)?;
+        self.storage.create(&entry_key(entry.seq), &bytes).map_err(Error::io("write the log entry", &path))
     }
+}
+
+fn entry_key(seq: u64) -> String {
+    format!("log/{seq:016}.json")
 }
 
 /// The number in the name of an entry's file.

@@ -1,4 +1,4 @@
-//! The local store: immutable objects, and one append-only log that says which version each channel serves. The commit
+//! The store: immutable objects, and one append-only log that says which version each channel serves. The commit
 //! point of a promotion is the exclusive creation of the next log entry; what a channel serves is a fold over the log.
 //!
 //! ```text
@@ -9,15 +9,23 @@
 //! artifacts/<sha256>/          a version laid out as a folder again, by hard links; can be deleted and is made anew
 //! ```
 //!
+//! Objects are files of a folder, or, with the feature `object-store`, objects of a bucket ([`storage`] is the seam); of a bucket
+//! versions are laid out in a local folder.
+//!
 //! There are no locks: a process killed anywhere leaves a promotion that happened or one that did not, and at worst a
 //! `.*.tmp` that nobody reads.
 
+#[cfg(feature = "object-store")]
+mod bucket;
 mod fsck;
 mod log;
 mod objects;
 mod retention;
+mod storage;
 mod trust;
 
+#[cfg(feature = "object-store")]
+pub use bucket::{BucketAccess, SCHEME};
 pub use fsck::{Fsck, Repaired};
 pub use log::{ChannelState, Channels, Head, Holds, LogEntry, Operation, fold, holds};
 pub(crate) use objects::HashedCopy;
@@ -31,6 +39,8 @@ use crate::{Error, Result};
 use log::Log;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use storage::{Folder, Storage};
 
 /// More lost races than this means that something else is wrong.
 const MAX_TRIES: u32 = 10_000;
@@ -38,7 +48,9 @@ const MAX_TRIES: u32 = 10_000;
 /// An opened store. Any number of processes may use one at the same time.
 #[derive(Clone, Debug)]
 pub struct Store {
-    dir: PathBuf,
+    storage: Arc<dyn Storage>,
+    /// Where versions are laid out as folders.
+    artifacts: PathBuf,
 }
 
 /// A wish to have a channel serve a version.
@@ -73,15 +85,20 @@ pub struct Rollback {
 impl Store {
     /// Opens the store in `dir`, and makes it where there is none.
     pub fn open(dir: &Path) -> Result<Store> {
-        for part in ["blobs/sha256", "versions", "log", "artifacts"] {
-            let path = dir.join(part);
-            crate::files::create_dirs(&path).map_err(Error::io("make the store's folder", &path))?;
-        }
-        Ok(Store { dir: dir.to_path_buf() })
+        Ok(Store { storage: Arc::new(Folder::open(dir)?), artifacts: dir.join("artifacts") })
     }
 
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    /// Opens the store in a bucket of object storage. Versions are laid out in `cache`, a local folder.
+    #[cfg(feature = "object-store")]
+    pub fn open_bucket(access: &BucketAccess, cache: &Path) -> Result<Store> {
+        let artifacts = cache.join("artifacts");
+        crate::files::create_dirs(&artifacts).map_err(Error::io("make the folder", &artifacts))?;
+        Ok(Store { storage: Arc::new(bucket::Bucket::open(access)?), artifacts })
+    }
+
+    /// The path or the address of the store or of an object in it, for a person.
+    pub fn place(&self, key: &str) -> PathBuf {
+        self.storage.place(key)
     }
 
     /// Has `channel` serve the version from now on and returns the log entry. Where the channel serves it already, on
@@ -177,31 +194,19 @@ impl Store {
             let log = self.read_log()?;
             match decide(&log, &fold(&log.entries))? {
                 Step::Already(entry) => {
-                    self.sync_names()?;
+                    self.storage.settle()?;
                     return Ok(entry);
                 }
                 Step::Append(entry) => {
-                    self.sync_names()?;
+                    self.storage.settle()?;
                     if self.write_entry(&entry)? {
                         return Ok(entry);
                     }
                 }
             }
         }
-        let reason = format!("the log of {} went on {MAX_TRIES} times without us", self.dir.display());
+        let reason = format!("the log of {} went on {MAX_TRIES} times without us", self.place("").display());
         Err(Error::refused(reason, "find out who writes to it all the time"))
-    }
-
-    /// Makes sure of all names that an entry rests on. Whoever finds an object in its place does not write it again, but the
-    /// process that put it there may have been killed before it synced the folder.
-    fn sync_names(&self) -> Result<()> {
-        let above = self.dir.parent().unwrap_or(Path::new("."));
-        let own = ["", "blobs", "blobs/sha256", "versions", "log", "trust", "trust/policies", "trust/approvals"];
-        let own = own.iter().map(|part| self.dir.join(part)).filter(|dir| dir.is_dir());
-        for dir in std::iter::once(above.to_path_buf()).chain(own) {
-            crate::files::sync_dir(&dir).map_err(Error::io("sync", &dir))?;
-        }
-        Ok(())
     }
 
     /// Every entry, oldest first, its hash chain checked.

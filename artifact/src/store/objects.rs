@@ -1,6 +1,7 @@
 //! Blobs and versions: content under its digest, written once. What is stored is what was hashed, and what is laid out
 //! for use is hashed again.
 
+use super::storage::Sure;
 use super::{Store, check_digest};
 use crate::digest::{canonical_json, hex, sha256_file, sha256_hex};
 use crate::files::AtomicFile;
@@ -16,7 +17,6 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
 
 /// One artifact as the store keeps it. Its digest is the SHA-256 of its canonical JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,20 +50,33 @@ pub struct StoredFile {
     pub bytes: u64,
 }
 
+/// Records are small, whatever a stranger's store says.
+pub(super) const MAX_OBJECT_BYTES: u64 = 64 << 20;
+
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 
 impl Store {
     /// Takes an artifact's folder into the store and returns the version's digest. `manifest_digest` is what
     /// [`ArtifactManifest::save`] returned: a folder with another manifest, or whose files are not those that the
-    /// manifest names, is refused. Putting the same folder again changes nothing, and mends blobs that were damaged.
+    /// manifest names, is refused. Putting the same folder again changes nothing, and mends blobs that were damaged (in a
+    /// bucket only where their size tells; [`Store::mend`] reads them).
     pub fn put_artifact(&self, dir: &Path, manifest_digest: &str) -> Result<String> {
+        self.put_folder(dir, manifest_digest, Sure::Cheaply)
+    }
+
+    /// As [`Store::put_artifact`], and replaces whatever is stored of it and differs.
+    pub fn mend(&self, dir: &Path, manifest_digest: &str) -> Result<String> {
+        self.put_folder(dir, manifest_digest, Sure::ByDigest)
+    }
+
+    fn put_folder(&self, dir: &Path, manifest_digest: &str, sure: Sure) -> Result<String> {
         let listing =
             oms::files(dir, None, &[]).map_err(|fault| fault.into_error(dir, "take it out, then try again"))?;
         let manifest = ArtifactManifest::load(dir)?;
         let mut files = BTreeMap::new();
         for (name, path) in listing {
             SafeRelPath::parse(&name)?;
-            files.insert(name, self.put_blob(&path)?);
+            files.insert(name, self.put_blob(&path, sure)?);
         }
         // Compared to what was stored, not to what the folder holds by now.
         let stored = |name: &str| files.get(name).map(|f| f.sha256.as_str());
@@ -79,14 +92,14 @@ impl Store {
         }
         let version =
             Version { name: manifest.name, version: manifest.version, manifest: manifest_digest.to_owned(), files };
-        self.put_version(&version)
+        self.put_version(&version, sure)
     }
 
-    fn put_version(&self, version: &Version) -> Result<String> {
-        let defect = |e: serde_json::Error| Error::invalid(&self.dir, e.to_string(), "this is a defect");
+    fn put_version(&self, version: &Version, sure: Sure) -> Result<String> {
+        let defect = |e: serde_json::Error| Error::invalid(&self.place(""), e.to_string(), "this is a defect");
         let text = canonical_json(&serde_json::to_value(version).map_err(defect)?);
         let digest = sha256_hex(text.as_bytes());
-        self.put_bytes(&self.version_path(&digest), &digest, text.as_bytes())?;
+        self.put_bytes(&version_key(&digest), &digest, text.as_bytes(), sure)?;
         Ok(digest)
     }
 
@@ -94,10 +107,10 @@ impl Store {
     pub fn version(&self, digest: &str) -> Result<Version> {
         check_digest(digest)?;
         let path = self.version_path(digest);
-        let bytes = match fs::read(&path) {
+        let bytes = match self.storage.read(&version_key(digest), MAX_OBJECT_BYTES) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let reason = format!("the store {} has no version {digest}", self.dir.display());
+                let reason = format!("the store {} has no version {digest}", self.place("").display());
                 return Err(Error::refused(reason, "put the artifact into it first"));
             }
             Err(e) => return Err(Error::io("read the version", &path)(e)),
@@ -111,14 +124,15 @@ impl Store {
 
     pub(super) fn touch_version(&self, digest: &str) -> Result<()> {
         let path = self.version_path(digest);
-        touch(&path).map_err(Error::io("mark as wanted the version", &path))
+        self.storage.touch(&version_key(digest)).map_err(Error::io("mark as wanted the version", &path))
     }
 
     /// Whether all content of a version is here, by size.
     pub(super) fn check_blobs_present(&self, version: &Version) -> Result<()> {
         for (name, file) in &version.files {
-            let path = self.blob_path(&file.sha256);
-            let bytes = path.metadata().map_err(Error::io("find the content of a version,", &path))?.len();
+            let path = self.place(&blob_key(&file.sha256));
+            let stat = self.storage.stat(&blob_key(&file.sha256));
+            let bytes = stat.map_err(Error::io("find the content of a version,", &path))?.bytes;
             if bytes != file.bytes {
                 let reason = format!("it holds {name} and has {bytes} bytes, not {}", file.bytes);
                 return Err(Error::invalid(&path, reason, "put the artifact again"));
@@ -127,48 +141,44 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn blob_path(&self, sha256: &str) -> PathBuf {
-        self.dir.join("blobs/sha256").join(sha256)
-    }
-
     pub(super) fn version_path(&self, digest: &str) -> PathBuf {
-        self.dir.join("versions").join(format!("{digest}.json"))
+        self.place(&version_key(digest))
     }
 
-    fn put_blob(&self, source: &Path) -> Result<StoredFile> {
+    fn put_blob(&self, source: &Path, sure: Sure) -> Result<StoredFile> {
         let sha256 = sha256_file(source).map_err(Error::io("take the digest of", source))?;
-        let path = self.blob_path(&sha256);
-        if is_whole(&path, &sha256) && touch(&path).is_ok() {
-            let bytes = path.metadata().map_err(Error::io("read", &path))?.len();
+        let bytes = source.metadata().map_err(Error::io("read", source))?.len();
+        let key = blob_key(&sha256);
+        if self.storage.is_whole(&key, &sha256, bytes, sure) && self.storage.touch(&key).is_ok() {
             return Ok(StoredFile { sha256, bytes });
         }
-        let mut copy = HashedCopy::of(source, &sha256, &path)?;
-        copy.file.set_read_only().map_err(Error::io("store", &path))?;
-        // Replaces a damaged blob; of two writers of the same content either may win.
-        let bytes = copy.commit()?;
+        let bytes = self.storage.put_file(&key, source, &sha256)?;
         Ok(StoredFile { sha256, bytes })
     }
 
-    pub(super) fn put_bytes(&self, path: &Path, sha256: &str, bytes: &[u8]) -> Result<()> {
-        if is_whole(path, sha256) && touch(path).is_ok() {
+    pub(super) fn put_bytes(&self, key: &str, sha256: &str, bytes: &[u8], sure: Sure) -> Result<()> {
+        if self.storage.is_whole(key, sha256, bytes.len() as u64, sure) && self.storage.touch(key).is_ok() {
             return Ok(());
         }
-        let failed = || Error::io("store", path);
-        let mut file = AtomicFile::create(path).map_err(failed())?;
-        file.write_all(bytes).map_err(failed())?;
-        file.set_read_only().map_err(failed())?;
-        file.commit().map_err(failed())
+        self.storage.put(key, bytes).map_err(Error::io("store", &self.place(key)))
+    }
+
+    /// The names in one of the store's parts, sorted; what killed processes left is counted.
+    pub(super) fn names(&self, part: &str, temporary: &mut u64) -> Result<Vec<String>> {
+        let listing = self.storage.list(part).map_err(Error::io("list", &self.place(part)))?;
+        *temporary += listing.temporary;
+        Ok(listing.names)
     }
 
     /// The version as a folder; made where it is not there yet.
     pub fn lay_out(&self, digest: &str) -> Result<PathBuf> {
         let version = self.version(digest)?;
-        let target = self.dir.join("artifacts").join(digest);
+        let target = self.artifacts.join(digest);
         if self.is_laid_out(&target, &version) {
             return Ok(target);
         }
         let n = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let tmp = self.dir.join("artifacts").join(format!(".{digest}.{}-{n}.tmp", std::process::id()));
+        let tmp = self.artifacts.join(format!(".{digest}.{}-{n}.tmp", std::process::id()));
         let made = self
             .link_files(&tmp, &version)
             .and_then(|()| swap_in(&tmp, &target, || self.is_laid_out(&target, &version)));
@@ -190,18 +200,11 @@ impl Store {
         // What a killed process of the same number left.
         let _ = fs::remove_dir_all(dir);
         for (name, file) in &version.files {
-            let blob = self.blob_path(&file.sha256);
-            if sha256_file(&blob).map_err(Error::io("read the content of a version,", &blob))? != file.sha256 {
-                return Err(Error::invalid(&blob, "the blob is damaged", "put the artifact again"));
-            }
             let path = dir.join(SafeRelPath::parse(name)?.as_path());
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent).map_err(Error::io("make the folder", parent))?;
             }
-            // Some file systems have no hard links, or a limit to them.
-            if fs::hard_link(&blob, &path).is_err() {
-                fs::copy(&blob, &path).map_err(Error::io("copy a blob to", &path))?;
-            }
+            self.storage.fetch(&blob_key(&file.sha256), &file.sha256, &path)?;
         }
         Ok(())
     }
@@ -267,12 +270,10 @@ fn swap_in(tmp: &Path, target: &Path, is_whole: impl Fn() -> bool) -> Result<()>
     }
 }
 
-/// Makes an object young again. Whoever removes what nobody needs spares what is young: it may be on its way into a
-/// channel.
-pub(super) fn touch(path: &Path) -> io::Result<()> {
-    fs::File::open(path)?.set_modified(SystemTime::now())
+pub(super) fn blob_key(sha256: &str) -> String {
+    format!("blobs/sha256/{sha256}")
 }
 
-fn is_whole(path: &Path, sha256: &str) -> bool {
-    sha256_file(path).is_ok_and(|found| found == sha256)
+pub(super) fn version_key(digest: &str) -> String {
+    format!("versions/{digest}.json")
 }

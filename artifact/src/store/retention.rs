@@ -5,15 +5,15 @@
 //! takes it aside first and looks at its age again. So either the removal sees that the object is wanted and puts it
 //! back, or the promotion sees that it is gone and says so; no channel ever points at nothing.
 
-use super::fsck::names;
 use super::log::holds;
+use super::objects::{blob_key, version_key};
+use super::storage::has_age;
 use super::{Channels, LogEntry, Operation, Step, Store, check_digest, check_name};
 use crate::digest::is_sha256;
 use crate::untrusted::visible_line;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 /// What is to stay.
@@ -114,9 +114,8 @@ impl Store {
             version.files.values().map(|f| &f.sha256).collect::<BTreeSet<_>>().into_iter().for_each(|sha256| {
                 *users.entry(sha256.clone()).or_default() += 1;
             });
-            let path = self.version_path(&digest);
-            if !wanted.contains(&digest) && is_old(&path, retention.min_age) {
-                let at = path.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+            let at = self.storage.stat(&version_key(&digest)).map_or_else(|_| SystemTime::now(), |stat| stat.modified);
+            if !wanted.contains(&digest) && has_age(at, retention.min_age) {
                 found.push((at, digest, version));
             }
         }
@@ -133,6 +132,7 @@ impl Store {
     /// Removes what nothing keeps: says so in the log, then removes the records of the versions, their folders, and the
     /// content that no version has any more. Killed anywhere, the next call goes on.
     pub fn remove_unneeded(&self, retention: Retention, by: &str, at: &str) -> Result<Removed> {
+        self.storage.can_remove()?;
         let mut removed = Removed::default();
         for candidate in self.removable(retention)? {
             if self.say_removed(&candidate, retention, by, at)? && self.take_away(&candidate.digest, retention)? {
@@ -143,11 +143,13 @@ impl Store {
         for digest in self.versions()? {
             kept.extend(self.version(&digest)?.files.into_values().map(|f| f.sha256));
         }
-        let dir = self.dir.join("blobs/sha256");
-        for name in names(&dir, &mut 0)? {
-            let path = dir.join(&name);
-            let bytes = path.metadata().map_or(0, |m| m.len());
-            if is_sha256(&name) && !kept.contains(&name) && remove_old(&path, retention.min_age)? {
+        for name in self.names("blobs/sha256", &mut 0)? {
+            if !is_sha256(&name) || kept.contains(&name) {
+                continue;
+            }
+            let key = blob_key(&name);
+            let bytes = self.storage.stat(&key).map_or(0, |stat| stat.bytes);
+            if self.storage.remove_old(&key, retention.min_age)? {
                 removed.blobs += 1;
                 removed.bytes += bytes;
             }
@@ -182,10 +184,10 @@ impl Store {
 
     /// The record first: from then on nobody can promote the version, and its content is nobody's.
     fn take_away(&self, digest: &str, retention: Retention) -> Result<bool> {
-        if !remove_old(&self.version_path(digest), retention.min_age)? {
+        if !self.storage.remove_old(&version_key(digest), retention.min_age)? {
             return Ok(false);
         }
-        let folder = self.dir.join("artifacts").join(digest);
+        let folder = self.artifacts.join(digest);
         match fs::remove_dir_all(&folder) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &folder)(e)),
             _ => Ok(true),
@@ -194,7 +196,7 @@ impl Store {
 
     /// The digests of all versions that are here.
     pub fn versions(&self) -> Result<Vec<String>> {
-        let names = names(&self.dir.join("versions"), &mut 0)?;
+        let names = self.names("versions", &mut 0)?;
         let digest = |name: &String| name.strip_suffix(".json").filter(|d| is_sha256(d)).map(str::to_owned);
         Ok(names.iter().filter_map(digest).collect())
     }
@@ -209,35 +211,8 @@ fn wanted(channels: &Channels, entries: &[LogEntry], keep_last: usize) -> BTreeS
     wanted
 }
 
-fn is_old(path: &Path, min_age: Duration) -> bool {
-    let age = path.metadata().and_then(|m| m.modified()).ok().and_then(|at| SystemTime::now().duration_since(at).ok());
-    age.is_some_and(|age| age >= min_age)
-}
-
-/// Removes a file unless somebody made it young; false where it stays.
-fn remove_old(path: &Path, min_age: Duration) -> Result<bool> {
-    if !is_old(path, min_age) {
-        return Ok(false);
-    }
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
-    let aside = dir.join(aside_name(&name.to_string_lossy()));
-    match fs::rename(path, &aside) {
-        // Another removed it.
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        renamed => renamed.map_err(Error::io("take aside", path))?,
-    }
-    if is_old(&aside, min_age) {
-        return match fs::remove_file(&aside) {
-            // A repair put it back.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            removed => removed.map(|()| true).map_err(Error::io("remove", &aside)),
-        };
-    }
-    fs::rename(&aside, path).map_err(Error::io("put back", path))?;
-    Ok(false)
-}
-
-fn aside_name(name: &str) -> String {
+/// What an object that is about to be removed is called meanwhile.
+pub(super) fn aside_name(name: &str) -> String {
     format!(".{name}.{}.tmp", std::process::id())
 }
 

@@ -6,6 +6,7 @@
 //! from there on, also backwards.
 
 use super::log::Log;
+use super::storage::Sure;
 use super::{Channels, LogEntry, Operation, Step, Store, Version};
 use crate::digest::sha256_hex;
 use crate::keys::VerifyingKey;
@@ -17,8 +18,7 @@ use crate::{Error, Result};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What an entry's evidence calls the policy it was admitted by, and the key that signed the artifact.
 const TRUST: &str = "trust";
@@ -147,12 +147,8 @@ impl Store {
     }
 
     fn approvals_under(&self, policy: &TrustPolicy, version: &str) -> Result<Vec<Approved>> {
-        let dir = self.dir.join("trust/approvals");
         let mut found = Vec::new();
-        if !dir.is_dir() {
-            return Ok(found);
-        }
-        for name in super::fsck::names(&dir, &mut 0)? {
+        for name in self.names("trust/approvals", &mut 0)? {
             let Some(digest) = name.strip_suffix(".json") else { continue };
             let approved = self.approval(policy, digest)?;
             found.extend(approved.filter(|a| a.version == version));
@@ -270,13 +266,13 @@ impl Store {
     }
 
     fn trust_path(&self, kind: &str, digest: &str) -> PathBuf {
-        self.dir.join("trust").join(kind).join(format!("{digest}.json"))
+        self.place(&trust_key(kind, digest))
     }
 
     fn trust_file(&self, kind: &str, digest: &str) -> Result<Vec<u8>> {
         super::check_digest(digest)?;
         let path = self.trust_path(kind, digest);
-        let bytes = read_capped(&path).map_err(Error::io("read", &path))?;
+        let bytes = self.storage.read(&trust_key(kind, digest), MAX_FILE_BYTES).map_err(Error::io("read", &path))?;
         if sha256_hex(&bytes) == digest {
             return Ok(bytes);
         }
@@ -284,18 +280,12 @@ impl Store {
     }
 
     fn put_trust_file(&self, kind: &str, digest: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.trust_path(kind, digest);
-        let dir = self.dir.join("trust").join(kind);
-        crate::files::create_dirs(&dir).map_err(Error::io("make the store's folder", &dir))?;
-        self.put_bytes(&path, digest, bytes)
+        self.put_bytes(&trust_key(kind, digest), digest, bytes, Sure::ByDigest)
     }
 }
 
-fn read_capped(path: &Path) -> io::Result<Vec<u8>> {
-    match path.metadata()?.len() {
-        0..=MAX_FILE_BYTES => fs::read(path),
-        _ => Err(io::Error::other("it is larger than 4 MiB")),
-    }
+fn trust_key(kind: &str, digest: &str) -> String {
+    format!("trust/{kind}/{digest}.json")
 }
 
 fn served(channels: &Channels, model: &str, channel: &str) -> Option<String> {

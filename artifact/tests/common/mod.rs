@@ -61,8 +61,13 @@ impl Home {
         (folder, digest)
     }
 
+    /// The store's folder.
+    pub fn at(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
     pub fn entry(&self, seq: u64) -> PathBuf {
-        self.store.dir().join(format!("log/{seq:016}.json"))
+        self.at().join(format!("log/{seq:016}.json"))
     }
 
     pub fn problems(&self) -> Vec<String> {

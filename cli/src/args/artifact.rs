@@ -19,7 +19,7 @@ pub struct ArtifactArgs {
     /// An artifact's folder, or a channel of the store: CHANNEL or MODEL/CHANNEL
     pub artifact: String,
     /// The store that channels are looked up in
-    #[arg(long, value_name = "DIR", default_value = ".limbeck/store")]
+    #[arg(long, value_name = "DIR", default_value = crate::stores::DEFAULT)]
     pub store: PathBuf,
     /// The public key that the artifact must be signed with (PEM) [default: .limbeck/keys/signing.pub.pem, or by the store's
     /// trust policy]

@@ -31,7 +31,7 @@ pub struct Shadow {
     #[arg(long, value_name = "POINTS", default_value_t = 2.0, value_parser = points)]
     pub difference: f64,
     /// The store that channels are looked up in
-    #[arg(long, value_name = "DIR", default_value = ".limbeck/store")]
+    #[arg(long, value_name = "DIR", default_value = crate::stores::DEFAULT)]
     pub store: PathBuf,
     /// The public key that both must be signed with (PEM) [default: .limbeck/keys/signing.pub.pem, or by the store's trust policy]
     #[arg(long, value_name = "PUB")]

@@ -10,7 +10,7 @@ use serde_json::json;
 use std::path::Path;
 
 const KEY: &str = ".limbeck/keys/signing.pem";
-const STORE: &str = ".limbeck/store";
+const STORE: &str = crate::stores::DEFAULT;
 
 pub fn doctor(settings: &Settings) -> Result<Exit> {
     let memory = memory();

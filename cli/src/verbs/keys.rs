@@ -4,10 +4,10 @@ use crate::args::{Keys, KeysVerb};
 use crate::exit::{Exit, Failure, Result};
 use crate::output;
 use crate::settings::{Settings, shell};
+use crate::stores;
 use crate::verbs::store::args::StoreArg;
 use crate::verbs::trust::save_new;
 use limbeck_artifact::keys::{self, VerifyingKey};
-use limbeck_artifact::store::Store;
 use limbeck_artifact::trust::{TrustPolicy, TrustedKey};
 use serde_json::json;
 use std::path::Path;
@@ -53,9 +53,9 @@ fn either_half(path: &Path) -> Result<VerifyingKey> {
 /// A new key, and the policy in which it has the roles of the old one, which then counts for what was before.
 fn rotate(settings: &Settings, store: &StoreArg, old: &Path, new: &Path, policy: &Path) -> Result<Exit> {
     let old = keys::key_id(&either_half(old)?);
-    let in_force = match store.store.join("log").is_dir() {
-        true => Store::open(&store.store)?.trust()?,
-        false => None,
+    let in_force = match stores::find(&store.store)? {
+        Some(store) => store.trust()?,
+        None => None,
     };
     if in_force.is_some() && policy.exists() {
         return Err(Failure::new(Exit::Usage, format!("there is a file {} already", policy.display()))

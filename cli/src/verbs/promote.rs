@@ -6,10 +6,11 @@ use crate::args::{Promote, ScalarArgs};
 use crate::exit::{Exit, Failure, Result};
 use crate::settings::{Settings, person};
 use crate::stages::promote::unapproved;
+use crate::stores;
 use limbeck_artifact::digest::sha256_file;
 use limbeck_artifact::event::Stage;
 use limbeck_artifact::manifest::{self, ArtifactManifest};
-use limbeck_artifact::store::{Promotion, Store};
+use limbeck_artifact::store::Promotion;
 use limbeck_artifact::untrusted::visible_line;
 use limbeck_artifact::{journal, keys};
 use std::collections::BTreeMap;
@@ -33,8 +34,8 @@ fn artifact(settings: &Settings, args: &Promote) -> Result<Exit> {
     let Some(channel) = &args.channel else {
         return Err(Failure::new(Exit::Usage, "which channel is to serve it?").help("--channel production"));
     };
-    let at = args.store.clone().unwrap_or_else(|| PathBuf::from(".limbeck/store"));
-    let store = Store::open(&at)?;
+    let at = args.store.clone().unwrap_or_else(|| PathBuf::from(stores::DEFAULT));
+    let store = stores::open(&at)?;
     let dir = &args.of;
     let manifest = match (&args.key, store.trust()?) {
         // The policy's keys are asked by the store itself.

@@ -104,7 +104,7 @@ fn closing(run: &Run<'_>, outcome: &Outcome, last: Stage) -> Result<String> {
     let next = match (&outcome.packaged, last) {
         (Some(packaged), _) => {
             let what = match &outcome.promoted {
-                Some(promoted) if run.recipe().promote.store == Path::new(".limbeck/store") => {
+                Some(promoted) if run.recipe().promote.store == Path::new(crate::stores::DEFAULT) => {
                     format!("{}/{}", run.recipe().name, promoted.channel)
                 }
                 _ => shell(&run.dir.join(&packaged.dir)),

@@ -7,12 +7,13 @@ use crate::exit::{Exit, Failure, Result};
 use crate::output;
 use crate::settings::Settings;
 use crate::stages::eval::{may_go_on, open_scorer, open_writer};
+use crate::stores;
 use crate::verbs::verify;
 use limbeck_artifact::dataset::Message;
 use limbeck_artifact::keys;
 use limbeck_artifact::manifest::ArtifactManifest;
 use limbeck_artifact::schema::Schema;
-use limbeck_artifact::store::{Store, Trusted};
+use limbeck_artifact::store::Trusted;
 use limbeck_artifact::untrusted::{visible, visible_line};
 use limbeck_eval::{Action, Calibrator, Policy, Report};
 use limbeck_model::arithmetic::Arithmetic;
@@ -113,15 +114,14 @@ fn locate(args: &ArtifactArgs) -> Result<(PathBuf, Option<Trusted>)> {
         return Err(Failure::new(Exit::Usage, message)
             .help("name the folder that `limbeck package` made, such as runs/NAME/package"));
     }
-    if !args.store.is_dir() {
+    let Some(store) = stores::find(&args.store)? else {
         let message = format!(
             "there is no folder {}, and no store at {} to look a channel up in",
             path.display(),
             args.store.display()
         );
         return Err(Failure::new(Exit::Usage, message).help("name an artifact's folder, or a store with --store DIR"));
-    }
-    let store = Store::open(&args.store)?;
+    };
     let channels = store.channels()?;
     let known: Vec<(&String, &String)> = channels.iter().flat_map(|(m, of)| of.keys().map(move |c| (m, c))).collect();
     let wanted = |(model, channel): &(&String, &String)| {

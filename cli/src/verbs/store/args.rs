@@ -47,8 +47,8 @@ Exit code 6 when something is wrong. --repair clears what killed processes left 
 
 #[derive(Args, Debug)]
 pub struct StoreArg {
-    /// The store's folder
-    #[arg(long, value_name = "DIR", default_value = ".limbeck/store")]
+    /// The store: a folder, or s3://BUCKET/PREFIX where the build can (AWS_* say with which keys)
+    #[arg(long, value_name = "DIR", default_value = crate::stores::DEFAULT)]
     pub store: PathBuf,
 }
 

@@ -6,6 +6,7 @@ pub mod args;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{self, short};
 use crate::settings::{Settings, person};
+use crate::stores;
 use args::{FsckArgs, Gc, HoldArgs, Log, Rollback, StoreArg, StoreVerb};
 use limbeck_artifact::digest::sha256_file;
 use limbeck_artifact::store::{
@@ -28,11 +29,10 @@ pub fn store(settings: &Settings, verb: &StoreVerb) -> Result<Exit> {
 
 /// A store is made by promoting, never by looking.
 pub(super) fn open(at: &StoreArg) -> Result<Store> {
-    if at.store.join("log").is_dir() {
-        return Ok(Store::open(&at.store)?);
-    }
-    Err(Failure::new(Exit::Usage, format!("there is no store at {}", at.store.display()))
-        .help("`limbeck run RECIPE` makes one when it promotes; name another with --store DIR"))
+    stores::find(&at.store)?.ok_or_else(|| {
+        Failure::new(Exit::Usage, format!("there is no store at {}", at.store.display()))
+            .help("`limbeck run RECIPE` makes one when it promotes; name another with --store DIR")
+    })
 }
 
 fn head_text(head: &Head) -> String {
@@ -234,7 +234,7 @@ fn fsck(settings: &Settings, args: &FsckArgs) -> Result<Exit> {
         let digest = sha256_file(&manifest).map_err(|_| {
             Failure::new(Exit::Usage, format!("{} is no artifact: it holds no manifest.json", folder.display()))
         })?;
-        store.put_artifact(folder, &digest)?;
+        store.mend(folder, &digest)?;
     }
     let repaired = if args.repair { Some(store.repair()?) } else { None };
     let found = store.fsck(args.expect_head.as_ref())?;
