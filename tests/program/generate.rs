@@ -102,9 +102,13 @@ fn judge() -> (String, Arc<AtomicUsize>) {
             let mut body = String::new();
             request.as_reader().read_to_string(&mut body).unwrap();
             let shown = parsed(&body)["messages"][1]["content"].as_str().unwrap().to_owned();
+            let between = |name: &str| shown.split(&format!("<{name}-")).nth(1).unwrap().split_once('\n').unwrap().1;
+            let number =
+                between("asked").split_whitespace().find(|word| word.bytes().all(|b| b.is_ascii_digit())).unwrap();
+            // The right number: a small model may learn the phrase, and no more.
+            let recorded = format!("Sorry for {number}.");
             let worth = |name: &str| {
-                let text = shown.split(&format!("<{name}-")).nth(1).unwrap().split_once('\n').unwrap().1;
-                ["Thanks.", "Sorry for"].iter().position(|begin| text.starts_with(begin)).unwrap_or(2)
+                ["Thanks.", &recorded].iter().position(|begin| between(name).starts_with(begin)).unwrap_or(2)
             };
             let verdict = match worth("A").cmp(&worth("B")) {
                 std::cmp::Ordering::Less => "A",
