@@ -6,8 +6,8 @@ usage: cases.py RUN OUT                    writes OUT/{Q8_0,Q4_0}.{f32,served}.i
        cases.py --compare ASKED ANSWERED   exits 1 unless ids are equal and log-probabilities agree
 
 With every weight expanded to f32 two right readers differ by rounding only: 0.002. As served, both round activations to 8 bits
-in front of each quantized matrix; what is left is llama.cpp's float16 keys and values, which let some of them round to the other
-side. There the mean difference and the share of equal first choices are judged, and the figures are printed. An adapter beside
+in front of each quantized matrix; what is left lets some of them round to the other side, as two set-ups of llama.cpp do to each
+other (parity.py measures how far). There the mean difference and the share of equal first choices are judged, and the figures are printed. An adapter beside
 the model is computed in float32 by us: no more than hundredths are asked of that comparison.
 """
 import glob
