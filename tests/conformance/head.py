@@ -44,7 +44,7 @@ def main(limbeck, package):
         scores = [c["logprobs"][0] / temperature for c in case["continuations"]]
         weights = [math.exp(s - max(scores)) for s in scores]
         theirs = {label: w / sum(weights) for label, w in zip(labels, weights)}
-        ours = json.loads(subprocess.check_output([limbeck, "score", package, text, "--no-verify", "--json"]))
+        ours = json.loads(subprocess.check_output([limbeck, "score", package, text, "--no-verify", "--json", "--arithmetic", "f32"]))
         for label, p in [(ours["label"], ours["confidence"]), *ours["others"]]:
             worst = max(worst, abs(p - theirs[label]))
     print(f"{len(TEXTS)} messages, {len(labels)} labels, {answers['referee']}: largest difference {worst:.6f}")
