@@ -9,11 +9,18 @@ use limbeck_model::gguf::GgmlType;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// What a program printed, without what differs from run to run: digests (runs of 12 hex digits or more) and times.
+/// What a program printed, without what differs from run to run: digests (runs of 12 hex digits or more), times, and the
+/// sizes of files, some of which hold times.
 pub fn redacted(text: &str) -> String {
     let mut out = String::new();
-    for word in text.split_inclusive([' ', '\n']) {
+    let mut words = text.split_inclusive([' ', '\n']).peekable();
+    while let Some(word) = words.next() {
         let bare = word.trim_end();
+        let unit = words.peek().map_or("", |next| next.trim_end().trim_end_matches(','));
+        if bare.parse::<f64>().is_ok() && ["B", "kB", "MB"].contains(&unit) {
+            out.push_str(&word.replace(bare, "[size]"));
+            continue;
+        }
         if bare.len() == 24 && bare.ends_with('Z') {
             out.push_str(&word.replace(bare, "[time]"));
             continue;
