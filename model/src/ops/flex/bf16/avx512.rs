@@ -1,5 +1,6 @@
-//! The product on 512-bit `vdpbf16ps`: 8 rows by 48 columns of sums in 24 registers; and the conversions to bfloat16 that
-//! the packing uses. The kernel is assembly because the compiler spills sums that are an array.
+//! The product on 512-bit `vdpbf16ps`: 8 rows by 48 or 32 columns of sums in registers, read and written where they belong;
+//! and the conversions to bfloat16 that the packing uses. The kernels are assembly because the compiler spills sums that are
+//! an array.
 
 #[cfg(target_arch = "x86_64")]
 use super::TILE;
@@ -234,12 +235,22 @@ mod native {
         }
     }
 
-    /// Rows and right panels of one kernel.
+    /// Rows of one kernel, and the most right panels.
     const ROWS: usize = 8;
     const PANELS: usize = 3;
 
+    /// What a kernel works on where its rectangle is not whole.
     #[repr(C, align(64))]
     struct Sums([[f32; PANELS * TILE]; ROWS]);
+
+    /// Panels of the next kernel where so many columns are left: three, or two where three would leave a single one or
+    /// multiply for nobody. (Squares of 32 columns and heads of 64 would waste a third.)
+    fn panels(columns: usize) -> usize {
+        match columns.div_ceil(TILE) {
+            1 | 2 | 4 => 2,
+            _ => PANELS,
+        }
+    }
 
     /// # Safety
     /// As [`super::super::portable::rectangle`], and [`available`].
@@ -252,57 +263,112 @@ mod native {
         col: usize,
         block: &Block,
     ) {
-        let mut sums = Sums([[0.0; PANELS * TILE]; ROWS]);
-        for j in (0..block.cols).step_by(PANELS * TILE) {
+        let mut j = 0;
+        while j < block.cols {
+            let width = panels(block.cols - j) * TILE;
+            let cols = (block.cols - j).min(width);
             for i in (0..block.rows).step_by(ROWS) {
-                let (rows, cols) = ((block.rows - i).min(ROWS), (block.cols - j).min(PANELS * TILE));
-                sums.0 = [[0.0; PANELS * TILE]; ROWS];
-                // SAFETY: what is copied is the part of the caller's rectangle that exists. The kernel reads whole tiles
-                // inside the operands' vectors: rows and columns are padded to tiles, and a missing panel is replaced by
-                // the first, whose sums nobody reads.
+                let rows = (block.rows - i).min(ROWS);
+                // SAFETY: the part of the caller's rectangle that begins here.
+                let corner = unsafe { out.add(i * stride + j) };
+                if rows == ROWS && cols == width {
+                    // SAFETY: the rectangle has all of the kernel's rows and columns.
+                    unsafe { sum(corner, stride, accumulate, terms, [row + i, col + j], width / TILE, cols) };
+                    continue;
+                }
+                let mut sums = Sums([[0.0; PANELS * TILE]; ROWS]);
+                let first = sums.0.as_mut_ptr().cast();
+                // SAFETY: what is copied is the part of the caller's rectangle that exists.
                 unsafe {
-                    let corner = out.add(i * stride + j);
                     if accumulate {
                         for (r, sums) in sums.0.iter_mut().enumerate().take(rows) {
                             std::ptr::copy_nonoverlapping(corner.add(r * stride), sums.as_mut_ptr(), cols);
                         }
                     }
-                    for (left, right) in terms {
-                        let n = left.depth_tiles();
-                        if n == 0 {
-                            continue;
-                        }
-                        let a = left.lines.as_ptr().add((row + i) / TILE * n * TILE + (row + i) % TILE);
-                        let b0 = right.lines.as_ptr().add((col + j) / TILE * right.panel * TILE);
-                        let b1 = if cols > TILE { b0.add(right.panel * TILE) } else { b0 };
-                        let b2 = if cols > 2 * TILE { b0.add(2 * right.panel * TILE) } else { b0 };
-                        kernel(&mut sums, a, [b0, b1, b2], n);
-                    }
+                    sum(first, PANELS * TILE, accumulate, terms, [row + i, col + j], width / TILE, cols);
                     for (r, sums) in sums.0.iter().enumerate().take(rows) {
                         std::ptr::copy_nonoverlapping(sums.as_ptr(), corner.add(r * stride), cols);
                     }
                 }
             }
+            j += width;
         }
     }
 
-    /// Adds the products of `n` tiles: 8 rows from `a` on, 3 panels.
+    /// All terms' products of 8 rows and two or three panels, of which `cols` columns exist.
     ///
     /// # Safety
-    /// Each pointer leads to `n` tiles (`a` to the first or the ninth line of one); `n` is not 0; [`available`].
+    /// `out` leads to 8 rows of that many panels; rows and columns from (`row`, `col`) on exist in every term, and
+    /// [`available`].
+    #[inline(always)]
+    unsafe fn sum(
+        out: *mut f32,
+        stride: usize,
+        mut accumulate: bool,
+        terms: &[(&Left, RightPart)],
+        [row, col]: [usize; 2],
+        panels: usize,
+        cols: usize,
+    ) {
+        for (left, right) in terms {
+            let n = left.depth_tiles();
+            if n == 0 {
+                continue;
+            }
+            // SAFETY: the kernel reads whole tiles inside the operands' vectors: rows and columns are padded to tiles, and a
+            // missing panel is replaced by the first, whose sums nobody reads.
+            unsafe {
+                let a = left.lines.as_ptr().add(row / TILE * n * TILE + row % TILE);
+                let b0 = right.lines.as_ptr().add(col / TILE * right.panel * TILE);
+                let b1 = if cols > TILE { b0.add(right.panel * TILE) } else { b0 };
+                if panels == PANELS {
+                    let b2 = if cols > 2 * TILE { b0.add(2 * right.panel * TILE) } else { b0 };
+                    three(out, stride, accumulate, a, [b0, b1, b2], n);
+                } else {
+                    two(out, stride, accumulate, a, [b0, b1], n);
+                }
+            }
+            accumulate = true;
+        }
+        if !accumulate {
+            for r in 0..ROWS {
+                // SAFETY: the caller says that the rows exist.
+                unsafe { std::ptr::write_bytes(out.add(r * stride), 0, panels * TILE) };
+            }
+        }
+    }
+
+    /// The products of `n` tiles, added to `out` or written there: 8 rows from `a` on, 3 panels.
+    ///
+    /// # Safety
+    /// `out` leads to 8 rows of 48 values; the others to `n` tiles (`a` to the first or the ninth line of one); `n` is not
+    /// 0; [`available`].
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn kernel(sums: &mut Sums, a: *const Line, [b0, b1, b2]: [*const Line; PANELS], n: usize) {
+    unsafe fn three(
+        out: *mut f32,
+        stride: usize,
+        accumulate: bool,
+        a: *const Line,
+        [b0, b1, b2]: [*const Line; 3],
+        n: usize,
+    ) {
         // SAFETY: as promised by the caller: 16 steps of 4 bytes along 8 lines of `a` and 16 lines of each panel a tile.
         unsafe {
             asm!(
-                "vmovaps zmm0, [{sums} + 0]", "vmovaps zmm1, [{sums} + 64]", "vmovaps zmm2, [{sums} + 128]",
-                "vmovaps zmm3, [{sums} + 192]", "vmovaps zmm4, [{sums} + 256]", "vmovaps zmm5, [{sums} + 320]",
-                "vmovaps zmm6, [{sums} + 384]", "vmovaps zmm7, [{sums} + 448]", "vmovaps zmm8, [{sums} + 512]",
-                "vmovaps zmm9, [{sums} + 576]", "vmovaps zmm10, [{sums} + 640]", "vmovaps zmm11, [{sums} + 704]",
-                "vmovaps zmm12, [{sums} + 768]", "vmovaps zmm13, [{sums} + 832]", "vmovaps zmm14, [{sums} + 896]",
-                "vmovaps zmm15, [{sums} + 960]", "vmovaps zmm16, [{sums} + 1024]", "vmovaps zmm17, [{sums} + 1088]",
-                "vmovaps zmm18, [{sums} + 1152]", "vmovaps zmm19, [{sums} + 1216]", "vmovaps zmm20, [{sums} + 1280]",
-                "vmovaps zmm21, [{sums} + 1344]", "vmovaps zmm22, [{sums} + 1408]", "vmovaps zmm23, [{sums} + 1472]",
+                "test {add}, {add}", "jz 4f",
+                "vmovups zmm0, [{out}]", "vmovups zmm1, [{out} + 64]", "vmovups zmm2, [{out} + 128]",
+                "vmovups zmm3, [{out} + {stride}]", "vmovups zmm4, [{out} + {stride} + 64]", "vmovups zmm5, [{out} + {stride} + 128]",
+                "vmovups zmm6, [{out} + 2 * {stride}]", "vmovups zmm7, [{out} + 2 * {stride} + 64]", "vmovups zmm8, [{out} + 2 * {stride} + 128]",
+                "vmovups zmm9, [{out} + {stride3}]", "vmovups zmm10, [{out} + {stride3} + 64]", "vmovups zmm11, [{out} + {stride3} + 128]",
+                "vmovups zmm12, [{out4}]", "vmovups zmm13, [{out4} + 64]", "vmovups zmm14, [{out4} + 128]",
+                "vmovups zmm15, [{out4} + {stride}]", "vmovups zmm16, [{out4} + {stride} + 64]", "vmovups zmm17, [{out4} + {stride} + 128]",
+                "vmovups zmm18, [{out4} + 2 * {stride}]", "vmovups zmm19, [{out4} + 2 * {stride} + 64]", "vmovups zmm20, [{out4} + 2 * {stride} + 128]",
+                "vmovups zmm21, [{out4} + {stride3}]", "vmovups zmm22, [{out4} + {stride3} + 64]", "vmovups zmm23, [{out4} + {stride3} + 128]",
+                "jmp 2f", "4:",
+                "vpxord zmm0, zmm0, zmm0", "vpxord zmm1, zmm1, zmm1", "vpxord zmm2, zmm2, zmm2", "vpxord zmm3, zmm3, zmm3", "vpxord zmm4, zmm4, zmm4", "vpxord zmm5, zmm5, zmm5",
+                "vpxord zmm6, zmm6, zmm6", "vpxord zmm7, zmm7, zmm7", "vpxord zmm8, zmm8, zmm8", "vpxord zmm9, zmm9, zmm9", "vpxord zmm10, zmm10, zmm10", "vpxord zmm11, zmm11, zmm11",
+                "vpxord zmm12, zmm12, zmm12", "vpxord zmm13, zmm13, zmm13", "vpxord zmm14, zmm14, zmm14", "vpxord zmm15, zmm15, zmm15", "vpxord zmm16, zmm16, zmm16", "vpxord zmm17, zmm17, zmm17",
+                "vpxord zmm18, zmm18, zmm18", "vpxord zmm19, zmm19, zmm19", "vpxord zmm20, zmm20, zmm20", "vpxord zmm21, zmm21, zmm21", "vpxord zmm22, zmm22, zmm22", "vpxord zmm23, zmm23, zmm23",
                 "2:", "mov {step:e}, 16",
                 "3:",
                 "vmovaps zmm24, [{b0}]", "vmovaps zmm25, [{b1}]", "vmovaps zmm26, [{b2}]",
@@ -316,20 +382,82 @@ mod native {
                 "vbroadcastss zmm30, dword ptr [{a} + 448]", "vdpbf16ps zmm21, zmm30, zmm24", "vdpbf16ps zmm22, zmm30, zmm25", "vdpbf16ps zmm23, zmm30, zmm26",
                 "add {a}, 4", "add {b0}, 64", "add {b1}, 64", "add {b2}, 64", "dec {step:e}", "jnz 3b",
                 "add {a}, 960", "dec {n}", "jnz 2b",
-                "vmovaps [{sums} + 0], zmm0", "vmovaps [{sums} + 64], zmm1", "vmovaps [{sums} + 128], zmm2",
-                "vmovaps [{sums} + 192], zmm3", "vmovaps [{sums} + 256], zmm4", "vmovaps [{sums} + 320], zmm5",
-                "vmovaps [{sums} + 384], zmm6", "vmovaps [{sums} + 448], zmm7", "vmovaps [{sums} + 512], zmm8",
-                "vmovaps [{sums} + 576], zmm9", "vmovaps [{sums} + 640], zmm10", "vmovaps [{sums} + 704], zmm11",
-                "vmovaps [{sums} + 768], zmm12", "vmovaps [{sums} + 832], zmm13", "vmovaps [{sums} + 896], zmm14",
-                "vmovaps [{sums} + 960], zmm15", "vmovaps [{sums} + 1024], zmm16", "vmovaps [{sums} + 1088], zmm17",
-                "vmovaps [{sums} + 1152], zmm18", "vmovaps [{sums} + 1216], zmm19", "vmovaps [{sums} + 1280], zmm20",
-                "vmovaps [{sums} + 1344], zmm21", "vmovaps [{sums} + 1408], zmm22", "vmovaps [{sums} + 1472], zmm23",
-                sums = in(reg) sums, a = inout(reg) a => _, b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _,
+                "vmovups [{out}], zmm0", "vmovups [{out} + 64], zmm1", "vmovups [{out} + 128], zmm2",
+                "vmovups [{out} + {stride}], zmm3", "vmovups [{out} + {stride} + 64], zmm4", "vmovups [{out} + {stride} + 128], zmm5",
+                "vmovups [{out} + 2 * {stride}], zmm6", "vmovups [{out} + 2 * {stride} + 64], zmm7", "vmovups [{out} + 2 * {stride} + 128], zmm8",
+                "vmovups [{out} + {stride3}], zmm9", "vmovups [{out} + {stride3} + 64], zmm10", "vmovups [{out} + {stride3} + 128], zmm11",
+                "vmovups [{out4}], zmm12", "vmovups [{out4} + 64], zmm13", "vmovups [{out4} + 128], zmm14",
+                "vmovups [{out4} + {stride}], zmm15", "vmovups [{out4} + {stride} + 64], zmm16", "vmovups [{out4} + {stride} + 128], zmm17",
+                "vmovups [{out4} + 2 * {stride}], zmm18", "vmovups [{out4} + 2 * {stride} + 64], zmm19", "vmovups [{out4} + 2 * {stride} + 128], zmm20",
+                "vmovups [{out4} + {stride3}], zmm21", "vmovups [{out4} + {stride3} + 64], zmm22", "vmovups [{out4} + {stride3} + 128], zmm23",
+                out = in(reg) out, stride = in(reg) 4 * stride, stride3 = in(reg) 12 * stride, out4 = in(reg) out.wrapping_add(4 * stride),
+                add = in(reg) accumulate as usize, a = inout(reg) a => _, b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _,
                 b2 = inout(reg) b2 => _, n = inout(reg) n => _, step = out(reg) _,
                 out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _, out("zmm5") _, out("zmm6") _, out("zmm7") _,
                 out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _, out("zmm12") _, out("zmm13") _, out("zmm14") _, out("zmm15") _,
                 out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _, out("zmm20") _, out("zmm21") _, out("zmm22") _, out("zmm23") _,
                 out("zmm24") _, out("zmm25") _, out("zmm26") _, out("zmm27") _, out("zmm28") _, out("zmm29") _, out("zmm30") _,
+                options(nostack));
+        }
+    }
+
+    /// As [`three`], of 2 panels.
+    ///
+    /// # Safety
+    /// As of [`three`]; the rows of `out` have 32 values.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn two(
+        out: *mut f32,
+        stride: usize,
+        accumulate: bool,
+        a: *const Line,
+        [b0, b1]: [*const Line; 2],
+        n: usize,
+    ) {
+        // SAFETY: as in `three`.
+        unsafe {
+            asm!(
+                "test {add}, {add}", "jz 4f",
+                "vmovups zmm0, [{out}]", "vmovups zmm1, [{out} + 64]",
+                "vmovups zmm2, [{out} + {stride}]", "vmovups zmm3, [{out} + {stride} + 64]",
+                "vmovups zmm4, [{out} + 2 * {stride}]", "vmovups zmm5, [{out} + 2 * {stride} + 64]",
+                "vmovups zmm6, [{out} + {stride3}]", "vmovups zmm7, [{out} + {stride3} + 64]",
+                "vmovups zmm8, [{out4}]", "vmovups zmm9, [{out4} + 64]",
+                "vmovups zmm10, [{out4} + {stride}]", "vmovups zmm11, [{out4} + {stride} + 64]",
+                "vmovups zmm12, [{out4} + 2 * {stride}]", "vmovups zmm13, [{out4} + 2 * {stride} + 64]",
+                "vmovups zmm14, [{out4} + {stride3}]", "vmovups zmm15, [{out4} + {stride3} + 64]",
+                "jmp 2f", "4:",
+                "vpxord zmm0, zmm0, zmm0", "vpxord zmm1, zmm1, zmm1", "vpxord zmm2, zmm2, zmm2", "vpxord zmm3, zmm3, zmm3",
+                "vpxord zmm4, zmm4, zmm4", "vpxord zmm5, zmm5, zmm5", "vpxord zmm6, zmm6, zmm6", "vpxord zmm7, zmm7, zmm7",
+                "vpxord zmm8, zmm8, zmm8", "vpxord zmm9, zmm9, zmm9", "vpxord zmm10, zmm10, zmm10", "vpxord zmm11, zmm11, zmm11",
+                "vpxord zmm12, zmm12, zmm12", "vpxord zmm13, zmm13, zmm13", "vpxord zmm14, zmm14, zmm14", "vpxord zmm15, zmm15, zmm15",
+                "2:", "mov {step:e}, 16",
+                "3:",
+                "vmovaps zmm24, [{b0}]", "vmovaps zmm25, [{b1}]",
+                "vbroadcastss zmm27, dword ptr [{a}]", "vdpbf16ps zmm0, zmm27, zmm24", "vdpbf16ps zmm1, zmm27, zmm25",
+                "vbroadcastss zmm28, dword ptr [{a} + 64]", "vdpbf16ps zmm2, zmm28, zmm24", "vdpbf16ps zmm3, zmm28, zmm25",
+                "vbroadcastss zmm29, dword ptr [{a} + 128]", "vdpbf16ps zmm4, zmm29, zmm24", "vdpbf16ps zmm5, zmm29, zmm25",
+                "vbroadcastss zmm30, dword ptr [{a} + 192]", "vdpbf16ps zmm6, zmm30, zmm24", "vdpbf16ps zmm7, zmm30, zmm25",
+                "vbroadcastss zmm27, dword ptr [{a} + 256]", "vdpbf16ps zmm8, zmm27, zmm24", "vdpbf16ps zmm9, zmm27, zmm25",
+                "vbroadcastss zmm28, dword ptr [{a} + 320]", "vdpbf16ps zmm10, zmm28, zmm24", "vdpbf16ps zmm11, zmm28, zmm25",
+                "vbroadcastss zmm29, dword ptr [{a} + 384]", "vdpbf16ps zmm12, zmm29, zmm24", "vdpbf16ps zmm13, zmm29, zmm25",
+                "vbroadcastss zmm30, dword ptr [{a} + 448]", "vdpbf16ps zmm14, zmm30, zmm24", "vdpbf16ps zmm15, zmm30, zmm25",
+                "add {a}, 4", "add {b0}, 64", "add {b1}, 64", "dec {step:e}", "jnz 3b",
+                "add {a}, 960", "dec {n}", "jnz 2b",
+                "vmovups [{out}], zmm0", "vmovups [{out} + 64], zmm1",
+                "vmovups [{out} + {stride}], zmm2", "vmovups [{out} + {stride} + 64], zmm3",
+                "vmovups [{out} + 2 * {stride}], zmm4", "vmovups [{out} + 2 * {stride} + 64], zmm5",
+                "vmovups [{out} + {stride3}], zmm6", "vmovups [{out} + {stride3} + 64], zmm7",
+                "vmovups [{out4}], zmm8", "vmovups [{out4} + 64], zmm9",
+                "vmovups [{out4} + {stride}], zmm10", "vmovups [{out4} + {stride} + 64], zmm11",
+                "vmovups [{out4} + 2 * {stride}], zmm12", "vmovups [{out4} + 2 * {stride} + 64], zmm13",
+                "vmovups [{out4} + {stride3}], zmm14", "vmovups [{out4} + {stride3} + 64], zmm15",
+                out = in(reg) out, stride = in(reg) 4 * stride, stride3 = in(reg) 12 * stride, out4 = in(reg) out.wrapping_add(4 * stride),
+                add = in(reg) accumulate as usize, a = inout(reg) a => _, b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _,
+                n = inout(reg) n => _, step = out(reg) _,
+                out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _, out("zmm5") _, out("zmm6") _, out("zmm7") _,
+                out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _, out("zmm12") _, out("zmm13") _, out("zmm14") _, out("zmm15") _,
+                out("zmm24") _, out("zmm25") _, out("zmm27") _, out("zmm28") _, out("zmm29") _, out("zmm30") _,
                 options(nostack));
         }
     }

@@ -25,7 +25,11 @@ fn strip(engine: Engine, sums: &mut [Sums], terms: &[(&Left, RightPart)], row: u
     unsafe {
         match engine {
             Engine::Amx => amx::strip(out, false, terms, row, col, block),
-            Engine::Avx512 => avx512::rectangle(out, DEPTH, false, terms, row, col, block),
+            // Whole registers: the squares have room for them, and the operands are padded to tiles.
+            Engine::Avx512 => {
+                let [rows, cols] = [block.rows, block.cols].map(|n| n.next_multiple_of(TILE));
+                avx512::rectangle(out, DEPTH, false, terms, row, col, &Block { rows, cols });
+            }
             Engine::Portable => portable::rectangle(out, DEPTH, false, terms, row, col, block),
         }
     }
