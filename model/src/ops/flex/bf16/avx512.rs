@@ -252,6 +252,9 @@ mod native {
         }
     }
 
+    /// Tiles along the depth that all rows are multiplied with before the next: a kernel's panels stay in L1 (18 KiB).
+    const CHUNK: usize = 18;
+
     /// # Safety
     /// As [`super::super::portable::rectangle`], and [`available`].
     pub unsafe fn rectangle(
@@ -265,75 +268,74 @@ mod native {
     ) {
         let mut j = 0;
         while j < block.cols {
-            let width = panels(block.cols - j) * TILE;
-            let cols = (block.cols - j).min(width);
-            for i in (0..block.rows).step_by(ROWS) {
-                let rows = (block.rows - i).min(ROWS);
-                // SAFETY: the part of the caller's rectangle that begins here.
-                let corner = unsafe { out.add(i * stride + j) };
-                if rows == ROWS && cols == width {
-                    // SAFETY: the rectangle has all of the kernel's rows and columns.
-                    unsafe { sum(corner, stride, accumulate, terms, [row + i, col + j], width / TILE, cols) };
-                    continue;
-                }
-                let mut sums = Sums([[0.0; PANELS * TILE]; ROWS]);
-                let first = sums.0.as_mut_ptr().cast();
-                // SAFETY: what is copied is the part of the caller's rectangle that exists.
-                unsafe {
-                    if accumulate {
-                        for (r, sums) in sums.0.iter_mut().enumerate().take(rows) {
-                            std::ptr::copy_nonoverlapping(corner.add(r * stride), sums.as_mut_ptr(), cols);
+            let panels = panels(block.cols - j);
+            let cols = (block.cols - j).min(panels * TILE);
+            let mut add = accumulate;
+            for (left, right) in terms {
+                let n = left.depth_tiles();
+                let chunk = CHUNK / panels;
+                for depth in (0..n).step_by(chunk) {
+                    let tiles = (n - depth).min(chunk);
+                    for i in (0..block.rows).step_by(ROWS) {
+                        let rows = (block.rows - i).min(ROWS);
+                        // SAFETY: the kernel reads whole tiles inside the operands' vectors: rows and columns are padded to
+                        // tiles, and a missing panel is replaced by the first, whose sums nobody reads. What it writes is
+                        // the part of the caller's rectangle that begins here.
+                        unsafe {
+                            let a = left.lines.as_ptr().add(((row + i) / TILE * n + depth) * TILE + (row + i) % TILE);
+                            let b0 = right.lines.as_ptr().add(((col + j) / TILE * right.panel + depth) * TILE);
+                            let b =
+                                [0, 1, 2].map(|k| if cols > k * TILE { b0.add(k * right.panel * TILE) } else { b0 });
+                            sum(out.add(i * stride + j), stride, add, a, b, tiles, panels, [rows, cols]);
                         }
                     }
-                    sum(first, PANELS * TILE, accumulate, terms, [row + i, col + j], width / TILE, cols);
-                    for (r, sums) in sums.0.iter().enumerate().take(rows) {
-                        std::ptr::copy_nonoverlapping(sums.as_ptr(), corner.add(r * stride), cols);
-                    }
+                    add = true;
                 }
             }
-            j += width;
+            if !add {
+                for i in 0..block.rows {
+                    // SAFETY: a row of the caller's rectangle.
+                    unsafe { std::ptr::write_bytes(out.add(i * stride + j), 0, cols) };
+                }
+            }
+            j += panels * TILE;
         }
     }
 
-    /// All terms' products of 8 rows and two or three panels, of which `cols` columns exist.
+    /// One kernel's work, of which `rows` and `cols` exist.
     ///
     /// # Safety
-    /// `out` leads to 8 rows of that many panels; rows and columns from (`row`, `col`) on exist in every term, and
-    /// [`available`].
+    /// As of [`three`] or [`two`], whichever `panels` says, but for the rows and columns that do not exist.
     #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "what two kernels take, and what of it exists")]
     unsafe fn sum(
         out: *mut f32,
         stride: usize,
-        mut accumulate: bool,
-        terms: &[(&Left, RightPart)],
-        [row, col]: [usize; 2],
+        add: bool,
+        a: *const Line,
+        [b0, b1, b2]: [*const Line; PANELS],
+        tiles: usize,
         panels: usize,
-        cols: usize,
+        [rows, cols]: [usize; 2],
     ) {
-        for (left, right) in terms {
-            let n = left.depth_tiles();
-            if n == 0 {
-                continue;
+        // SAFETY: as promised by the caller; where rows or columns are missing, the kernel writes to a place of its own.
+        unsafe {
+            let kernel = |out: *mut f32, stride: usize| match panels {
+                PANELS => three(out, stride, add, a, [b0, b1, b2], tiles),
+                _ => two(out, stride, add, a, [b0, b1], tiles),
+            };
+            if rows == ROWS && cols == panels * TILE {
+                return kernel(out, stride);
             }
-            // SAFETY: the kernel reads whole tiles inside the operands' vectors: rows and columns are padded to tiles, and a
-            // missing panel is replaced by the first, whose sums nobody reads.
-            unsafe {
-                let a = left.lines.as_ptr().add(row / TILE * n * TILE + row % TILE);
-                let b0 = right.lines.as_ptr().add(col / TILE * right.panel * TILE);
-                let b1 = if cols > TILE { b0.add(right.panel * TILE) } else { b0 };
-                if panels == PANELS {
-                    let b2 = if cols > 2 * TILE { b0.add(2 * right.panel * TILE) } else { b0 };
-                    three(out, stride, accumulate, a, [b0, b1, b2], n);
-                } else {
-                    two(out, stride, accumulate, a, [b0, b1], n);
+            let mut sums = Sums([[0.0; PANELS * TILE]; ROWS]);
+            if add {
+                for (r, sums) in sums.0.iter_mut().enumerate().take(rows) {
+                    std::ptr::copy_nonoverlapping(out.add(r * stride), sums.as_mut_ptr(), cols);
                 }
             }
-            accumulate = true;
-        }
-        if !accumulate {
-            for r in 0..ROWS {
-                // SAFETY: the caller says that the rows exist.
-                unsafe { std::ptr::write_bytes(out.add(r * stride), 0, panels * TILE) };
+            kernel(sums.0.as_mut_ptr().cast(), PANELS * TILE);
+            for (r, sums) in sums.0.iter().enumerate().take(rows) {
+                std::ptr::copy_nonoverlapping(sums.as_ptr(), out.add(r * stride), cols);
             }
         }
     }
