@@ -1,19 +1,18 @@
-//! The product on 512-bit `vdpbf16ps`: 8 rows by 48 or 32 columns of sums in registers, read and written where they belong;
-//! and the conversions to bfloat16 that the packing uses. The kernels are assembly because the compiler spills sums that are
-//! an array.
+//! The product on 512-bit `vdpbf16ps`: 8 rows by 32 columns of sums in registers, or 16 by 16; and the conversions to
+//! bfloat16 that the packing uses. The kernels are assembly because the compiler spills sums that are an array.
 
-#[cfg(target_arch = "x86_64")]
-use super::TILE;
 use super::{Block, Left, Line, RightPart};
+#[cfg(target_arch = "x86_64")]
+use super::{DEPTH, TILE};
 
 #[cfg(target_arch = "x86_64")]
 pub(super) use native::{
-    available, fast, interleaved, interleaved_pairs, left_tile, line, rectangle, row, transpose_pairs,
+    available, fast, interleaved, interleaved_pairs, left_tile, line, row, strip, transpose_pairs,
 };
 
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) use absent::{
-    available, fast, interleaved, interleaved_pairs, left_tile, line, rectangle, row, transpose_pairs,
+    available, fast, interleaved, interleaved_pairs, left_tile, line, row, strip, transpose_pairs,
 };
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -55,7 +54,7 @@ mod absent {
     /// # Safety
     /// Never called where [`available`] is false.
     #[expect(unsafe_code, reason = "the same signature as on the processors that have it")]
-    pub unsafe fn rectangle(_: *mut f32, _: usize, _: bool, _: &[(&Left, RightPart)], _: usize, _: usize, _: &Block) {
+    pub unsafe fn strip(_: *mut f32, _: bool, _: &[(&Left, RightPart)], _: usize, _: usize, _: &Block) {
         unreachable!("this machine has no AVX-512")
     }
 }
@@ -63,7 +62,7 @@ mod absent {
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "vector instructions behind run-time detection")]
 mod native {
-    use super::{Block, Left, Line, RightPart, TILE};
+    use super::{Block, DEPTH, Left, Line, RightPart, TILE};
     use std::arch::asm;
     use std::arch::x86_64::*;
     use std::sync::OnceLock;
@@ -235,207 +234,84 @@ mod native {
         }
     }
 
-    /// Rows of one kernel, and the most right panels.
-    const ROWS: usize = 8;
-    const PANELS: usize = 3;
+    /// Tiles along the depth that all rows are multiplied with before the next: two panels of them stay in L1 (18 KiB).
+    const CHUNK: usize = 9;
 
-    /// What a kernel works on where its rectangle is not whole.
-    #[repr(C, align(64))]
-    struct Sums([[f32; PANELS * TILE]; ROWS]);
-
-    /// Panels of the next kernel where so many columns are left: three, or two where three would leave a single one or
-    /// multiply for nobody. (Squares of 32 columns and heads of 64 would waste a third.)
-    fn panels(columns: usize) -> usize {
-        match columns.div_ceil(TILE) {
-            1 | 2 | 4 => 2,
-            _ => PANELS,
-        }
-    }
-
-    /// Tiles along the depth that all rows are multiplied with before the next: a kernel's panels stay in L1 (18 KiB).
-    const CHUNK: usize = 18;
-
+    /// Sums of up to 32 columns, row-major in `sums`, 32 apart; added to what is there when `begun`.
+    ///
     /// # Safety
-    /// As [`super::super::portable::rectangle`], and [`available`].
-    pub unsafe fn rectangle(
-        out: *mut f32,
-        stride: usize,
-        accumulate: bool,
+    /// [`available`]. `sums` has room for the block's rows, rounded up to 16, is aligned to 64 bytes, and nobody else
+    /// touches it; the rows and columns from `row` and `col` on exist in every term.
+    pub unsafe fn strip(
+        sums: *mut f32,
+        mut begun: bool,
         terms: &[(&Left, RightPart)],
         row: usize,
         col: usize,
         block: &Block,
     ) {
-        let mut j = 0;
-        while j < block.cols {
-            let panels = panels(block.cols - j);
-            let cols = (block.cols - j).min(panels * TILE);
-            let mut add = accumulate;
-            for (left, right) in terms {
-                let n = left.depth_tiles();
-                let chunk = CHUNK / panels;
-                for depth in (0..n).step_by(chunk) {
-                    let tiles = (n - depth).min(chunk);
-                    for i in (0..block.rows).step_by(ROWS) {
-                        let rows = (block.rows - i).min(ROWS);
-                        // SAFETY: the kernel reads whole tiles inside the operands' vectors: rows and columns are padded to
-                        // tiles, and a missing panel is replaced by the first, whose sums nobody reads. What it writes is
-                        // the part of the caller's rectangle that begins here.
-                        unsafe {
-                            let a = left.lines.as_ptr().add(((row + i) / TILE * n + depth) * TILE + (row + i) % TILE);
-                            let b0 = right.lines.as_ptr().add(((col + j) / TILE * right.panel + depth) * TILE);
-                            let b =
-                                [0, 1, 2].map(|k| if cols > k * TILE { b0.add(k * right.panel * TILE) } else { b0 });
-                            sum(out.add(i * stride + j), stride, add, a, b, tiles, panels, [rows, cols]);
+        for (left, right) in terms {
+            let n = left.depth_tiles();
+            // A single tile's pairs beyond the depth are zeros.
+            let pairs = if left.depth < DEPTH { left.depth.div_ceil(2) } else { TILE };
+            for from in (0..n).step_by(CHUNK) {
+                let depth = Depth { tiles: (n - from).min(CHUNK), pairs };
+                for i in (0..block.rows).step_by(TILE) {
+                    // SAFETY: the kernels read whole tiles inside the operands' vectors, whose rows and columns are padded
+                    // to tiles: 16 rows, and a panel where a column is. The sums are the caller's.
+                    unsafe {
+                        let sums = sums.add(i * DEPTH);
+                        let a = left.lines.as_ptr().add(((row + i) / TILE * n + from) * TILE);
+                        let b = right.lines.as_ptr().add((col / TILE * right.panel + from) * TILE);
+                        if block.cols > TILE {
+                            let b = [b, b.add(right.panel * TILE)];
+                            two(sums, begun, a, b, &depth);
+                            if block.rows - i > TILE / 2 {
+                                two(sums.add(TILE / 2 * DEPTH), begun, a.add(TILE / 2), b, &depth);
+                            }
+                        } else {
+                            one(sums, begun, a, b, &depth);
                         }
                     }
-                    add = true;
                 }
+                begun = true;
             }
-            if !add {
-                for i in 0..block.rows {
-                    // SAFETY: a row of the caller's rectangle.
-                    unsafe { std::ptr::write_bytes(out.add(i * stride + j), 0, cols) };
-                }
-            }
-            j += panels * TILE;
+        }
+        if !begun {
+            // SAFETY: the caller says that there is room.
+            unsafe { std::ptr::write_bytes(sums, 0, block.rows * DEPTH) };
         }
     }
 
-    /// One kernel's work, of which `rows` and `cols` exist.
-    ///
-    /// # Safety
-    /// As of [`three`] or [`two`], whichever `panels` says, but for the rows and columns that do not exist.
-    #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "what two kernels take, and what of it exists")]
-    unsafe fn sum(
-        out: *mut f32,
-        stride: usize,
-        add: bool,
-        a: *const Line,
-        [b0, b1, b2]: [*const Line; PANELS],
+    /// How far a kernel goes along the depth: so many pairs in each of its tiles.
+    struct Depth {
         tiles: usize,
-        panels: usize,
-        [rows, cols]: [usize; 2],
-    ) {
-        // SAFETY: as promised by the caller; where rows or columns are missing, the kernel writes to a place of its own.
-        unsafe {
-            let kernel = |out: *mut f32, stride: usize| match panels {
-                PANELS => three(out, stride, add, a, [b0, b1, b2], tiles),
-                _ => two(out, stride, add, a, [b0, b1], tiles),
-            };
-            if rows == ROWS && cols == panels * TILE {
-                return kernel(out, stride);
-            }
-            let mut sums = Sums([[0.0; PANELS * TILE]; ROWS]);
-            if add {
-                for (r, sums) in sums.0.iter_mut().enumerate().take(rows) {
-                    std::ptr::copy_nonoverlapping(out.add(r * stride), sums.as_mut_ptr(), cols);
-                }
-            }
-            kernel(sums.0.as_mut_ptr().cast(), PANELS * TILE);
-            for (r, sums) in sums.0.iter().enumerate().take(rows) {
-                std::ptr::copy_nonoverlapping(sums.as_ptr(), out.add(r * stride), cols);
-            }
-        }
+        pairs: usize,
     }
 
-    /// The products of `n` tiles, added to `out` or written there: 8 rows from `a` on, 3 panels.
+    /// Products along a depth, added to 8 rows of 32 sums or written there: 8 rows from `a` on, 2 panels.
     ///
     /// # Safety
-    /// `out` leads to 8 rows of 48 values; the others to `n` tiles (`a` to the first or the ninth line of one); `n` is not
-    /// 0; [`available`].
+    /// `sums` leads to the 8 rows; `a` to the first or the ninth line of the depth's tiles, of which there is one at least,
+    /// and `b` to as many; [`available`].
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn three(
-        out: *mut f32,
-        stride: usize,
-        accumulate: bool,
-        a: *const Line,
-        [b0, b1, b2]: [*const Line; 3],
-        n: usize,
-    ) {
-        // SAFETY: as promised by the caller: 16 steps of 4 bytes along 8 lines of `a` and 16 lines of each panel a tile.
+    unsafe fn two(sums: *mut f32, add: bool, a: *const Line, [b0, b1]: [*const Line; 2], depth: &Depth) {
+        // SAFETY: as promised by the caller: up to 16 steps of 4 bytes along 8 lines of `a`, and of a line of each panel, a
+        // tile. A tile of fewer steps is the last.
         unsafe {
             asm!(
                 "test {add}, {add}", "jz 4f",
-                "vmovups zmm0, [{out}]", "vmovups zmm1, [{out} + 64]", "vmovups zmm2, [{out} + 128]",
-                "vmovups zmm3, [{out} + {stride}]", "vmovups zmm4, [{out} + {stride} + 64]", "vmovups zmm5, [{out} + {stride} + 128]",
-                "vmovups zmm6, [{out} + 2 * {stride}]", "vmovups zmm7, [{out} + 2 * {stride} + 64]", "vmovups zmm8, [{out} + 2 * {stride} + 128]",
-                "vmovups zmm9, [{out} + {stride3}]", "vmovups zmm10, [{out} + {stride3} + 64]", "vmovups zmm11, [{out} + {stride3} + 128]",
-                "vmovups zmm12, [{out4}]", "vmovups zmm13, [{out4} + 64]", "vmovups zmm14, [{out4} + 128]",
-                "vmovups zmm15, [{out4} + {stride}]", "vmovups zmm16, [{out4} + {stride} + 64]", "vmovups zmm17, [{out4} + {stride} + 128]",
-                "vmovups zmm18, [{out4} + 2 * {stride}]", "vmovups zmm19, [{out4} + 2 * {stride} + 64]", "vmovups zmm20, [{out4} + 2 * {stride} + 128]",
-                "vmovups zmm21, [{out4} + {stride3}]", "vmovups zmm22, [{out4} + {stride3} + 64]", "vmovups zmm23, [{out4} + {stride3} + 128]",
-                "jmp 2f", "4:",
-                "vpxord zmm0, zmm0, zmm0", "vpxord zmm1, zmm1, zmm1", "vpxord zmm2, zmm2, zmm2", "vpxord zmm3, zmm3, zmm3", "vpxord zmm4, zmm4, zmm4", "vpxord zmm5, zmm5, zmm5",
-                "vpxord zmm6, zmm6, zmm6", "vpxord zmm7, zmm7, zmm7", "vpxord zmm8, zmm8, zmm8", "vpxord zmm9, zmm9, zmm9", "vpxord zmm10, zmm10, zmm10", "vpxord zmm11, zmm11, zmm11",
-                "vpxord zmm12, zmm12, zmm12", "vpxord zmm13, zmm13, zmm13", "vpxord zmm14, zmm14, zmm14", "vpxord zmm15, zmm15, zmm15", "vpxord zmm16, zmm16, zmm16", "vpxord zmm17, zmm17, zmm17",
-                "vpxord zmm18, zmm18, zmm18", "vpxord zmm19, zmm19, zmm19", "vpxord zmm20, zmm20, zmm20", "vpxord zmm21, zmm21, zmm21", "vpxord zmm22, zmm22, zmm22", "vpxord zmm23, zmm23, zmm23",
-                "2:", "mov {step:e}, 16",
-                "3:",
-                "vmovaps zmm24, [{b0}]", "vmovaps zmm25, [{b1}]", "vmovaps zmm26, [{b2}]",
-                "vbroadcastss zmm27, dword ptr [{a}]", "vdpbf16ps zmm0, zmm27, zmm24", "vdpbf16ps zmm1, zmm27, zmm25", "vdpbf16ps zmm2, zmm27, zmm26",
-                "vbroadcastss zmm28, dword ptr [{a} + 64]", "vdpbf16ps zmm3, zmm28, zmm24", "vdpbf16ps zmm4, zmm28, zmm25", "vdpbf16ps zmm5, zmm28, zmm26",
-                "vbroadcastss zmm29, dword ptr [{a} + 128]", "vdpbf16ps zmm6, zmm29, zmm24", "vdpbf16ps zmm7, zmm29, zmm25", "vdpbf16ps zmm8, zmm29, zmm26",
-                "vbroadcastss zmm30, dword ptr [{a} + 192]", "vdpbf16ps zmm9, zmm30, zmm24", "vdpbf16ps zmm10, zmm30, zmm25", "vdpbf16ps zmm11, zmm30, zmm26",
-                "vbroadcastss zmm27, dword ptr [{a} + 256]", "vdpbf16ps zmm12, zmm27, zmm24", "vdpbf16ps zmm13, zmm27, zmm25", "vdpbf16ps zmm14, zmm27, zmm26",
-                "vbroadcastss zmm28, dword ptr [{a} + 320]", "vdpbf16ps zmm15, zmm28, zmm24", "vdpbf16ps zmm16, zmm28, zmm25", "vdpbf16ps zmm17, zmm28, zmm26",
-                "vbroadcastss zmm29, dword ptr [{a} + 384]", "vdpbf16ps zmm18, zmm29, zmm24", "vdpbf16ps zmm19, zmm29, zmm25", "vdpbf16ps zmm20, zmm29, zmm26",
-                "vbroadcastss zmm30, dword ptr [{a} + 448]", "vdpbf16ps zmm21, zmm30, zmm24", "vdpbf16ps zmm22, zmm30, zmm25", "vdpbf16ps zmm23, zmm30, zmm26",
-                "add {a}, 4", "add {b0}, 64", "add {b1}, 64", "add {b2}, 64", "dec {step:e}", "jnz 3b",
-                "add {a}, 960", "dec {n}", "jnz 2b",
-                "vmovups [{out}], zmm0", "vmovups [{out} + 64], zmm1", "vmovups [{out} + 128], zmm2",
-                "vmovups [{out} + {stride}], zmm3", "vmovups [{out} + {stride} + 64], zmm4", "vmovups [{out} + {stride} + 128], zmm5",
-                "vmovups [{out} + 2 * {stride}], zmm6", "vmovups [{out} + 2 * {stride} + 64], zmm7", "vmovups [{out} + 2 * {stride} + 128], zmm8",
-                "vmovups [{out} + {stride3}], zmm9", "vmovups [{out} + {stride3} + 64], zmm10", "vmovups [{out} + {stride3} + 128], zmm11",
-                "vmovups [{out4}], zmm12", "vmovups [{out4} + 64], zmm13", "vmovups [{out4} + 128], zmm14",
-                "vmovups [{out4} + {stride}], zmm15", "vmovups [{out4} + {stride} + 64], zmm16", "vmovups [{out4} + {stride} + 128], zmm17",
-                "vmovups [{out4} + 2 * {stride}], zmm18", "vmovups [{out4} + 2 * {stride} + 64], zmm19", "vmovups [{out4} + 2 * {stride} + 128], zmm20",
-                "vmovups [{out4} + {stride3}], zmm21", "vmovups [{out4} + {stride3} + 64], zmm22", "vmovups [{out4} + {stride3} + 128], zmm23",
-                out = in(reg) out, stride = in(reg) 4 * stride, stride3 = in(reg) 12 * stride, out4 = in(reg) out.wrapping_add(4 * stride),
-                add = in(reg) accumulate as usize, a = inout(reg) a => _, b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _,
-                b2 = inout(reg) b2 => _, n = inout(reg) n => _, step = out(reg) _,
-                out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _, out("zmm5") _, out("zmm6") _, out("zmm7") _,
-                out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _, out("zmm12") _, out("zmm13") _, out("zmm14") _, out("zmm15") _,
-                out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _, out("zmm20") _, out("zmm21") _, out("zmm22") _, out("zmm23") _,
-                out("zmm24") _, out("zmm25") _, out("zmm26") _, out("zmm27") _, out("zmm28") _, out("zmm29") _, out("zmm30") _,
-                options(nostack));
-        }
-    }
-
-    /// As [`three`], of 2 panels.
-    ///
-    /// # Safety
-    /// As of [`three`]; the rows of `out` have 32 values.
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn two(
-        out: *mut f32,
-        stride: usize,
-        accumulate: bool,
-        a: *const Line,
-        [b0, b1]: [*const Line; 2],
-        n: usize,
-    ) {
-        // SAFETY: as in `three`.
-        unsafe {
-            asm!(
-                "test {add}, {add}", "jz 4f",
-                "vmovups zmm0, [{out}]", "vmovups zmm1, [{out} + 64]",
-                "vmovups zmm2, [{out} + {stride}]", "vmovups zmm3, [{out} + {stride} + 64]",
-                "vmovups zmm4, [{out} + 2 * {stride}]", "vmovups zmm5, [{out} + 2 * {stride} + 64]",
-                "vmovups zmm6, [{out} + {stride3}]", "vmovups zmm7, [{out} + {stride3} + 64]",
-                "vmovups zmm8, [{out4}]", "vmovups zmm9, [{out4} + 64]",
-                "vmovups zmm10, [{out4} + {stride}]", "vmovups zmm11, [{out4} + {stride} + 64]",
-                "vmovups zmm12, [{out4} + 2 * {stride}]", "vmovups zmm13, [{out4} + 2 * {stride} + 64]",
-                "vmovups zmm14, [{out4} + {stride3}]", "vmovups zmm15, [{out4} + {stride3} + 64]",
+                "vmovaps zmm0, [{sums}]", "vmovaps zmm1, [{sums} + 64]", "vmovaps zmm2, [{sums} + 128]", "vmovaps zmm3, [{sums} + 192]",
+                "vmovaps zmm4, [{sums} + 256]", "vmovaps zmm5, [{sums} + 320]", "vmovaps zmm6, [{sums} + 384]", "vmovaps zmm7, [{sums} + 448]",
+                "vmovaps zmm8, [{sums} + 512]", "vmovaps zmm9, [{sums} + 576]", "vmovaps zmm10, [{sums} + 640]", "vmovaps zmm11, [{sums} + 704]",
+                "vmovaps zmm12, [{sums} + 768]", "vmovaps zmm13, [{sums} + 832]", "vmovaps zmm14, [{sums} + 896]", "vmovaps zmm15, [{sums} + 960]",
                 "jmp 2f", "4:",
                 "vpxord zmm0, zmm0, zmm0", "vpxord zmm1, zmm1, zmm1", "vpxord zmm2, zmm2, zmm2", "vpxord zmm3, zmm3, zmm3",
                 "vpxord zmm4, zmm4, zmm4", "vpxord zmm5, zmm5, zmm5", "vpxord zmm6, zmm6, zmm6", "vpxord zmm7, zmm7, zmm7",
                 "vpxord zmm8, zmm8, zmm8", "vpxord zmm9, zmm9, zmm9", "vpxord zmm10, zmm10, zmm10", "vpxord zmm11, zmm11, zmm11",
                 "vpxord zmm12, zmm12, zmm12", "vpxord zmm13, zmm13, zmm13", "vpxord zmm14, zmm14, zmm14", "vpxord zmm15, zmm15, zmm15",
-                "2:", "mov {step:e}, 16",
-                "3:",
-                "vmovaps zmm24, [{b0}]", "vmovaps zmm25, [{b1}]",
+                "2:", "mov {step:e}, {pairs:e}",
+                "3:", "vmovaps zmm24, [{b0}]", "vmovaps zmm25, [{b1}]",
                 "vbroadcastss zmm27, dword ptr [{a}]", "vdpbf16ps zmm0, zmm27, zmm24", "vdpbf16ps zmm1, zmm27, zmm25",
                 "vbroadcastss zmm28, dword ptr [{a} + 64]", "vdpbf16ps zmm2, zmm28, zmm24", "vdpbf16ps zmm3, zmm28, zmm25",
                 "vbroadcastss zmm29, dword ptr [{a} + 128]", "vdpbf16ps zmm4, zmm29, zmm24", "vdpbf16ps zmm5, zmm29, zmm25",
@@ -446,20 +322,59 @@ mod native {
                 "vbroadcastss zmm30, dword ptr [{a} + 448]", "vdpbf16ps zmm14, zmm30, zmm24", "vdpbf16ps zmm15, zmm30, zmm25",
                 "add {a}, 4", "add {b0}, 64", "add {b1}, 64", "dec {step:e}", "jnz 3b",
                 "add {a}, 960", "dec {n}", "jnz 2b",
-                "vmovups [{out}], zmm0", "vmovups [{out} + 64], zmm1",
-                "vmovups [{out} + {stride}], zmm2", "vmovups [{out} + {stride} + 64], zmm3",
-                "vmovups [{out} + 2 * {stride}], zmm4", "vmovups [{out} + 2 * {stride} + 64], zmm5",
-                "vmovups [{out} + {stride3}], zmm6", "vmovups [{out} + {stride3} + 64], zmm7",
-                "vmovups [{out4}], zmm8", "vmovups [{out4} + 64], zmm9",
-                "vmovups [{out4} + {stride}], zmm10", "vmovups [{out4} + {stride} + 64], zmm11",
-                "vmovups [{out4} + 2 * {stride}], zmm12", "vmovups [{out4} + 2 * {stride} + 64], zmm13",
-                "vmovups [{out4} + {stride3}], zmm14", "vmovups [{out4} + {stride3} + 64], zmm15",
-                out = in(reg) out, stride = in(reg) 4 * stride, stride3 = in(reg) 12 * stride, out4 = in(reg) out.wrapping_add(4 * stride),
-                add = in(reg) accumulate as usize, a = inout(reg) a => _, b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _,
-                n = inout(reg) n => _, step = out(reg) _,
+                "vmovaps [{sums}], zmm0", "vmovaps [{sums} + 64], zmm1", "vmovaps [{sums} + 128], zmm2", "vmovaps [{sums} + 192], zmm3",
+                "vmovaps [{sums} + 256], zmm4", "vmovaps [{sums} + 320], zmm5", "vmovaps [{sums} + 384], zmm6", "vmovaps [{sums} + 448], zmm7",
+                "vmovaps [{sums} + 512], zmm8", "vmovaps [{sums} + 576], zmm9", "vmovaps [{sums} + 640], zmm10", "vmovaps [{sums} + 704], zmm11",
+                "vmovaps [{sums} + 768], zmm12", "vmovaps [{sums} + 832], zmm13", "vmovaps [{sums} + 896], zmm14", "vmovaps [{sums} + 960], zmm15",
+                sums = in(reg) sums, add = in(reg) add as usize, a = inout(reg) a => _, b0 = inout(reg) b0 => _, b1 = inout(reg) b1 => _,
+                n = inout(reg) depth.tiles => _, pairs = in(reg) depth.pairs, step = out(reg) _,
                 out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _, out("zmm5") _, out("zmm6") _, out("zmm7") _,
                 out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _, out("zmm12") _, out("zmm13") _, out("zmm14") _, out("zmm15") _,
                 out("zmm24") _, out("zmm25") _, out("zmm27") _, out("zmm28") _, out("zmm29") _, out("zmm30") _,
+                options(nostack));
+        }
+    }
+
+    /// As [`two`], of 16 rows and the first 16 of their sums.
+    ///
+    /// # Safety
+    /// As of [`two`], of 16 rows; `a` leads to the first line.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn one(sums: *mut f32, add: bool, a: *const Line, b: *const Line, depth: &Depth) {
+        // SAFETY: as in `two`, along 16 lines of `a`.
+        unsafe {
+            asm!(
+                "test {add}, {add}", "jz 4f",
+                "vmovaps zmm0, [{sums}]", "vmovaps zmm1, [{sums} + 128]", "vmovaps zmm2, [{sums} + 256]", "vmovaps zmm3, [{sums} + 384]",
+                "vmovaps zmm4, [{sums} + 512]", "vmovaps zmm5, [{sums} + 640]", "vmovaps zmm6, [{sums} + 768]", "vmovaps zmm7, [{sums} + 896]",
+                "vmovaps zmm8, [{sums} + 1024]", "vmovaps zmm9, [{sums} + 1152]", "vmovaps zmm10, [{sums} + 1280]", "vmovaps zmm11, [{sums} + 1408]",
+                "vmovaps zmm12, [{sums} + 1536]", "vmovaps zmm13, [{sums} + 1664]", "vmovaps zmm14, [{sums} + 1792]", "vmovaps zmm15, [{sums} + 1920]",
+                "jmp 2f", "4:",
+                "vpxord zmm0, zmm0, zmm0", "vpxord zmm1, zmm1, zmm1", "vpxord zmm2, zmm2, zmm2", "vpxord zmm3, zmm3, zmm3",
+                "vpxord zmm4, zmm4, zmm4", "vpxord zmm5, zmm5, zmm5", "vpxord zmm6, zmm6, zmm6", "vpxord zmm7, zmm7, zmm7",
+                "vpxord zmm8, zmm8, zmm8", "vpxord zmm9, zmm9, zmm9", "vpxord zmm10, zmm10, zmm10", "vpxord zmm11, zmm11, zmm11",
+                "vpxord zmm12, zmm12, zmm12", "vpxord zmm13, zmm13, zmm13", "vpxord zmm14, zmm14, zmm14", "vpxord zmm15, zmm15, zmm15",
+                "2:", "mov {step:e}, {pairs:e}",
+                "3:", "vmovaps zmm24, [{b}]",
+                "vdpbf16ps zmm0, zmm24, dword ptr [{a}]{{1to16}}", "vdpbf16ps zmm1, zmm24, dword ptr [{a} + 64]{{1to16}}",
+                "vdpbf16ps zmm2, zmm24, dword ptr [{a} + 128]{{1to16}}", "vdpbf16ps zmm3, zmm24, dword ptr [{a} + 192]{{1to16}}",
+                "vdpbf16ps zmm4, zmm24, dword ptr [{a} + 256]{{1to16}}", "vdpbf16ps zmm5, zmm24, dword ptr [{a} + 320]{{1to16}}",
+                "vdpbf16ps zmm6, zmm24, dword ptr [{a} + 384]{{1to16}}", "vdpbf16ps zmm7, zmm24, dword ptr [{a} + 448]{{1to16}}",
+                "vdpbf16ps zmm8, zmm24, dword ptr [{a} + 512]{{1to16}}", "vdpbf16ps zmm9, zmm24, dword ptr [{a} + 576]{{1to16}}",
+                "vdpbf16ps zmm10, zmm24, dword ptr [{a} + 640]{{1to16}}", "vdpbf16ps zmm11, zmm24, dword ptr [{a} + 704]{{1to16}}",
+                "vdpbf16ps zmm12, zmm24, dword ptr [{a} + 768]{{1to16}}", "vdpbf16ps zmm13, zmm24, dword ptr [{a} + 832]{{1to16}}",
+                "vdpbf16ps zmm14, zmm24, dword ptr [{a} + 896]{{1to16}}", "vdpbf16ps zmm15, zmm24, dword ptr [{a} + 960]{{1to16}}",
+                "add {a}, 4", "add {b}, 64", "dec {step:e}", "jnz 3b",
+                "add {a}, 960", "dec {n}", "jnz 2b",
+                "vmovaps [{sums}], zmm0", "vmovaps [{sums} + 128], zmm1", "vmovaps [{sums} + 256], zmm2", "vmovaps [{sums} + 384], zmm3",
+                "vmovaps [{sums} + 512], zmm4", "vmovaps [{sums} + 640], zmm5", "vmovaps [{sums} + 768], zmm6", "vmovaps [{sums} + 896], zmm7",
+                "vmovaps [{sums} + 1024], zmm8", "vmovaps [{sums} + 1152], zmm9", "vmovaps [{sums} + 1280], zmm10", "vmovaps [{sums} + 1408], zmm11",
+                "vmovaps [{sums} + 1536], zmm12", "vmovaps [{sums} + 1664], zmm13", "vmovaps [{sums} + 1792], zmm14", "vmovaps [{sums} + 1920], zmm15",
+                sums = in(reg) sums, add = in(reg) add as usize, a = inout(reg) a => _, b = inout(reg) b => _,
+                n = inout(reg) depth.tiles => _, pairs = in(reg) depth.pairs, step = out(reg) _,
+                out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _, out("zmm5") _, out("zmm6") _, out("zmm7") _,
+                out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _, out("zmm12") _, out("zmm13") _, out("zmm14") _, out("zmm15") _,
+                out("zmm24") _,
                 options(nostack));
         }
     }

@@ -15,8 +15,17 @@ pub struct Rectangle<T> {
     pub made: T,
 }
 
-/// Sums of the block's rows and up to 32 columns from (`row`, `col`) on; beyond them the squares hold anything.
-fn strip(engine: Engine, sums: &mut [Sums], terms: &[(&Left, RightPart)], row: usize, col: usize, block: &Block) {
+/// Sums of the block's rows and up to 32 columns from (`row`, `col`) on, added to what is there when `begun`; beyond them
+/// the squares hold anything.
+pub(super) fn strip(
+    engine: Engine,
+    sums: &mut [Sums],
+    begun: bool,
+    terms: &[(&Left, RightPart)],
+    row: usize,
+    col: usize,
+    block: &Block,
+) {
     assert!(sums.len() * DEPTH >= block.rows && block.cols <= DEPTH, "a strip's sums have no room");
     let out: *mut f32 = sums.as_mut_ptr().cast();
     // SAFETY: the squares have room for the rows, rounded up to 32, are aligned and exclusively borrowed; whoever calls this
@@ -24,13 +33,9 @@ fn strip(engine: Engine, sums: &mut [Sums], terms: &[(&Left, RightPart)], row: u
     #[expect(unsafe_code, reason = "the engines write through pointers")]
     unsafe {
         match engine {
-            Engine::Amx => amx::strip(out, false, terms, row, col, block),
-            // Whole registers: the squares have room for them, and the operands are padded to tiles.
-            Engine::Avx512 => {
-                let [rows, cols] = [block.rows, block.cols].map(|n| n.next_multiple_of(TILE));
-                avx512::rectangle(out, DEPTH, false, terms, row, col, &Block { rows, cols });
-            }
-            Engine::Portable => portable::rectangle(out, DEPTH, false, terms, row, col, block),
+            Engine::Amx => amx::strip(out, begun, terms, row, col, block),
+            Engine::Avx512 => avx512::strip(out, begun, terms, row, col, block),
+            Engine::Portable => portable::rectangle(out, DEPTH, begun, terms, row, col, block),
         }
     }
 }
@@ -55,7 +60,7 @@ fn rectangle<const I: usize>(
             let strips = products.map(|terms| {
                 let part = parts.next().unwrap_or_default();
                 if squares > 0 {
-                    strip(engine, part, terms, row, col, &block);
+                    strip(engine, part, false, terms, row, col, &block);
                 }
                 &mut part[..squares]
             });

@@ -208,8 +208,7 @@ pub fn product(
         unsafe {
             let out = shared.at(rows * stride + cols);
             match engine {
-                Engine::Amx => by_strips(out, stride, accumulate, terms, rows, cols, &block),
-                Engine::Avx512 => avx512::rectangle(out, stride, accumulate, terms, rows, cols, &block),
+                Engine::Amx | Engine::Avx512 => by_strips(engine, out, stride, accumulate, terms, rows, cols, &block),
                 Engine::Portable => portable::rectangle(out, stride, accumulate, terms, rows, cols, &block),
             }
         }
@@ -244,12 +243,14 @@ fn configured(engine: Engine, work: impl FnOnce()) {
     }
 }
 
-/// A rectangle on AMX. The sums of 32 columns lie together, not a page apart as in `out`, until they are complete.
+/// A rectangle on an engine that sums in memory: the sums of 32 columns lie together, not a page apart as in `out`, until
+/// they are complete.
 ///
 /// # Safety
-/// As [`portable::rectangle`], and AMX is available.
+/// As [`portable::rectangle`], and the engine is available.
 #[expect(unsafe_code, reason = "the output is a rectangle inside a matrix that other threads write to")]
 unsafe fn by_strips(
+    engine: Engine,
     out: *mut f32,
     stride: usize,
     accumulate: bool,
@@ -259,20 +260,20 @@ unsafe fn by_strips(
     block: &Block,
 ) {
     let mut sums = Buffer::<Sums>::take(TASK_ROWS / DEPTH);
-    let sums: *mut f32 = sums.as_mut_ptr().cast();
-    amx::configured(|| {
+    configured(engine, || {
         for j in (0..block.cols).step_by(DEPTH) {
             let cols = (block.cols - j).min(DEPTH);
+            let rows: *mut f32 = sums.as_mut_ptr().cast();
             // SAFETY: what is copied to and from `out` is the caller's rectangle, and `sums` has room for a task's rows.
             unsafe {
                 if accumulate {
                     for i in 0..block.rows {
-                        copy_row(out.add(i * stride + j), sums.add(i * DEPTH), cols);
+                        copy_row(out.add(i * stride + j), rows.add(i * DEPTH), cols);
                     }
                 }
-                amx::strip(sums, accumulate, terms, row, col + j, &Block { rows: block.rows, cols });
+                fuse::strip(engine, &mut sums, accumulate, terms, row, col + j, &Block { rows: block.rows, cols });
                 for i in 0..block.rows {
-                    copy_row(sums.add(i * DEPTH), out.add(i * stride + j), cols);
+                    copy_row(rows.add(i * DEPTH), out.add(i * stride + j), cols);
                 }
             }
         }
