@@ -11,6 +11,7 @@ venv=${1:?usage: judge.sh VENV JUDGE.gguf [WORK]} judge=$(realpath "${2:?usage: 
 cd "$(dirname "$0")/../.."
 work=${3:-target/conformance/judge} here=tests/conformance
 $here/llamacpp.sh "$venv"
+venv=$(realpath "$venv")
 cargo build --release --locked -p limbeck --bin limbeck
 limbeck=$(realpath "${CARGO_TARGET_DIR:-target}/release/limbeck")
 rm -rf "$work" && mkdir -p "$work/letters" && work=$(realpath "$work")
@@ -64,7 +65,7 @@ metric = "validity"
 min = 0.01
 END
 cd "$work"
-"$limbeck" run letters --offline > /dev/null 2>&1 || [ $? -eq 5 ]
+"$limbeck" run letters --offline > run.txt 2>&1 || [ $? -eq 5 ] || { cat run.txt; exit 1; }
 "$limbeck" review letters --export tasks.json --format label-studio > /dev/null
 "$venv/bin/python" - <<'END'
 import json
