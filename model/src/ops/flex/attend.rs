@@ -3,7 +3,7 @@
 
 use super::growing::{LANES, Seen};
 use super::kernels::exp_row;
-use super::simd::vectorised;
+use super::simd::{self, vectorised};
 use crate::ops::AttentionPlan;
 use std::ops::Range;
 
@@ -154,7 +154,7 @@ fn scores_of<const N: usize>(
     row: usize,
     len: usize,
 ) {
-    if native::scores(N, q, keys, block, scale, out, row, len) {
+    if native::scores(simd::width(), N, q, keys, block, scale, out, row, len) {
         return;
     }
     let q = q.as_chunks::<N>().0;
@@ -203,7 +203,7 @@ fn weighted_of<const N: usize>(
     }
     let weights: [&[f32]; N] = std::array::from_fn(|i| &weights[i * row..][..len]);
     let whole = d / LANES * LANES;
-    let by_hand = native::weighted(&weights, values, width, d, out);
+    let by_hand = native::weighted(simd::width(), &weights, values, width, d, out);
     for at in (0..if by_hand { 0 } else { whole }).step_by(LANES) {
         let mut sums = [[0f32; LANES]; N];
         for (i, sums) in sums.iter_mut().enumerate() {
@@ -231,86 +231,148 @@ fn weighted_of<const N: usize>(
 
 #[cfg(not(target_arch = "x86_64"))]
 mod native {
-    pub fn scores(_: usize, _: &[f32], _: &[f32], _: usize, _: f32, _: &mut [f32], _: usize, _: usize) -> bool {
+    use super::super::simd::Width;
+
+    pub fn scores(
+        _: Width,
+        _: usize,
+        _: &[f32],
+        _: &[f32],
+        _: usize,
+        _: f32,
+        _: &mut [f32],
+        _: usize,
+        _: usize,
+    ) -> bool {
         false
     }
 
-    pub fn weighted(_: &[&[f32]], _: &[f32], _: usize, _: usize, _: &mut [f32]) -> bool {
+    pub fn weighted(_: Width, _: &[&[f32]], _: &[f32], _: usize, _: usize, _: &mut [f32]) -> bool {
         false
     }
 }
 
-/// The same chains on 512 bits, by hand: the compiler turned the loops the other way round and gathered keys lane by lane, which
-/// was two thirds of the time that a prompt of 512 tokens took.
+/// The same chains on 512 and 256 bits, by hand: the compiler turned the loops the other way round and gathered keys lane by
+/// lane, which was two thirds of the time that a prompt of 512 tokens took.
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "vector instructions behind run-time detection")]
 mod native {
-    use super::super::simd::{Width, width};
+    use super::super::simd::Width;
     use super::{LANES, TOGETHER};
-    use std::arch::x86_64::*;
 
-    /// A block of keys: `q` is `[depth, n]`, `keys` `[depth, 16]`; the lanes of `mask` go to each query's row of `out`.
+    /// A register of keys: `q` is `[depth, n]`, `keys` `[depth, 16]` from a lane on; the first `count` go to each query's row of
+    /// `out`.
     type Scores =
-        unsafe fn(q: *const f32, keys: *const f32, depth: usize, scale: f32, out: *mut f32, row: usize, mask: u16);
-    /// Sixteen values of each of `len` tokens, `stride` apart; `out` has them for each query, `d` apart.
+        unsafe fn(q: *const f32, keys: *const f32, depth: usize, scale: f32, out: *mut f32, row: usize, count: usize);
+    /// A register's values of each of `len` tokens, `stride` apart; `out` has them for each query, `d` apart.
     type Weighted = unsafe fn(weights: &[&[f32]], values: *const f32, stride: usize, out: *mut f32, d: usize);
 
-    /// Sums are variables of their own: the compiler keeps an array of them in memory.
+    /// What a width has for `n` queries, and how many lanes a register of it.
+    struct Kernels {
+        scores: Scores,
+        weighted: Weighted,
+        lanes: usize,
+    }
+
+    /// The kernels of one width, from its names for loads, stores and multiply-adds. Sums are variables of their own: the
+    /// compiler keeps an array of them in memory.
     macro_rules! kernels {
-        ($scores:ident $weighted:ident $n:literal: $($i:literal $sum:ident $w:ident),+) => {
-            #[target_feature(enable = "avx512f")]
-            unsafe fn $scores(q: *const f32, keys: *const f32, depth: usize, scale: f32, out: *mut f32, row: usize, mask: u16) {
+        ($features:literal $lanes:literal) => {
+            kernels!($features scores_1 weighted_1 1: 0 s0 w0);
+            kernels!($features scores_2 weighted_2 2: 0 s0 w0, 1 s1 w1);
+            kernels!($features scores_3 weighted_3 3: 0 s0 w0, 1 s1 w1, 2 s2 w2);
+            kernels!($features scores_4 weighted_4 4: 0 s0 w0, 1 s1 w1, 2 s2 w2, 3 s3 w3);
+            kernels!($features scores_8 weighted_8 8: 0 s0 w0, 1 s1 w1, 2 s2 w2, 3 s3 w3, 4 s4 w4, 5 s5 w5, 6 s6 w6, 7 s7 w7);
+
+            pub fn of(n: usize) -> Option<Kernels> {
+                let (scores, weighted): (Scores, Weighted) = match n {
+                    1 => (scores_1, weighted_1),
+                    2 => (scores_2, weighted_2),
+                    3 => (scores_3, weighted_3),
+                    4 => (scores_4, weighted_4),
+                    TOGETHER => (scores_8, weighted_8),
+                    _ => return None,
+                };
+                Some(Kernels { scores, weighted, lanes: $lanes })
+            }
+        };
+        ($features:literal $scores:ident $weighted:ident $n:literal: $($i:literal $sum:ident $w:ident),+) => {
+            #[target_feature(enable = $features)]
+            unsafe fn $scores(q: *const f32, keys: *const f32, depth: usize, scale: f32, out: *mut f32, row: usize, count: usize) {
                 // SAFETY: the caller says how much there is to read and to write.
                 unsafe {
-                    $(let mut $sum = _mm512_setzero_ps();)+
+                    $(let mut $sum = zero();)+
                     for j in 0..depth {
-                        let keys = _mm512_loadu_ps(keys.add(j * LANES));
-                        $($sum = _mm512_fmadd_ps(_mm512_set1_ps(*q.add(j * $n + $i)), keys, $sum);)+
+                        let keys = load(keys.add(j * LANES));
+                        $($sum = multiply_add(all(*q.add(j * $n + $i)), keys, $sum);)+
                     }
-                    let scale = _mm512_set1_ps(scale);
-                    $(_mm512_mask_storeu_ps(out.add($i * row), mask, _mm512_mul_ps($sum, scale));)+
+                    let scale = all(scale);
+                    $(store_first(out.add($i * row), multiply($sum, scale), count);)+
                 }
             }
 
-            #[target_feature(enable = "avx512f")]
+            #[target_feature(enable = $features)]
             unsafe fn $weighted(weights: &[&[f32]], values: *const f32, stride: usize, out: *mut f32, d: usize) {
                 // SAFETY: as above; the weights of all queries are as many.
                 unsafe {
-                    $(let mut $sum = _mm512_loadu_ps(out.add($i * d));)+
+                    $(let mut $sum = load(out.add($i * d));)+
                     $(let $w = weights[$i].as_ptr();)+
                     for token in 0..weights[0].len() {
-                        let value = _mm512_loadu_ps(values.add(token * stride));
-                        $($sum = _mm512_fmadd_ps(_mm512_set1_ps(*$w.add(token)), value, $sum);)+
+                        let value = load(values.add(token * stride));
+                        $($sum = multiply_add(all(*$w.add(token)), value, $sum);)+
                     }
-                    $(_mm512_storeu_ps(out.add($i * d), $sum);)+
+                    $(store(out.add($i * d), $sum);)+
                 }
             }
         };
     }
 
-    kernels!(scores_1 weighted_1 1: 0 s0 w0);
-    kernels!(scores_2 weighted_2 2: 0 s0 w0, 1 s1 w1);
-    kernels!(scores_3 weighted_3 3: 0 s0 w0, 1 s1 w1, 2 s2 w2);
-    kernels!(scores_4 weighted_4 4: 0 s0 w0, 1 s1 w1, 2 s2 w2, 3 s3 w3);
-    kernels!(scores_8 weighted_8 8: 0 s0 w0, 1 s1 w1, 2 s2 w2, 3 s3 w3, 4 s4 w4, 5 s5 w5, 6 s6 w6, 7 s7 w7);
+    mod wide {
+        use super::{Kernels, LANES, Scores, TOGETHER, Weighted};
+        use std::arch::x86_64::{
+            __m512, _mm512_fmadd_ps as multiply_add, _mm512_loadu_ps as load, _mm512_mask_storeu_ps,
+            _mm512_mul_ps as multiply, _mm512_set1_ps as all, _mm512_setzero_ps as zero, _mm512_storeu_ps as store,
+        };
 
-    fn kernels(n: usize) -> Option<(Scores, Weighted)> {
-        if width() != Width::Avx512 {
-            return None;
+        #[target_feature(enable = "avx512f")]
+        unsafe fn store_first(out: *mut f32, x: __m512, count: usize) {
+            // SAFETY: the caller has room for so many, and a lane beyond them is masked.
+            unsafe { _mm512_mask_storeu_ps(out, u16::MAX >> (16 - count), x) };
         }
-        match n {
-            1 => Some((scores_1, weighted_1)),
-            2 => Some((scores_2, weighted_2)),
-            3 => Some((scores_3, weighted_3)),
-            4 => Some((scores_4, weighted_4)),
-            TOGETHER => Some((scores_8, weighted_8)),
-            _ => None,
+
+        kernels!("avx512f" 16);
+    }
+
+    mod narrow {
+        use super::{Kernels, LANES, Scores, TOGETHER, Weighted};
+        use std::arch::x86_64::{
+            __m256, _mm256_cmpgt_epi32, _mm256_fmadd_ps as multiply_add, _mm256_loadu_ps as load, _mm256_maskstore_ps,
+            _mm256_mul_ps as multiply, _mm256_set1_epi32, _mm256_set1_ps as all, _mm256_setr_epi32,
+            _mm256_setzero_ps as zero, _mm256_storeu_ps as store,
+        };
+
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn store_first(out: *mut f32, x: __m256, count: usize) {
+            let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+            // SAFETY: the caller has room for so many, and a lane beyond them is masked.
+            unsafe { _mm256_maskstore_ps(out, mask, x) };
+        }
+
+        kernels!("avx2,fma" 8);
+    }
+
+    fn kernels(width: Width, n: usize) -> Option<Kernels> {
+        match width {
+            Width::Avx512 => wide::of(n),
+            Width::Avx2 => narrow::of(n),
+            Width::Base => None,
         }
     }
 
     /// As [`super::scores`]; says whether it was done.
     #[expect(clippy::too_many_arguments, reason = "a leaf takes its slices plainly")]
     pub fn scores(
+        width: Width,
         n: usize,
         q: &[f32],
         keys: &[f32],
@@ -320,37 +382,38 @@ mod native {
         row: usize,
         len: usize,
     ) -> bool {
-        let Some((kernel, _)) = kernels(n) else { return false };
+        let Some(Kernels { scores, lanes, .. }) = kernels(width, n) else { return false };
         let depth = q.len() / n;
         for (first, keys) in (0..len).step_by(LANES).zip(keys.chunks(block)) {
             let count = LANES.min(len - first);
             assert!(keys.len() >= depth * LANES && out.len() >= (n - 1) * row + first + count, "a block of keys");
-            // SAFETY: the processor has the instructions, and the assertion bounds what is read and written: a lane beyond
-            // `count` is masked.
-            unsafe {
-                kernel(
-                    q.as_ptr(),
-                    keys.as_ptr(),
-                    depth,
-                    scale,
-                    out.as_mut_ptr().add(first),
-                    row,
-                    u16::MAX >> (LANES - count),
-                );
+            for lane in (0..count).step_by(lanes) {
+                let (keys, out) = (&keys[lane..], &mut out[first + lane..]);
+                // SAFETY: the processor has the instructions, and the assertion bounds what is read and written.
+                unsafe {
+                    scores(q.as_ptr(), keys.as_ptr(), depth, scale, out.as_mut_ptr(), row, lanes.min(count - lane));
+                }
             }
         }
         true
     }
 
     /// The whole registers of [`super::weighted_of`]; says whether it was done.
-    pub fn weighted(weights: &[&[f32]], values: &[f32], stride: usize, d: usize, out: &mut [f32]) -> bool {
+    pub fn weighted(
+        width: Width,
+        weights: &[&[f32]],
+        values: &[f32],
+        stride: usize,
+        d: usize,
+        out: &mut [f32],
+    ) -> bool {
         let (n, len) = (weights.len(), weights[0].len());
-        let Some((_, kernel)) = kernels(n) else { return false };
+        let Some(Kernels { weighted, lanes, .. }) = kernels(width, n) else { return false };
         assert!(weights.iter().all(|of_one| of_one.len() == len) && out.len() >= n * d, "queries of one kind");
-        for at in (0..d / LANES * LANES).step_by(LANES) {
-            assert!(values.len() >= (len - 1) * stride + at + LANES, "the tokens' values");
+        for at in (0..d / LANES * LANES).step_by(lanes) {
+            assert!(values.len() >= (len - 1) * stride + at + lanes, "the tokens' values");
             // SAFETY: the processor has the instructions, and the assertions bound what is read and written.
-            unsafe { kernel(weights, values.as_ptr().add(at), stride, out.as_mut_ptr().add(at), d) };
+            unsafe { weighted(weights, values.as_ptr().add(at), stride, out.as_mut_ptr().add(at), d) };
         }
         true
     }
@@ -359,6 +422,7 @@ mod native {
 #[cfg(test)]
 mod tests {
     use super::super::kernels::tests::values;
+    use super::super::simd::Width;
     use super::*;
 
     /// Chains written out: depths in their order, tokens in theirs.
@@ -372,10 +436,24 @@ mod tests {
                 let (q, keys) = (values(n * d, 1), values(blocks * width * LANES, 2));
                 let mut out = vec![9.0; n * row];
                 scores(&q, n, &keys[at * LANES..], width * LANES, 0.5, &mut out, row, len);
+                for narrower in [Width::Avx512, Width::Avx2].into_iter().filter(|narrower| narrower.available()) {
+                    let mut again = vec![9.0; n * row];
+                    let keys = &keys[at * LANES..];
+                    assert!(native::scores(narrower, n, &q, keys, width * LANES, 0.5, &mut again, row, len));
+                    assert_eq!(again, out, "{narrower:?}: {n} {len}");
+                }
                 let (weights, value) = (values(n * row, 3), values(len * width, 4));
                 let mut sums = values(n * d, 5);
                 let before = sums.clone();
                 add_weighted(&weights, n, row, len, &value[at..], width, d, &mut sums);
+                for narrower in [Width::Avx512, Width::Avx2].into_iter().filter(|narrower| narrower.available()) {
+                    let mut again = before.clone();
+                    let of_all: Vec<&[f32]> = (0..n).map(|i| &weights[i * row..][..len]).collect();
+                    assert!(native::weighted(narrower, &of_all, &value[at..], width, d, &mut again));
+                    let whole =
+                        |x: &[f32]| x.chunks(d).flat_map(|x| x[..d / LANES * LANES].to_vec()).collect::<Vec<_>>();
+                    assert_eq!(whole(&again), whole(&sums), "{narrower:?}: {n} {len}");
+                }
                 for i in 0..n {
                     for token in 0..len {
                         let key = |j: usize| keys[token / LANES * width * LANES + (at + j) * LANES + token % LANES];

@@ -3,31 +3,37 @@
 
 use std::sync::OnceLock;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Width {
     Base,
     Avx2,
     Avx512,
 }
 
+impl Width {
+    /// Whether this processor has its instructions.
+    pub fn available(self) -> bool {
+        match self {
+            Width::Base => true,
+            #[cfg(target_arch = "x86_64")]
+            Width::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Width::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Width::Avx2 | Width::Avx512 => false,
+        }
+    }
+}
+
 pub fn width() -> Width {
     static WIDTH: OnceLock<Width> = OnceLock::new();
-    *WIDTH.get_or_init(|| {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl")
-            {
-                return Width::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return Width::Avx2;
-            }
-        }
-        Width::Base
-    })
+    *WIDTH
+        .get_or_init(|| [Width::Avx512, Width::Avx2].into_iter().find(|width| width.available()).unwrap_or(Width::Base))
 }
 
 /// Defines a function whose body is compiled for each width.
