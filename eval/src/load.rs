@@ -7,10 +7,10 @@
 //! Graubard (1998) do for clustered samples.
 
 use crate::report::Fact;
-use crate::rng::SplitMix64;
 use crate::special::{beta_quantile, binomial_cdf};
 use crate::statistics::Interval;
 use hdrhistogram::Histogram;
+use limbeck_artifact::random::SplitMix64;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
