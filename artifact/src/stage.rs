@@ -27,9 +27,9 @@ pub struct StageRecord {
     pub wall_ms: u64,
 }
 
-/// The key of a stage: SHA-256 over plan, input digests and program version.
-pub fn key(plan: &Value, inputs: &BTreeMap<String, String>, program_version: &str) -> String {
-    let all = json!({"plan": plan, "inputs": inputs, "program_version": program_version});
+/// The key of a stage: SHA-256 over plan, input digests and what stands for the program.
+pub fn key(plan: &Value, inputs: &BTreeMap<String, String>, program: &str) -> String {
+    let all = json!({"plan": plan, "inputs": inputs, "program": program});
     sha256_hex(canonical_json(&all).as_bytes())
 }
 
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_changes_with_plan_inputs_and_version_and_with_nothing_else() {
+    fn the_key_changes_with_plan_inputs_and_program_and_with_nothing_else() {
         let inputs = BTreeMap::from([("a".to_owned(), "1".to_owned())]);
         let k = key(&json!({"x": 1, "y": 2}), &inputs, "1");
         assert_eq!(k, key(&json!({"y": 2, "x": 1}), &inputs, "1"));

@@ -503,8 +503,8 @@ fn the_shipped_files_are_what_the_generator_makes() {
     );
 }
 
-#[test]
-fn answers_that_a_teachers_draws_agree_on_less_weigh_less() {
+/// Answers that a teacher was asked for several times, imported and curated, and what they should weigh.
+fn asked_several_times() -> (Run, serde_json::Value) {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/agreement");
     let golden: serde_json::Value = serde_json::from_slice(&fs::read(fixture.join("golden.json")).unwrap()).unwrap();
     let labels: Vec<String> = serde_json::from_value(golden["labels"].clone()).unwrap();
@@ -513,22 +513,77 @@ fn answers_that_a_teachers_draws_agree_on_less_weigh_less() {
     fs::write(run.path("decisions.jsonl"), "").unwrap();
     run.import();
     run.curate();
+    (run, golden)
+}
+
+/// The golden row of each trace.
+fn by_trace(golden: &serde_json::Value) -> BTreeMap<&str, &serde_json::Value> {
+    golden["rows"].as_array().unwrap().iter().map(|row| (row["id"].as_str().unwrap(), row)).collect()
+}
+
+#[test]
+fn answers_that_a_teachers_draws_agree_on_less_weigh_less() {
+    let (run, golden) = asked_several_times();
     let nothing = Split::ALL.into_iter().map(|s| (s, 0.0)).collect();
     let weight = golden["weight"].as_f64().unwrap() as f32;
     run.freeze(&FreezePlan { unreviewed_weight: weight, min_reviewed: nothing, ..run.freeze_plan() });
     let dataset = Dataset::load(&run.path("dataset")).unwrap();
-    let want: BTreeMap<&str, f64> = golden["rows"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|row| (row["id"].as_str().unwrap(), row["weight"].as_f64().unwrap()))
-        .collect();
+    let want = by_trace(&golden);
     let rows: Vec<&Example> = [Split::Train, Split::Valid].into_iter().flat_map(|s| dataset.rows(s)).collect();
     assert!(rows.len() > 40, "{}", rows.len());
     for row in &rows {
         assert_eq!(row.label_source, LabelSource::Teacher);
-        let want = want[row.trace.id.as_str()];
+        let want = want[row.trace.id.as_str()]["weight"].as_f64().unwrap();
         assert!((f64::from(row.weight) - want).abs() < 1e-6, "{}: {} instead of {want}", row.trace.id, row.weight);
     }
     assert!(rows.iter().any(|r| r.weight < weight) && rows.iter().all(|r| r.weight <= weight));
+}
+
+#[test]
+fn freezing_tells_how_often_answers_were_right_with_all_draws_agreeing_and_with_some() {
+    let (run, golden) = asked_several_times();
+    let q = queue(&run.path("curate"), 1).unwrap();
+    let path = run.path("decisions.jsonl");
+    let mut decisions = Decisions::load(&[&path]).unwrap();
+    let open: Vec<_> = q.open(&decisions).into_iter().cloned().collect();
+    for (n, item) in open.iter().enumerate() {
+        let other = q.answers.labels().iter().find(|l| Some(*l) != item.label.as_ref()).unwrap();
+        // Every third is wrong, and every seventh is left undecided.
+        let (verdict, label) = match n {
+            n if n % 7 == 0 => continue,
+            n if n % 3 == 0 => (Verdict::Correct, Some(other.as_str())),
+            _ => (Verdict::Accept, None),
+        };
+        let at = format!("2026-03-20T10:{:02}:{:02}Z", n / 60, n % 60);
+        let shown = item.shown_sha256.as_str();
+        decisions.append(&path, Decision::new(&at, "me", &item.id, verdict, label, shown, None)).unwrap();
+    }
+    let notes = Mutex::new(Vec::new());
+    let emit = |kind: EventKind| {
+        if let EventKind::Note { text } = kind {
+            notes.lock().unwrap().push(text);
+        }
+    };
+    let nothing = Split::ALL.into_iter().map(|s| (s, 0.0)).collect();
+    let plan = FreezePlan { unreviewed_weight: 0.3, min_reviewed: nothing, ..run.freeze_plan() };
+    assert!(matches!(freeze(&plan, &emit).unwrap(), Frozen::Done(_)));
+
+    // Counted again from the rows that were frozen and the draws that the script made.
+    let dataset = Dataset::load(&run.path("dataset")).unwrap();
+    let (want, mut counts) = (by_trace(&golden), [[0; 2]; 2]);
+    for row in Split::ALL.into_iter().flat_map(|s| dataset.rows(s)).filter(|r| r.label_source == LabelSource::Human) {
+        let asked = want[row.trace.id.as_str()];
+        let draws = asked["draws"].as_array().unwrap();
+        if draws.len() > 1 {
+            let all = draws.iter().all(|draw| draw == &asked["answer"]);
+            counts[usize::from(!all)][0] += u32::from(asked["answer"] == row.target.as_str());
+            counts[usize::from(!all)][1] += 1;
+        }
+    }
+    let [[all, of_all], [some, of_some]] = counts;
+    assert!(all > 0 && some > 0 && all < of_all && some < of_some, "{counts:?}");
+    let told =
+        format!("{all} of {of_all} were right where all draws agreed, and {some} of {of_some} where only some did");
+    let notes = notes.into_inner().unwrap();
+    assert!(notes.iter().any(|note| note.ends_with(&told)), "{notes:?}\n{told}");
 }

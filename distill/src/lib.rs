@@ -1,6 +1,7 @@
-//! Teacher to student. [`carve()`] makes the student: some layers, neurons and the first merges of a base, and what it writes
-//! is again a base, with a tokenizer that fits; [`influence`] says which layers and neurons a task can go without. [`capture()`] asks a local teacher for its posteriors over the labels, [`endpoint`] a teacher
-//! behind an address, [`best`] says what several of its answers agree on; training on them is the trainer's.
+//! Teacher to student. [`carve()`] makes the student: some layers, neurons and the first merges of a base, and what it writes is
+//! again a base, with a tokenizer that fits; [`influence`] says which layers and neurons a task can go without. [`capture()`] asks
+//! a local teacher for its posteriors over the labels, [`endpoint`] a teacher behind an address, [`best`] says what several of its
+//! answers agree on; training on them is the trainer's.
 
 pub mod best;
 mod capture;

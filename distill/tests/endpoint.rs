@@ -404,6 +404,11 @@ fn under_load(plan: EndpointPlan, pace: Pace, at_most: usize) -> (Result<Vec<Tim
     (timed, endpoint.spent())
 }
 
+/// On a busy machine an answer takes its time.
+fn patient(url: &str) -> EndpointPlan {
+    EndpointPlan { timeout: Duration::from_secs(20), ..plan(url) }
+}
+
 fn every(gap: Duration, calls: u32) -> Pace {
     Pace::Due((0..calls).map(|i| gap * i).collect())
 }
@@ -420,8 +425,7 @@ fn a_stall_is_felt_by_all_who_were_due() {
         }
         answer(text)
     });
-    let patient = EndpointPlan { timeout: Duration::from_secs(20), ..plan(&server.url) };
-    let (timed, _) = under_load(patient, every(Duration::from_millis(10), 200), 3);
+    let (timed, _) = under_load(patient(&server.url), every(Duration::from_millis(10), 200), 3);
     let timed = timed.unwrap();
     assert_eq!((timed.len(), server.asked()), (200, 202), "each once, after two that warm up");
     assert!(timed.windows(2).all(|two| two[0].due <= two[1].due));
@@ -430,7 +434,7 @@ fn a_stall_is_felt_by_all_who_were_due() {
     };
     // Some 75 of the 100 that came in that second; a clock that starts when a call is sent sees three.
     assert!(slow(|call| call.due) > 60, "{}", slow(|call| call.due));
-    assert!(slow(|call| call.sent) <= 4, "{}", slow(|call| call.sent));
+    assert!(slow(|call| call.sent) * 5 < slow(|call| call.due), "{}", slow(|call| call.sent));
     assert!(timed.iter().all(|call| call.first.is_none() && call.end == Ok(Some(5))), "answers came whole");
 }
 
@@ -446,7 +450,7 @@ fn the_first_piece_is_timed_and_what_breaks_off_is_a_failure() {
         ("5", 0) => Act::Say(429, "", String::new()),
         _ => in_pieces(),
     });
-    let (timed, _) = under_load(plan(&server.url), every(Duration::from_millis(5), 7), 7);
+    let (timed, _) = under_load(patient(&server.url), every(Duration::from_millis(5), 7), 7);
     let timed = timed.unwrap();
     assert_eq!(server.asked(), 9, "what failed is not asked again");
     let failed: Vec<Reason> = timed.iter().filter_map(|call| call.end.as_ref().err().copied()).collect();
@@ -468,7 +472,7 @@ fn a_load_test_is_paid_for_under_the_cap_and_never_kept_as_answers() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("live.jsonl");
     let price = Some(Price { input_per_1m: 10_000.0, output_per_1m: 20_000.0 });
-    let with = |cap: f64| EndpointPlan { budget: Budget { price, max_spend: Some(cap) }, ..plan(&server.url) };
+    let with = |cap: f64| EndpointPlan { budget: Budget { price, max_spend: Some(cap) }, ..patient(&server.url) };
     let mut endpoint = Endpoint::new(with(100.0), Replies::open(&path).unwrap());
     let load = LoadPlan { pace: every(Duration::from_millis(2), 10), at_most: 5, warm_up: 2 };
     let asked = questions((0..3).map(|i| i.to_string()));

@@ -2,9 +2,9 @@
 //! support of every class stays, of differences between arms when rows come in groups; and of means (bootstrap-t).
 
 use crate::metrics::Confusion;
-use crate::rng::SplitMix64;
 use crate::special::{normal_cdf, normal_quantile};
 use crate::statistics::Interval;
+use limbeck_artifact::random::SplitMix64;
 use serde::{Deserialize, Serialize};
 
 /// One-sided bounds of macro-F1 or a mean, and the standard error they came from.

@@ -302,7 +302,7 @@ pub(crate) fn compare_methods(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::SplitMix64;
+    use limbeck_artifact::random::SplitMix64;
     use serde_json::Value;
 
     /// Overconfident: right with probability p² of what is said.

@@ -4,7 +4,7 @@
 
 use crate::mmd::mmd;
 use crate::policy::Reference;
-use crate::rng::SplitMix64;
+use limbeck_artifact::random::SplitMix64;
 use serde::{Deserialize, Serialize};
 
 /// Bins of the scores' PSI: tenths of the reference.

@@ -1,7 +1,7 @@
 //! Spherical k-means of sparse vectors: rows by the direction they point in, seeded, the same clusters on every machine. What
 //! mistakes have in common is read off its centres.
 
-use crate::rng::SplitMix64;
+use limbeck_artifact::random::SplitMix64;
 
 /// (feature, weight) by ascending feature, of length 1 or empty.
 pub type Unit = Vec<(u32, f32)>;

@@ -30,7 +30,6 @@ mod predictions;
 mod preference;
 mod ranking;
 mod report;
-mod rng;
 mod rollout;
 mod routing;
 mod said;
@@ -64,6 +63,7 @@ pub use evaluate::{Escalation, EvalPlan, Fields, Rows, evaluate, evaluate_judged
 pub use extraction::{Extraction, FieldScore, normalised, score_fields};
 pub use floor::{FloorRow, LinearFloor, RANKING_VERSION, out_of_fold, text_of};
 pub use gates::{Evidence, Gate, GateResult, Measured, Metric, Rule, Stability, Verdict, decide, stability};
+pub use limbeck_artifact::random::SplitMix64;
 pub use load::{ENOUGH_FOR_P99, Load, LoadCall, LoadTest, Percentile, Percentiles, arrivals, percentiles};
 pub use metrics::{
     ClassScore, Confusion, Latency, Prediction, Said, Scores, Tokens, argmax, latency, score, score_answers,
@@ -77,7 +77,6 @@ pub use report::{
     AnswerKind, ArmResult, Calibration, Comparison, Fact, Lineage, Mistake, Report, Routing, SplitRows, TestRows,
     judged_facts, junit, load_facts, render_html, terminal_summary,
 };
-pub use rng::SplitMix64;
 pub use rollout::{RolloutStep, SHARES, rollout};
 pub use self_check::{Claim, Effort, Figure, self_check};
 pub use slices::{By, Confused, Slice, SliceExample, Slices, p_worse};

@@ -7,10 +7,10 @@
 //! Graubard (1998) do for clustered samples.
 
 use crate::report::Fact;
-use crate::rng::SplitMix64;
 use crate::special::{beta_quantile, binomial_cdf};
 use crate::statistics::Interval;
 use hdrhistogram::Histogram;
+use limbeck_artifact::random::SplitMix64;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -117,11 +117,12 @@ impl LoadTest {
         let end = calls.iter().map(|call| call.due_s + call.latency_ms / 1e3).fold(first_due, f64::max);
         let seconds = end - first_due;
         let per_second = |n: f64| if seconds > 0.0 { n / seconds } else { 0.0 };
-        let of = |time: &dyn Fn(&LoadCall) -> Option<f64>| -> Option<Vec<f64>> {
-            answered.iter().map(|call| time(call)).collect()
+        let of = |time: &dyn Fn(&LoadCall) -> Option<f64>| -> Vec<f64> {
+            answered.iter().filter_map(|call| time(call)).collect()
         };
         let tokens: Option<u64> = answered.iter().map(|call| call.completion_tokens).sum();
-        let first = of(&|call| call.first_token_ms).unwrap_or_default();
+        // An empty answer has no first piece.
+        let first = of(&|call| call.first_token_ms);
         let summary = Load {
             rate,
             confidence,
@@ -131,7 +132,7 @@ impl LoadTest {
             failed,
             answered_per_second: per_second(answered.len() as f64),
             tokens_per_second: tokens.filter(|_| !answered.is_empty()).map(|n| per_second(n as f64)),
-            latency: percentiles(&of(&|call| Some(call.latency_ms)).unwrap_or_default(), confidence),
+            latency: percentiles(&of(&|call| Some(call.latency_ms)), confidence),
             first_token: percentiles(&first, confidence),
             late_p99_ms: late(&calls),
             peak_memory_bytes: None,

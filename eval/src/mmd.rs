@@ -3,7 +3,7 @@
 //! two kinds of traffic apart, too little to read a message from.
 
 use crate::drift::Tested;
-use crate::rng::{SplitMix64, mix};
+use limbeck_artifact::random::{SplitMix64, mix};
 
 /// Numbers of an embedding.
 const DIMENSIONS: usize = 64;

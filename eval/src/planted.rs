@@ -4,8 +4,8 @@
 use crate::arms::Questions;
 use crate::gates::{Gate, Rule};
 use crate::metrics::Prediction;
-use crate::rng::{SplitMix64, mix};
 use limbeck_artifact::dataset::Example;
+use limbeck_artifact::random::{SplitMix64, mix};
 
 /// Each names an answer, `{}`; they stand behind the message and before it by turns.
 const INSTRUCTIONS: [&str; 4] = [

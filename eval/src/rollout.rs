@@ -42,7 +42,7 @@ pub fn rollout(error: f64, difference: f64, share: f64, risk: Risk) -> RolloutSt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::SplitMix64;
+    use limbeck_artifact::random::SplitMix64;
 
     /// Against statsmodels 0.14's formula by hand: z = 1.644854 + 0.841621, equal halves, 5 % against 7 %.
     #[test]

@@ -2,6 +2,7 @@
 //! against scipy, statsmodels or an independent maximisation (tests/reference/eval_golden.py).
 
 use crate::special::{beta_quantile, binomial_cdf, normal_cdf, normal_quantile};
+use limbeck_artifact::random::SplitMix64;
 use serde::{Deserialize, Serialize};
 
 /// A closed interval; `low <= high`.
@@ -56,6 +57,17 @@ impl Paired {
         let b = first.iter().zip(second).filter(|(x, y)| **x && !**y).count() as u64;
         let c = first.iter().zip(second).filter(|(x, y)| !**x && **y).count() as u64;
         Paired { n: first.len().min(second.len()) as u64, b, c }
+    }
+
+    /// Draws n rows of which the first alone is right with one chance and the second alone with the other: for simulations.
+    pub fn drawn(random: &mut SplitMix64, n: u64, first: f64, second: f64) -> Paired {
+        let mut pair = Paired { n, b: 0, c: 0 };
+        for _ in 0..n {
+            let u = random.unit();
+            pair.b += u64::from(u < first);
+            pair.c += u64::from(u >= first && u < first + second);
+        }
+        pair
     }
 
     /// Accuracy of the first minus accuracy of the second.

@@ -3,8 +3,8 @@
 
 use crate::arms::microseconds;
 use crate::error::EvalError;
-use crate::rng::SplitMix64;
 use limbeck_artifact::dataset::Example;
+use limbeck_artifact::random::SplitMix64;
 use std::time::{Duration, Instant};
 
 /// Test rows that are timed, drawn at random: enough for a 95th percentile and its gate. A slow arm is timed for a minute.

@@ -1,6 +1,8 @@
 //! How numbers are spelled for people: shares as percent, differences as points, counts with thin groups, times and
 //! money with the digits that mean something.
 
+pub use limbeck_artifact::figures::thousands;
+
 /// 0.9134 -> "91.3 %".
 pub fn percent(share: f64) -> String {
     format!("{} %", trim(share * 100.0, 1))
@@ -25,19 +27,6 @@ pub fn signed_points(share: f64) -> String {
     };
     let unit = if text == "1" { "point" } else { "points" };
     format!("{sign}{text} {unit}")
-}
-
-/// 12345 -> "12,345".
-pub fn thousands(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Milliseconds with three significant digits; seconds from ten of them on.

@@ -107,24 +107,13 @@ fn tango_without_discordant_rows() {
     assert!(tango_z(all, 0.5) > z && (tango_upper(all, 0.95) - 1.0).abs() < 1e-9);
 }
 
-/// Draws b and c of `n` rows.
-fn draw(rng: &mut SplitMix64, n: u64, p_b: f64, p_c: f64) -> Paired {
-    let mut pair = Paired { n, b: 0, c: 0 };
-    for _ in 0..n {
-        let u = rng.unit();
-        pair.b += u64::from(u < p_b);
-        pair.c += u64::from(u >= p_b && u < p_b + p_c);
-    }
-    pair
-}
-
 #[test]
 fn tango_passes_a_candidate_on_the_margin_at_most_one_time_in_twenty() {
     let (n, margin, z, trials) = (300, 0.03, normal_quantile(0.95), 20_000);
     for discordance in [0.05, 0.10, 0.20] {
         let mut rng = SplitMix64::new(2_026);
         let (p_b, p_c) = ((discordance - margin) / 2.0, (discordance + margin) / 2.0);
-        let passed = (0..trials).filter(|_| tango_z(draw(&mut rng, n, p_b, p_c), -margin) > z).count();
+        let passed = (0..trials).filter(|_| tango_z(Paired::drawn(&mut rng, n, p_b, p_c), -margin) > z).count();
         let rate = passed as f64 / f64::from(trials);
         assert!(rate <= 0.055, "type I error {rate} at discordance {discordance}");
         assert!(rate >= 0.035, "needlessly timid: {rate} at discordance {discordance}");
@@ -170,8 +159,9 @@ fn as_many_examples_as_asked_for_decide_four_times_in_five() {
     let needed = examples_for_difference(seen, -0.03, Risk::default()).unwrap();
     assert!((340..=460).contains(&needed), "{needed}");
     let mut rng = SplitMix64::new(7);
-    let passed =
-        (0..4_000).filter(|_| tango_z(draw(&mut rng, needed, 0.025, 0.025), -0.03) > normal_quantile(0.95)).count();
+    let passed = (0..4_000)
+        .filter(|_| tango_z(Paired::drawn(&mut rng, needed, 0.025, 0.025), -0.03) > normal_quantile(0.95))
+        .count();
     let power = passed as f64 / 4_000.0;
     assert!((0.77..=0.87).contains(&power), "power {power} with {needed} rows");
 }

@@ -241,10 +241,17 @@ fn a_load_test_decides_its_gate_and_is_in_the_report() {
     for fact in load_facts(report.arms[0].load.as_ref().unwrap()) {
         assert!(text.contains(&fact.value), "{} is not in:\n{text}", fact.value);
     }
-    let again = Report::load(&{
-        let path = tempfile::tempdir().unwrap().keep().join("report.json");
-        std::fs::write(&path, report.to_json().unwrap()).unwrap();
-        path
-    });
-    assert_eq!(again.unwrap(), report);
+    assert_eq!(read_back(&report), report);
+    // Nobody was answered: the gate fails, and the report can be read all the same.
+    let down = decided(Some(load(1200, 60.0, 1)), 100.0);
+    assert_eq!(down.gates[0].verdict, Verdict::Fail);
+    assert!(down.gates[0].reason.contains("No call was answered"), "{}", down.gates[0].reason);
+    assert_eq!(read_back(&down), down);
+}
+
+fn read_back(report: &Report) -> Report {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("report.json");
+    std::fs::write(&path, report.to_json().unwrap()).unwrap();
+    Report::load(&path).unwrap()
 }

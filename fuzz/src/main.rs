@@ -3,10 +3,15 @@
 #![no_main]
 #![allow(dead_code, reason = "the readers' files come whole")]
 
+#[path = "../../tests/attacks/gguf.rs"]
+mod attacks;
 #[path = "../../model/src/error.rs"]
 mod error;
 #[path = "../../model/src/gguf/mod.rs"]
+#[allow(unused_imports, reason = "the readers' files come whole")]
 mod gguf;
+#[path = "../../artifact/tests/common/manifest.rs"]
+mod manifest;
 mod readers;
 #[path = "../../model/src/safetensor.rs"]
 mod safetensor;

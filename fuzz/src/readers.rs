@@ -1,11 +1,13 @@
 //! Each reader with what it needs around it: a folder in memory, a key, a signed folder or a store.
 #![allow(clippy::unwrap_used, reason = "a harness that can't set itself up has nothing to fuzz")]
 
+use crate::attacks;
 use crate::gguf::{GgmlType, GgufFile, GgufWriter};
+use crate::manifest::manifest;
 use crate::safetensor::{self, SafetensorsFile};
 use base64ct::{Base64, Encoding};
 use limbeck_artifact::keys;
-use limbeck_artifact::manifest::{ArtifactFile, ArtifactManifest, BaseModel, SCHEMA, Task};
+use limbeck_artifact::manifest::{ArtifactFile, ArtifactManifest};
 use limbeck_artifact::oms::{Strictness, sign_dir, verify_dir};
 use limbeck_artifact::schema::Schema;
 use limbeck_artifact::store::{Promotion, Store};
@@ -136,7 +138,10 @@ impl Reader {
                         if let Ok(bytes) = file.bytes(tensor) {
                             assert_eq!(bytes.len() as u64, tensor.n_bytes);
                         }
-                        let _ = file.dequantize(tensor).map(|v| assert_eq!(v.len() as u64, tensor.n_elements()));
+                        let whole = file.dequantize(tensor).map_err(|e| e.to_string());
+                        let pieces: Result<Vec<Vec<f32>>, _> = file.pieces(tensor).collect();
+                        assert_eq!(pieces.map(|p| p.concat()).map_err(|e| e.to_string()), whole, "in pieces");
+                        let _ = whole.map(|v| assert_eq!(v.len() as u64, tensor.n_elements()));
                     }
                 }
             }
@@ -173,7 +178,8 @@ impl Reader {
 
     pub fn write_seeds(&self, dir: &Path) {
         fs::create_dir_all(dir).unwrap();
-        let seed = |bytes: &[u8]| fs::write(dir.join("seed"), bytes).unwrap();
+        let named = |name: &str, bytes: &[u8]| fs::write(dir.join(name), bytes).unwrap();
+        let seed = |bytes: &[u8]| named("seed", bytes);
         match self.kind {
             Kind::Bundle => seed(&self.bundle),
             Kind::Statement => {
@@ -208,6 +214,8 @@ impl Reader {
                     writer.add_bytes(format!("t{i}"), vec![256, 1], ty, bytes);
                 }
                 writer.write(&dir.join("seed")).unwrap();
+                named("honest", &attacks::honest().0);
+                attacks::attacks().iter().for_each(|attack| named(attack.name, &attack.file.0));
             }
             Kind::Safetensors => {
                 let values = [0.5f32; 12];
@@ -220,27 +228,6 @@ impl Reader {
 
     fn manifest(&self) -> ArtifactManifest {
         let file = ArtifactFile::of(&self.dir.join("signed/model.gguf"), "model").unwrap();
-        let zeros = "0".repeat(64);
-        ArtifactManifest {
-            schema: SCHEMA,
-            name: "router".to_owned(),
-            version: "0.1.0".to_owned(),
-            created: "2026-01-02T03:04:05Z".to_owned(),
-            task: Task {
-                kind: "classify".to_owned(),
-                labels: vec!["a".to_owned(), "b".to_owned()],
-                schema: None,
-                max_new_tokens: None,
-                system: None,
-            },
-            base: BaseModel { name: "base".to_owned(), digest: zeros.clone(), license: None, quantize_base: None },
-            dataset_digest: zeros.clone(),
-            recipe_lock_digest: zeros,
-            files: [("model.gguf".to_owned(), file)].into(),
-            threshold: Some(0.7),
-            verdict: "pass".to_owned(),
-            arithmetic: None,
-            program_version: "0.1.0".to_owned(),
-        }
+        manifest("router", "0.1.0", [("model.gguf".to_owned(), file)].into())
     }
 }

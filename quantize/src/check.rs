@@ -6,7 +6,7 @@ use std::path::Path;
 
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_model::config::{DecoderConfig, ROPE_FACTORS};
-use limbeck_model::gguf::{Array, GgmlType, GgufFile, Value};
+use limbeck_model::gguf::{Array, GgmlType, GgufFile, MOST_SHOWN, Value, shortened};
 use limbeck_model::names::hf_to_gguf;
 use limbeck_model::tokenizer::ChatTokenizer;
 use serde::Serialize;
@@ -81,7 +81,10 @@ pub fn check(path: &Path, values: bool, emit: &dyn Emit) -> Vec<Finding> {
                 found.refused(error.to_string(), "make it again with `limbeck quantize` or llama-imatrix");
             }
         }
-        other => found.warning(format!("general.type is '{other}': only the format was checked"), "nothing to do"),
+        other => {
+            let other = shortened(other, MOST_SHOWN);
+            found.warning(format!("general.type is '{other}': only the format was checked"), "nothing to do");
+        }
     }
     let end = file.tensors().iter().map(|t| file.data_start() + t.offset + t.n_bytes).max().unwrap_or(file.len());
     if file.len() > end + 65_536 {
@@ -101,14 +104,16 @@ fn architecture(file: &GgufFile, found: &mut Findings) {
     };
     let keys = ["context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count"];
     for key in keys.iter().map(|key| format!("{name}.{key}")) {
-        match file.get(&key) {
+        let value = file.get(&key);
+        let key = shortened(&key, MOST_SHOWN);
+        match value {
             None => found.refused(format!("there is no {key}"), CONVERT_AGAIN),
             Some(Value::U32(0)) => found.refused(format!("{key} is 0"), CONVERT_AGAIN),
             Some(Value::U32(n)) if key.ends_with("block_count") && u64::from(*n) > MAX_LAYERS => {
                 found.refused(format!("{key} is {n}; llama.cpp has room for {MAX_LAYERS}"), CONVERT_AGAIN);
             }
             Some(Value::U32(_) | Value::Array(_)) => {}
-            Some(other) => found.refused(format!("{key} is {other:?}, not an unsigned 32-bit number"), CONVERT_AGAIN),
+            Some(other) => found.refused(format!("{key} is {other}, not an unsigned 32-bit number"), CONVERT_AGAIN),
         }
     }
     let config = match DecoderConfig::from_gguf(file) {
@@ -151,6 +156,7 @@ fn tokenizer(file: &GgufFile, found: &mut Findings) {
             return;
         }
         Some(model) if !TOKENIZERS.contains(&model) => {
+            let model = shortened(model, MOST_SHOWN);
             found.refused(format!("tokenizer.ggml.model is '{model}', which llama.cpp does not know"), CONVERT_AGAIN);
             return;
         }
@@ -184,6 +190,7 @@ fn tokenizer(file: &GgufFile, found: &mut Findings) {
             ),
             Some(pre) if !PRE_TOKENIZERS.split_whitespace().any(|known| known == pre) => {
                 let cure = "convert the model again; a newer llama.cpp may know it";
+                let pre = shortened(pre, MOST_SHOWN);
                 found.refused(format!("tokenizer.ggml.pre is '{pre}', which llama.cpp does not know"), cure);
             }
             Some(_) => {}
@@ -195,7 +202,7 @@ fn tokenizer(file: &GgufFile, found: &mut Findings) {
     for (key, value) in file.metadata() {
         let special = key.strip_prefix("tokenizer.ggml.").is_some_and(|rest| rest.ends_with("_token_id"));
         if special && value.as_u64().is_none_or(|id| id >= tokens.len() as u64) {
-            let what = format!("{key} is {value:?}, of {} tokens; llama.cpp goes on without it", tokens.len());
+            let what = format!("{key} is {value}, of {} tokens; llama.cpp goes on without it", tokens.len());
             found.warning(what, CONVERT_AGAIN);
         }
     }
@@ -234,7 +241,7 @@ fn of_values(file: &GgufFile, found: &mut Findings, emit: &dyn Emit) {
     for (done, info) in (1u64..).zip(file.tensors()) {
         if !info.ty.decodable() {
             unread.insert(info.ty.name());
-        } else if let Err(error) = file.dequantize(info) {
+        } else if let Some(Err(error)) = file.pieces(info).find(Result::is_err) {
             found.refused(error.to_string(), "don't serve this file: one such value spoils every answer");
         }
         emit.emit(EventKind::Progress { done, total, unit: "tensors".into() });

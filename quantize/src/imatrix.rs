@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use limbeck_artifact::files::write_atomic;
-use limbeck_model::gguf::{GgmlType, GgufFile, GgufWriter, Value};
+use limbeck_model::gguf::{GgmlType, GgufFile, GgufWriter, MOST_SHOWN, Value, shortened};
 
 use crate::{QuantizeError, Result};
 
@@ -83,7 +83,7 @@ impl ImportanceMatrix {
         match file.get("general.type").and_then(Value::as_str) {
             Some("imatrix") => {}
             other => {
-                let kind = other.unwrap_or("model");
+                let kind = shortened(other.unwrap_or("model"), MOST_SHOWN);
                 return Err(wrong(format!("is a GGUF file of type '{kind}', not 'imatrix'")));
             }
         }

@@ -291,9 +291,8 @@ fn arms_are_tested_under_load_once() {
     assert_eq!([&own["calls"], &own["answered"]], [120, 120], "{own:#}");
     assert!(own["latency"]["p95"]["ms"].as_f64() >= own["latency"]["p50"]["ms"].as_f64());
     assert!(own["latency"]["p99"].is_null(), "of 120 calls nobody knows it");
-    assert!(
-        own["first_token"]["p50"]["ms"].as_f64().unwrap() > 0.0 && own["peak_memory_bytes"].as_u64() > Some(1 << 20)
-    );
+    assert!(own["first_token"]["p50"]["ms"].as_f64().unwrap() > 0.0, "{own:#}");
+    assert_eq!(own["peak_memory_bytes"].as_u64() > Some(1 << 20), cfg!(target_os = "linux"), "{own:#}");
     let live = load("live");
     assert!(
         live["first_token"].is_null() && live["peak_memory_bytes"].is_null() && live["answered"] == 120,

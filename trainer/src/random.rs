@@ -1,25 +1,23 @@
-//! Random numbers whose whole state is one `u64`, so that a checkpoint can hold it: SplitMix64 (Steele, Lea and Flood,
-//! 2014). Each use has its own stream, named by a seed and a purpose, so adding a use changes no other.
+//! Random numbers whose whole state is one `u64`, so that a checkpoint can hold it. Each use has its own stream, named by a seed
+//! and a purpose, so adding a use changes no other.
+
+use limbeck_artifact::random::SplitMix64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Random(u64);
+pub struct Random(SplitMix64);
 
 impl Random {
     /// A stream for one purpose of a seed.
     pub fn new(seed: u64, purpose: &str) -> Self {
         // FNV-1a over the purpose keeps the streams apart.
         let hash = purpose.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ b as u64).wrapping_mul(0x0100_0000_01b3));
-        let mut random = Random(seed ^ hash);
+        let mut random = Random(SplitMix64::new(seed ^ hash));
         random.next_u64();
         random
     }
 
     pub fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.next_u64()
     }
 
     /// Uniform in [0, 1), 24 bits.

@@ -2,7 +2,8 @@
 //! without colours, on a printer and to a colour-blind person.
 
 use crate::text::{fit, one_line};
-use limbeck_data_curation::audit::{Report, SiteReport, assumed, facts, lead, money, thousands};
+use limbeck_artifact::figures::thousands;
+use limbeck_data_curation::audit::{Report, SiteReport, assumed, facts, lead, money};
 use unicode_width::UnicodeWidthStr;
 
 /// Narrower terminals get this many columns and wrap.

@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
+mod manifest;
+
 use limbeck_artifact::digest::sha256_hex;
-use limbeck_artifact::manifest::{ArtifactFile, ArtifactManifest, BaseModel, SCHEMA, Task};
+use limbeck_artifact::manifest::ArtifactFile;
 use limbeck_artifact::store::{Promotion, Store};
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,28 +19,8 @@ pub fn artifact(dir: &Path, name: &str, version: &str) -> String {
     fs::write(dir.join("report/report.json"), "{}").unwrap();
     fs::write(dir.join("model.sig"), "signature").unwrap();
     let file = |name: &str, role: &str| (name.to_owned(), ArtifactFile::of(&dir.join(name), role).unwrap());
-    let manifest = ArtifactManifest {
-        schema: SCHEMA,
-        name: name.to_owned(),
-        version: version.to_owned(),
-        created: "2026-01-02T03:04:05Z".to_owned(),
-        task: Task {
-            kind: "classify".to_owned(),
-            labels: vec!["a".to_owned(), "b".to_owned()],
-            schema: None,
-            max_new_tokens: None,
-            system: None,
-        },
-        base: BaseModel { name: "base".to_owned(), digest: sha256_hex(b"b"), license: None, quantize_base: None },
-        dataset_digest: sha256_hex(b"d"),
-        recipe_lock_digest: sha256_hex(b"r"),
-        files: [file("model.gguf", "model"), file("report/report.json", "report")].into(),
-        arithmetic: None,
-        threshold: Some(0.7),
-        verdict: "pass".to_owned(),
-        program_version: "0.1.0".to_owned(),
-    };
-    manifest.save(dir).unwrap()
+    let files = [file("model.gguf", "model"), file("report/report.json", "report")];
+    manifest::manifest(name, version, files.into()).save(dir).unwrap()
 }
 
 pub struct Home {

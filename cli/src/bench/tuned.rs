@@ -9,9 +9,9 @@ use crate::exit::Result;
 use crate::output::{self, Terminal};
 use crate::progress::Sink;
 use crate::settings::Settings;
-use crate::stages::{PROGRAM_VERSION, cannot};
+use crate::stages::{cannot, program};
 use limbeck_artifact::digest::sha256_hex;
-use limbeck_artifact::event::{Emit, EventKind};
+use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_artifact::files::write_atomic;
 use limbeck_model::adapter::Adapter;
 use limbeck_model::decoder::Decoder;
@@ -49,7 +49,7 @@ pub fn posteriors(
     let ops = device::training_ops(settings.device.as_deref().unwrap_or("cpu").parse()?, Dtype::Auto)?;
     let how = json!({
         "model": model, "epochs": args.epochs, "learning_rate": args.learning_rate, "turbo_layers": args.turbo_layers,
-        "batch_size": BATCH, "seed": args.seed, "compute": ops.compute(), "version": PROGRAM_VERSION,
+        "batch_size": BATCH, "seed": args.seed, "compute": ops.compute(), "program": program(Stage::Train),
         "train": rows.train, "test": rows.test,
     });
     let key = sha256_hex(how.to_string().as_bytes());

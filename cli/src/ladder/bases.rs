@@ -4,7 +4,7 @@
 use crate::args::Ladder;
 use crate::carving::{Choice, Chosen, Wanted, choose, measured_on};
 use crate::exit::{Exit, Failure, Result};
-use crate::stages::{PROGRAM_VERSION, Run, cannot};
+use crate::stages::{Run, cannot, program};
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
 use limbeck_artifact::event::{Emit, Stage};
 use limbeck_artifact::files::write_atomic;
@@ -46,7 +46,7 @@ pub fn carve_all(run: &Run<'_>, args: &Ladder, sizes: &[usize], dataset: &str) -
     std::fs::create_dir_all(&dir).map_err(|e| cannot("create", &dir, &e))?;
     let by: By = args.by.into();
     let of = json!({
-        "base": base.digest, "dataset": dataset, "by": by, "rows": args.rows, "sizes": smaller, "version": PROGRAM_VERSION,
+        "base": base.digest, "dataset": dataset, "by": by, "rows": args.rows, "sizes": smaller, "program": program(Stage::Train),
     });
     let key = sha256_hex(canonical_json(&of).as_bytes());
     let path = dir.join("influence.json");

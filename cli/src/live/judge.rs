@@ -51,17 +51,15 @@ impl Comparer for LiveJudge<'_> {
             .iter()
             .map(|end| end.as_ref().and_then(|end| end.as_ref().ok()).and_then(|reply| verdict(&reply.text)))
             .collect();
-        let illegible = asked.ends.iter().flatten().zip(&verdicts).find_map(|(end, verdict)| match (end, verdict) {
-            (Ok(reply), None) => Some(reply.text.clone()),
-            _ => None,
-        });
-        if let Some(said) = illegible {
+        let replies: Vec<&str> = asked.ends.iter().flatten().flatten().map(|reply| reply.text.as_str()).collect();
+        let illegible: Vec<&str> = replies.iter().copied().filter(|text| verdict(text).is_none()).collect();
+        if let Some(said) = illegible.first() {
             let said: String = said.chars().take(80).collect();
             let text = format!(
                 "judge {}: {} of {} replies are no verdict, such as {said:?}; a model that thinks first needs more max_tokens",
                 self.live.name,
-                verdicts.iter().filter(|verdict| verdict.is_none()).count(),
-                verdicts.len()
+                illegible.len(),
+                replies.len()
             );
             self.emit.emit(EventKind::Warning { text });
         }

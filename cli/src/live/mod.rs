@@ -9,10 +9,10 @@ pub use judge::LiveJudge;
 
 use crate::exit::{Exit, Failure, Result};
 use crate::settings::{Recording, Settings, named_secret};
-use crate::stages::PROGRAM_VERSION;
+use crate::stages::program;
 use limbeck_artifact::dataset::{Example, Message};
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
-use limbeck_artifact::event::{Emit, EventKind};
+use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_artifact::journal;
 use limbeck_artifact::schema::Schema;
 use limbeck_data_curation::taxonomy::label_of;
@@ -233,7 +233,7 @@ impl Live {
         let asked = json!({
             "url": self.plan.url, "model": self.plan.model, "api": format!("{:?}", self.plan.api),
             "prompt": self.prompt.sha256(), "codes": self.codes.is_some(), "samples": self.samples,
-            "temperature": temperature, "max_tokens": max_tokens, "logprobs": logprobs, "program": PROGRAM_VERSION,
+            "temperature": temperature, "max_tokens": max_tokens, "logprobs": logprobs, "program": program(Stage::Eval),
         });
         sha256_hex(canonical_json(&asked).as_bytes())
     }

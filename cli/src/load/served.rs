@@ -28,13 +28,15 @@ impl Served {
             command.args(["--device", device]);
         }
         // It is asked on this machine, by this process.
-        let mut child = command.env_remove("LIMBECK_API_KEY").stdout(Stdio::piped()).stdin(Stdio::null()).spawn()?;
+        let child = command.env_remove("LIMBECK_API_KEY").stdout(Stdio::piped()).stdin(Stdio::null()).spawn()?;
+        // From here on it ends with this value, whatever goes wrong.
+        let mut served = Served { child, url: String::new() };
         let mut line = String::new();
-        if let Some(stdout) = child.stdout.take() {
+        if let Some(stdout) = served.child.stdout.take() {
             BufReader::new(stdout).read_line(&mut line)?;
         }
         let said: Value = serde_json::from_str(&line).unwrap_or_default();
-        let served = Served { child, url: said["url"].as_str().unwrap_or_default().to_owned() };
+        said["url"].as_str().unwrap_or_default().clone_into(&mut served.url);
         match served.url.is_empty() {
             false => Ok(served),
             true => Err(Failure::new(Exit::Unexpected, "the server did not start; what it said is above")),

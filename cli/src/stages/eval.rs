@@ -2,7 +2,7 @@
 
 use super::quantize::QuantizedFiles;
 use super::train::outcome;
-use super::{Finished, PROGRAM_VERSION, Run, Work, cannot, load};
+use super::{Finished, PROGRAM_VERSION, Run, Work, cannot, load, program};
 use crate::base::Base;
 use crate::exit::Result;
 use crate::live::{self, Live, LiveArm, LiveJudge, Task};
@@ -246,13 +246,13 @@ pub fn run(
             run.resolved.schema.as_ref().map(|file| Fields { schema: file.schema.clone(), text: file.text.clone() });
         let in_words = fields.is_some();
         let texts = fields.as_ref().is_some_and(|fields| fields.schema.is_text());
-        let max_new_tokens = max_new_tokens(recipe);
+        let (max_new_tokens, program) = (max_new_tokens(recipe), program(Stage::Eval));
         let model = |name: &str, title: &str, digest: &str, file: PathBuf, tuned: Option<PathBuf>, by: Arithmetic| {
             let how = (device, by);
             // Answers that were kept before there was a choice were computed in float32.
             let digest = if by == Arithmetic::F32 { digest.to_owned() } else { format!("{digest} {by}") };
             if in_words {
-                let key = sha256_hex(format!("{digest} {device} {PROGRAM_VERSION} {max_new_tokens}").as_bytes());
+                let key = sha256_hex(format!("{digest} {device} {program} {max_new_tokens}").as_bytes());
                 let open = move || {
                     let writer = open_writer(&file, tuned.as_deref(), how, max_new_tokens)?;
                     Ok(Box::new(WriterArm { writer, texts }) as Box<dyn AnswerWriter>)
@@ -260,7 +260,7 @@ pub fn run(
                 // Writing takes its time, and only the candidate's confidence decides anything.
                 return Arm::writer(name, title, &key, open).calibrated(name == recipe.quantize.ship);
             }
-            let key = sha256_hex(format!("{digest} {device} {PROGRAM_VERSION}").as_bytes());
+            let key = sha256_hex(format!("{digest} {device} {program}").as_bytes());
             let labels = labels.clone();
             Arm::model(name, title, &key, move || {
                 Ok(Box::new(ModelArm(open_scorer(&file, tuned.as_deref(), how, &labels)?)) as Box<dyn Answerer>)
@@ -376,7 +376,8 @@ fn few_shot<'a>(
     let title =
         format!("the base model, untuned, with {shots} example{} in its prompt", if shots == 1 { "" } else { "s" });
     let (digest, told, file) = (&base.digest, prompt.sha256(), base.path.clone());
-    let key = sha256_hex(format!("{digest} {device} {PROGRAM_VERSION} {told} {max_new_tokens}").as_bytes());
+    let program = program(Stage::Eval);
+    let key = sha256_hex(format!("{digest} {device} {program} {told} {max_new_tokens}").as_bytes());
     match task {
         Task::Labels(labels) => {
             let labels = labels.clone();

@@ -4,7 +4,7 @@
 use super::eval::arithmetic;
 use super::package::task as task_of;
 use super::quantize::QuantizedFiles;
-use super::{Finished, PROGRAM_VERSION, Run, cannot};
+use super::{Finished, PROGRAM_VERSION, Run, cannot, program};
 use crate::exit::Result;
 use crate::live::{self, Live, Task};
 use crate::load::{Coming, Served, measure};
@@ -98,7 +98,7 @@ impl Tester<'_> {
         let rows: Vec<&str> = self.rows.iter().map(|row| row.id.as_str()).collect();
         let asked = json!({
             "how": how, "rate": self.rate, "calls": load.calls, "at_most": load.at_most, "rows": rows,
-            "program": PROGRAM_VERSION,
+            "program": program(Stage::Eval),
         });
         sha256_hex(canonical_json(&asked).as_bytes())
     }

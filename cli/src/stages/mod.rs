@@ -37,6 +37,21 @@ use std::time::Instant;
 
 pub const PROGRAM_VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// Goes up with each change to what a stage makes of the same plan and inputs. Between two versions of the program nothing else
+/// would tell a build's results from those that an older build kept.
+fn revision(stage: Stage) -> u32 {
+    match stage {
+        Stage::Import | Stage::Curate | Stage::Review | Stage::Capture => 1,
+        Stage::Train | Stage::Quantize | Stage::Eval => 1,
+        Stage::Package | Stage::Promote => 1,
+    }
+}
+
+/// What stands for the program in the key of anything that a stage keeps.
+pub fn program(stage: Stage) -> String {
+    format!("{PROGRAM_VERSION}+{}", revision(stage))
+}
+
 /// An open run folder.
 pub struct Run<'a> {
     pub settings: &'a Settings,
@@ -109,9 +124,9 @@ impl<'a> Run<'a> {
         Ok(self.base.get_or_init(|| base))
     }
 
-    /// What stands for a stage's plan and inputs under this version of the program.
+    /// What stands for a stage's plan and inputs under this program.
     pub fn key(&self, stage: Stage, inputs: &BTreeMap<String, String>) -> String {
-        stage::key(&limbeck_recipes::settings(&self.resolved, stage), inputs, PROGRAM_VERSION)
+        stage::key(&limbeck_recipes::settings(&self.resolved, stage), inputs, &program(stage))
     }
 
     /// Runs a stage through the cache. `work` gets a sink and the stage's key, and returns what it made.

@@ -8,6 +8,7 @@ use crate::scratch::Scratch;
 use crate::settings::Settings;
 use crate::stages::cannot;
 use limbeck_artifact::digest::sha256_hex;
+use limbeck_artifact::random::SplitMix64;
 use limbeck_model::gguf::GgmlType;
 use limbeck_quantize::BLOCK_TYPES;
 use limbeck_quantize::encode::{encode_into, heeds_importance};
@@ -159,13 +160,10 @@ fn text(table: &[Row], megabytes: f64, threads: usize, version: Option<&str>) ->
 
 /// Sums of four uniform numbers about zero, some of the size of a layer's weights.
 fn noise(n: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed;
+    let mut random = SplitMix64::new(seed);
     let mut values = Vec::with_capacity(n);
     for _ in 0..n {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        let z = z ^ (z >> 31);
+        let z = random.next_u64();
         let sum = (z & 0xffff) + (z >> 16 & 0xffff) + (z >> 32 & 0xffff) + (z >> 48);
         values.push((sum as f32 - 131_070.0) * 2f32.powi(-20));
     }

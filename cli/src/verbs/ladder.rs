@@ -19,6 +19,10 @@ use std::time::Instant;
 pub fn ladder(settings: &Settings, args: &Ladder) -> Result<Exit> {
     let resolved = settings.recipe(&args.recipe.recipe)?;
     check_device(&resolved.recipe.model.device, Stage::Train)?;
+    // What the carved rungs are trained with, before the first one is trained for hours.
+    let mut healing = settings.clone();
+    healing.sets.extend(args.heal.iter().cloned());
+    healing.recipe(&args.recipe.recipe)?;
     let run = Run::open(settings, resolved)?;
     let begun = Instant::now();
     run.sink.emit(started(&run));

@@ -2,6 +2,7 @@
 //! is made visible and escaped.
 
 use super::{Report, SiteReport, Verdict};
+use limbeck_artifact::figures::thousands;
 use limbeck_artifact::untrusted::visible;
 use std::fmt::Write;
 
@@ -238,18 +239,6 @@ pub fn figure(x: f64) -> String {
     let decimals = (2 - magnitude).clamp(0, 6) as usize;
     let text = format!("{x:.decimals$}");
     text.trim_end_matches('0').trim_end_matches('.').to_string()
-}
-
-pub fn thousands(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 #[cfg(test)]

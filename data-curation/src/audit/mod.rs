@@ -11,7 +11,7 @@ mod starter;
 mod template;
 
 pub use economics::{Assumptions, DAYS_A_MONTH, Economics, Host};
-pub use html::{assumed, facts, figure, lead, money, page, thousands};
+pub use html::{assumed, facts, figure, lead, money, page};
 pub use score::{Needs, Parts, Verdict};
 pub use starter::{Starter, write_traces};
 

@@ -2,7 +2,7 @@
 //! them. Every part is a formula over counted figures, shown beside the score; the weights are judgement, not measurement.
 
 use super::economics::Economics;
-use super::html::thousands;
+use limbeck_artifact::figures::thousands;
 use serde::Serialize;
 
 /// Distinct inputs below which nothing can be proved: with the usual split they give a test split of 300, by which a margin

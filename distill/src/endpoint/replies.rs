@@ -1,7 +1,8 @@
 //! Replies that are kept: a file of JSON lines, only ever appended to, one line a question's end. A kill loses at most what was
 //! in flight; a torn last line is as good as none. The same file is what `--record` writes and `--replay` reads.
 
-use super::wire::{Rejection, Reply};
+use super::reply::Reply;
+use super::wire::Rejection;
 use limbeck_artifact::files::write_atomic;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};

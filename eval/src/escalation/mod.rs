@@ -301,7 +301,7 @@ fn fewest(low: u64, passes: impl Fn(u64) -> bool) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::SplitMix64;
+    use limbeck_artifact::random::SplitMix64;
 
     const TARGET: Target = Target { max_error: 0.05, confidence: 0.95 };
 

@@ -2,7 +2,7 @@
 //! bytes a feature. For a hundred thousand rows that are vectorised at once.
 
 use super::tfidf::{MAX_FEATURES, MIN_ROWS};
-use crate::rng::mix;
+use limbeck_artifact::random::mix;
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};

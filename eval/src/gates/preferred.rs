@@ -13,11 +13,15 @@ pub(super) fn preferred(judge: &str, min: f64, evidence: &Evidence<'_>) -> Findi
         return Finding { reason: format!("Judge `{judge}` was not asked."), ..absent(evidence.candidate) };
     };
     let (summary, confidence) = (&judgement.summary, 1.0 - evidence.risk.alpha);
+    if summary.rows == 0 {
+        let reason = format!("Judge `{judge}` gave no legible verdict on any of {} rows.", summary.illegible);
+        return Finding { reason, ..absent(evidence.candidate) };
+    }
     let bounds = unit_mean_bounds(&judgement.values, confidence, evidence.bootstrap_resamples, evidence.seed);
     let what = format!("Share of rows on which {judge} prefers it to {}", summary.against);
     let mut finding = bootstrapped(&what, &bounds, min, evidence);
-    let illegible = summary.illegible as f64 / (summary.rows + summary.illegible).max(1) as f64;
-    if summary.rows == 0 || illegible > MOST_ILLEGIBLE {
+    let illegible = summary.illegible as f64 / (summary.rows + summary.illegible) as f64;
+    if illegible > MOST_ILLEGIBLE {
         finding.verdict = Verdict::Inconclusive;
         finding.examples_needed = None;
         finding.reason =

@@ -77,7 +77,8 @@ pub(super) fn decide(gate: &Gate, evidence: &Evidence<'_>) -> GateResult {
         demand: demand(&gate.rule, &share_of_right(evidence).to_lowercase()),
         verdict: finding.verdict,
         reason,
-        numbers: finding.numbers,
+        // JSON has no other numbers: a report with one could not be read again.
+        numbers: finding.numbers.into_iter().filter(|(_, n)| n.is_finite()).collect(),
         examples_needed: finding.examples_needed.filter(|_| undecided),
         stability: None,
     }

@@ -4,7 +4,7 @@
 
 use super::{Evidence, Gate, Rule, Verdict, decide};
 use crate::metrics::Prediction;
-use crate::rng::{SplitMix64, mix};
+use limbeck_artifact::random::{SplitMix64, mix};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

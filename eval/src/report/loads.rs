@@ -35,7 +35,13 @@ pub fn load_facts(load: &Load) -> Vec<Fact> {
     facts.push(Fact::new(
         "first token",
         match &load.first_token {
-            Some(times) => format!("p50 {}, p95 {}", within(&times.p50), within(&times.p95)),
+            Some(times) => {
+                let some = match times.calls < load.answered {
+                    true => format!(", of the {} answers that had one", thousands(times.calls)),
+                    false => String::new(),
+                };
+                format!("p50 {}, p95 {}{some}", within(&times.p50), within(&times.p95))
+            }
             None if load.answered == 0 => "no answer".to_owned(),
             None => "answers did not come in pieces".to_owned(),
         },

@@ -5,10 +5,10 @@ use super::{Claim, Figure, Job, Setting, binomial, job};
 use crate::bootstrap::macro_f1_bounds;
 use crate::gates::{Evidence, Gate, Measured, Metric, Rule, Verdict, decide};
 use crate::metrics::{Confusion, Prediction};
-use crate::rng::SplitMix64;
 use crate::slices::By;
 use crate::statistics::{Paired, examples_for_difference, examples_for_proportion};
 use crate::texts::Likeness;
+use limbeck_artifact::random::SplitMix64;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -214,20 +214,10 @@ fn of_difference(what: &str, delta: f64, discordance: f64, setting: &Setting) ->
     let (mut rng, mut tally) = (setting.rng(what), Tally::default());
     let mut known = BTreeMap::<(u64, u64), Verdict>::new();
     for _ in 0..setting.trials {
-        let pair = draw_pair(&mut rng, ROWS, p_b, p_c);
+        let pair = Paired::drawn(&mut rng, ROWS, p_b, p_c);
         tally.add(*known.entry((pair.b, pair.c)).or_insert_with(|| of_pair(&rule, pair, setting)));
     }
     tally.figures_with(what, setting, setting.trials, TANGO_SLACK)
-}
-
-fn draw_pair(rng: &mut SplitMix64, n: u64, p_b: f64, p_c: f64) -> Paired {
-    let mut pair = Paired { n, b: 0, c: 0 };
-    for _ in 0..n {
-        let u = rng.unit();
-        pair.b += u64::from(u < p_b);
-        pair.c += u64::from(u >= p_b && u < p_b + p_c);
-    }
-    pair
 }
 
 /// The first b rows only the candidate gets right, the next c only the other arm, the rest both.
@@ -352,7 +342,7 @@ fn power(setting: &Setting) -> Vec<Figure> {
         let rule = Rule::NonInferiority { against: "other".into(), margin };
         let (mut rng, mut known, mut decided) = (setting.rng(&what), BTreeMap::<(u64, u64), Verdict>::new(), 0);
         for _ in 0..setting.heavy_trials {
-            let pair = draw_pair(&mut rng, n, b as f64 / 200.0, c as f64 / 200.0);
+            let pair = Paired::drawn(&mut rng, n, b as f64 / 200.0, c as f64 / 200.0);
             let of = || of_pair(&rule, pair, setting);
             decided += u32::from(*known.entry((pair.b, pair.c)).or_insert_with(of) == Verdict::Pass);
         }

@@ -7,8 +7,8 @@ mod gates;
 mod intervals;
 mod promises;
 
-use crate::rng::SplitMix64;
 use crate::statistics::Risk;
+use limbeck_artifact::random::SplitMix64;
 use serde::{Deserialize, Serialize};
 
 /// The groups of figures, in the order in which they are told.

@@ -3,8 +3,8 @@
 
 use super::{Claim, Figure, Job, Setting, binomial, job};
 use crate::escalation::{Scored, Target, accepted_needed, certified_threshold};
-use crate::rng::SplitMix64;
 use crate::special::binomial_cdf;
+use limbeck_artifact::random::SplitMix64;
 use rayon::prelude::*;
 
 const TARGET: Target = Target { max_error: 0.05, confidence: 0.95 };

@@ -5,7 +5,7 @@
 use super::{By, Material, known::words_of, p_worse};
 use crate::floor::{Vectorizer, text_of};
 use crate::kmeans::{Unit, centres, cosine, unit};
-use crate::rng::mix;
+use limbeck_artifact::random::mix;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Mistakes that are worth looking at together.

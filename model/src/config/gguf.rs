@@ -6,7 +6,7 @@ use super::{
     Rope, RopeScaling, bounded,
 };
 use crate::error::{ModelError, Result};
-use crate::gguf::{GgufFile, Value};
+use crate::gguf::{GgufFile, MOST_SHOWN, Value, shortened};
 
 /// The one tensor that belongs to the config: what the frequencies are divided by.
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";
@@ -182,17 +182,19 @@ impl Gguf<'_> {
         let kind = format!("{}.rope.scaling.type", self.prefix);
         let kind = self.file.get_as(&kind, "a string", Value::as_str)?.unwrap_or("none");
         let factor = self.number("rope.scaling.factor")?;
-        let factors = self.file.tensor(ROPE_FACTORS).map(|info| self.file.dequantize(info)).transpose()?;
+        let factors = match self.file.tensor(ROPE_FACTORS) {
+            Some(info) if info.n_elements() == head_dim as u64 / 2 => Some(self.file.dequantize(info)?),
+            Some(_) => return self.wrong(format!("{ROPE_FACTORS} has no factor for each frequency")),
+            None => None,
+        };
         let scaling = match (kind, factor, factors) {
             ("none", _, None) => RopeScaling::None,
-            ("none", _, Some(factors)) if factors.len() == head_dim / 2 && factors.iter().all(|f| *f > 0.0) => {
-                RopeScaling::Factors(factors)
-            }
-            ("none", _, Some(_)) => return self.wrong(format!("{ROPE_FACTORS} has no factor for each frequency")),
+            ("none", _, Some(factors)) if factors.iter().all(|f| *f > 0.0) => RopeScaling::Factors(factors),
+            ("none", _, Some(_)) => return self.wrong(format!("{ROPE_FACTORS} holds a factor that is not positive")),
             ("linear", Some(factor), None) if factor > 0.0 => RopeScaling::Linear { factor },
             _ => {
                 let why = "rope scaling '{}' is not supported; known: none, linear with a factor, rope_freqs.weight";
-                return self.wrong(why.replace("{}", kind));
+                return self.wrong(why.replace("{}", &shortened(kind, MOST_SHOWN)));
             }
         };
         Ok(Rope { theta, scaling })

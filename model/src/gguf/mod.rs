@@ -8,7 +8,7 @@ mod writer;
 
 pub use dequantize::dequantize;
 pub use reader::GgufFile;
-pub use types::{Array, GgmlType, TensorInfo, Value};
+pub use types::{Array, GgmlType, MOST_SHOWN, TensorInfo, Value, shortened};
 pub use writer::GgufWriter;
 
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";

@@ -18,6 +18,8 @@ const MAX_STRING_LEN: u64 = 16 << 20;
 const MAX_ARRAY_LEN: u64 = 1 << 24;
 const MAX_ARRAY_DEPTH: u32 = 3;
 const MAX_ALIGNMENT: u64 = 1 << 16;
+/// Values that are read at a time where they need not all be in memory: a whole number of blocks of every type.
+const PIECE: u64 = 1 << 20;
 
 type Metadata = Vec<(String, Value)>;
 /// Where a name stands.
@@ -130,17 +132,7 @@ impl GgufFile {
     /// # Errors
     /// When reading fails, or the entry is not this file's.
     pub fn bytes(&self, info: &TensorInfo) -> Result<Vec<u8>> {
-        if self.tensor(&info.name) != Some(info) {
-            return Err(ModelError::MissingTensor { path: self.path.clone(), name: info.name.clone() });
-        }
-        let n = usize::try_from(info.n_bytes)
-            .map_err(|_| ModelError::tensor(&self.path, &info.name, "larger than this machine's memory"))?;
-        let mut bytes = vec![0; n];
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.seek(SeekFrom::Start(self.data_start + info.offset))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(ModelError::read(&self.path))?;
-        Ok(bytes)
+        self.some_bytes(info, 0, info.n_bytes)
     }
 
     /// A tensor as f32, in the file's order.
@@ -148,11 +140,46 @@ impl GgufFile {
     /// # Errors
     /// As [`GgufFile::bytes`], and when a value is not finite: a NaN scale would poison every answer.
     pub fn dequantize(&self, info: &TensorInfo) -> Result<Vec<f32>> {
-        let bytes = self.bytes(info)?;
+        self.decoded(info, &self.bytes(info)?, 0)
+    }
+
+    /// As [`GgufFile::bytes`], a million values at a time: a file may say that a tensor is as large as the disk.
+    pub fn pieces_of_bytes<'f>(&'f self, info: &'f TensorInfo) -> impl Iterator<Item = Result<Vec<u8>>> + 'f {
+        let values = info.n_elements();
+        (0..values.div_ceil(PIECE)).map(move |piece| {
+            let n = PIECE.min(values - piece * PIECE);
+            let bytes = |n: u64| info.ty.bytes_for(n).unwrap_or(0);
+            self.some_bytes(info, bytes(piece * PIECE), bytes(n))
+        })
+    }
+
+    /// As [`GgufFile::dequantize`], a million values at a time.
+    pub fn pieces<'f>(&'f self, info: &'f TensorInfo) -> impl Iterator<Item = Result<Vec<f32>>> + 'f {
+        let bytes = (0u64..).zip(self.pieces_of_bytes(info));
+        bytes.map(move |(piece, bytes)| self.decoded(info, &bytes?, piece * PIECE))
+    }
+
+    fn some_bytes(&self, info: &TensorInfo, from: u64, n: u64) -> Result<Vec<u8>> {
+        if self.tensor(&info.name) != Some(info) {
+            return Err(ModelError::MissingTensor { path: self.path.clone(), name: info.name.clone() });
+        }
+        let n = usize::try_from(n)
+            .map_err(|_| ModelError::tensor(&self.path, &info.name, "larger than this machine's memory"))?;
+        let mut bytes = vec![0; n];
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(self.data_start + info.offset + from))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .map_err(ModelError::read(&self.path))?;
+        Ok(bytes)
+    }
+
+    /// `bytes` of a tensor from its value `first` on.
+    fn decoded(&self, info: &TensorInfo, bytes: &[u8], first: u64) -> Result<Vec<f32>> {
+        let wrong = |why| ModelError::tensor(&self.path, &info.name, why);
         let mut values = vec![0.0; bytes.len() / info.ty.block_bytes() * info.ty.block_len()];
-        dequantize(info.ty, &bytes, &mut values).map_err(|why| ModelError::tensor(&self.path, &info.name, why))?;
+        dequantize(info.ty, bytes, &mut values).map_err(wrong)?;
         match values.iter().position(|v| !v.is_finite()) {
-            Some(at) => Err(ModelError::tensor(&self.path, &info.name, format!("value {at} is not a finite number"))),
+            Some(at) => Err(wrong(format!("value {} is not a finite number", first + at as u64))),
             None => Ok(values),
         }
     }
@@ -199,7 +226,7 @@ impl<R: Read> Header<R> {
         let alignment = match keys.get("general.alignment").map(|&at| &metadata[at].1) {
             None => DEFAULT_ALIGNMENT,
             Some(&Value::U32(a)) if a.is_power_of_two() && u64::from(a) <= MAX_ALIGNMENT => a.into(),
-            Some(other) => return Err(format!("general.alignment {other:?} is no u32 power of two up to 65536")),
+            Some(other) => return Err(format!("general.alignment is {other}, no u32 power of two up to 65536")),
         };
         let (tensors, names) = self.tensors(n_tensors, alignment)?;
         let data_start = self.at.next_multiple_of(alignment);

@@ -1,5 +1,7 @@
 //! The vocabulary of the format: block types with their sizes, metadata values, and the entry of a tensor.
 
+use std::borrow::Cow;
+
 macro_rules! ggml_types {
     ($($name:ident = $id:literal, $len:literal values in $bytes:literal;)*) => {
         /// How a tensor's values are stored: every type of ggml's, those that can't be decoded here as well. Sizes as in ggml.
@@ -225,6 +227,38 @@ impl Value {
             Value::Array(Array::String(v)) => Some(v),
             _ => None,
         }
+    }
+}
+
+/// For messages: of long texts the beginning, of arrays the length.
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Value::U8(v) => v.fmt(f),
+            Value::I8(v) => v.fmt(f),
+            Value::U16(v) => v.fmt(f),
+            Value::I16(v) => v.fmt(f),
+            Value::U32(v) => v.fmt(f),
+            Value::I32(v) => v.fmt(f),
+            Value::F32(v) => v.fmt(f),
+            Value::Bool(v) => v.fmt(f),
+            Value::String(v) => write!(f, "{:?}", shortened(v, MOST_SHOWN)),
+            Value::Array(v) => write!(f, "an array of {}", v.len()),
+            Value::U64(v) => v.fmt(f),
+            Value::I64(v) => v.fmt(f),
+            Value::F64(v) => v.fmt(f),
+        }
+    }
+}
+
+/// What a message shows of a text from a file.
+pub const MOST_SHOWN: usize = 72;
+
+/// A text from a file, which may be megabytes long, as a message has it.
+pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        None => Cow::Borrowed(text),
+        Some((at, _)) => Cow::Owned(format!("{}... ({} characters)", &text[..at], text.chars().count())),
     }
 }
 

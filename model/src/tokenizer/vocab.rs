@@ -3,7 +3,7 @@
 
 use super::pre::PreTokenizer;
 use crate::error::{ModelError, Result};
-use crate::gguf::{Array, GgufFile, Value};
+use crate::gguf::{Array, GgufFile, MOST_SHOWN, Value, shortened};
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -103,6 +103,7 @@ impl Vocab {
             None => return Err(wrong("there is no tokenizer.ggml.model".into())),
             Some(other) => {
                 let known = "gpt2 (byte-level BPE) and llama (SentencePiece BPE) are";
+                let other = shortened(other, MOST_SHOWN);
                 let why = format!("tokenizer model '{other}' is not supported; {known}");
                 return Err(wrong(format!("{why}. Try the model's Hugging Face folder")));
             }
@@ -213,7 +214,7 @@ impl Vocab {
         }
         let mut seen = HashSet::with_capacity(n);
         if let Some(twice) = self.tokens.iter().find(|token| !seen.insert(token.as_str())) {
-            return wrong(format!("token '{twice}' is given twice"));
+            return wrong(format!("token '{}' is given twice", shortened(twice, MOST_SHOWN)));
         }
         match &self.algorithm {
             Algorithm::ByteLevel { merges, .. } if merges.len() > MAX_MERGES => {
@@ -262,10 +263,13 @@ fn strings<'f>(file: &'f GgufFile, key: &str) -> Result<&'f [String]> {
 fn byte_level(file: &GgufFile) -> Result<Algorithm> {
     let wrong = |why: String| ModelError::tokenizer(file.path(), why);
     let pre = file.get_as("tokenizer.ggml.pre", "a string", Value::as_str)?.unwrap_or("default");
-    let pre = PreTokenizer::from_name(pre)
-        .ok_or_else(|| wrong(format!("pre-tokenizer '{pre}' is not known; known: {}", PreTokenizer::known())))?;
+    let pre = PreTokenizer::from_name(pre).ok_or_else(|| {
+        let (pre, known) = (shortened(pre, MOST_SHOWN), PreTokenizer::known());
+        wrong(format!("pre-tokenizer '{pre}' is not known; known: {known}"))
+    })?;
     let merges = strings(file, "tokenizer.ggml.merges")?;
-    let merges = merges.iter().map(|m| split_merge(m).ok_or_else(|| wrong(format!("merge '{m}' is no pair"))));
+    let no_pair = |m: &str| wrong(format!("merge '{}' is no pair", shortened(m, MOST_SHOWN)));
+    let merges = merges.iter().map(|m| split_merge(m).ok_or_else(|| no_pair(m)));
     Ok(Algorithm::ByteLevel { pre, merges: merges.collect::<Result<_>>()? })
 }
 

@@ -1,6 +1,7 @@
 //! Numbers as people read them: grouped counts, bytes, durations, bars, and a rate over the last seconds.
 
 use limbeck_artifact::event::Stage;
+pub use limbeck_artifact::figures::thousands as count;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -9,19 +10,6 @@ const WINDOW: Duration = Duration::from_secs(10);
 const SAMPLES: u32 = 256;
 /// A value that fell by this factor lies flat on a linear scale.
 pub(crate) const DECADES: f64 = 30.0;
-
-/// `1234567` as `1,234,567`.
-pub fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
 
 /// Decimal units, as disks and downloads are counted.
 pub fn bytes(n: u64) -> String {

@@ -19,7 +19,7 @@ use crate::output::{self, Terminal};
 use crate::progress::Sink;
 use crate::settings::Settings;
 use crate::stages::capture::{Teacher, digest_of};
-use crate::stages::{PROGRAM_VERSION, cannot};
+use crate::stages::{PROGRAM_VERSION, cannot, program};
 use compare::{report, text_of};
 pub use course::Arm;
 use course::Course;
@@ -28,6 +28,7 @@ use limbeck_artifact::capture::{
 };
 use limbeck_artifact::dataset::Message;
 use limbeck_artifact::digest::sha256_hex;
+use limbeck_artifact::event::Stage;
 use limbeck_artifact::files::write_atomic;
 use limbeck_data_curation::text::normal_form;
 use limbeck_distill::{Asked, CapturePlan, capture};
@@ -349,7 +350,7 @@ impl Work<'_> {
         });
         let mut key = json!({
             "settings": settings, "rows": train_rows, "capture": told.digest, "lambda": self.args.lambda,
-            "temperature": self.args.temperature, "compute": self.decoder.ops().compute(), "version": PROGRAM_VERSION,
+            "temperature": self.args.temperature, "compute": self.decoder.ops().compute(), "program": program(Stage::Train),
             "student": self.args.student, "test": rows.test.len(),
         });
         if share > 0.0 {

@@ -163,10 +163,7 @@ mod tests {
             };
             let (best, _) = student(&clean.said, &[]);
             let (noisy, repeated) = student(&taught.said, &[]);
-            let p = |a: &[bool], b: &[bool]| {
-                let only = |x: &[bool], y: &[bool]| x.iter().zip(y).filter(|(x, y)| **x && !**y).count() as u64;
-                mcnemar_exact(Paired { n: a.len() as u64, b: only(a, b), c: only(b, a) })
-            };
+            let p = |a: &[bool], b: &[bool]| mcnemar_exact(Paired::count(a, b));
             println!(
                 "seed {seed}: teacher as it is {:.2} %, 15 % wrong {:.2} % (p {:.1e}), {repeated:.0} % of wrong answers repeated",
                 share(&best),

@@ -72,14 +72,14 @@ fn tensors(a: &GgufFile, b: &GgufFile) -> Result<(Vec<Change>, u64)> {
         let other = b.tensor(&info.name);
         if let Some(other) = other
             && (info.ty, &info.dims) == (other.ty, &other.dims)
-            && a.bytes(info)? == b.bytes(other)?
+            && same_bytes((a, info), (b, other))?
         {
             equal += 1;
             continue;
         }
         let apart = match other {
             Some(other) if info.dims == other.dims && info.ty.decodable() && other.ty.decodable() => {
-                Some(relative_rmse(&a.dequantize(info)?, &b.dequantize(other)?))
+                Some(relative_rmse((a, info), (b, other))?)
             }
             _ => None,
         };
@@ -92,9 +92,26 @@ fn tensors(a: &GgufFile, b: &GgufFile) -> Result<(Vec<Change>, u64)> {
     Ok((changes, equal))
 }
 
-fn relative_rmse(a: &[f32], b: &[f32]) -> f64 {
+/// A tensor in its file.
+type In<'f> = (&'f GgufFile, &'f TensorInfo);
+
+fn same_bytes((a, of_a): In<'_>, (b, of_b): In<'_>) -> Result<bool> {
+    for (a, b) in a.pieces_of_bytes(of_a).zip(b.pieces_of_bytes(of_b)) {
+        if a? != b? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn relative_rmse((a, of_a): In<'_>, (b, of_b): In<'_>) -> Result<f64> {
     let square = |v: f32| f64::from(v) * f64::from(v);
-    let error: f64 = a.iter().zip(b).map(|(a, b)| square(a - b)).sum();
-    let size: f64 = a.iter().map(|a| square(*a)).sum();
-    if size > 0.0 { (error / size).sqrt() } else { error.sqrt() }
+    let (mut error, mut size) = (0.0, 0.0);
+    for (a, b) in a.pieces(of_a).zip(b.pieces(of_b)) {
+        for (a, b) in a?.iter().zip(b?) {
+            error += square(a - b);
+            size += square(*a);
+        }
+    }
+    Ok(if size > 0.0 { (error / size).sqrt() } else { error.sqrt() })
 }

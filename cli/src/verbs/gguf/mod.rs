@@ -9,7 +9,7 @@ use crate::exit::{Exit, Failure, Result};
 use crate::settings::Settings;
 use args::GgufVerb;
 use limbeck_artifact::untrusted::visible_line;
-use limbeck_model::gguf::{Array, GgufFile, TensorInfo, Value};
+use limbeck_model::gguf::{Array, GgufFile, MOST_SHOWN, TensorInfo, Value, shortened};
 use std::path::Path;
 
 pub fn gguf(settings: &Settings, verb: &GgufVerb) -> Result<Exit> {
@@ -37,7 +37,7 @@ fn bits_a_weight(info: &TensorInfo) -> f64 {
 
 /// A value on one line; of long ones the beginning, unless all is asked for.
 fn line(value: &Value, full: bool) -> String {
-    let most = if full { usize::MAX } else { 72 };
+    let most = if full { usize::MAX } else { MOST_SHOWN };
     match value {
         Value::U8(v) => v.to_string(),
         Value::I8(v) => v.to_string(),
@@ -47,18 +47,11 @@ fn line(value: &Value, full: bool) -> String {
         Value::I32(v) => v.to_string(),
         Value::F32(v) => v.to_string(),
         Value::Bool(v) => v.to_string(),
-        Value::String(v) => cut(&visible_line(v), most),
+        Value::String(v) => shortened(&visible_line(v), most).into_owned(),
         Value::Array(v) => items(v, if full { usize::MAX } else { 4 }, most),
         Value::U64(v) => v.to_string(),
         Value::I64(v) => v.to_string(),
         Value::F64(v) => v.to_string(),
-    }
-}
-
-fn cut(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        None => text.to_owned(),
-        Some((at, _)) => format!("{}... ({} characters)", &text[..at], text.chars().count()),
     }
 }
 
@@ -77,7 +70,7 @@ fn items(array: &Array, most: usize, chars: usize) -> String {
         Array::I32(v) => some(v, most, i32::to_string),
         Array::F32(v) => some(v, most, f32::to_string),
         Array::Bool(v) => some(v, most, bool::to_string),
-        Array::String(v) => some(v, most, |text| format!("\"{}\"", cut(&visible_line(text), chars))),
+        Array::String(v) => some(v, most, |text| format!("\"{}\"", shortened(&visible_line(text), chars))),
         Array::Array(v) => some(v, most, |inner| items(inner, most, chars)),
         Array::U64(v) => some(v, most, u64::to_string),
         Array::I64(v) => some(v, most, i64::to_string),
