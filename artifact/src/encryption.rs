@@ -41,6 +41,11 @@ impl Recipients {
         Ok((!recipients.is_empty()).then_some(Recipients(recipients)))
     }
 
+    /// Whether one of these can read what is encrypted for them.
+    pub fn include(&self, who: &Identities) -> bool {
+        who.recipients().iter().any(|one| self.0.contains_key(one))
+    }
+
     /// As they are written, sorted.
     pub fn names(&self) -> Vec<String> {
         self.0.keys().cloned().collect()
@@ -127,7 +132,7 @@ impl<W: Write> Write for Sealing<W> {
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// It is for others, as far as is known for whom, and this is who asked.
-    #[error("it is encrypted for {}, and {have}", wanted.as_deref().unwrap_or("others"))]
+    #[error("it is encrypted{}, and {have}", wanted.as_ref().map(|wanted| format!(" for {wanted}")).unwrap_or_default())]
     NoKey { wanted: Option<String>, have: String },
     #[error("it is no age file of version 1: it was overwritten or cut off at its beginning")]
     NotAge,
@@ -136,6 +141,18 @@ pub enum Unreadable {
     Damaged,
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+impl Unreadable {
+    /// As it is told where it is known for whom all files are encrypted, and who reads.
+    pub fn among(self, recipients: &Recipients, who: &Identities) -> Unreadable {
+        match self {
+            // Who can read all else can't read this: its beginning was changed, or it is from elsewhere.
+            Unreadable::NoKey { .. } if recipients.include(who) => Unreadable::Damaged,
+            Unreadable::NoKey { have, .. } => Unreadable::NoKey { wanted: Some(recipients.to_string()), have },
+            other => other,
+        }
+    }
 }
 
 impl From<Unreadable> for io::Error {
@@ -235,7 +252,8 @@ impl Identities {
             }
             DecryptError::NoMatchingKeys => {
                 let of = self.recipients().join(", ");
-                Unreadable::NoKey { wanted: None, have: format!("the identity in {} is of {of}", self.origin) }
+                let wanted = Some("others, or was changed at its beginning".to_owned());
+                Unreadable::NoKey { wanted, have: format!("the identity in {} is of {of}", self.origin) }
             }
             DecryptError::InvalidMac | DecryptError::DecryptionFailed | DecryptError::KeyDecryptionFailed => {
                 Unreadable::Damaged

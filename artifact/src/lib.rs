@@ -17,6 +17,7 @@ pub mod oms;
 pub mod relpath;
 pub mod scalars;
 pub mod schema;
+pub mod sealed;
 pub mod signer;
 pub mod stage;
 pub mod store;

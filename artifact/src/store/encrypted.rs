@@ -80,10 +80,7 @@ impl Encrypted {
     /// The content of a blob, decrypted as it is read.
     fn open(&self, key: &str) -> std::result::Result<impl Read + '_, Unreadable> {
         let sealed = self.inner.reader(&name(key))?;
-        self.identities.open(sealed).map_err(|e| match e {
-            Unreadable::NoKey { have, .. } => Unreadable::NoKey { wanted: Some(self.recipients.to_string()), have },
-            other => other,
-        })
+        self.identities.open(sealed).map_err(|e| e.among(&self.recipients, &self.identities))
     }
 
     /// Hands on all of a blob, piece by piece; the digest of what it says.
