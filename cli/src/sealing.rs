@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+/// So often the last one out tries to be alone, for some 0.25 s.
+const TRIES: u32 = 10;
 const JOURNAL: &str = "journal.jsonl";
 
 /// What this process holds open: a run in a run's folder is open with it.
@@ -75,6 +77,14 @@ pub fn hold(dir: &Path, encrypt: &Encrypt) -> Result<Option<Arc<Held>>> {
 }
 
 impl Held {
+    /// A process that was just killed may hold the lock for a moment yet.
+    fn try_alone(&self, tries_before: u32) -> bool {
+        if tries_before > 0 {
+            std::thread::sleep(Duration::from_millis(25));
+        }
+        self.lock.try_lock().is_ok()
+    }
+
     /// Whom it is going to be encrypted for.
     pub fn recipients(&self) -> Option<&Recipients> {
         self.recipients.as_ref()
@@ -84,7 +94,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let Some(recipients) = &self.recipients else { return };
-        let alone = self.lock.unlock().is_ok() && self.lock.try_lock().is_ok();
+        let alone = self.lock.unlock().is_ok() && (0..TRIES).any(|n| self.try_alone(n));
         // A folder that is gone was somebody's for the time of a command.
         if alone
             && self.dir.is_dir()

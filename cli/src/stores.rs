@@ -2,7 +2,7 @@
 //! that takes a store comes through here.
 
 use crate::exit::{Exit, Failure, Result};
-use crate::settings::{AgeIdentity, age_identity, shell};
+use crate::settings::{AgeIdentity, age_identity};
 use limbeck_artifact::encryption::{Identities, Recipients};
 use limbeck_artifact::store::Store;
 use limbeck_recipes::Encrypt;
@@ -64,10 +64,8 @@ pub fn identities(named: Option<&Path>) -> Result<Identities> {
         (None, None) => return Ok(Identities::none(format!("there is no age identity at {IDENTITY}"))),
     };
     Identities::load(&file).map_err(|e| {
-        let lost = format!(
-            "if the key is lost, what is encrypted for it alone is lost too; else name its file: LIMBECK_AGE_IDENTITY_FILE={}",
-            shell(&file)
-        );
+        let lost = "name the file where it is now: LIMBECK_AGE_IDENTITY_FILE=FILE (if the key is lost, what is encrypted for it alone is \
+                    lost too)";
         if file.exists() { e.into() } else { Failure::from(e).help(lost) }
     })
 }

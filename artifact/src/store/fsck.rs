@@ -183,6 +183,7 @@ impl Store {
         }
         if let Some(e) = locked.first() {
             let n = locked.len();
+            report.blobs -= n as u64;
             report.problems.push(format!("{}: the content of {n} blobs was not checked: {e}", dir.display()));
         }
         Ok(())
