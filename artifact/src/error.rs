@@ -11,6 +11,9 @@ pub enum Error {
     /// A file is there, but what it says cannot be right.
     #[error("{}: {reason}; {hint}", path.display())]
     Invalid { path: PathBuf, reason: String, hint: String },
+    /// It is encrypted for others, or nobody's key was given.
+    #[error("{}: {reason}", path.display())]
+    Locked { path: PathBuf, reason: String },
     /// What was asked for cannot be done; nothing was written.
     #[error("{reason}; {hint}")]
     Refused { reason: String, hint: String },

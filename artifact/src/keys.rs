@@ -57,7 +57,7 @@ pub fn load_private(path: &Path, passphrase: Option<&str>) -> Result<SigningKey>
 }
 
 #[cfg(unix)]
-fn refuse_shared(path: &Path) -> Result<()> {
+pub(crate) fn refuse_shared(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata(path).map_err(Error::io("read the private key", path))?.permissions().mode();
     if mode & 0o077 != 0 {
@@ -68,7 +68,7 @@ fn refuse_shared(path: &Path) -> Result<()> {
 }
 
 #[cfg(not(unix))]
-fn refuse_shared(_path: &Path) -> Result<()> {
+pub(crate) fn refuse_shared(_path: &Path) -> Result<()> {
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 pub mod capture;
 pub mod dataset;
 pub mod digest;
+pub mod encryption;
 mod error;
 pub mod event;
 pub mod figures;
@@ -18,6 +19,7 @@ pub mod random;
 pub mod relpath;
 pub mod scalars;
 pub mod schema;
+pub mod sealed;
 pub mod signer;
 pub mod stage;
 pub mod store;

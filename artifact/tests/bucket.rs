@@ -11,7 +11,9 @@ mod common;
 
 use common::{artifact, promotion};
 use limbeck_artifact::digest::sha256_hex;
+use limbeck_artifact::encryption::{Identities, Recipients, make_identity};
 use limbeck_artifact::files::append_line;
+use limbeck_artifact::manifest::{ArtifactFile, ArtifactManifest};
 use limbeck_artifact::store::{BucketAccess, Hold, LogEntry, Retention, Rollback, Store};
 use std::collections::BTreeMap;
 use std::fs;
@@ -129,6 +131,44 @@ fn an_artifact_goes_up_is_promoted_goes_back_and_comes_down_as_it_was() {
     overwrite(&prefix, "log/0000000000000002.json", entry.replace("\"by\":\"ci\"", "\"by\":\"me\"").as_bytes());
     assert!(open(&prefix, &cache).log().is_err());
     assert!(!problems(&prefix, &cache).is_empty());
+}
+
+#[test]
+#[ignore = "needs a server: tests/conformance/s3.sh"]
+fn an_encrypted_store_is_as_any_other_and_its_objects_show_no_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let (prefix, cache) = (fresh("encrypted"), dir.path().join("cache"));
+    let key = dir.path().join("age.txt");
+    let recipient = make_identity(&key, AT).unwrap();
+    let recipients = Recipients::parse(&[recipient.clone()]).unwrap().unwrap();
+    let store = open(&prefix, &cache).encrypted_for(&recipients).unwrap();
+    let folder = dir.path().join("artifact");
+    artifact(&folder, "quickstart", "1");
+    // Of more than one piece, encrypted and not.
+    let weights: Vec<u8> = (0..40u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    fs::write(folder.join("model.gguf"), &weights).unwrap();
+    let mut manifest = ArtifactManifest::load(&folder).unwrap();
+    manifest.files.insert("model.gguf".to_owned(), ArtifactFile::of(&folder.join("model.gguf"), "model").unwrap());
+    let digest = store.put_artifact(&folder, &manifest.save(&folder).unwrap()).unwrap();
+    store.promote(promotion(&digest, "ci")).unwrap();
+    assert_eq!(
+        store.put_artifact(&folder, &sha256_hex(&fs::read(folder.join("manifest.json")).unwrap())).unwrap(),
+        digest
+    );
+
+    // Another machine, told nothing: it knows that it is encrypted and for whom, and reads with the key alone.
+    let other = open(&prefix, &dir.path().join("elsewhere"));
+    assert_eq!(other.recipients().unwrap().names(), [recipient]);
+    assert!(other.resolve("quickstart", "staging").unwrap_err().to_string().contains("no identity was given"));
+    let reader = other.with_identities(Identities::load(&key).unwrap());
+    let laid = reader.resolve("quickstart", "staging").unwrap();
+    assert!(fs::read(laid.join("model.gguf")).unwrap() == weights);
+    assert_eq!(reader.fsck(None).unwrap().problems, [""; 0]);
+
+    let blob = format!("blobs/sha256/{}.age", sha256_hex(b"signature"));
+    overwrite(&prefix, &blob, b"signature");
+    let found = reader.fsck(None).unwrap().problems;
+    assert!(found.iter().any(|problem| problem.contains(&blob)), "{found:?}");
 }
 
 #[test]

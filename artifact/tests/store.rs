@@ -55,10 +55,10 @@ fn a_promoted_artifact_is_found_as_the_folder_that_was_put() {
     // Its source may go, and the laid-out folder too: the store has the content.
     fs::remove_dir_all(&folder).unwrap();
     fs::remove_dir_all(&resolved).unwrap();
-    assert_eq!(h.store.resolve("quickstart", "staging").unwrap(), resolved);
+    assert_eq!(*h.store.resolve("quickstart", "staging").unwrap(), *resolved);
     assert_eq!(fs::read(resolved.join("model.gguf")).unwrap(), b"weights of 1.0.0");
     fs::remove_file(resolved.join("report/report.json")).unwrap();
-    assert_eq!(h.store.resolve("quickstart", "staging").unwrap(), resolved);
+    assert_eq!(*h.store.resolve("quickstart", "staging").unwrap(), *resolved);
     assert!(resolved.join("report/report.json").is_file());
     assert_eq!(h.problems(), [""; 0]);
 }

@@ -9,7 +9,7 @@ mod students;
 mod traces;
 
 pub use artifact::{ArtifactArgs, Drift, Export, Form, OWN_KEY, Promote, Reproduce, Score, Serve, Verify};
-pub use keys::{Keys, KeysVerb};
+pub use keys::{Keys, KeysVerb, Seal, Unseal};
 pub use review::{Part, Review, Tool};
 pub use shadow::Shadow;
 pub use students::{Carve, Ladder, Teach};
@@ -361,12 +361,23 @@ thread and time. Several draws vote; answers must fit the labels or the schema, 
 Then: data.traces = [\"traces.jsonl\", \"taught/traces.jsonl\", \"taught/queue.jsonl\"]. What the draws could not agree on is in
 queue.jsonl; it goes to the reviewers and is never learnt unreviewed. Killed, the same command goes on where it stopped.")]
     Teach(Teach),
-    /// Make a signing key, or show the public half of one
+    /// Make a signing key or an age identity, or show the public half of one
     #[command(after_help = "\
 Example:
   limbeck keys new .limbeck/keys/signing.pem
   limbeck keys public .limbeck/keys/signing.pem > signing.pub.pem")]
     Keys(Keys),
+    /// Encrypt a folder's files for named people (age); a recipe's [encrypt] does so by itself with its run folder
+    #[command(after_help = "\
+Example:
+  limbeck seal imported --to age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p
+
+Each file F becomes F.age, which `age` and `rage` open too. A run's journal and its recipe's lock stay as they are: they hold no
+texts.")]
+    Seal(Seal),
+    /// Decrypt a folder that is encrypted, into files readable by you only
+    #[command(after_help = "Example:\n  limbeck unseal runs/quickstart")]
+    Unseal(Unseal),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  limbeck completions bash > ~/.local/share/bash-completion/completions/limbeck")]
     Completions(Completions),

@@ -110,6 +110,9 @@ impl<E: std::error::Error + 'static> From<E> for Failure {
         let exit = match (&error as &(dyn std::error::Error + 'static)).downcast_ref() {
             Some(limbeck_artifact::Error::Untrusted { .. }) => Exit::VerificationFailed,
             Some(limbeck_artifact::Error::Unapproved { .. }) => Exit::ReviewIncomplete,
+            Some(limbeck_artifact::Error::Locked { .. }) => {
+                return Failure::of(Exit::Unexpected, &error).help(crate::stores::LOCKED);
+            }
             _ => Exit::Unexpected,
         };
         Failure::of(exit, &error)

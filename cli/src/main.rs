@@ -17,6 +17,7 @@ mod progress;
 mod queue;
 mod replay;
 mod scratch;
+mod sealing;
 mod serve;
 mod settings;
 mod sinks;
@@ -86,6 +87,8 @@ fn dispatch(settings: &Settings, verb: Verb) -> Result<Exit> {
         Verb::Carve(args) => verbs::carve::carve(settings, args),
         Verb::Teach(args) => verbs::teach::teach(settings, &args),
         Verb::Keys(args) => verbs::keys::keys(settings, &args),
+        Verb::Seal(args) => verbs::seal::seal(settings, &args),
+        Verb::Unseal(args) => verbs::seal::unseal(settings, &args),
         Verb::Trust(args) => verbs::trust::trust(settings, &args),
         Verb::Approve(args) => verbs::trust::approve(settings, &args),
         Verb::Completions(args) => verbs::completions::completions(&args),

@@ -36,7 +36,7 @@ const LEARNING: f32 = 0.9;
 /// # Errors
 /// Those of import and curate.
 pub fn curated<'a>(settings: &'a Settings, resolved: &Resolved) -> Result<Run<'a>> {
-    let looked = Run::look(settings, resolved.clone());
+    let looked = Run::look(settings, resolved.clone())?;
     if stages::upto(&looked, Stage::Curate).is_ok() {
         return Ok(looked);
     }
@@ -44,7 +44,7 @@ pub fn curated<'a>(settings: &'a Settings, resolved: &Resolved) -> Result<Run<'a
     stages::upto(&run, Stage::Curate)?;
     run.sink.clear();
     drop(run);
-    Ok(Run::look(settings, resolved.clone()))
+    Run::look(settings, resolved.clone())
 }
 
 /// The queue in an order that is there at once: the random share first.

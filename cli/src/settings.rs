@@ -65,6 +65,19 @@ pub fn key_passphrase() -> Result<Option<String>> {
     Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()).filter(|p| !p.is_empty()))
 }
 
+/// Who reads what is encrypted: a file of age identities, or their text itself.
+pub enum AgeIdentity {
+    File(PathBuf),
+    Text(String),
+}
+
+/// The age identity that the environment gives: the key itself, as CI keeps secrets, or the file that it names.
+pub fn age_identity() -> Option<AgeIdentity> {
+    let text = secret("LIMBECK_AGE_IDENTITY").map(AgeIdentity::Text);
+    let file = || std::env::var_os("LIMBECK_AGE_IDENTITY_FILE").filter(|f| !f.is_empty());
+    text.or_else(|| Some(AgeIdentity::File(PathBuf::from(file()?))))
+}
+
 /// What the program was called with.
 pub fn arguments() -> Vec<String> {
     std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect()

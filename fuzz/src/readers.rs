@@ -6,6 +6,7 @@ use crate::gguf::{GgmlType, GgufFile, GgufWriter};
 use crate::manifest::manifest;
 use crate::safetensor::{self, SafetensorsFile};
 use base64ct::{Base64, Encoding};
+use limbeck_artifact::encryption::{Identities, MAGIC, Recipients, check_recipient, plain_bytes};
 use limbeck_artifact::keys;
 use limbeck_artifact::manifest::{ArtifactFile, ArtifactManifest};
 use limbeck_artifact::oms::{Strictness, sign_dir, verify_dir};
@@ -16,6 +17,7 @@ use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::Signer;
 use serde_json::Value;
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 const SCHEMA_TEXT: &str = r#"{"type": "object", "properties": {"time": {"type": ["string", "null"], "format": "time"},
@@ -38,6 +40,9 @@ keys = ["ann"]
 threshold = 1
 "#;
 
+/// Of nobody: for what is encrypted here.
+const IDENTITY: &str = "AGE-SECRET-KEY-1V2T9E4XFRZYW6FQX5JAYQKU0QLWW99UVXYR468PDLVNWQZRQ8UKQAVZWK7";
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Bundle,
@@ -46,6 +51,7 @@ enum Kind {
     Log,
     Policy,
     Schema,
+    Age,
     Gguf,
     Safetensors,
 }
@@ -59,6 +65,10 @@ pub struct Reader {
     bundle: Vec<u8>,
 }
 
+fn identity() -> Identities {
+    Identities::parse(IDENTITY, "the harness".to_owned()).unwrap()
+}
+
 impl Reader {
     pub fn new(name: &str) -> Reader {
         let kind = match name {
@@ -68,6 +78,7 @@ impl Reader {
             "log" => Kind::Log,
             "policy" => Kind::Policy,
             "schema" => Kind::Schema,
+            "age" => Kind::Age,
             "gguf" => Kind::Gguf,
             "safetensors" => Kind::Safetensors,
             other => panic!("no reader is called {other}"),
@@ -132,6 +143,23 @@ impl Reader {
                     assert_eq!(schema.canonical_text(&canonical).as_deref(), Ok(canonical.as_str()), "no fixed point");
                 }
             }
+            Kind::Age => {
+                // As a file, as what comes behind a header that is ours, as a key, and as a store's mark.
+                self.open(data);
+                let ours = self.age(b"");
+                let behind = ours.windows(5).position(|at| at == b"\n--- ").unwrap();
+                let end = behind + 1 + ours[behind + 1..].iter().position(|b| *b == b'\n').unwrap() + 1;
+                self.open(&[&ours[..end], data].concat());
+                self.open(&[MAGIC, data].concat());
+                let text = String::from_utf8_lossy(data);
+                let _ = (Identities::parse(&text, String::new()), check_recipient(&text));
+                let dir = self.dir.join("marked");
+                fs::create_dir_all(&dir).unwrap();
+                fs::write(dir.join("encryption.json"), data).unwrap();
+                if let Ok(store) = Store::open(&dir) {
+                    assert!(!store.recipients().unwrap().names().is_empty());
+                }
+            }
             Kind::Gguf => {
                 if let Ok(file) = GgufFile::open(&file("model.gguf")) {
                     for tensor in file.tensors() {
@@ -155,6 +183,17 @@ impl Reader {
         }
     }
 
+    /// What opens is what somebody sealed for us, and its size was told before.
+    fn open(&self, sealed: &[u8]) {
+        let told = plain_bytes(sealed, sealed.len() as u64);
+        let mut content = Vec::new();
+        if let Ok(mut from) = identity().open(sealed)
+            && from.read_to_end(&mut content).is_ok()
+        {
+            assert_eq!(told.unwrap(), content.len() as u64);
+        }
+    }
+
     fn verify(&self, bundle: &[u8]) {
         let at = self.dir.join("bundle.sig");
         fs::write(&at, bundle).unwrap();
@@ -174,6 +213,12 @@ impl Reader {
         envelope["payload"] = Base64::encode_string(payload).into();
         envelope["signatures"][0]["sig"] = Base64::encode_string(signature.as_bytes()).into();
         serde_json::to_vec(&bundle).unwrap()
+    }
+
+    fn age(&self, content: &[u8]) -> Vec<u8> {
+        let mut sealing = Recipients::parse(&identity().recipients()).unwrap().unwrap().seal(Vec::new()).unwrap();
+        sealing.write_all(content).unwrap();
+        sealing.finish().unwrap()
     }
 
     pub fn write_seeds(&self, dir: &Path) {
@@ -204,6 +249,13 @@ impl Reader {
             Kind::Policy => seed(POLICY.replace("PUBLIC", &keys::public_pem(self.key.verifying_key())).as_bytes()),
             Kind::Schema => {
                 seed(format!("{SCHEMA_TEXT}\0{{\"time\": \"18:30\", \"people\": 2, \"names\": [\"Ann\"]}}").as_bytes())
+            }
+            Kind::Age => {
+                seed(&self.age(b"weights"));
+                let mark =
+                    format!("{{\"format\": \"age-encryption.org/v1\", \"recipients\": {:?}}}", identity().recipients());
+                fs::write(dir.join("mark"), mark).unwrap();
+                fs::write(dir.join("key"), IDENTITY).unwrap();
             }
             Kind::Gguf => {
                 let mut writer = GgufWriter::new();

@@ -20,7 +20,7 @@ pub use kinds::SchemaFile;
 pub use lock::is_locked;
 pub use plan::settings;
 pub use recipe::{
-    ArmKind, Balance, BaseModel, CacheDtype, CalibrationMethod, Data, DecayType, Distill, Divergence, Dtype,
+    ArmKind, Balance, BaseModel, CacheDtype, CalibrationMethod, Data, DecayType, Distill, Divergence, Dtype, Encrypt,
     EndpointApi, EndpointArm, Eval, EvalArithmetic, EvalArm, EvalJudge, Gate, GateRule, Head, Imatrix, JudgeKind,
     LossNormalization, LrScheduler, Method, Metric, MinReviewed, Model, PairwiseJudge, Promote, PromptStyle, Quantize,
     QuantizeBase, Recipe, Review, Rounding, Sign, SliceBy, SplitRatios, Task, Train, TrainOn, Trust, ValidMetric,

@@ -8,12 +8,13 @@ use std::fmt::Write;
 const HEAD: &str = "\
 # The resolved recipe of a run: every value, and whether it is a default, from the recipe or from --set.
 # Paths are as written: relative to the recipe's folder (sign.key and promote.store: to the current directory).
-# promote.channel is not in it: the same artifact may serve on several channels. The store's log says on which.
+# promote.channel and [encrypt] are not in it: the same artifact may serve on several channels (the store's log says on which)
+# and be kept for several people.
 # Run it again: put this file in the recipe's folder and `limbeck run` it.
 ";
 
-/// What makes no other artifact, but says where one goes: it is honoured, and has no part in the lock.
-const OUTSIDE: &[&str] = &["promote.channel"];
+/// What makes no other artifact, but says where one goes and who may read it: it is honoured, and has no part in the lock.
+const OUTSIDE: &[&str] = &["promote.channel", "encrypt.recipients", "encrypt.identity"];
 
 /// Whether a setting has a part in what a run makes, and so in the lock.
 pub fn is_locked(key: &str) -> bool {

@@ -20,6 +20,7 @@ pub struct Recipe {
     pub eval: Eval,
     pub promote: Promote,
     pub sign: Sign,
+    pub encrypt: Encrypt,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -579,8 +580,15 @@ pub struct Sign {
     pub public_key: Option<PathBuf>,
 }
 
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Encrypt {
+    /// age recipients; empty where nothing is encrypted.
+    pub recipients: Vec<String>,
+    pub identity: Option<PathBuf>,
+}
+
 impl Recipe {
-    /// Makes relative paths relative to the recipe's folder. The store and the key stay relative to the current
+    /// Makes relative paths relative to the recipe's folder. The store and the keys stay relative to the current
     /// directory: they belong to the place where a person works, not to the recipe.
     pub(crate) fn rebase(&mut self, folder: &Path) {
         let join = |path: &mut PathBuf| *path = folder.join(&*path);

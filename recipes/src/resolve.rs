@@ -253,6 +253,21 @@ fn across(reader: &mut Reader, source: &Source) {
     errors.extend(kinds::gates(reader, &get));
     errors.extend(arms::check(reader, &get));
     errors.extend(certificate(reader, &get));
+    let recipients = get("encrypt.recipients").unwrap_or(Value::Array(Vec::new()));
+    for wrong in recipients.as_array().into_iter().flatten().filter_map(Value::as_str) {
+        if let Err(why) = limbeck_artifact::encryption::check_recipient(wrong) {
+            let message = format!("`encrypt.recipients`: {why}");
+            let hint = "`limbeck keys identity` makes a key and prints its recipient, `limbeck keys recipient` prints it again";
+            // A secret is not shown again.
+            let shown = Some(place(&["encrypt.recipients"])).filter(|_| !wrong.starts_with("AGE-SECRET-KEY-"));
+            errors.push(RecipeError::new(message, shown).hint(hint));
+        }
+    }
+    if get("encrypt.identity").is_some() && recipients.as_array().is_none_or(Vec::is_empty) {
+        let message = "`encrypt.identity` says who reads, and `encrypt.recipients` names nobody to encrypt for";
+        let hint = "add `recipients = [\"age1…\"]` under [encrypt], or leave identity out";
+        errors.push(RecipeError::new(message, Some(place(&["encrypt.identity"]))).hint(hint));
+    }
     for (key, message, hint) in valid_split(&get) {
         errors.push(RecipeError::new(message, Some(place(&[key]))).hint(hint));
     }

@@ -256,6 +256,9 @@ pub(crate) const FIELDS: &[Field] = &[
     field("sign.key", Path, Default("\".limbeck/keys/signing.pem\""), "P-256 private key (PKCS#8 PEM), relative to the current directory"),
     field("sign.exec", Texts { min: 0 }, Default("[]"), "instead of the key: a program and its arguments that sign what they get on stdin (DER on stdout), for a KMS or an HSM"),
     field("sign.public_key", Path, Optional, "its public key (PEM), relative to the current directory; its signatures are checked against it"),
+
+    field("encrypt.recipients", Texts { min: 0 }, Default("[]"), "age recipients (age1…, `limbeck keys identity` makes one): the store's files and the run folder at rest are encrypted for these people; none: nothing is encrypted"),
+    field("encrypt.identity", Path, Optional, "file of the age identity that reads them, relative to the current directory; LIMBECK_AGE_IDENTITY_FILE comes before it, .limbeck/keys/age.txt after it"),
 ];
 
 /// A default that another setting changes.

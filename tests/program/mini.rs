@@ -152,7 +152,13 @@ impl Mini {
 
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_limbeck"));
-        command.current_dir(self.path()).args(args).env_remove("LIMBECK_KEY_PASSPHRASE").env("NO_COLOR", "1");
+        command
+            .current_dir(self.path())
+            .args(args)
+            .env_remove("LIMBECK_KEY_PASSPHRASE")
+            .env_remove("LIMBECK_AGE_IDENTITY")
+            .env_remove("LIMBECK_AGE_IDENTITY_FILE")
+            .env("NO_COLOR", "1");
         command
     }
 

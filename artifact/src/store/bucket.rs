@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 pub const SCHEME: &str = "s3://";
 /// A larger file goes and comes in pieces of this size; so much of it is in memory.
 const PIECE_BYTES: u64 = 16 << 20;
+const FIRST_PIECE_BYTES: u64 = 64 << 10;
 /// Log entries that are read ahead at a time.
 const READ_AHEAD: usize = 16;
 /// A server that goes on saying that somebody else is just writing is asked no more often than this.
@@ -290,6 +291,11 @@ impl Storage for Bucket {
         Ok(bytes)
     }
 
+    fn reader(&self, key: &str) -> io::Result<Box<dyn Read + '_>> {
+        let bytes = self.stat(key)?.bytes;
+        Ok(Box::new(Pieces { bucket: self, key: key.to_owned(), bytes, from: 0, piece: io::Cursor::default() }))
+    }
+
     fn stat(&self, key: &str) -> io::Result<Stat> {
         let key = self.key(key);
         let meta = self.ask(move |client| async move { client.head(&key).await }).map_err(told)?;
@@ -304,7 +310,7 @@ impl Storage for Bucket {
         let mut names: Vec<String> =
             found.objects.iter().filter_map(|o| o.location.filename().map(str::to_owned)).collect();
         names.sort();
-        Ok(Listing { names, temporary: 0 })
+        Ok(Listing { names, ..Listing::default() })
     }
 
     fn digest(&self, key: &str) -> io::Result<String> {
@@ -423,6 +429,29 @@ impl Storage for Bucket {
 
     fn clear_leftovers(&self) -> Result<Repaired> {
         Ok(Repaired::default())
+    }
+}
+
+/// An object from front to back.
+struct Pieces<'a> {
+    bucket: &'a Bucket,
+    key: String,
+    bytes: u64,
+    /// Up to where it was asked for.
+    from: u64,
+    piece: io::Cursor<Vec<u8>>,
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.piece.position() == self.piece.get_ref().len() as u64 && self.from < self.bytes {
+            // A small one first: some want no more than a header.
+            let length = if self.from == 0 { FIRST_PIECE_BYTES } else { PIECE_BYTES };
+            let to = self.bytes.min(self.from + length);
+            self.piece = io::Cursor::new(self.bucket.piece(&self.key, self.from, to)?);
+            self.from = to;
+        }
+        self.piece.read(into)
     }
 }
 

@@ -4,13 +4,15 @@
 use super::log::{Head, apply, breaks, genesis, holds, parse, seq_of};
 use super::objects::{blob_key, version_key};
 use super::storage::{clear_abandoned, remove};
-use super::{Channels, LogEntry, Operation, Store};
+use super::{Channels, LogEntry, Operation, Store, laid};
 use crate::digest::{is_sha256, sha256_file, sha256_hex};
+use crate::encryption::Unreadable;
 use crate::files::is_temporary;
 use crate::oms;
 use crate::untrusted::visible_line;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
 /// What a check found.
@@ -48,6 +50,7 @@ impl Store {
     /// Damaged content is mended by [`Store::mend`] with the artifact's folder.
     pub fn repair(&self) -> Result<Repaired> {
         let mut done = self.storage.clear_leftovers()?;
+        laid::clear(&self.artifacts)?;
         done.temporary += clear_abandoned(&self.artifacts)?;
         for name in names(&self.artifacts, &mut 0)? {
             let path = self.artifacts.join(&name);
@@ -161,15 +164,27 @@ impl Store {
 
     fn check_blobs(&self, report: &mut Fsck) -> Result<()> {
         let dir = self.place("blobs/sha256");
-        for name in self.names("blobs/sha256", &mut report.temporary)? {
+        let listing = self.storage.list("blobs/sha256").map_err(Error::io("list", &dir))?;
+        report.temporary += listing.temporary;
+        for name in listing.strange {
+            let shown = dir.join(visible_line(&name).as_ref());
+            report.problems.push(format!("{}: it is not encrypted, and the store is", shown.display()));
+        }
+        let mut locked = Vec::new();
+        for name in listing.names {
             report.blobs += 1;
+            let place = self.place(&blob_key(visible_line(&name).as_ref()));
             match self.storage.digest(&blob_key(&name)) {
                 Ok(found) if found == name => {}
-                Ok(_) => report
-                    .problems
-                    .push(format!("{}: the blob is damaged", dir.join(visible_line(&name).as_ref()).display())),
-                Err(e) => report.problems.push(format!("{}: {e}", dir.join(visible_line(&name).as_ref()).display())),
+                Ok(_) => report.problems.push(format!("{}: the blob is damaged", place.display())),
+                Err(e) if is_locked(&e) => locked.push(e),
+                Err(e) => report.problems.push(format!("{}: {e}", place.display())),
             }
+        }
+        if let Some(e) = locked.first() {
+            let n = locked.len();
+            report.blobs -= n as u64;
+            report.problems.push(format!("{}: the content of {n} blobs was not checked: {e}", dir.display()));
         }
         Ok(())
     }
@@ -195,6 +210,12 @@ impl Store {
                 })
         })
     }
+}
+
+/// Whether it is for want of a key that a blob can't be read.
+fn is_locked(e: &io::Error) -> bool {
+    let inner = e.get_ref().and_then(|e| e.downcast_ref::<Unreadable>());
+    matches!(inner, Some(Unreadable::NoKey { .. }))
 }
 
 /// What `entry` had to replace.

@@ -6,6 +6,7 @@
 //! versions/<sha256>.json       the files of one artifact, under the digest of this record: a version
 //! log/<16-digit seq>.json      one promotion, rollback, hold, release, removal or trust policy, with the hash of the entry before it
 //! trust/policies/<sha256>.json trust policies with their signatures; trust/approvals/ likewise
+//! encryption.json              where blobs are encrypted: for whom; they are named <hex>.age then
 //! artifacts/<sha256>/          a version laid out as a folder again, by hard links; can be deleted and is made anew
 //! ```
 //!
@@ -17,7 +18,9 @@
 
 #[cfg(feature = "object-store")]
 mod bucket;
+mod encrypted;
 mod fsck;
+mod laid;
 mod log;
 mod objects;
 mod retention;
@@ -27,6 +30,7 @@ mod trust;
 #[cfg(feature = "object-store")]
 pub use bucket::{BucketAccess, SCHEME};
 pub use fsck::{Fsck, Repaired};
+pub use laid::LaidOut;
 pub use log::{ChannelState, Channels, Head, Holds, LogEntry, Operation, fold, holds};
 pub(crate) use objects::HashedCopy;
 pub use objects::{StoredFile, Version};
@@ -34,8 +38,10 @@ pub use retention::{Hold, Removable, Removed, Retention};
 pub use trust::{Approved, InForce, Trusted};
 
 use crate::digest::is_sha256;
+use crate::encryption::{Identities, Recipients};
 use crate::untrusted::visible_line;
 use crate::{Error, Result};
+use encrypted::Encrypted;
 use log::Log;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -49,6 +55,9 @@ const MAX_TRIES: u32 = 10_000;
 #[derive(Clone, Debug)]
 pub struct Store {
     storage: Arc<dyn Storage>,
+    /// What the objects lie in; where blobs are encrypted, `storage` is around it.
+    bare: Arc<dyn Storage>,
+    recipients: Option<Recipients>,
     /// Where versions are laid out as folders.
     artifacts: PathBuf,
 }
@@ -85,7 +94,7 @@ pub struct Rollback {
 impl Store {
     /// Opens the store in `dir`, and makes it where there is none.
     pub fn open(dir: &Path) -> Result<Store> {
-        Ok(Store { storage: Arc::new(Folder::open(dir)?), artifacts: dir.join("artifacts") })
+        Store::over(Arc::new(Folder::open(dir)?), dir.join("artifacts"))
     }
 
     /// Opens the store in a bucket of object storage. Versions are laid out in `cache`, a local folder.
@@ -93,7 +102,52 @@ impl Store {
     pub fn open_bucket(access: &BucketAccess, cache: &Path) -> Result<Store> {
         let artifacts = cache.join("artifacts");
         crate::files::create_dirs(&artifacts).map_err(Error::io("make the folder", &artifacts))?;
-        Ok(Store { storage: Arc::new(bucket::Bucket::open(access)?), artifacts })
+        Store::over(Arc::new(bucket::Bucket::open(access)?), artifacts)
+    }
+
+    fn over(bare: Arc<dyn Storage>, artifacts: PathBuf) -> Result<Store> {
+        let recipients = encrypted::recipients_of(bare.as_ref())?;
+        let store = Store { storage: Arc::clone(&bare), bare, recipients, artifacts };
+        Ok(store.with_identities(Identities::none("no identity was given")))
+    }
+
+    /// Whom the store's blobs are encrypted for; None where they are not.
+    pub fn recipients(&self) -> Option<&Recipients> {
+        self.recipients.as_ref()
+    }
+
+    /// The store as these can read it. Without, what is encrypted can be put, promoted and forgotten, and not be read.
+    pub fn with_identities(self, identities: Identities) -> Store {
+        let Some(recipients) = self.recipients.clone() else { return self };
+        let around = Encrypted::new(Arc::clone(&self.bare), recipients, identities, &self.artifacts);
+        Store { storage: Arc::new(around), ..self }
+    }
+
+    /// Makes sure that the store is encrypted for these people and nobody else. A new store becomes it.
+    ///
+    /// # Errors
+    /// When it is encrypted for others, or holds blobs that are not encrypted.
+    pub fn encrypted_for(self, recipients: &Recipients) -> Result<Store> {
+        let place = self.place("");
+        let mut store = self;
+        if store.recipients.is_none() {
+            let blobs = store.storage.list("blobs/sha256").map_err(Error::io("list", &place))?;
+            if !blobs.names.is_empty() {
+                let reason = format!("the store {} holds blobs that are not encrypted", place.display());
+                return Err(Error::refused(reason, "take another store, and remove this one when nobody needs it"));
+            }
+            encrypted::mark(store.bare.as_ref(), recipients)?;
+            store.recipients = encrypted::recipients_of(store.bare.as_ref())?;
+        }
+        match &store.recipients {
+            Some(found) if found == recipients => Ok(store.with_identities(Identities::none("no identity was given"))),
+            found => {
+                let found = found.as_ref().map_or_else(|| "nobody".to_owned(), ToString::to_string);
+                let reason =
+                    format!("the store {} is encrypted for {found}, and not for {recipients}", place.display());
+                Err(Error::refused(reason, "name the same recipients, or another store"))
+            }
+        }
     }
 
     /// The path or the address of the store or of an object in it, for a person.
@@ -238,7 +292,7 @@ impl Store {
     }
 
     /// The folder of the artifact that a channel serves. Its files are shared with the store: read them only.
-    pub fn resolve(&self, model: &str, channel: &str) -> Result<PathBuf> {
+    pub fn resolve(&self, model: &str, channel: &str) -> Result<LaidOut> {
         self.lay_out(&self.current(model, channel)?)
     }
 }

@@ -1,6 +1,7 @@
 //! Blobs and versions: content under its digest, written once. What is stored is what was hashed, and what is laid out
 //! for use is hashed again.
 
+use super::laid::{LaidOut, Private};
 use super::storage::Sure;
 use super::{Store, check_digest};
 use crate::digest::{canonical_json, hex, sha256_file, sha256_hex};
@@ -59,7 +60,7 @@ impl Store {
     /// Takes an artifact's folder into the store and returns the version's digest. `manifest_digest` is what
     /// [`ArtifactManifest::save`] returned: a folder with another manifest, or whose files are not those that the
     /// manifest names, is refused. Putting the same folder again changes nothing, and mends blobs that were damaged (in a
-    /// bucket only where their size tells; [`Store::mend`] reads them).
+    /// bucket, and where they are encrypted, only where their size tells; [`Store::mend`] reads them).
     pub fn put_artifact(&self, dir: &Path, manifest_digest: &str) -> Result<String> {
         self.put_folder(dir, manifest_digest, Sure::Cheaply)
     }
@@ -170,12 +171,18 @@ impl Store {
         Ok(listing.names)
     }
 
-    /// The version as a folder; made where it is not there yet.
-    pub fn lay_out(&self, digest: &str) -> Result<PathBuf> {
+    /// The version as a folder; made where it is not there yet. Of an encrypted store it is there for the caller alone, and as
+    /// long as the caller holds it.
+    pub fn lay_out(&self, digest: &str) -> Result<LaidOut> {
         let version = self.version(digest)?;
+        if self.recipients().is_some() {
+            let laid = LaidOut::within(Private::new(&self.artifacts)?, digest);
+            self.link_files(&laid, &version)?;
+            return Ok(laid);
+        }
         let target = self.artifacts.join(digest);
         if self.is_laid_out(&target, &version) {
-            return Ok(target);
+            return Ok(target.into());
         }
         let n = COUNTER.fetch_add(1, Ordering::Relaxed);
         let tmp = self.artifacts.join(format!(".{digest}.{}-{n}.tmp", std::process::id()));
@@ -185,7 +192,7 @@ impl Store {
         if made.is_err() {
             let _ = fs::remove_dir_all(&tmp);
         }
-        made.map(|()| target)
+        made.map(|()| target.into())
     }
 
     pub(super) fn is_laid_out(&self, target: &Path, version: &Version) -> bool {

@@ -10,6 +10,7 @@ use super::objects::{blob_key, version_key};
 use super::storage::has_age;
 use super::{Channels, LogEntry, Operation, Step, Store, check_digest, check_name};
 use crate::digest::is_sha256;
+use crate::encryption;
 use crate::untrusted::visible_line;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -219,5 +220,6 @@ pub(super) fn aside_name(name: &str) -> String {
 /// The object that a file was before a removal that was killed took it aside.
 pub(super) fn was_aside(temporary: &str) -> Option<&str> {
     let (name, _) = temporary.strip_prefix('.')?.strip_suffix(".tmp")?.rsplit_once('.')?;
-    is_sha256(name.strip_suffix(".json").unwrap_or(name)).then_some(name)
+    let digest = [".json", encryption::SUFFIX].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
+    is_sha256(digest).then_some(name)
 }

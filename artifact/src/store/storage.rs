@@ -9,7 +9,7 @@ use crate::files::{AtomicFile, create_dirs, is_temporary, sync_dir};
 use crate::{Error, Result};
 use std::fmt::Debug;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -29,6 +29,8 @@ pub(super) struct Listing {
     pub names: Vec<String>,
     /// What killed processes left, which is not among the names.
     pub temporary: u64,
+    /// What has no place there: in an encrypted store, blobs that are not.
+    pub strange: Vec<String>,
 }
 
 /// How sure of an object's content one wants to be before it is not stored again.
@@ -45,6 +47,8 @@ pub(super) trait Storage: Debug + Send + Sync {
     /// An object's path or address, for a person.
     fn place(&self, key: &str) -> PathBuf;
     fn read(&self, key: &str, max_bytes: u64) -> io::Result<Vec<u8>>;
+    /// An object of any size, read as it is asked for.
+    fn reader(&self, key: &str) -> io::Result<Box<dyn Read + '_>>;
     fn stat(&self, key: &str) -> io::Result<Stat>;
     fn list(&self, part: &str) -> io::Result<Listing>;
     /// SHA-256 of an object's content, all of it read.
@@ -106,6 +110,10 @@ impl Storage for Folder {
             bytes if bytes <= max_bytes => fs::read(path),
             _ => Err(too_large(max_bytes)),
         }
+    }
+
+    fn reader(&self, key: &str) -> io::Result<Box<dyn Read + '_>> {
+        Ok(Box::new(fs::File::open(self.place(key))?))
     }
 
     fn stat(&self, key: &str) -> io::Result<Stat> {

@@ -1,4 +1,4 @@
-//! What the verbs about signing keys take.
+//! What the verbs about keys and encryption take.
 
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
@@ -7,6 +7,24 @@ use std::path::PathBuf;
 pub struct Keys {
     #[command(subcommand)]
     pub verb: KeysVerb,
+}
+
+#[derive(Args, Debug)]
+pub struct Seal {
+    /// The folder
+    pub folder: PathBuf,
+    /// Whom it is encrypted for (may be repeated): `limbeck keys recipient` prints one's own
+    #[arg(long, value_name = "RECIPIENT", required = true)]
+    pub to: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Unseal {
+    /// The folder
+    pub folder: PathBuf,
+    /// The age identity that opens it; without, LIMBECK_AGE_IDENTITY_FILE or .limbeck/keys/age.txt
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -40,6 +58,25 @@ entry from which it is not to be believed.")]
     #[command(after_help = "Example:\n  limbeck keys show .limbeck/keys/signing.pub.pem")]
     Show {
         /// A private or a public key
+        path: PathBuf,
+    },
+    /// Make an age identity, for what is encrypted at rest; prints the recipient that a recipe names
+    #[command(after_help = "\
+Example:
+  limbeck keys identity
+  limbeck run recipes/quickstart --set 'encrypt.recipients=[\"age1...\"]'
+
+The file is readable by you only, as age-keygen writes it. Keep a copy elsewhere: what is encrypted for it alone is lost with it.")]
+    Identity {
+        /// Where the identity goes
+        #[arg(default_value = crate::stores::IDENTITY)]
+        path: PathBuf,
+    },
+    /// Print the recipients of an age identity, which others may know
+    #[command(after_help = "Example:\n  limbeck keys recipient .limbeck/keys/age.txt")]
+    Recipient {
+        /// The identity's file
+        #[arg(default_value = crate::stores::IDENTITY)]
         path: PathBuf,
     },
     /// Print the public half

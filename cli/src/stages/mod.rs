@@ -20,8 +20,11 @@ use crate::base::Base;
 use crate::exit::{Failure, Result};
 use crate::output::Terminal;
 use crate::progress::Sink;
+use crate::sealing::{self, Held};
 use crate::settings::Settings;
+use crate::stores;
 use limbeck_artifact::digest::{sha256_file, sha256_hex};
+use limbeck_artifact::encryption::Recipients;
 use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_artifact::files::{sweep, write_atomic};
 use limbeck_artifact::journal::{self, Journal};
@@ -33,6 +36,7 @@ use serde::de::DeserializeOwned;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 pub const PROGRAM_VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -63,16 +67,22 @@ pub struct Run<'a> {
     base: OnceCell<Base>,
     /// Nothing is written, and no stage is run that is not done.
     looking: bool,
+    /// Where the recipe encrypts: what keeps the folder open.
+    held: Option<Arc<Held>>,
 }
 
 impl<'a> Run<'a> {
     /// The run as it lies there, without its journal's lock: others may be at work in it. A stage that is not done as the
     /// recipe asks for it now is an error.
-    pub fn look(settings: &'a Settings, resolved: Resolved) -> Run<'a> {
+    ///
+    /// # Errors
+    /// When it is encrypted, and can't be opened.
+    pub fn look(settings: &'a Settings, resolved: Resolved) -> Result<Run<'a>> {
         let dir = settings.run_dir(&resolved.recipe.name);
+        let held = sealing::hold(&dir, &resolved.recipe.encrypt)?;
         let sink = Sink::new(None, &Terminal::of_stderr());
         sink.be_brief();
-        Run { settings, resolved, dir, sink, created: String::new(), base: OnceCell::new(), looking: true }
+        Ok(Run { settings, resolved, dir, sink, created: String::new(), base: OnceCell::new(), looking: true, held })
     }
 
     /// Makes or reopens the run's folder and writes the lock.
@@ -81,6 +91,7 @@ impl<'a> Run<'a> {
     /// When the folder can't be written to, or another process is at work in it.
     pub fn open(settings: &'a Settings, resolved: Resolved) -> Result<Run<'a>> {
         let dir = settings.run_dir(&resolved.recipe.name);
+        let held = sealing::hold(&dir, &resolved.recipe.encrypt)?;
         let path = dir.join("journal.jsonl");
         let journal = Journal::open(&path, &resolved.recipe.name)?;
         // The journal's lock says that nobody else is writing here: what a killed run left half-written can go.
@@ -92,7 +103,13 @@ impl<'a> Run<'a> {
             write_atomic(&lock, text.as_bytes()).map_err(|e| cannot("write", &lock, &e))?;
         }
         let sink = Sink::new(Some(journal), &Terminal::of_stderr());
-        Ok(Run { settings, resolved, dir, sink, created, base: OnceCell::new(), looking: false })
+        warn_of_lockout(&resolved.recipe, &sink)?;
+        Ok(Run { settings, resolved, dir, sink, created, base: OnceCell::new(), looking: false, held })
+    }
+
+    /// Whom the folder is encrypted for as soon as nobody works in it.
+    pub fn recipients(&self) -> Option<&Recipients> {
+        self.held.as_ref()?.recipients()
     }
 
     pub fn recipe(&self) -> &Recipe {
@@ -163,6 +180,19 @@ impl<'a> Run<'a> {
         sink.emit(EventKind::StageFinished { wall_ms, summary: line });
         Ok(Finished { record, summary, cached: false })
     }
+}
+
+/// Told before hours of work, not after them: who encrypts for others alone cannot go on with the run.
+fn warn_of_lockout(recipe: &Recipe, emit: &dyn Emit) -> Result<()> {
+    if let Some(recipients) = stores::recipients(&recipe.encrypt)?
+        && !recipients.include(&stores::identities(recipe.encrypt.identity.as_deref())?)
+    {
+        let text = format!(
+            "the run is encrypted for {recipients} when it ends, and no age identity here opens it: on this machine it can't be gone on with"
+        );
+        emit.emit(EventKind::Warning { text });
+    }
+    Ok(())
 }
 
 /// What a stage made.

@@ -47,7 +47,7 @@ pub fn run(
     let key = crate::keys::signer(recipe, &sink)?;
     oms::verify_dir(&dir, &dir.join(manifest::SIGNATURE_FILE_NAME), key.public(), oms::Strictness::Strict)
         .map_err(|e| Failure::of(Exit::VerificationFailed, &e).help("package again; nothing was promoted"))?;
-    let store = crate::stores::open(&recipe.promote.store)?;
+    let store = crate::stores::open_for(&recipe.promote.store, &recipe.encrypt)?;
     let version = store.put_artifact(&dir, &packaged.manifest_digest)?;
     let report = sha256_file(&run.dir.join(&evaluated.summary.report))?;
     let channel = &recipe.promote.channel;

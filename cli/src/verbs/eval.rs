@@ -3,6 +3,7 @@
 use crate::args::EvalArgs;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{self, Terminal};
+use crate::sealing;
 use crate::settings::{Recording, Settings};
 use crate::stages::cannot;
 use crate::verbs::{referee, run};
@@ -29,9 +30,12 @@ pub fn eval(settings: &Settings, args: &EvalArgs) -> Result<Exit> {
             if let Some(url) = &args.referee {
                 return referee::referee(settings, recipe, url, args.rows);
             }
+            // The report is read once more behind the run.
+            let named = settings.recipe(recipe)?.recipe;
+            let _open = sealing::hold(&settings.run_dir(&named.name), &named.encrypt)?;
             let exit = run::run(settings, recipe, Stage::Eval, &crate::args::ScalarArgs::default())?;
             if let Some(path) = &args.junit {
-                let run = settings.run_dir(&settings.recipe(recipe)?.recipe.name);
+                let run = settings.run_dir(&named.name);
                 let report = Report::load(&run.join("eval/report.json"))?;
                 write_atomic(path, junit(&report).as_bytes()).map_err(|e| cannot("write", path, &e))?;
             }
@@ -45,6 +49,7 @@ pub fn eval(settings: &Settings, args: &EvalArgs) -> Result<Exit> {
 fn side_by_side(settings: &Settings, first: &Path, second: &Path) -> Result<Exit> {
     let load = |of: &Path| {
         let folder = if of.join("eval").is_dir() { of.to_owned() } else { settings.runs_dir.join(of) };
+        sealing::refuse(&folder, "eval/report.json")?;
         if !folder.join("eval/report.json").is_file() {
             let message = format!("there is no evaluation in {}", folder.display());
             return Err(Failure::new(Exit::Usage, message)

@@ -1,4 +1,4 @@
-//! `limbeck keys`: make a signing key, show its public half, put another in its place.
+//! `limbeck keys`: make a signing key, show its public half, put another in its place; the same for age identities.
 
 use crate::args::{Keys, KeysVerb};
 use crate::exit::{Exit, Failure, Result};
@@ -7,6 +7,8 @@ use crate::settings::{Settings, shell};
 use crate::stores;
 use crate::verbs::store::args::StoreArg;
 use crate::verbs::trust::save_new;
+use limbeck_artifact::encryption::{self, Identities};
+use limbeck_artifact::journal;
 use limbeck_artifact::keys::{self, VerifyingKey};
 use limbeck_artifact::trust::{TrustPolicy, TrustedKey};
 use serde_json::json;
@@ -29,6 +31,23 @@ pub fn keys(settings: &Settings, args: &Keys) -> Result<Exit> {
             }
         }
         KeysVerb::Rotate { store, old, new, policy } => return rotate(settings, store, old, new, policy),
+        KeysVerb::Identity { path } => {
+            let recipient = encryption::make_identity(path, &journal::now())?;
+            match settings.json {
+                true => output::json(&json!({"identity": path, "recipient": recipient}))?,
+                false => output::stdout(&format!(
+                    "identity   {} (keep it to yourself, and a copy elsewhere: nothing else opens what is for it)\nrecipient  {recipient}\n",
+                    path.display()
+                ))?,
+            }
+        }
+        KeysVerb::Recipient { path } => {
+            let recipients = Identities::load(path)?.recipients();
+            match settings.json {
+                true => output::json(&json!({"recipients": recipients}))?,
+                false => output::stdout(&format!("{}\n", recipients.join("\n")))?,
+            }
+        }
         KeysVerb::Show { path } => {
             let public = either_half(path)?;
             let id = keys::key_id(&public);

@@ -25,6 +25,7 @@ pub mod reproduce;
 pub mod review;
 pub mod run;
 pub mod score;
+pub mod seal;
 pub mod serve;
 pub mod shadow;
 pub mod store;

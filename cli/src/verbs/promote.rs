@@ -4,6 +4,7 @@ use super::score::public_key;
 use super::{run, verify};
 use crate::args::{Promote, ScalarArgs};
 use crate::exit::{Exit, Failure, Result};
+use crate::sealing;
 use crate::settings::{Settings, person};
 use crate::stages::promote::unapproved;
 use crate::stores;
@@ -20,6 +21,7 @@ pub fn promote(settings: &Settings, args: &Promote) -> Result<Exit> {
     if args.of.join(manifest::FILE_NAME).is_file() {
         return artifact(settings, args);
     }
+    sealing::refuse(&args.of, manifest::FILE_NAME)?;
     if args.channel.is_some() || args.store.is_some() || args.key.is_some() {
         let message =
             format!("{} is no artifact, and a recipe names its channel, store and key itself", args.of.display());

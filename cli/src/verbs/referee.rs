@@ -37,7 +37,7 @@ struct OtherPrompt {
 /// `most` bounds the rows that are asked about.
 pub fn referee(settings: &Settings, recipe: &Path, url: &str, most: Option<u64>) -> Result<Exit> {
     let resolved = settings.recipe(recipe)?;
-    let run = Run::look(settings, resolved);
+    let run = Run::look(settings, resolved)?;
     let shipped = run.dir.join("eval/report.json");
     if !shipped.is_file() {
         let message = format!("there is no evaluation in {}", run.dir.display());

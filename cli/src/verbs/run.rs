@@ -114,6 +114,10 @@ fn closing(run: &Run<'_>, outcome: &Outcome, last: Stage) -> Result<String> {
         (None, _) => ("Next", format!("limbeck run {recipe}")),
     };
     text.push_str(&format!("\n{}\n  {}\n", bold(&terminal, next.0), next.1));
+    if let Some(recipients) = run.recipients() {
+        let (dir, open) = (run.dir.display(), shell(&run.dir));
+        text.push_str(&format!("\n{dir} is encrypted for {recipients}; `limbeck unseal {open}` opens it\n"));
+    }
     Ok(text)
 }
 

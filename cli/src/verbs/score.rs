@@ -5,6 +5,7 @@ mod stream;
 use crate::args::{ArtifactArgs, OWN_KEY, Score};
 use crate::exit::{Exit, Failure, Result};
 use crate::output;
+use crate::sealing;
 use crate::settings::Settings;
 use crate::stages::eval::{may_go_on, open_scorer, open_writer};
 use crate::stores;
@@ -13,7 +14,7 @@ use limbeck_artifact::dataset::Message;
 use limbeck_artifact::keys;
 use limbeck_artifact::manifest::ArtifactManifest;
 use limbeck_artifact::schema::Schema;
-use limbeck_artifact::store::Trusted;
+use limbeck_artifact::store::{LaidOut, Trusted};
 use limbeck_artifact::untrusted::{visible, visible_line};
 use limbeck_eval::{Action, Calibrator, Policy, Report};
 use limbeck_model::arithmetic::Arithmetic;
@@ -23,7 +24,7 @@ use limbeck_model::score::{LabelScorer, ScoreError};
 use serde::Serialize;
 use serde_json::Value;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 /// Longest line or message that is read, in bytes.
@@ -33,6 +34,8 @@ pub fn score(settings: &Settings, args: &Score) -> Result<Exit> {
     let (dir, manifest) = find(&args.of)?;
     let scorer = Scorer::open(&dir, manifest, settings, args.threshold, args.arithmetic.map(Arithmetic::from))?
         .with_batch(usize::from(args.batch));
+    // What was decrypted to be read is read.
+    drop(dir);
     if args.jsonl {
         return stream::answer(scorer, usize::from(args.batch));
     }
@@ -69,7 +72,7 @@ pub fn score(settings: &Settings, args: &Score) -> Result<Exit> {
 ///
 /// # Errors
 /// When there is none, its signature is not the key's, or the store's trust policy does not admit it.
-pub fn find(args: &ArtifactArgs) -> Result<(PathBuf, ArtifactManifest)> {
+pub fn find(args: &ArtifactArgs) -> Result<(LaidOut, ArtifactManifest)> {
     let (dir, trusted) = locate(args)?;
     if args.no_verify {
         let manifest = ArtifactManifest::load(&dir)?;
@@ -104,11 +107,12 @@ pub fn public_key(path: Option<&Path>) -> Result<keys::VerifyingKey> {
 }
 
 /// The folder of the artifact that was named: itself, or what a channel serves and what it has to be under a trust policy.
-fn locate(args: &ArtifactArgs) -> Result<(PathBuf, Option<Trusted>)> {
+fn locate(args: &ArtifactArgs) -> Result<(LaidOut, Option<Trusted>)> {
     let path = Path::new(&args.artifact);
     if path.join(limbeck_artifact::manifest::FILE_NAME).is_file() {
-        return Ok((path.to_owned(), None));
+        return Ok((path.to_owned().into(), None));
     }
+    sealing::refuse(path, limbeck_artifact::manifest::FILE_NAME)?;
     if path.is_dir() {
         let message = format!("{} is no artifact: it holds no manifest.json", path.display());
         return Err(Failure::new(Exit::Usage, message)

@@ -32,6 +32,8 @@ pub fn serve(settings: &Settings, args: &Serve) -> Result<Exit> {
     let upstream = args.upstream.as_ref().map(|url| upstream(settings, args, url)).transpose()?;
     let (dir, manifest) = find(&args.of)?;
     let serving = Arc::new(serving(settings, args, &dir, manifest, api_key, upstream)?);
+    // What was decrypted to be read is read.
+    drop(dir);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let listener = TcpListener::bind(address).await.map_err(|e| {

@@ -5,6 +5,7 @@ use crate::args::Shadow as Args;
 use crate::exit::Result;
 use crate::output::{self, Terminal};
 use crate::replay::{self, Call, Calls};
+use crate::sealing;
 use crate::settings::Settings;
 use crate::stages::cannot;
 use crate::verbs::eval::CONFIDENCE;
@@ -157,6 +158,9 @@ pub fn run(settings: &Settings, args: &Args) -> Result<Exit> {
 fn reviewed(of: &Path, runs: &Path) -> Result<BTreeMap<String, String>> {
     let places = [of.join("dataset"), of.to_owned(), runs.join(of).join("dataset")];
     let found = places.iter().find(|place| place.join("dataset.json").is_file());
+    if found.is_none() {
+        places.iter().try_for_each(|place| sealing::refuse(place, "dataset.json"))?;
+    }
     let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
     let folder = found.ok_or_else(|| cannot("find a dataset in", of, &missing))?;
     let dataset = Dataset::load(folder)?;

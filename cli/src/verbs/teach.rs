@@ -61,7 +61,7 @@ struct Written {
 pub fn teach(settings: &Settings, args: &Teach) -> Result<Exit> {
     let recording = Recording { record: args.record.clone(), replay: args.replay.clone() };
     let settings = &Settings { recording, ..settings.clone() };
-    let run = Run::look(settings, settings.recipe(&args.recipe.recipe)?);
+    let run = Run::look(settings, settings.recipe(&args.recipe.recipe)?)?;
     let live = live(settings, &run, args)?;
     let mut written = Written::default();
     let unanswered = read(&run, args, &mut written.rejected)?;

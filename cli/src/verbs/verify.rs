@@ -3,6 +3,7 @@
 use crate::args::Verify;
 use crate::exit::{Exit, Failure, Result};
 use crate::output;
+use crate::sealing;
 use crate::settings::Settings;
 use limbeck_artifact::digest::sha256_file;
 use limbeck_artifact::keys::{self, VerifyingKey};
@@ -14,6 +15,7 @@ use std::path::Path;
 
 pub fn verify(settings: &Settings, args: &Verify) -> Result<Exit> {
     let key = keys::load_public(&args.key).map_err(|e| Failure::of(Exit::VerificationFailed, &e))?;
+    sealing::refuse(&args.artifact, manifest::FILE_NAME)?;
     let (verified, manifest) = check(&args.artifact, &key)?;
     if settings.json {
         output::json(&json!({

@@ -7,10 +7,12 @@ mod lineage;
 mod show;
 
 use crate::exit::{Exit, Failure, Result};
+use crate::sealing::{self, Held};
 use crate::settings::{Settings, shell};
 use args::DataVerb;
 use limbeck_artifact::dataset::DatasetCard;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub fn data(settings: &Settings, verb: &DataVerb) -> Result<Exit> {
     match verb {
@@ -33,6 +35,8 @@ struct Place {
     run: Option<PathBuf>,
     /// The recipe's decision files, where a recipe was named.
     decisions: Vec<PathBuf>,
+    /// Keeps the run open, where its recipe encrypts.
+    _held: Option<Arc<Held>>,
 }
 
 impl Place {
@@ -40,25 +44,32 @@ impl Place {
     fn find(settings: &Settings, of: &Path) -> Result<Place> {
         if of.join("dataset.json").is_file() {
             let run = of.parent().filter(|run| run.join("journal.jsonl").is_file());
-            return Ok(Place { dir: of.to_path_buf(), run: run.map(Path::to_path_buf), decisions: Vec::new() });
+            let run = run.map(Path::to_path_buf);
+            return Ok(Place { dir: of.to_path_buf(), run, decisions: Vec::new(), _held: None });
         }
+        // Before anything in the run is looked for: it may be encrypted, and the recipe says how it is opened.
+        let recipe = limbeck_recipes::locate(of).is_file().then(|| settings.recipe(of)).transpose()?;
+        let held = match &recipe {
+            Some(found) => sealing::hold(&settings.run_dir(&found.recipe.name), &found.recipe.encrypt)?,
+            None => None,
+        };
         for run in [of.to_path_buf(), settings.runs_dir.join(of)] {
             if run.join("dataset/dataset.json").is_file() {
                 // A run does not say where its recipe lies; the name that was given may lead there, too.
-                let recipe = limbeck_recipes::locate(of).is_file().then(|| settings.recipe(of)).transpose()?;
                 let decisions = recipe.map(|found| found.recipe.review.decisions).unwrap_or_default();
-                return Ok(Place { dir: run.join("dataset"), run: Some(run), decisions });
+                return Ok(Place { dir: run.join("dataset"), run: Some(run), decisions, _held: held });
             }
+            sealing::refuse(&run, "dataset/dataset.json")?;
         }
-        if !limbeck_recipes::locate(of).is_file() {
+        let Some(recipe) = recipe else {
             let message = format!("there is no dataset at {}", of.display());
             let help = format!(
                 "name a dataset's folder (with dataset.json), a run's folder, a run under {}, or a recipe",
                 shell(&settings.runs_dir)
             );
             return Err(Failure::new(Exit::Unexpected, message).help(help));
-        }
-        let recipe = settings.recipe(of)?.recipe;
+        };
+        let recipe = recipe.recipe;
         let run = settings.run_dir(&recipe.name);
         if !run.join("dataset/dataset.json").is_file() {
             let message =
@@ -66,7 +77,7 @@ impl Place {
             let help = format!("freeze it: limbeck train {0}, or limbeck run {0}", shell(of));
             return Err(Failure::new(Exit::Unexpected, message).help(help));
         }
-        Ok(Place { dir: run.join("dataset"), run: Some(run), decisions: recipe.review.decisions })
+        Ok(Place { dir: run.join("dataset"), run: Some(run), decisions: recipe.review.decisions, _held: held })
     }
 
     /// The card, after all files were checked against it.
