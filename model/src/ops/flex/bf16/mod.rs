@@ -208,7 +208,9 @@ pub fn product(
         unsafe {
             let out = shared.at(rows * stride + cols);
             match engine {
-                Engine::Amx | Engine::Avx512 => by_strips(engine, out, stride, accumulate, terms, rows, cols, &block),
+                Engine::Amx | Engine::Avx512 => {
+                    by_strips(engine, (out, stride), accumulate, terms, [rows, cols], &block)
+                }
                 Engine::Portable => portable::rectangle(out, stride, accumulate, terms, rows, cols, &block),
             }
         }
@@ -251,12 +253,10 @@ fn configured(engine: Engine, work: impl FnOnce()) {
 #[expect(unsafe_code, reason = "the output is a rectangle inside a matrix that other threads write to")]
 unsafe fn by_strips(
     engine: Engine,
-    out: *mut f32,
-    stride: usize,
+    (out, stride): (*mut f32, usize),
     accumulate: bool,
     terms: &[(&Left, RightPart)],
-    row: usize,
-    col: usize,
+    [row, col]: [usize; 2],
     block: &Block,
 ) {
     let mut sums = Buffer::<Sums>::take(TASK_ROWS / DEPTH);
