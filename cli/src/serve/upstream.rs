@@ -162,6 +162,9 @@ fn transport(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Timeout(_) => "it took too long".to_owned(),
         ureq::Error::HostNotFound => "its host is not known".to_owned(),
+        // As a handshake ends that is refused: an authority that nobody here trusts, another name, a date.
+        ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => format!("TLS: {e}"),
+        ureq::Error::Rustls(e) => format!("TLS: {e}"),
         ureq::Error::Io(e) => format!("no connection ({})", e.kind()),
         ureq::Error::ConnectionFailed => "no connection".to_owned(),
         _ => "the call failed".to_owned(),

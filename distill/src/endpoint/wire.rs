@@ -295,7 +295,7 @@ fn transport(error: &ureq::Error) -> Fault {
 fn untrusted(why: &str) -> String {
     let cure = match why {
         why if why.contains("UnknownIssuer") => {
-            "; where a company's own authority vouches for it, name its certificates in ca_file"
+            "; where a company's own authority vouches for it, name its certificates (ca_file in a recipe, --ca-file otherwise)"
         }
         why if why.contains("NotValidForName") => "; its certificate is for another name than the address has",
         why if why.contains("Expired") => "; its certificate has expired",

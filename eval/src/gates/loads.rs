@@ -1,6 +1,6 @@
 //! The gate on what callers wait under load.
 
-use super::rules::{Finding, absent, judge, numbers};
+use super::rules::{Finding, Needs, absent, judge, numbers};
 use super::{Evidence, Verdict};
 use crate::load::bounds_of_share;
 use crate::statistics::examples_for_proportion;
@@ -67,6 +67,6 @@ pub(super) fn under_load(limit_ms: f64, evidence: &Evidence<'_>) -> Finding {
             ("p95_ms", p95.unwrap_or(f64::NAN)),
             ("limit_ms", limit_ms),
         ]),
-        examples_needed: None,
+        needs: Needs::AsTold(None),
     }
 }

@@ -1,6 +1,6 @@
 //! How far the candidate's posteriors are from another arm's: what a change of weights does before it changes an answer.
 
-use super::rules::{Finding, absent, numbers};
+use super::rules::{Finding, Needs, absent, numbers};
 use super::{Evidence, Verdict};
 use crate::bootstrap::mean_bounds;
 use crate::metrics::Prediction;
@@ -57,6 +57,6 @@ pub(super) fn mean_divergence(
             ("mean_kl_allowed", max),
             ("mean_kl_standard_error", bounds.standard_error),
         ]),
-        examples_needed: examples_for_spread(bounds.standard_error, n, max - bounds.estimate, evidence.risk),
+        needs: Needs::TestRows(examples_for_spread(bounds.standard_error, n, max - bounds.estimate, evidence.risk)),
     }
 }

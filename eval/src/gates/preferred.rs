@@ -1,6 +1,6 @@
 //! The gate on a judge's word. A recipe that has it has another gate on what people wrote; the recipe's check sees to that.
 
-use super::rules::{Finding, absent, bootstrapped};
+use super::rules::{Finding, Needs, absent, bootstrapped};
 use super::{Evidence, Verdict};
 use crate::bootstrap::unit_mean_bounds;
 use crate::words::percent;
@@ -23,9 +23,14 @@ pub(super) fn preferred(judge: &str, min: f64, evidence: &Evidence<'_>) -> Findi
     let illegible = summary.illegible as f64 / (summary.rows + summary.illegible) as f64;
     if illegible > MOST_ILLEGIBLE {
         finding.verdict = Verdict::Inconclusive;
-        finding.examples_needed = None;
-        finding.reason =
-            format!("The judge gave no legible verdict on {} of rows. {}", percent(illegible), finding.reason);
+        finding.needs = Needs::AsTold(None);
+        finding.reason = format!(
+            "{} But the judge gave no legible verdict on {} of rows, and beyond {} those that have one are no sample of all: \
+             another judge, or simpler criteria, would decide.",
+            finding.reason,
+            percent(illegible),
+            percent(MOST_ILLEGIBLE)
+        );
     }
     // Judged rows may be fewer than the test rows.
     finding.numbers.insert("rows".to_owned(), summary.rows as f64);

@@ -1,6 +1,6 @@
 //! Gates on how the candidate's calls are routed: what a certificate serves, and where the rest goes.
 
-use super::rules::{Finding, absent, numbers, proportion};
+use super::rules::{Finding, Needs, absent, numbers, proportion};
 use super::{Evidence, Verdict};
 
 /// Where something is certified the rest is a proportion; where nothing is, the certificate says what would change it.
@@ -23,7 +23,7 @@ pub(super) fn certified_coverage(min: f64, evidence: &Evidence<'_>) -> Finding {
             ("max_error", certificate.target.max_error),
             ("calibration_rows", certificate.calibration_rows as f64),
         ]),
-        examples_needed: certificate.rows_needed,
+        needs: Needs::AsTold(certificate.rows_needed),
     }
 }
 
@@ -36,6 +36,6 @@ pub(super) fn fallback(evidence: &Evidence<'_>) -> Finding {
             _ => format!("Escalated calls go to {named}."),
         },
         numbers: numbers([("named", evidence.fallback.len() as f64)]),
-        examples_needed: None,
+        needs: Needs::AsTold(None),
     }
 }

@@ -23,25 +23,49 @@ pub(super) struct Finding {
     pub verdict: Verdict,
     pub reason: String,
     pub numbers: BTreeMap<String, f64>,
-    /// None where more rows would not help; not looked at when decided.
-    pub examples_needed: Option<u64>,
+    /// Not looked at when decided.
+    pub needs: Needs,
+}
+
+/// What would decide an open demand.
+#[derive(Clone, Copy)]
+pub(super) enum Needs {
+    /// So many test rows; None where no feasible number would.
+    TestRows(Option<u64>),
+    /// What the reason says, rows of another kind among it.
+    AsTold(Option<u64>),
+}
+
+impl Needs {
+    fn examples(self) -> Option<u64> {
+        match self {
+            Needs::TestRows(needed) | Needs::AsTold(needed) => needed,
+        }
+    }
+
+    /// Both: the hungrier.
+    fn and(self, other: Needs) -> Needs {
+        let needed = self.examples().zip(other.examples()).map(|(x, y)| x.max(y));
+        match (self, other) {
+            (Needs::TestRows(_), Needs::TestRows(_)) => Needs::TestRows(needed),
+            _ => Needs::AsTold(needed),
+        }
+    }
 }
 
 impl Finding {
-    /// Both demands at once: as many rows as the hungrier of those that are open.
+    /// Both demands at once.
     fn and(self, other: Finding) -> Finding {
-        let examples_needed = match (self.verdict, other.verdict) {
-            (Verdict::Inconclusive, Verdict::Inconclusive) => {
-                self.examples_needed.zip(other.examples_needed).map(|(x, y)| x.max(y))
-            }
-            (Verdict::Inconclusive, _) => self.examples_needed,
-            _ => other.examples_needed,
+        let needs = match (self.verdict, other.verdict) {
+            (Verdict::Inconclusive, Verdict::Inconclusive) => self.needs.and(other.needs),
+            (Verdict::Inconclusive, _) => self.needs,
+            _ => other.needs,
         };
         Finding {
             verdict: self.verdict.max(other.verdict),
             reason: format!("{} {}", self.reason, other.reason),
             numbers: self.numbers.into_iter().chain(other.numbers).collect(),
-            examples_needed,
+            needs,
         }
     }
 }
@@ -57,15 +81,14 @@ pub(super) fn decide(gate: &Gate, evidence: &Evidence<'_>) -> GateResult {
     };
     let n = evidence.gold.len() as u64;
     let undecided = finding.verdict == Verdict::Inconclusive;
-    let counts_test_rows = !["calibration_rows", "calls"].iter().any(|of| finding.numbers.contains_key(*of));
-    let reason = match finding.examples_needed {
-        Some(needed) if undecided && counts_test_rows => format!(
+    let reason = match finding.needs {
+        Needs::TestRows(Some(needed)) if undecided => format!(
             "{} Not enough evidence: about {} reviewed test rows ({} more) would decide, if these rates hold.",
             finding.reason,
             thousands(needed),
             thousands(needed.saturating_sub(n))
         ),
-        None if undecided && counts_test_rows => format!(
+        Needs::TestRows(None) if undecided => format!(
             "{} Not enough evidence, and no feasible number of rows (up to {}) would decide if these rates hold.",
             finding.reason,
             thousands(MAX_EXAMPLES)
@@ -79,7 +102,7 @@ pub(super) fn decide(gate: &Gate, evidence: &Evidence<'_>) -> GateResult {
         reason,
         // JSON has no other numbers: a report with one could not be read again.
         numbers: finding.numbers.into_iter().filter(|(_, n)| n.is_finite()).collect(),
-        examples_needed: finding.examples_needed.filter(|_| undecided),
+        examples_needed: finding.needs.examples().filter(|_| undecided),
         stability: None,
     }
 }
@@ -130,7 +153,7 @@ pub(super) fn absent(arm: &str) -> Finding {
         verdict: Verdict::Inconclusive,
         reason: format!("Arm `{arm}` was not evaluated."),
         numbers: BTreeMap::new(),
-        examples_needed: None,
+        needs: Needs::AsTold(None),
     }
 }
 
@@ -253,7 +276,7 @@ pub(super) fn proportion(what: &str, k: u64, n: u64, min: f64, evidence: &Eviden
             ("demanded", min),
             ("rows", n as f64),
         ]),
-        examples_needed: examples_for_proportion(k, n, min, evidence.risk),
+        needs: Needs::TestRows(examples_for_proportion(k, n, min, evidence.risk)),
     }
 }
 
@@ -297,7 +320,7 @@ pub(super) fn bootstrapped(what: &str, bounds: &BootstrapBounds, min: f64, evide
             ("demanded", min),
             ("rows", n as f64),
         ]),
-        examples_needed: examples_for_spread(bounds.standard_error, n, bounds.estimate - min, evidence.risk),
+        needs: Needs::TestRows(examples_for_spread(bounds.standard_error, n, bounds.estimate - min, evidence.risk)),
     }
 }
 
@@ -340,7 +363,7 @@ fn difference(
             ("p_mcnemar", mcnemar_exact(pair)),
             ("rows", pair.n as f64),
         ]),
-        examples_needed: examples_for_difference(pair, threshold, evidence.risk),
+        needs: Needs::TestRows(examples_for_difference(pair, threshold, evidence.risk)),
     }
 }
 
@@ -382,7 +405,7 @@ fn cell(candidate: &[Prediction], gold: &str, predicted: &str, max: f64, evidenc
         return Finding {
             reason: format!("No test row is {gold}."),
             numbers: numbers([("demanded", max), ("rows", 0.0)]),
-            examples_needed: Some(rows + least).filter(|needed| *needed <= MAX_EXAMPLES),
+            needs: Needs::TestRows(Some(rows + least).filter(|needed| *needed <= MAX_EXAMPLES)),
             ..absent(evidence.candidate)
         };
     }
@@ -410,8 +433,10 @@ fn cell(candidate: &[Prediction], gold: &str, predicted: &str, max: f64, evidenc
             ("rows", n as f64),
         ]),
         // The other labels' rows stay as many as they are.
-        examples_needed: examples_for_proportion(n - wrong, n, 1.0 - max, evidence.risk)
-            .map(|needed| rows + needed.saturating_sub(n)),
+        needs: Needs::TestRows(
+            examples_for_proportion(n - wrong, n, 1.0 - max, evidence.risk)
+                .map(|needed| rows + needed.saturating_sub(n)),
+        ),
     }
 }
 
@@ -498,7 +523,7 @@ fn every_part(parts: &[(String, u64, u64)], what: &str, part: &str, min: f64, ev
             (format!("{plural}_failed").as_str(), failed.len() as f64),
             (format!("{plural}_undecided").as_str(), (open.len() + empty.len()) as f64),
         ]),
-        examples_needed: needed.filter(|needed| *needed <= MAX_EXAMPLES),
+        needs: Needs::TestRows(needed.filter(|needed| *needed <= MAX_EXAMPLES)),
     }
 }
 
