@@ -28,6 +28,24 @@ pub fn visible_line(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// JSON with such characters in JSON's own escapes: the same value to a program, and nothing that a terminal obeys.
+pub fn visible_json(json: &str) -> Cow<'_, str> {
+    if !json.contains(is_hidden) {
+        return Cow::Borrowed(json);
+    }
+    let mut out = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        if is_hidden(c) {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| {
+                let _ = write!(out, "\\u{unit:04x}");
+            });
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
 fn is_hidden(c: char) -> bool {
     matches!(c,
         '\u{0}'..='\u{8}' | '\u{b}'..='\u{1f}' | '\u{7f}'..='\u{9f}'
@@ -57,7 +75,24 @@ mod tests {
         assert!(matches!(visible("plain"), Cow::Borrowed(_)));
     }
 
+    #[test]
+    fn hidden_characters_are_json_escapes_in_json() {
+        assert_eq!(
+            visible_json("{\n\"a\u{202e}\": \"\u{9b}31m\u{e0041}\"\n}"),
+            "{\n\"a\\u202e\": \"\\u009b31m\\udb40\\udc41\"\n}"
+        );
+        assert!(matches!(visible_json("{\"a\": 1}"), Cow::Borrowed(_)));
+    }
+
     proptest! {
+        #[test]
+        fn json_means_the_same_to_a_program(text in any::<String>()) {
+            let json = serde_json::to_string(&text).unwrap();
+            let shown = visible_json(&json);
+            prop_assert!(!shown.contains(is_hidden));
+            prop_assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), text);
+        }
+
         #[test]
         fn shown_text_is_inert_and_showing_it_twice_changes_nothing(text in any::<String>()) {
             let shown = visible(&text).into_owned();

@@ -1,6 +1,7 @@
 //! stdout is data, stderr is talk. What both look like is decided once, from the terminal and `NO_COLOR`.
 
 use crate::exit::Result;
+use limbeck_artifact::untrusted::visible_json;
 use std::io::{IsTerminal, Write};
 
 /// What stderr can show.
@@ -55,12 +56,12 @@ pub fn stdout_while_read(text: &str) -> Result<bool> {
     }
 }
 
-/// One JSON value, indented, with a final line break.
+/// One JSON value, indented, with a final line break. What it holds may come from strangers.
 ///
 /// # Errors
 /// As [`stdout`].
 pub fn json(value: &serde_json::Value) -> Result<()> {
-    stdout(&format!("{}\n", serde_json::to_string_pretty(value)?))
+    stdout(&format!("{}\n", visible_json(&serde_json::to_string_pretty(value)?)))
 }
 
 /// Talks to the person; nothing can be done when nobody listens.

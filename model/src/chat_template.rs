@@ -3,6 +3,7 @@
 
 use crate::error::{ModelError, Result};
 use limbeck_artifact::dataset::{Message, ToolCall};
+use minijinja::machinery::{Token, tokenize};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Enumerator, Object, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value, context};
@@ -17,6 +18,10 @@ const MAX_MESSAGES: usize = 10_000;
 const FUEL: u64 = 100_000;
 const FUEL_A_MESSAGE: u64 = 10_000;
 const MAX_DEPTH: usize = 64;
+/// The parser goes down a frame for each link of a chain, and so does whoever walks its tree: 4,000 links fit on a stack of 8 MiB, and
+/// threads have two. Published templates have some tens of tokens in a tag and as many alternatives in all.
+const MAX_TAG_TOKENS: usize = 1000;
+const MAX_ALTERNATIVES: usize = 200;
 const NAME: &str = "chat_template";
 
 /// A parsed template with the special tokens that it may name.
@@ -38,6 +43,8 @@ impl ChatTemplate {
         }
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(wrong)?;
+        let source_to_parse = without_generation_tags(source);
+        check_chains(&source_to_parse, syntax.clone())?;
         environment.set_syntax(syntax);
         environment.set_recursion_limit(MAX_DEPTH);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
@@ -45,7 +52,7 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", to_json);
         environment.add_function("raise_exception", raise_exception);
-        environment.add_template_owned(NAME, without_generation_tags(source)).map_err(wrong)?;
+        environment.add_template_owned(NAME, source_to_parse).map_err(wrong)?;
         Ok(Self { source: source.into(), environment, bos_token, eos_token })
     }
 
@@ -194,6 +201,25 @@ impl Write for Capped {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Refuses a template whose parsing would take the stack.
+fn check_chains(source: &str, syntax: SyntaxConfig) -> Result<()> {
+    let (mut in_tag, mut alternatives) = (0, 0);
+    // A mistake ends the count: the parser stops there too, and tells it.
+    for (token, _) in tokenize(source, false, syntax).map_while(std::result::Result::ok) {
+        match token {
+            Token::VariableStart | Token::BlockStart => in_tag = 0,
+            Token::Ident("elif") => alternatives += 1,
+            _ => {}
+        }
+        in_tag += 1;
+        if in_tag > MAX_TAG_TOKENS || alternatives > MAX_ALTERNATIVES {
+            let why = format!("more than {MAX_TAG_TOKENS} tokens in one tag, or {MAX_ALTERNATIVES} alternatives");
+            return Err(ModelError::ChatTemplate { why });
+        }
+    }
+    Ok(())
 }
 
 /// transformers' `{% generation %}` marks the assistant's text for its own masks; to us it says nothing. It becomes a

@@ -25,14 +25,20 @@ fn scalar() -> impl Strategy<Value = Value> {
 fn array() -> impl Strategy<Value = Array> {
     let flat = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..9).prop_map(Array::U8),
+        prop::collection::vec(any::<i8>(), 0..9).prop_map(Array::I8),
+        prop::collection::vec(any::<u16>(), 0..9).prop_map(Array::U16),
         prop::collection::vec(any::<i16>(), 0..9).prop_map(Array::I16),
+        prop::collection::vec(any::<u32>(), 0..9).prop_map(Array::U32),
         prop::collection::vec(any::<i32>(), 0..9).prop_map(Array::I32),
         prop::collection::vec(any::<u64>(), 0..9).prop_map(Array::U64),
+        prop::collection::vec(any::<i64>(), 0..9).prop_map(Array::I64),
         prop::collection::vec(-1e30f32..1e30, 0..9).prop_map(Array::F32),
+        prop::collection::vec(-1e300..1e300, 0..9).prop_map(Array::F64),
         prop::collection::vec(any::<bool>(), 0..9).prop_map(Array::Bool),
         prop::collection::vec(".{0,12}", 0..9).prop_map(Array::String),
     ];
-    prop_oneof![flat.clone(), prop::collection::vec(flat, 0..4).prop_map(Array::Array)]
+    // As deep as the reader goes, and one deeper.
+    flat.prop_recursive(3, 24, 3, |inner| prop::collection::vec(inner, 0..4).prop_map(Array::Array))
 }
 
 fn metadata() -> impl Strategy<Value = Vec<(String, Value)>> {
@@ -43,6 +49,13 @@ fn metadata() -> impl Strategy<Value = Vec<(String, Value)>> {
 fn tensor() -> impl Strategy<Value = (GgmlType, Vec<u64>)> {
     (prop::sample::select(GgmlType::ALL.to_vec()), 1..4u64, prop::collection::vec(1..4u64, 0..4))
         .prop_map(|(ty, blocks, rest)| (ty, std::iter::once(blocks * ty.block_len() as u64).chain(rest).collect()))
+}
+
+fn depth(array: &Array) -> usize {
+    match array {
+        Array::Array(inner) => 1 + inner.iter().map(depth).max().unwrap_or(0),
+        _ => 1,
+    }
 }
 
 proptest! {
@@ -63,7 +76,15 @@ proptest! {
         for (i, (ty, dims)) in tensors.iter().enumerate() {
             writer.add(format!("t{i}"), dims.clone(), *ty, move || Ok(bytes_of(i, *ty, dims)));
         }
-        let written = writer.write(&path).unwrap();
+        let too_deep = metadata.iter().any(|(_, value)| matches!(value, Value::Array(array) if depth(array) > 3));
+        let written = match writer.write(&path) {
+            Ok(written) => written,
+            Err(error) => {
+                prop_assert!(too_deep && error.to_string().contains("deeper than can be read"), "{}", error);
+                return Ok(());
+            }
+        };
+        prop_assert!(!too_deep);
         prop_assert_eq!(written, std::fs::metadata(&path).unwrap().len());
 
         let file = GgufFile::open(&path).unwrap();
@@ -73,8 +94,41 @@ proptest! {
             let info = file.tensor(&format!("t{i}")).unwrap();
             prop_assert_eq!((info.ty, &info.dims), (*ty, dims));
             prop_assert_eq!(file.bytes(info).unwrap(), bytes_of(i, *ty, dims));
+            // Any bits are a block; whether they are numbers is asked where they are decoded, whole or in pieces alike.
+            let whole = file.dequantize(info).map_err(|e| e.to_string());
+            let pieces: Result<Vec<_>, _> = file.pieces(info).collect();
+            prop_assert_eq!(pieces.map(|p| p.concat()).map_err(|e| e.to_string()), whole);
         }
     }
+}
+
+#[test]
+fn a_large_tensor_comes_in_pieces_of_whole_blocks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.gguf");
+    // Two pieces and a rest; a scale of one, then counting bytes, of which the last of all is no number's.
+    let blocks = (2u32 << 20) / 32 + 5;
+    let block = |i: u32| [0x00, 0x3c].into_iter().chain((0..32).map(move |j| (i + j) as u8));
+    let mut bytes: Vec<u8> = (0..blocks).flat_map(block).collect();
+    let write = |bytes: &[u8]| {
+        let mut writer = GgufWriter::new();
+        writer.add_bytes("t", vec![32, u64::from(blocks)], GgmlType::Q8_0, bytes.to_vec());
+        writer.write(&path).unwrap();
+        GgufFile::open(&path).unwrap()
+    };
+    let file = write(&bytes);
+    let info = file.tensor("t").unwrap();
+    let pieces: Vec<Vec<f32>> = file.pieces(info).collect::<Result<_, _>>().unwrap();
+    assert_eq!(pieces.iter().map(Vec::len).collect::<Vec<_>>(), [1 << 20, 1 << 20, 160]);
+    assert_eq!(pieces.concat(), file.dequantize(info).unwrap());
+    let of_bytes: Vec<Vec<u8>> = file.pieces_of_bytes(info).collect::<Result<_, _>>().unwrap();
+    assert_eq!(of_bytes.concat(), bytes);
+    // The value is named as it is counted in the whole tensor.
+    let at = bytes.len() - 34;
+    bytes[at + 1] = 0x7c;
+    let file = write(&bytes);
+    let error = file.pieces(file.tensor("t").unwrap()).find_map(Result::err).unwrap().to_string();
+    assert!(error.contains(&format!("value {} is not a finite", (blocks - 1) * 32)), "{error}");
 }
 
 #[test]
@@ -101,6 +155,16 @@ fn what_the_reader_would_refuse_is_not_written() {
     refused("t", vec![0], GgmlType::F32);
     refused("t", vec![1, 1, 1, 1, 1], GgmlType::F32);
     refused("t", vec![33], GgmlType::Q8_0);
+    let unreadable = |key: &str, value: Value| {
+        let mut writer = GgufWriter::new();
+        writer.set(key, value);
+        assert!(writer.write(&dir.path().join("x.gguf")).is_err(), "{key}");
+    };
+    unreadable("", Value::U32(1));
+    unreadable(&"k".repeat(1025), Value::U32(1));
+    unreadable("long", Value::from("x".repeat((16 << 20) + 1)));
+    unreadable("list", Value::Array(Array::U8(vec![0; (1 << 24) + 1])));
+    unreadable("texts", Value::strings(vec!["x".repeat(16 << 20); 5]));
     let mut twice = GgufWriter::new();
     twice.add_bytes("t", vec![1], GgmlType::F32, vec![0; 4]).add_bytes("t", vec![1], GgmlType::F32, vec![0; 4]);
     assert!(twice.write(&dir.path().join("x.gguf")).is_err());

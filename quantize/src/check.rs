@@ -143,7 +143,10 @@ fn architecture(file: &GgufFile, found: &mut Findings) {
     let stray: Vec<&str> =
         file.tensors().iter().map(|t| t.name.as_str()).filter(|name| !wanted.contains(*name)).collect();
     if let Some(first) = stray.first() {
-        let what = format!("{} tensors have no place in a {name} model, '{first}' among them", stray.len());
+        let what = match stray.len() {
+            1 => format!("tensor '{first}' has no place in a {name} model"),
+            n => format!("{n} tensors have no place in a {name} model, '{first}' among them"),
+        };
         found.refused(what, "take them out: llama.cpp counts the tensors that it uses");
     }
 }

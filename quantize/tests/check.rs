@@ -77,7 +77,7 @@ fn what_llama_cpp_refuses_is_refused() {
     one(
         |_, tensors| tensors[2].0.name = "blk.0.attn_x.weight".into(),
         Level::Refused,
-        "have no place in a llama model",
+        "no place in a llama model",
     );
     one(|keys, _| put(keys, "llama.block_count", Value::U32(2)), Level::Refused, "'blk.1.attn_q.weight' is missing");
     let nan = |_: &mut Keys, tensors: &mut Tensors| tensors[2].1[..2].copy_from_slice(&0x7e00u16.to_le_bytes());

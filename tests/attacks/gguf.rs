@@ -242,9 +242,9 @@ fn endings() -> Told {
     let last = whole.0.len() - 1;
     vec![
         ("cut-in-the-magic", cut(3), "the header ends at 0"),
-        ("cut-in-the-counts", cut(20), "the header ends at 16"),
-        ("cut-in-a-key", cut(40), "but 16 bytes of header remain"),
-        ("cut-in-the-tensors", cut(90), "remain"),
+        ("cut-in-the-counts", cut(20), "but 4 bytes of header remain"),
+        ("cut-in-a-key", cut(40), "but 24 bytes of header remain"),
+        ("cut-in-the-tensors", cut(90), "the header ends at 90"),
         ("cut-in-the-data", cut(last), "tensor 'b' reaches past the end of the file"),
     ]
 }

@@ -102,15 +102,16 @@ fn files_that_lie_about_the_model_are_told_and_never_loaded() {
     let (honest, path) = (dir.path().join("honest.gguf"), dir.path().join(FILE));
     models::honest(&honest);
     load(&honest).unwrap();
-    let mut all = String::new();
+    let (mut all, mut wrong) = (String::new(), Vec::new());
     for lie in models::lies() {
         lie.write(&honest, &path);
         match load(&path) {
-            Ok(()) => panic!("{}: loaded; expected to hear '{}'", lie.name, lie.says),
-            Err(error) => assert!(error.contains(lie.says), "{}: '{error}' does not say '{}'", lie.name, lie.says),
+            Err(error) if error.contains(lie.says) => {}
+            other => wrong.push(format!("{}: {other:?} does not say '{}'", lie.name, lie.says)),
         }
         all += &meet(dir.path(), lie.name);
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     insta::assert_snapshot!("models", all);
 }
 
@@ -138,8 +139,8 @@ fn a_sparse_file_costs_no_more_memory_than_its_header_may_have() {
         let (code, text) = told(dir.path(), &["gguf", "show", FILE, "--json"], &[0], "empty texts");
         assert!(code == 0 && text.contains("(4194304 in all)"), "{text}");
     }
-    // A tensor of four gibibytes: it is looked at in pieces.
-    if grown(gguf::Raw::header(1, 0).tensor("t", &[1 << 30], 0, 0), (4 << 30) + 96) {
+    // A tensor of a gibibyte: it is looked at in pieces.
+    if grown(gguf::Raw::header(1, 0).tensor("t", &[1 << 28], 0, 0), (1 << 30) + 96) {
         let (_, text) = told(dir.path(), &["gguf", "check", FILE], &[6], "a large tensor");
         assert!(text.contains("no general.architecture") && !text.contains("finite"), "{text}");
         told(dir.path(), &["gguf", "diff", FILE, FILE], &[0], "a large tensor");

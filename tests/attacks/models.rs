@@ -109,7 +109,7 @@ fn sizes() -> Told {
         (
             "another-feed-forward",
             set("llama.feed_forward_length", Value::U32(1 << 18)),
-            "the config promises [262144, 64]",
+            "the config promises [64, 262144]",
         ),
         ("vocabulary-without-end", set("llama.vocab_size", Value::U64(u64::MAX)), "vocab_size is 18446744073709551615"),
         ("larger-vocabulary", set("llama.vocab_size", Value::U32(1 << 22)), "the config promises [4194304, 64]"),
@@ -271,14 +271,35 @@ fn templates() -> Told {
     vec![
         ("template-with-a-mistake", set("{% for %}".to_owned()), "failed to render the chat template"),
         ("template-of-two-mebibytes", set("x".repeat(2 << 20)), "are more than 1 MiB"),
-        ("template-of-brackets", set(format!("{{{{ {} }}}}", deep(50_000, "(", ")"))), "failed to render the chat template"),
-        ("template-of-lists", set(format!("{{{{ {} }}}}", deep(50_000, "[", "]"))), "failed to render the chat template"),
+        (
+            "template-of-brackets",
+            set(format!("{{{{ {} }}}}", deep(50_000, "(", ")"))),
+            "failed to render the chat template",
+        ),
+        (
+            "template-of-lists",
+            set(format!("{{{{ {} }}}}", deep(50_000, "[", "]"))),
+            "failed to render the chat template",
+        ),
         ("template-of-ifs", set(deep(5_000, "{% if true %}", "{% endif %}")), "failed to render the chat template"),
-        ("template-of-signs", set(format!("{{{{ {}1 }}}}", "-".repeat(100_000))), "failed to render the chat template"),
-        ("template-of-nots", set(format!("{{{{ {}1 }}}}", "not ".repeat(100_000))), "failed to render the chat template"),
-        ("template-without-end", set("{% for i in range(1000000000) %}{% for j in range(1000000000) %}x{% endfor %}{% endfor %}".to_owned()), "failed to render the chat template"),
-        ("template-that-doubles", set("{% set ns = namespace(x='x') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}".to_owned()), "failed to render the chat template"),
-        ("template-that-repeats", set("{{ 'x' * 100000000000 }}".to_owned()), "failed to render the chat template"),
-        ("template-that-calls-itself", set("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}".to_owned()), "failed to render the chat template"),
+        ("template-of-signs", set(format!("{{{{ {}1 }}}}", "-".repeat(100_000))), "more than 1000 tokens in one tag"),
+        ("template-of-sums", set(format!("{{{{ 1{} }}}}", "+1".repeat(100_000))), "more than 1000 tokens in one tag"),
+        ("template-of-parts", set(format!("{{{{ x{} }}}}", ".a".repeat(100_000))), "more than 1000 tokens in one tag"),
+        (
+            "template-of-powers",
+            set(format!("{{{{ 2{} }}}}", "**2".repeat(100_000))),
+            "more than 1000 tokens in one tag",
+        ),
+        (
+            "template-of-filters",
+            set(format!("{{{{ x{} }}}}", "|trim".repeat(100_000))),
+            "more than 1000 tokens in one tag",
+        ),
+        (
+            "template-of-alternatives",
+            set(format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}".repeat(80_000))),
+            "200 alternatives",
+        ),
+        ("template-of-nots", set(format!("{{{{ {}1 }}}}", "not ".repeat(100_000))), "more than 1000 tokens in one tag"),
     ]
 }

@@ -111,7 +111,7 @@ fn gates_that_nobody_passes_and_mistakes_are_told() {
     assert!(out.status.code() == Some(2) && said.contains("a base of 5"), "{said}");
     let out = mini.limbeck(&["ladder", "mini", "--offline", "--heal", "train.num_epoch=3"]);
     let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.code() == Some(3) && said.contains("train.num_epochs"), "{said}");
+    assert!(out.status.code() == Some(3) && said.contains("did you mean `num_epochs`?"), "{said}");
     assert!(!mini.run_dir().join("train").exists(), "told before anything is trained");
 }
 

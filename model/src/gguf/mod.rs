@@ -16,3 +16,13 @@ pub(crate) const DEFAULT_ALIGNMENT: u64 = 32;
 pub(crate) const MAX_DIMS: usize = 4;
 /// ggml keeps names in 64 bytes with a closing zero.
 pub(crate) const MAX_NAME_LEN: usize = 63;
+
+// What the reader allows, and so the writer.
+/// Metadata and tensor entries together; the largest vocabularies in use take about 15 MiB.
+pub(crate) const MAX_HEADER_BYTES: u64 = 64 << 20;
+pub(crate) const MAX_KEYS: u64 = 1 << 16;
+pub(crate) const MAX_TENSORS: u64 = 1 << 16;
+pub(crate) const MAX_KEY_LEN: u64 = 1 << 10;
+pub(crate) const MAX_STRING_LEN: u64 = 16 << 20;
+pub(crate) const MAX_ARRAY_LEN: u64 = 1 << 24;
+pub(crate) const MAX_ARRAY_DEPTH: u32 = 3;

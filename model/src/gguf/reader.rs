@@ -1,7 +1,10 @@
 //! Reads a GGUF file that a stranger may have written. Every length and count is bounded by the bytes that remain,
 //! nothing is allocated on a header's word alone, arithmetic is checked, and what is said twice is refused.
 
-use super::{Array, DEFAULT_ALIGNMENT, GgmlType, MAGIC, MAX_DIMS, MAX_NAME_LEN, TensorInfo, Value, dequantize};
+use super::{
+    Array, DEFAULT_ALIGNMENT, GgmlType, MAGIC, MAX_ARRAY_DEPTH, MAX_ARRAY_LEN, MAX_DIMS, MAX_HEADER_BYTES, MAX_KEY_LEN,
+    MAX_KEYS, MAX_NAME_LEN, MAX_STRING_LEN, MAX_TENSORS, TensorInfo, Value, dequantize,
+};
 use crate::error::{ModelError, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,14 +12,6 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// Metadata and tensor entries together; the largest vocabularies in use take about 15 MiB.
-const MAX_HEADER_BYTES: u64 = 64 << 20;
-const MAX_KEYS: u64 = 1 << 16;
-const MAX_TENSORS: u64 = 1 << 16;
-const MAX_KEY_LEN: u64 = 1 << 10;
-const MAX_STRING_LEN: u64 = 16 << 20;
-const MAX_ARRAY_LEN: u64 = 1 << 24;
-const MAX_ARRAY_DEPTH: u32 = 3;
 const MAX_ALIGNMENT: u64 = 1 << 16;
 /// Values that are read at a time where they need not all be in memory: a whole number of blocks of every type.
 const PIECE: u64 = 1 << 20;

@@ -1,7 +1,10 @@
 //! Writes GGUF version 3: metadata and entries first, then each tensor's bytes as they are made, so that no more than
 //! one tensor is in memory. The file appears under its name only when it is whole.
 
-use super::{Array, DEFAULT_ALIGNMENT, GgmlType, MAGIC, MAX_DIMS, MAX_NAME_LEN, Value};
+use super::{
+    Array, DEFAULT_ALIGNMENT, GgmlType, MAGIC, MAX_ARRAY_DEPTH, MAX_ARRAY_LEN, MAX_DIMS, MAX_HEADER_BYTES, MAX_KEY_LEN,
+    MAX_KEYS, MAX_NAME_LEN, MAX_STRING_LEN, MAX_TENSORS, Value,
+};
 use crate::error::{ModelError, Result};
 use limbeck_artifact::files::AtomicFile;
 use std::io::Write;
@@ -117,6 +120,9 @@ fn padding(n: u64) -> u64 {
 }
 
 fn header(metadata: &[(String, Value)], tensors: &[Entry]) -> std::result::Result<Vec<u8>, String> {
+    if tensors.len() as u64 > MAX_TENSORS || metadata.len() as u64 > MAX_KEYS {
+        return Err(format!("{} tensors and {} keys are more than can be read", tensors.len(), metadata.len()));
+    }
     let mut out = Vec::from(*MAGIC);
     put_u32(&mut out, 3);
     put_u64(&mut out, tensors.len() as u64);
@@ -124,6 +130,9 @@ fn header(metadata: &[(String, Value)], tensors: &[Entry]) -> std::result::Resul
     for (key, value) in metadata {
         if key == "general.alignment" && *value != Value::U32(DEFAULT_ALIGNMENT as u32) {
             return Err(format!("general.alignment can only be {DEFAULT_ALIGNMENT}"));
+        }
+        if key.is_empty() || key.len() as u64 > MAX_KEY_LEN || !is_readable(value) {
+            return Err(format!("'{key}' or its value ({value}) is longer or deeper than can be read"));
         }
         put_str(&mut out, key);
         put_u32(&mut out, value.type_id());
@@ -142,9 +151,29 @@ fn header(metadata: &[(String, Value)], tensors: &[Entry]) -> std::result::Resul
             .and_then(|n| offset.checked_add(n))
             .ok_or("the tensors are larger than any file")?;
     }
+    if out.len() as u64 > MAX_HEADER_BYTES {
+        return Err(format!("its metadata take {} bytes, and {MAX_HEADER_BYTES} can be read", out.len()));
+    }
     let pad = padding(out.len() as u64) as usize;
     out.resize(out.len() + pad, 0);
     Ok(out)
+}
+
+/// Whether the reader would take it.
+fn is_readable(value: &Value) -> bool {
+    fn of(array: &Array, depth: u32) -> bool {
+        let inside = match array {
+            Array::String(texts) => texts.iter().all(|text| text.len() as u64 <= MAX_STRING_LEN),
+            Array::Array(arrays) => arrays.iter().all(|array| of(array, depth + 1)),
+            _ => true,
+        };
+        depth <= MAX_ARRAY_DEPTH && array.len() as u64 <= MAX_ARRAY_LEN && inside
+    }
+    match value {
+        Value::String(text) => text.len() as u64 <= MAX_STRING_LEN,
+        Value::Array(array) => of(array, 1),
+        _ => true,
+    }
 }
 
 fn put_u32(out: &mut Vec<u8>, v: u32) {
