@@ -79,6 +79,14 @@ impl BucketAccess {
         format!("{} on {}", self.address, self.endpoint().unwrap_or("amazonaws.com"))
     }
 
+    /// Whether all is said that opening it takes; the server is not asked.
+    ///
+    /// # Errors
+    /// What is missing, or would go openly over a network.
+    pub fn check(&self) -> Result<()> {
+        self.build().map(|_| ())
+    }
+
     /// The server's own address, where it isn't Amazon's.
     fn endpoint(&self) -> Option<&str> {
         ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
