@@ -140,7 +140,7 @@ fn an_encrypted_store_is_as_any_other_and_its_objects_show_no_content() {
     let (prefix, cache) = (fresh("encrypted"), dir.path().join("cache"));
     let key = dir.path().join("age.txt");
     let recipient = make_identity(&key, AT).unwrap();
-    let recipients = Recipients::parse(&[recipient.clone()]).unwrap().unwrap();
+    let recipients = Recipients::parse(std::slice::from_ref(&recipient)).unwrap().unwrap();
     let store = open(&prefix, &cache).encrypted_for(&recipients).unwrap();
     let folder = dir.path().join("artifact");
     artifact(&folder, "quickstart", "1");
@@ -182,8 +182,8 @@ fn a_file_of_many_pieces_comes_back_as_the_same_bytes() {
     // Two pieces and a bit.
     let weights: Vec<u8> = (0..(33u32 << 20)).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     fs::write(folder.join("model.gguf"), &weights).unwrap();
-    let mut manifest = limbeck_artifact::manifest::ArtifactManifest::load(&folder).unwrap();
-    let of = limbeck_artifact::manifest::ArtifactFile::of(&folder.join("model.gguf"), "model").unwrap();
+    let mut manifest = ArtifactManifest::load(&folder).unwrap();
+    let of = ArtifactFile::of(&folder.join("model.gguf"), "model").unwrap();
     manifest.files.insert("model.gguf".to_owned(), of);
     let digest = store.put_artifact(&folder, &manifest.save(&folder).unwrap()).unwrap();
     store.promote(promotion(&digest, "ci")).unwrap();

@@ -92,6 +92,19 @@ fn a_recipe_names_recipients_and_nothing_lies_open() {
     mini.expect(0, &["review", "mini", "--status"]);
     assert_eq!(open(&mini.run_dir()), Vec::<PathBuf>::new());
 
+    // Runs in the run, and a folder that is no run's.
+    mini.expect(0, &["sweep", "mini", "--offline", "--param", "train.learning_rate=1e-3,1e-2"]);
+    assert!(mini.run_dir().join("sweep").is_dir());
+    assert_eq!(open(&mini.run_dir()), Vec::<PathBuf>::new());
+    mini.expect(0, &["import", "mini/traces.jsonl", "--out", "imported"]);
+    let before = files(&mini.path().join("imported"));
+    let content: Vec<Vec<u8>> = before.iter().map(|path| fs::read(path).unwrap()).collect();
+    mini.expect(0, &["seal", "imported", "--to", &recipient]);
+    assert_eq!(open(&mini.path().join("imported")), Vec::<PathBuf>::new());
+    mini.expect(0, &["unseal", "imported"]);
+    assert_eq!(files(&mini.path().join("imported")), before);
+    assert_eq!(before.iter().map(|path| fs::read(path).unwrap()).collect::<Vec<_>>(), content);
+
     lost_and_wrong(&mini, &store, &recipient);
 }
 
