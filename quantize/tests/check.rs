@@ -74,11 +74,7 @@ fn what_llama_cpp_refuses_is_refused() {
     one(|keys, _| put(keys, "tokenizer.ggml.token_type", short()), Level::Refused, "reads past its end");
     one(|keys, _| put(keys, "tokenizer.ggml.tokens", short()), Level::Refused, "no array of strings");
     one(|_, tensors| drop(tensors.remove(3)), Level::Refused, "tensor 'blk.0.attn_k.weight' is missing");
-    one(
-        |_, tensors| tensors[2].0.name = "blk.0.attn_x.weight".into(),
-        Level::Refused,
-        "no place in a llama model",
-    );
+    one(|_, tensors| tensors[2].0.name = "blk.0.attn_x.weight".into(), Level::Refused, "no place in a llama model");
     one(|keys, _| put(keys, "llama.block_count", Value::U32(2)), Level::Refused, "'blk.1.attn_q.weight' is missing");
     let nan = |_: &mut Keys, tensors: &mut Tensors| tensors[2].1[..2].copy_from_slice(&0x7e00u16.to_le_bytes());
     one(nan, Level::Refused, "not a finite number");

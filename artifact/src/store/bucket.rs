@@ -99,11 +99,17 @@ impl BucketAccess {
     fn check_endpoint(&self) -> Result<()> {
         let Some(endpoint) = self.endpoint() else { return Ok(()) };
         let allowed = self.settings.get("AWS_ALLOW_HTTP").is_some_and(|v| matches!(v.as_str(), "true" | "1"));
-        let refused = |reason: &str, hint: &str| Err(Error::refused(format!("{endpoint}: {reason}"), hint));
+        let written = "AWS_ENDPOINT_URL=https://HOST[:PORT]";
         let uri = match endpoint.parse::<ureq::http::Uri>() {
             Ok(uri) if uri.host().is_some() => uri,
-            _ => return refused("it is no address of a server", "AWS_ENDPOINT_URL=https://HOST[:PORT]"),
+            // Not shown: a password may be in it.
+            _ => return Err(Error::refused("the bucket's AWS_ENDPOINT_URL is no address of a server", written)),
         };
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            let reason = "the bucket's AWS_ENDPOINT_URL has a user or a password in it";
+            return Err(Error::refused(reason, "keys go into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"));
+        }
+        let refused = |reason: &str, hint: &str| Err(Error::refused(format!("{endpoint}: {reason}"), hint));
         let host = uri.host().unwrap_or_default();
         let loopback = matches!(host, "localhost" | "[::1]")
             || host.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback());
@@ -114,7 +120,7 @@ impl BucketAccess {
                 "plain http goes to this machine only",
                 "use https; AWS_ALLOW_HTTP=true allows it in a network you trust",
             ),
-            _ => refused("it is neither https nor http", "AWS_ENDPOINT_URL=https://HOST[:PORT]"),
+            _ => refused("it is neither https nor http", written),
         }
     }
 
@@ -401,7 +407,7 @@ impl Storage for Bucket {
         Ok(())
     }
 
-    fn expect_reads(&self, keys: &[String]) {
+    fn expect_reads(&self, keys: &[String], max_bytes: u64) {
         let missing: Vec<&String> = keys.iter().filter(|key| self.remembered(key).is_none()).collect();
         for keys in missing.chunks(READ_AHEAD).filter(|_| missing.len() > 1) {
             let wanted: Vec<(String, Key)> = keys.iter().map(|key| ((*key).clone(), self.key(key))).collect();
@@ -410,13 +416,15 @@ impl Storage for Bucket {
                 for (name, key) in wanted {
                     let client = Arc::clone(&client);
                     under_way.spawn(async move {
-                        Ok::<_, object_store::Error>((name, client.get(&key).await?.bytes().await?))
+                        let found = client.get(&key).await?;
+                        let fits = found.meta.size <= max_bytes;
+                        Ok::<_, object_store::Error>(if fits { Some((name, found.bytes().await?)) } else { None })
                     });
                 }
                 Ok::<_, object_store::Error>(under_way.join_all().await)
             });
-            // What failed is asked for again by whoever needs it, and told then.
-            for (name, bytes) in got.unwrap_or_default().into_iter().flatten() {
+            // What failed, or is larger than it may be, is asked for again by whoever needs it, and told then.
+            for (name, bytes) in got.unwrap_or_default().into_iter().flatten().flatten() {
                 self.remember(&name, &bytes);
             }
         }

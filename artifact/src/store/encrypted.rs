@@ -229,8 +229,8 @@ impl Storage for Encrypted {
         self.inner.settle()
     }
 
-    fn expect_reads(&self, keys: &[String]) {
-        self.inner.expect_reads(keys);
+    fn expect_reads(&self, keys: &[String], max_bytes: u64) {
+        self.inner.expect_reads(keys, max_bytes);
     }
 
     fn can_remove(&self) -> Result<()> {

@@ -175,7 +175,7 @@ impl Store {
     pub(super) fn read_log(&self) -> Result<Log> {
         // Listed first: an entry that is listed now must be reached below, or one before it is gone.
         let listed = self.last_listed()?;
-        self.storage.expect_reads(&(1..=listed).map(entry_key).collect::<Vec<_>>());
+        self.storage.expect_reads(&(1..=listed).map(entry_key).collect::<Vec<_>>(), MAX_OBJECT_BYTES);
         let mut entries = Vec::new();
         let mut head = genesis();
         loop {

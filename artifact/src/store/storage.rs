@@ -69,7 +69,7 @@ pub(super) trait Storage: Debug + Send + Sync {
     /// the process that put it there may have been killed before it was durable.
     fn settle(&self) -> Result<()>;
     /// Says that these are about to be read, one after the other.
-    fn expect_reads(&self, _keys: &[String]) {}
+    fn expect_reads(&self, _keys: &[String], _max_bytes: u64) {}
     /// Whether [`Storage::remove_old`] can keep what it promises here.
     ///
     /// # Errors
