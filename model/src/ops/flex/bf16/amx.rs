@@ -1,7 +1,9 @@
 //! The product on Intel's matrix tiles: 32 rows by 32 columns of sums stay in four tile registers while left and right
 //! tiles stream by. Linux grants a process the tile state once, on request.
 
-use super::{Block, Left, RightPart, TILE};
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use super::TILE;
+use super::{Block, Left, RightPart};
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub(super) use native::{available, configured, strip};

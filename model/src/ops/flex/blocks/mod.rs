@@ -16,7 +16,9 @@ mod pack;
 mod portable;
 
 pub use pack::BlockMatrix;
-use pack::{Form, Line, Strip};
+#[cfg(target_arch = "x86_64")]
+use pack::Form;
+use pack::{Line, Strip};
 
 use super::kernels::{Threads, View};
 use super::shared::Shared;
@@ -85,6 +87,7 @@ fn tile(level: Level, x: RoundedRows, rows: Range<usize>, strip: Strip, out: &mu
 }
 
 /// The strip with a byte a code, where that is faster for many rows.
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "for AVX-512"))]
 fn widened<'a>(level: Level, strip: Strip<'a>, bytes: &'a mut Vec<Line>) -> Strip<'a> {
     match (level, strip.form) {
         #[cfg(target_arch = "x86_64")]
