@@ -5,6 +5,7 @@
 //! Encrypting needs no key: who promotes may be unable to read.
 
 use super::Repaired;
+use super::objects::read_hashed;
 use super::storage::{Listing, Stat, Storage, Sure, too_large};
 use crate::digest::hex;
 use crate::encryption::{self, Identities, Recipients, SUFFIX, Unreadable};
@@ -108,22 +109,10 @@ impl Encrypted {
     fn sealed(&self, source: &Path, sha256: &str) -> Result<(Scratch, String)> {
         let scratch = Scratch::new(&self.scratch, sha256)?;
         let failed = || Error::io("encrypt to", &scratch.0);
-        let mut from = File::open(source).map_err(Error::io("read", source))?;
         let to = OpenOptions::new().write(true).open(&scratch.0).map_err(failed())?;
         let mut sealing = self.recipients.seal(Hashing { to, sha256: Sha256::new() }).map_err(failed())?;
-        let (mut hash, mut piece) = (Sha256::new(), vec![0u8; PIECE_BYTES]);
-        loop {
-            let n = from.read(&mut piece).map_err(Error::io("read", source))?;
-            if n == 0 {
-                break;
-            }
-            hash.update(&piece[..n]);
-            sealing.write_all(&piece[..n]).map_err(failed())?;
-        }
+        read_hashed(source, sha256, |piece| sealing.write_all(piece).map_err(failed()))?;
         let written = sealing.finish().map_err(failed())?;
-        if hex(&hash.finalize()) != sha256 {
-            return Err(Error::invalid(source, "it changed while it was stored", "try again when nobody writes to it"));
-        }
         Ok((scratch, hex(&written.sha256.finalize())))
     }
 }

@@ -217,6 +217,25 @@ impl Store {
     }
 }
 
+/// Hands on all of a file, whose digest was taken before, piece by piece; its size. An error where it changed in between.
+pub(super) fn read_hashed(source: &Path, sha256: &str, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<u64> {
+    let mut from = fs::File::open(source).map_err(Error::io("read", source))?;
+    let (mut hash, mut piece, mut bytes) = (Sha256::new(), vec![0u8; 1 << 20], 0);
+    loop {
+        let n = from.read(&mut piece).map_err(Error::io("read", source))?;
+        if n == 0 {
+            break;
+        }
+        hash.update(&piece[..n]);
+        take(&piece[..n])?;
+        bytes += n as u64;
+    }
+    if hex(&hash.finalize()) != sha256 {
+        return Err(Error::invalid(source, "it changed while it was stored", "try again when nobody writes to it"));
+    }
+    Ok(bytes)
+}
+
 /// A file in the making under its digest: hashed as it is copied, so that what is named is what is there.
 pub(crate) struct HashedCopy {
     pub file: AtomicFile,
@@ -228,21 +247,8 @@ impl HashedCopy {
     /// Of `source`, whose digest was taken before, to `path`. An error where it changed in between.
     pub fn of(source: &Path, sha256: &str, path: &Path) -> Result<HashedCopy> {
         let failed = || Error::io("store", path);
-        let mut from = fs::File::open(source).map_err(Error::io("read", source))?;
         let mut file = AtomicFile::create(path).map_err(failed())?;
-        let (mut hash, mut piece, mut bytes) = (Sha256::new(), vec![0u8; 1 << 20], 0);
-        loop {
-            let n = from.read(&mut piece).map_err(Error::io("read", source))?;
-            if n == 0 {
-                break;
-            }
-            hash.update(&piece[..n]);
-            file.write_all(&piece[..n]).map_err(failed())?;
-            bytes += n as u64;
-        }
-        if hex(&hash.finalize()) != sha256 {
-            return Err(Error::invalid(source, "it changed while it was stored", "try again when nobody writes to it"));
-        }
+        let bytes = read_hashed(source, sha256, |piece| file.write_all(piece).map_err(failed()))?;
         Ok(HashedCopy { file, path: path.to_path_buf(), bytes })
     }
 

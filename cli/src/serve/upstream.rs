@@ -1,7 +1,7 @@
 //! The fallback model: asked for what the artifact is not sure of, bounded in time and size, its answers checked. After
 //! several failures in a row it is left alone for a while (a circuit breaker).
 
-use limbeck_distill::endpoint::tls;
+use limbeck_distill::endpoint::{refused, tls};
 use serde_json::{Value, json};
 use std::io::Read;
 use std::sync::{Arc, Mutex};
@@ -159,12 +159,12 @@ impl Inner {
 }
 
 fn transport(error: &ureq::Error) -> String {
+    if let Some(why) = refused(error) {
+        return format!("TLS: {why}");
+    }
     match error {
         ureq::Error::Timeout(_) => "it took too long".to_owned(),
         ureq::Error::HostNotFound => "its host is not known".to_owned(),
-        // As a handshake ends that is refused: an authority that nobody here trusts, another name, a date.
-        ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => format!("TLS: {e}"),
-        ureq::Error::Rustls(e) => format!("TLS: {e}"),
         ureq::Error::Io(e) => format!("no connection ({})", e.kind()),
         ureq::Error::ConnectionFailed => "no connection".to_owned(),
         _ => "the call failed".to_owned(),

@@ -20,7 +20,7 @@ pub use posterior::{Codes, of_codes, of_samples};
 pub use replies::{Replies, ReplyError};
 pub use reply::{Reply, TokenProb};
 pub use request::{Api, MaxTokensKey, Question, Sampling, text_tokens};
-pub use tls::{certificates, tls};
+pub use tls::{certificates, refused, tls};
 pub use wire::{Fault, Reason, Rejection};
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Whose certificates are believed: the public authorities', or those of a file and no others.
+//! Whose certificates are believed: the public authorities', or those of a file and no others; and what a refusal says.
 
 use std::sync::Arc;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
@@ -19,4 +19,13 @@ pub fn tls(ca: Option<&[u8]>) -> TlsConfig {
         None => RootCerts::WebPki,
     };
     TlsConfig::builder().root_certs(roots).build()
+}
+
+/// Why a handshake was refused, where that is what went wrong: an authority that nobody here trusts, another name, a date.
+pub fn refused(error: &ureq::Error) -> Option<String> {
+    match error {
+        ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => Some(e.to_string()),
+        ureq::Error::Rustls(e) => Some(e.to_string()),
+        _ => None,
+    }
 }

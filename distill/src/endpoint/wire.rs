@@ -2,7 +2,7 @@
 
 use super::load::Streamed;
 use super::reply::{Reply, reply};
-use super::tls::tls;
+use super::tls::{refused, tls};
 use super::{EndpointPlan, Key};
 use limbeck_artifact::untrusted::visible_line;
 use serde::{Deserialize, Serialize};
@@ -270,6 +270,9 @@ fn pieces(body: impl Read) -> Result<Streamed, Fault> {
 }
 
 fn transport(error: &ureq::Error) -> Fault {
+    if let Some(why) = refused(error) {
+        return Fault::NoConnection(untrusted(&why));
+    }
     match error {
         ureq::Error::Timeout(_) => Fault::Timeout,
         ureq::Error::HostNotFound => Fault::NoConnection("its host is not known".to_owned()),
@@ -280,13 +283,10 @@ fn transport(error: &ureq::Error) -> Fault {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
                 Fault::CutOff(e.kind().to_string())
             }
-            // As a handshake ends that is refused: the text says why.
-            io::ErrorKind::InvalidData => Fault::NoConnection(untrusted(&e.to_string())),
             kind => Fault::NoConnection(kind.to_string()),
         },
         ureq::Error::Protocol(_) => Fault::CutOff("no HTTP".to_owned()),
         ureq::Error::Tls(why) => Fault::NoConnection(format!("TLS: {why}")),
-        ureq::Error::Rustls(e) => Fault::NoConnection(untrusted(&e.to_string())),
         _ => Fault::NoConnection("the call failed".to_owned()),
     }
 }
