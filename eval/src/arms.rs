@@ -1,10 +1,12 @@
 //! The answerers that are compared on the same rows: what production recorded, the linear floor, and models behind the
 //! [`Answerer`] trait. An arm is asked once; its predictions are kept and reused while its inputs stay the same.
 
+use crate::composed::Composition;
+use crate::cost::Charge;
 use crate::error::{AnswerError, EvalError};
 use crate::floor::{self, FloorRow, LinearFloor, text_of};
 use crate::metrics::{Prediction, Said, Tokens, argmax};
-use crate::predictions::{self, Kept};
+use crate::predictions;
 use crate::report::Fact;
 use crate::{scored, written};
 use limbeck_artifact::dataset::{Example, Message};
@@ -46,6 +48,8 @@ pub enum ArmKind {
     Model,
     /// A live model that is paid by the token.
     Endpoint,
+    /// Made of other arms' answers.
+    Composed,
 }
 
 type Open<'a> = Box<dyn FnOnce() -> Result<Box<dyn Answerer + 'a>, AnswerError> + 'a>;
@@ -57,6 +61,8 @@ enum Source<'a> {
     Writer(OpenWriter<'a>),
     /// With the model's name, by which it is priced.
     Endpoint(String, OpenRespondent<'a>),
+    /// Of arms that come before it, in this order.
+    Composed(Composition, Vec<String>),
 }
 
 /// Something that writes an answer to a prompt.
@@ -165,11 +171,26 @@ impl<'a> Arm<'a> {
         Arm { name: name.into(), title: title.into(), key: key.into(), calibrate: false, source }
     }
 
-    /// The name by which its calls are priced, where they are paid by the token.
-    pub(crate) fn priced_as(&self) -> Option<String> {
+    /// Made of the answers of arms that come before it; there are at least two.
+    pub fn composed(name: &str, title: &str, how: Composition, of: Vec<String>) -> Arm<'a> {
+        let source = Source::Composed(how, of);
+        Arm { name: name.into(), title: title.into(), key: String::new(), calibrate: false, source }
+    }
+
+    /// What it is made of, where it is made of other arms.
+    pub(crate) fn composition(&self) -> Option<(Composition, &[String])> {
         match &self.source {
-            Source::Endpoint(model, _) => Some(model.clone()),
+            Source::Composed(how, of) => Some((*how, of)),
             _ => None,
+        }
+    }
+
+    /// How its calls are paid for; of one that is made of others, whoever makes it knows.
+    pub(crate) fn charge(&self) -> Charge {
+        match &self.source {
+            Source::Recorded => Charge::Recorded,
+            Source::Endpoint(model, _) => Charge::Tokens { model: model.clone() },
+            Source::LinearFloor | Source::Model(_) | Source::Writer(_) | Source::Composed(..) => Charge::Machine,
         }
     }
 
@@ -185,6 +206,7 @@ impl<'a> Arm<'a> {
             Source::LinearFloor => ArmKind::LinearFloor,
             Source::Model(_) | Source::Writer(_) => ArmKind::Model,
             Source::Endpoint(..) => ArmKind::Endpoint,
+            Source::Composed(..) => ArmKind::Composed,
         }
     }
 }
@@ -213,9 +235,11 @@ impl<'a> Questions<'a> {
 }
 
 /// Predictions in the order of the questions.
+#[derive(Debug, PartialEq)]
 pub(crate) struct Answers {
     pub calibration: Vec<Prediction>,
     pub test: Vec<Prediction>,
+    /// Who answered, where that is not plain from the arm.
     pub facts: Vec<Fact>,
 }
 
@@ -226,7 +250,7 @@ pub(crate) fn run(arm: Arm<'_>, questions: &Questions<'_>, dir: &Path, emit: &dy
     let key = predictions_key(&arm, questions, calibration);
     if let Some(kept) = predictions::load(&path, &key, calibration, &questions.test) {
         emit.emit(EventKind::Note { text: format!("arm {}: predictions kept from before are reused", arm.name) });
-        return Ok(Answers { calibration: kept.calibration, test: kept.test, facts: kept.facts });
+        return Ok(kept);
     }
 
     let total = (calibration.len() + questions.test.len()) as u64;
@@ -250,15 +274,26 @@ pub(crate) fn run(arm: Arm<'_>, questions: &Questions<'_>, dir: &Path, emit: &dy
             let mut writer = open().map_err(|source| EvalError::Open { arm: arm.name.clone(), source })?;
             written::answers(&arm.name, writer.as_mut(), [calibration, &questions.test], &progress, emit)?
         }
+        // Nobody is asked: see `composed`.
+        Source::Composed(..) => Answers { calibration: Vec::new(), test: Vec::new(), facts: Vec::new() },
         Source::Endpoint(_, open) => {
             let mut respondent = open().map_err(|source| EvalError::Open { arm: arm.name.clone(), source })?;
             responses(&arm.name, respondent.as_mut(), calibration, questions, &progress)?
         }
     };
-    let kept = Kept { calibration: answers.calibration, test: answers.test, facts: answers.facts };
-    let bytes = predictions::save(&path, &arm.name, &key, &kept)?;
+    write(&path, &arm.name, &key, &answers, emit)?;
+    Ok(answers)
+}
+
+/// Writes the answers of an arm that is made of others, for who wants to read them: they are made anew each time.
+pub(crate) fn keep(arm: &str, answers: &Answers, dir: &Path, emit: &dyn Emit) -> Result<(), EvalError> {
+    write(&dir.join(format!("{arm}.jsonl")), arm, "", answers, emit)
+}
+
+fn write(path: &Path, arm: &str, key: &str, answers: &Answers, emit: &dyn Emit) -> Result<(), EvalError> {
+    let bytes = predictions::save(path, arm, key, answers)?;
     emit.emit(EventKind::Wrote { path: path.display().to_string(), bytes });
-    Ok(Answers { calibration: kept.calibration, test: kept.test, facts: kept.facts })
+    Ok(())
 }
 
 /// One by one: each call is timed.
@@ -418,7 +453,7 @@ pub(crate) fn label_of(answer: &str, labels: &[String]) -> Option<usize> {
 fn predictions_key(arm: &Arm<'_>, questions: &Questions<'_>, calibration: &[&Example]) -> String {
     let ids = |rows: &[&Example]| rows.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
     let made_of = match arm.source {
-        Source::Model(_) | Source::Writer(_) | Source::Endpoint(..) => json!("model"),
+        Source::Model(_) | Source::Writer(_) | Source::Endpoint(..) | Source::Composed(..) => json!("model"),
         Source::Recorded => json!(questions.test.iter().map(|row| &row.recorded).collect::<Vec<_>>()),
         Source::LinearFloor => {
             let weights: Vec<f32> = questions.train.iter().map(|row| row.weight).collect();

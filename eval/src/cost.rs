@@ -62,6 +62,19 @@ pub struct Cost {
     pub basis: String,
 }
 
+/// How the calls of an arm are paid for.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Charge {
+    /// By the tokens that the traces tell.
+    Recorded,
+    /// By the tokens of the calls made here, at this model's price.
+    Tokens { model: String },
+    /// By the hour of one's own machine.
+    Machine,
+    /// Reckoned already.
+    Known(Result<Cost, String>),
+}
+
 /// One recorded call's usage.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Usage<'a> {

@@ -5,7 +5,8 @@ use crate::arms::{self, Answers, Arm, ArmKind, Questions};
 use crate::calibration::{calibrated, calibrated_scores, reliability};
 use crate::calibrator::{Calibrator, ISOTONIC_ROWS, Method, compare_methods};
 use crate::comparisons::compare;
-use crate::cost::{PriceTable, Usage, recorded_cost, self_hosted_cost, token_cost};
+use crate::composed::{Composition, Member, compose};
+use crate::cost::{Charge, PriceTable, Usage, recorded_cost, self_hosted_cost, token_cost};
 use crate::error::EvalError;
 use crate::escalation::Target;
 use crate::extraction::score_fields;
@@ -164,18 +165,31 @@ pub fn evaluate_judged(
     let mut likeness = Likeness::new();
     let (planted, mut planted_answers) = (plant(&plan.gates, &questions, &gold, plan.seed), Vec::new());
     for arm in arms {
-        let (name, title, kind, priced_as) = (arm.name.clone(), arm.title.clone(), arm.kind(), arm.priced_as());
-        let canaries = arm.name == plan.candidate && arm.calibrate && !planted.is_empty();
-        let with_canaries = canaries.then(|| questions.and(planted.iter().map(|planted| &planted.example)));
-        let mut given = arms::run(arm, with_canaries.as_ref().unwrap_or(&questions), &dir, emit)?;
-        judge.mark(&mut given);
-        if canaries {
-            let answers = given.calibration.split_off(questions.calibration.len());
-            planted_answers = planted.iter().zip(answers).map(|(planted, answer)| planted.answered(answer)).collect();
-        }
-        let kind = (kind, priced_as.as_deref());
+        let (name, title, kind) = (arm.name.clone(), arm.title.clone(), arm.kind());
+        let (given, charge) = match arm.composition() {
+            Some((how, of)) => {
+                let members = members(of, &results, &answers);
+                let made = compose(how, &members, plan.labels.len(), questions.calibration.len());
+                arms::keep(&name, &made.answers, &dir, emit)?;
+                (made.answers, Charge::Known(made.cost))
+            }
+            None => {
+                let charge = arm.charge();
+                let canaries = arm.name == plan.candidate && arm.calibrate && !planted.is_empty();
+                let with_canaries = canaries.then(|| questions.and(planted.iter().map(|planted| &planted.example)));
+                let mut given = arms::run(arm, with_canaries.as_ref().unwrap_or(&questions), &dir, emit)?;
+                judge.mark(&mut given);
+                if canaries {
+                    let answers = given.calibration.split_off(questions.calibration.len());
+                    planted_answers =
+                        planted.iter().zip(answers).map(|(planted, answer)| planted.answered(answer)).collect();
+                }
+                (given, charge)
+            }
+        };
         likeness.extend(judge.likeness(&gold, &given.test));
-        let result = measure(plan, &judge, &likeness, &name, title, kind, &given, &questions, &gold, &calibration_gold);
+        let who = (name.as_str(), title, kind, charge);
+        let result = measure(plan, &judge, &likeness, who, &given, &questions, &gold, &calibration_gold);
         emit.emit(arm_scored(&result));
         results.push(result);
         answers.insert(name, given);
@@ -291,6 +305,23 @@ fn check(plan: &EvalPlan, arms: &[Arm<'_>]) -> Result<(), EvalError> {
     if names.len() != arms.len() {
         return refuse("two arms have the same name".into(), "rename one");
     }
+    for (at, arm) in arms.iter().enumerate() {
+        let Some((how, of)) = arm.composition() else { continue };
+        let earlier = |name: &str| arms[..at].iter().find(|arm| arm.name == name);
+        if let Some(missing) = of.iter().find(|name| earlier(name).is_none()) {
+            let what = format!("arm `{}` is made of `{missing}`, and no arm of that name comes before it", arm.name);
+            return refuse(what, "name arms that come before it");
+        }
+        if of.len() < 2 || arm.name == plan.candidate {
+            let what = format!("arm `{}` is made of others: of two at least, and it is no candidate", arm.name);
+            return refuse(what, "name two arms or more");
+        }
+        let of_recorded = |name: &String| earlier(name).is_some_and(|arm| arm.kind() == ArmKind::Recorded);
+        if matches!(how, Composition::Cascade { .. }) && of[..of.len() - 1].iter().any(of_recorded) {
+            let what = format!("arm `{}` goes on where an arm is not sure, and recorded answers don't say", arm.name);
+            return refuse(what, "name the recorded answers last");
+        }
+    }
     let plain = |name: &str| {
         !name.is_empty()
             && !name.starts_with('.')
@@ -328,6 +359,15 @@ fn check(plan: &EvalPlan, arms: &[Arm<'_>]) -> Result<(), EvalError> {
     Ok(())
 }
 
+/// The arms of those names that have answered; [`check`] saw to it that all have.
+fn members<'a>(of: &[String], results: &'a [ArmResult], answers: &'a BTreeMap<String, Answers>) -> Vec<Member<'a>> {
+    let member = |name: &String| {
+        let result = results.iter().find(|result| result.name == *name)?;
+        Some(Member { result, answers: answers.get(name)? })
+    };
+    of.iter().filter_map(member).collect()
+}
+
 fn reviewed(rows: &[Example]) -> Vec<&Example> {
     rows.iter().filter(|row| row.label_source == LabelSource::Human).collect()
 }
@@ -353,9 +393,7 @@ fn measure(
     plan: &EvalPlan,
     judge: &Judge<'_>,
     likeness: &Likeness,
-    name: &str,
-    title: String,
-    (kind, priced_as): (ArmKind, Option<&str>),
+    (name, title, kind, charge): (&str, String, ArmKind, Charge),
     answers: &Answers,
     questions: &Questions<'_>,
     gold: &[usize],
@@ -365,13 +403,14 @@ fn measure(
     let predicted: Vec<_> = answers.test.iter().map(|p| p.label).collect();
     let times: Vec<f64> = answers.test.iter().filter_map(|p| p.latency_ms).collect();
     let latency = latency(&times);
-    let cost = match (&plan.prices, kind) {
+    let cost = match (&plan.prices, charge) {
         (None, _) => Err("no price table was given".to_owned()),
-        (Some(prices), ArmKind::Recorded) => recorded_cost(questions.test.iter().map(|row| usage(row)), prices),
-        (Some(prices), ArmKind::Endpoint) => {
-            token_cost(answers.test.iter().map(|p| p.tokens), priced_as.unwrap_or(name), name, prices)
+        (_, Charge::Known(cost)) => cost,
+        (Some(prices), Charge::Recorded) => recorded_cost(questions.test.iter().map(|row| usage(row)), prices),
+        (Some(prices), Charge::Tokens { model }) => {
+            token_cost(answers.test.iter().map(|p| p.tokens), &model, name, prices)
         }
-        (Some(prices), _) => match &latency {
+        (Some(prices), Charge::Machine) => match &latency {
             Some(latency) => self_hosted_cost(latency.mean_ms, prices),
             None => Err("no call was timed".to_owned()),
         },

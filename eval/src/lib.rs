@@ -7,6 +7,7 @@ mod calibration;
 mod calibrator;
 mod compare;
 mod comparisons;
+mod composed;
 mod cost;
 mod drift;
 mod error;
@@ -52,6 +53,7 @@ pub use calibration::{
 };
 pub use calibrator::{Calibrator, ISOTONIC_ROWS, Method, MethodScore};
 pub use compare::{Answered, AnsweredRow, Changed, Compared, compare};
+pub use composed::Composition;
 pub use cost::{Cost, PriceTable, SelfHosted, TokenPrice, Usage, recorded_cost, self_hosted_cost, token_cost};
 pub use drift::{Drift, DriftVerdict, Observed, PERMUTATIONS, Shift, Tested, drift, ks_distance, psi, score_psi};
 pub use error::{AnswerError, EvalError};

@@ -2,6 +2,7 @@
 //! Written whole or not at all; a file that does not fit the questions is as good as none. Rows with a canary in them
 //! stand behind the calibration split's.
 
+use crate::arms::Answers;
 use crate::error::EvalError;
 use crate::metrics::Prediction;
 use crate::report::Fact;
@@ -9,15 +10,6 @@ use limbeck_artifact::dataset::{Example, Split};
 use limbeck_artifact::files::write_atomic;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-
-/// All predictions of an arm.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Kept {
-    pub calibration: Vec<Prediction>,
-    pub test: Vec<Prediction>,
-    /// Who answered, where that is not plain from the arm.
-    pub facts: Vec<Fact>,
-}
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -37,7 +29,7 @@ struct Line {
 }
 
 /// Writes the file; returns its size in bytes.
-pub(crate) fn save(path: &Path, arm: &str, key: &str, kept: &Kept) -> Result<u64, EvalError> {
+pub(crate) fn save(path: &Path, arm: &str, key: &str, kept: &Answers) -> Result<u64, EvalError> {
     let json = |source| EvalError::Json { what: format!("predictions of arm `{arm}`"), source };
     let (calibration, test) = (kept.calibration.len(), kept.test.len());
     let header = Header { arm: arm.to_owned(), key: key.to_owned(), calibration, test, facts: kept.facts.clone() };
@@ -74,14 +66,14 @@ pub(crate) fn read_test(path: &Path) -> Option<Vec<Prediction>> {
 }
 
 /// The kept predictions, if the file is whole, has this key and answers exactly these rows in this order.
-pub(crate) fn load(path: &Path, key: &str, calibration: &[&Example], test: &[&Example]) -> Option<Kept> {
+pub(crate) fn load(path: &Path, key: &str, calibration: &[&Example], test: &[&Example]) -> Option<Answers> {
     let text = std::fs::read_to_string(path).ok()?;
     let mut lines = text.lines();
     let header: Header = serde_json::from_str(lines.next()?).ok()?;
     if header.key != key || header.calibration != calibration.len() || header.test != test.len() {
         return None;
     }
-    let mut kept = Kept { calibration: Vec::new(), test: Vec::new(), facts: header.facts };
+    let mut kept = Answers { calibration: Vec::new(), test: Vec::new(), facts: header.facts };
     for line in lines {
         let line: Line = serde_json::from_str(line).ok()?;
         match line.split {

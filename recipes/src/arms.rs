@@ -26,9 +26,48 @@ pub(crate) fn check(reader: &Reader, get: &dyn Fn(&str) -> Option<Value>) -> Vec
             errors.push(RecipeError::new(message, Some(place)).hint(hint));
         }
     }
+    errors.extend(composed(&arms, &names, get));
     errors.extend(reader.of(&GATES).chain(reader.of(&JUDGES)).flat_map(|table| unknown_arms(table, &names)));
     errors.extend(judges(reader, get));
     errors.extend(loads(reader, get, &arms, &names));
+    errors
+}
+
+/// Arms that are made of ones that there are not, or not yet, and cascades that would never go on.
+fn composed(arms: &[&GivenTable], names: &[String], get: &dyn Fn(&str) -> Option<Value>) -> Vec<RecipeError> {
+    let texts = |value: Option<Value>| -> Vec<String> {
+        let list = value.and_then(|value| value.as_array().cloned()).unwrap_or_default();
+        list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let in_words = kinds::written(get).is_some();
+    let mut known: Vec<String> = ["frontier", "linear", "base", "tuned"].map(str::to_owned).to_vec();
+    known.retain(|name| !(in_words && name == "linear"));
+    known.extend(texts(get("quantize.formats")));
+    let mut errors = Vec::new();
+    for (arm, name) in arms.iter().zip(names) {
+        if let Some(given) = arm.fields.get("of") {
+            let of = texts(Some(given.value.clone()));
+            let mut wrong = |message: String, hint: String| {
+                errors.push(RecipeError::new(message, Some(given.place.clone())).hint(hint));
+            };
+            for missing in of.iter().filter(|name| !known.contains(name)) {
+                let message = format!("`of` names \"{missing}\", and no such arm comes before this one");
+                wrong(
+                    message,
+                    match nearest(missing, known.iter().map(String::as_str)) {
+                        Some(near) => format!("did you mean \"{near}\"?"),
+                        None => format!("take of {}; an [[eval.arm]] has to stand above it", known.join(", ")),
+                    },
+                );
+            }
+            let last = of.last().map_or("", String::as_str);
+            if arm.text("kind") == Some("cascade") && last != "frontier" && of.iter().any(|name| name == "frontier") {
+                let message = "recorded answers don't say how sure they are, so a cascade ends with them".to_owned();
+                wrong(message, "put \"frontier\" last".to_owned());
+            }
+        }
+        known.push(name.clone());
+    }
     errors
 }
 

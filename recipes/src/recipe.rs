@@ -433,6 +433,8 @@ pub struct EvalArm {
 pub enum ArmKind {
     Endpoint(Box<EndpointArm>),
     FewShot { shots: usize, prompt: PromptStyle },
+    Cascade { of: Vec<String>, threshold: Option<f64> },
+    Ensemble { of: Vec<String> },
 }
 
 /// What a model that was not tuned is told.

@@ -387,6 +387,7 @@ const GATE_KINDS: &[TableKind] = &[
     ] },
 ];
 
+const OF: &str = "the arms, in order: frontier, linear, base, tuned, formats of quantize.formats, and those of [[eval.arm]] above it";
 const SHOTS: &str =
     "examples with their answers in the prompt, reviewed rows of the train split, one class after another";
 
@@ -417,6 +418,13 @@ const ARM_KINDS: &[TableKind] = &[
     TableKind { kind: "few_shot", doc: "the untuned base with examples in its prompt", fields: &[
         field("shots", Int { min: 1, max: 256 }, Required, SHOTS),
         field("prompt", Choice(&["guided", "recipe"]), Default("\"guided\""), "as of an endpoint"),
+    ] },
+    TableKind { kind: "cascade", doc: "other arms in turn, until one is sure enough of its answer; made of their answers, nobody is asked anew", fields: &[
+        field("of", Texts { min: 2 }, Required, OF),
+        field("threshold", UNIT, Optional, "calibrated confidence from which an answer stands and nobody else is asked; eval.threshold when left out"),
+    ] },
+    TableKind { kind: "ensemble", doc: "other arms side by side, their calibrated probabilities added up; made of their answers, nobody is asked anew", fields: &[
+        field("of", Texts { min: 2 }, Required, OF),
     ] },
 ];
 

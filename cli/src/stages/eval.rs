@@ -16,8 +16,8 @@ use limbeck_distill::prompt::Prompt;
 use limbeck_eval::looks::{self, Look};
 use limbeck_eval::statistics::Risk;
 use limbeck_eval::{
-    AnswerError, AnswerWriter, Answerer, Arm, By, Comparer, Escalation, EvalPlan, Fact, Fields, Gate, Metric,
-    PairwiseJudge, PosteriorOrNot, PriceTable, Respondent, Rows, Rule, Said, SaidOrNot, Target, Verdict,
+    AnswerError, AnswerWriter, Answerer, Arm, By, Comparer, Composition, Escalation, EvalPlan, Fact, Fields, Gate,
+    Metric, PairwiseJudge, PosteriorOrNot, PriceTable, Respondent, Rows, Rule, Said, SaidOrNot, Target, Verdict,
     evaluate_judged,
 };
 use limbeck_model::adapter::Adapter;
@@ -316,6 +316,16 @@ pub fn run(
                 ArmKind::FewShot { shots, prompt } => {
                     let prompt = live::prompt(&task, None, *prompt, *shots, train, recipe.seed);
                     arms.push(few_shot(name, prompt, *shots, base, device, &task, max_new_tokens));
+                }
+                ArmKind::Cascade { of, threshold } => {
+                    let threshold = threshold.unwrap_or(recipe.eval.threshold);
+                    let title =
+                        format!("{}, each where those before it are less than {threshold} sure", of.join(", then "));
+                    arms.push(Arm::composed(name, &title, Composition::Cascade { threshold }, of.clone()));
+                }
+                ArmKind::Ensemble { of } => {
+                    let title = format!("{}, their calibrated probabilities added up", of.join(" and "));
+                    arms.push(Arm::composed(name, &title, Composition::Ensemble, of.clone()));
                 }
             }
         }

@@ -147,7 +147,7 @@ fn live(settings: &Settings, run: &Run<'_>, args: &Teach) -> Result<Live> {
         .iter()
         .filter_map(|arm| match &arm.kind {
             ArmKind::Endpoint(endpoint) => Some((arm.name.as_str(), endpoint.as_ref())),
-            ArmKind::FewShot { .. } => None,
+            ArmKind::FewShot { .. } | ArmKind::Cascade { .. } | ArmKind::Ensemble { .. } => None,
         })
         .collect();
     let Some((name, arm)) = endpoints.iter().find(|(name, _)| *name == args.arm) else {

@@ -70,6 +70,7 @@ fn page(report: &Report) -> Value {
         bases => bases(report),
         live => report.arms.iter().filter(|arm| !arm.facts.is_empty()).map(|arm| context! {
             name => text(&arm.name),
+            what => if arm.kind == ArmKind::Composed { "made of other arms" } else { "a live model" },
             facts => arm.facts.iter().map(|fact| context! { what => text(&fact.what), value => text(&fact.value) }).collect::<Vec<_>>(),
         }).collect::<Vec<_>>(),
         loads => report.arms.iter().filter_map(|arm| Some((arm, arm.load.as_ref()?))).map(|(arm, load)| context! {
