@@ -5,6 +5,7 @@
 pub mod capture;
 pub mod dataset;
 pub mod digest;
+pub mod economics;
 pub mod encryption;
 mod error;
 pub mod event;

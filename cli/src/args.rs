@@ -131,7 +131,7 @@ Example:
   limbeck audit traces.jsonl --prices prices.toml --write-recipe recipes/router
 
 What nobody can read from traces (the share of calls that the small model answers, a reviewer's wage) is
-assumed and told; an [audit] table in the price file changes it.")]
+assumed and told; an [assumptions] table in the price file changes it.")]
     Audit(Audit),
     /// Remove duplicates and leaks, deal rows into train, valid, calibration and test
     #[command(after_help = "Example:\n  limbeck curate recipes/quickstart --set data.near_dup_threshold=0.9")]

@@ -2,6 +2,7 @@
 //! known; a model of one's own is priced by the hour of the machine over its measured throughput.
 
 use crate::metrics::Tokens;
+use limbeck_artifact::economics::{Assumptions, Host};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -19,7 +20,10 @@ pub struct PriceTable {
     #[serde(default)]
     pub models: BTreeMap<String, TokenPrice>,
     #[serde(default)]
-    pub self_hosted: Option<SelfHosted>,
+    pub self_hosted: Option<Host>,
+    /// `[audit]` in tables of earlier versions.
+    #[serde(default, alias = "audit")]
+    pub assumptions: Assumptions,
 }
 
 impl PriceTable {
@@ -39,19 +43,6 @@ fn usd() -> String {
 pub struct TokenPrice {
     pub input_per_1m: f64,
     pub output_per_1m: f64,
-}
-
-/// A machine of one's own: its price an hour, and the share of the hour in which it answers calls.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SelfHosted {
-    pub per_hour: f64,
-    #[serde(default = "half")]
-    pub utilisation: f64,
-}
-
-fn half() -> f64 {
-    0.5
 }
 
 /// Cost of a thousand calls and how it was reckoned.
@@ -146,9 +137,8 @@ pub fn self_hosted_cost(mean_ms: f64, prices: &PriceTable) -> Result<Cost, Strin
     let Some(host) = prices.self_hosted else {
         return Err("no [self_hosted] per_hour in the price table".to_owned());
     };
-    let utilisation_ok = host.utilisation > 0.0 && host.utilisation <= 1.0;
-    if !utilisation_ok || !host.per_hour.is_finite() || host.per_hour < 0.0 {
-        return Err("[self_hosted] needs per_hour >= 0 and utilisation in (0, 1]".to_owned());
+    if let Some(problem) = host.problem() {
+        return Err(format!("[self_hosted] is impossible: {problem}"));
     }
     let calls_an_hour = 3_600_000.0 / mean_ms.max(1e-3) * host.utilisation;
     Ok(Cost {

@@ -22,6 +22,7 @@ use crate::preference::{self, PairwiseJudge};
 use crate::report::{ArmResult, Calibration, Fact, Lineage, Report, SCHEMA, TestRows};
 use crate::routing::route;
 use crate::said::calibrate_confidences;
+use crate::savings::savings;
 use crate::slices::{self, Material};
 use crate::statistics::Risk;
 use crate::texts::{Likeness, score_texts};
@@ -283,6 +284,7 @@ pub fn evaluate_judged(
         slices: Some(slices),
         routing,
         policy: None,
+        savings: None,
         mistakes: mistakes(plan, &judge, &results, &answers, &questions, &gold),
         arms: results,
         gates,
@@ -291,6 +293,7 @@ pub fn evaluate_judged(
         reproduce: plan.reproduce.clone(),
     };
     report.headline = headline(&report);
+    report.savings = plan.prices.as_ref().and_then(|prices| savings(prices, &report));
     report.policy = policy::make(plan, &report, &answers, &questions, &gold);
     Ok(report)
 }

@@ -34,6 +34,7 @@ mod report;
 mod rollout;
 mod routing;
 mod said;
+mod savings;
 mod scored;
 mod self_check;
 mod slices;
@@ -54,7 +55,7 @@ pub use calibration::{
 pub use calibrator::{Calibrator, ISOTONIC_ROWS, Method, MethodScore};
 pub use compare::{Answered, AnsweredRow, Changed, Compared, compare};
 pub use composed::Composition;
-pub use cost::{Cost, PriceTable, SelfHosted, TokenPrice, Usage, recorded_cost, self_hosted_cost, token_cost};
+pub use cost::{Cost, PriceTable, TokenPrice, Usage, recorded_cost, self_hosted_cost, token_cost};
 pub use drift::{Drift, DriftVerdict, Observed, PERMUTATIONS, Shift, Tested, drift, ks_distance, psi, score_psi};
 pub use error::{AnswerError, EvalError};
 pub use escalation::{
@@ -80,6 +81,7 @@ pub use report::{
     judged_facts, junit, load_facts, render_html, terminal_summary,
 };
 pub use rollout::{RolloutStep, SHARES, rollout};
+pub use savings::{Savings, Volume};
 pub use self_check::{Claim, Effort, Figure, self_check};
 pub use slices::{By, Confused, Slice, SliceExample, Slices, p_worse};
 pub use special::{normal_cdf, normal_quantile};

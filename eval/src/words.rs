@@ -42,6 +42,17 @@ pub fn money(amount: f64, currency: &str) -> String {
     format!("{} {currency}", significant(amount))
 }
 
+/// As [`money`], of what may be lost as well.
+pub fn signed_money(amount: f64, currency: &str) -> String {
+    if amount < 0.0 { format!("−{}", money(-amount, currency)) } else { money(amount, currency) }
+}
+
+/// 3.24 -> "3.2 months".
+pub fn months(months: f64) -> String {
+    let text = if months < 10.0 { trim(months.max(0.1), 1) } else { significant(months) };
+    format!("{text} {}", if text == "1" { "month" } else { "months" })
+}
+
 /// Three significant digits, without an exponent.
 pub fn significant(x: f64) -> String {
     if x == 0.0 || !x.is_finite() {

@@ -77,6 +77,35 @@ fn all_arms_answer_and_the_gates_decide() {
 }
 
 #[test]
+fn savings_are_measured_figures_under_the_tables_assumptions() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(300));
+    let mut plan = plan(dir.path());
+    let prices = plan.prices.as_mut().unwrap();
+    prices.assumptions.calls_per_month = Some(250_000.0);
+    prices.assumptions.engineering = 500.0;
+    let report = run(&plan, &data);
+    let savings = report.savings.as_ref().unwrap();
+    let coverage = report.routing.as_ref().unwrap().served.coverage;
+    let per_call = report.arm("frontier").unwrap().cost.as_ref().unwrap().per_1k_calls / 1000.0;
+    // Of 750 reviewed rows 300 an hour at 50, 10 for training, 500 for engineering.
+    assert_eq!(savings.one_off, 125.0 + 10.0 + 500.0);
+    let own = savings.at.iter().find(|at| at.own).unwrap();
+    assert_eq!(savings.at.iter().map(|at| at.calls_per_month).collect::<Vec<_>>(), [1e4, 1e5, 2.5e5, 1e6]);
+    // One machine of 0.05 an hour for 730 hours, 50 for watching it, and what is escalated.
+    let after = 0.05 * 730.0 + 50.0 + (1.0 - coverage) * per_call * 250_000.0;
+    assert!((own.economics.per_month_after - after).abs() < 1e-9);
+    assert!((own.economics.saving_per_month - (per_call * 250_000.0 - after)).abs() < 1e-9);
+    assert!((savings.break_even_calls.unwrap() - 86.5 / (coverage * per_call)).abs() < 1e-6);
+    assert!(terminal_summary(&report).contains("at 250,000 it "));
+    assert!(render_html(&report).unwrap().contains("What it saves"));
+    assert!(savings.at[0].economics.saving_per_month < 0.0 && savings.at[0].economics.payback_months.is_none());
+
+    plan.prices.as_mut().unwrap().self_hosted = None;
+    let unknown = run(&plan, &data);
+    assert!(unknown.savings.is_none() && !render_html(&unknown).unwrap().contains("What it saves"));
+}
+
+#[test]
 fn gates_are_test_cases_for_ci() {
     let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(300));
     let report = run(&plan(dir.path()), &data);

@@ -5,7 +5,7 @@ use crate::error::RecipeError;
 use crate::kinds;
 use crate::read::{GivenTable, Reader, nearest};
 use crate::resolve::table_names;
-use crate::schema::{ARMS, GATES, JUDGES, Kind, OWN_ARMS};
+use crate::schema::{ARMS, GATES, JUDGES, Kind, Need, OWN_ARMS};
 use toml::Value;
 
 /// As `limbeck_distill::endpoint::Codes` has them: the letters.
@@ -26,22 +26,28 @@ pub(crate) fn check(reader: &Reader, get: &dyn Fn(&str) -> Option<Value>) -> Vec
             errors.push(RecipeError::new(message, Some(place)).hint(hint));
         }
     }
-    errors.extend(composed(&arms, &names, get));
-    errors.extend(reader.of(&GATES).chain(reader.of(&JUDGES)).flat_map(|table| unknown_arms(table, &names)));
+    let base = get("eval.base").and_then(|base| base.as_bool()) != Some(false);
+    errors.extend(composed(&arms, &names, base, get));
+    errors.extend(reader.of(&GATES).chain(reader.of(&JUDGES)).flat_map(|table| unknown_arms(table, &names, base)));
     errors.extend(judges(reader, get));
     errors.extend(loads(reader, get, &arms, &names));
     errors
 }
 
 /// Arms that are made of ones that there are not, or not yet, and cascades that would never go on.
-fn composed(arms: &[&GivenTable], names: &[String], get: &dyn Fn(&str) -> Option<Value>) -> Vec<RecipeError> {
+fn composed(
+    arms: &[&GivenTable],
+    names: &[String],
+    base: bool,
+    get: &dyn Fn(&str) -> Option<Value>,
+) -> Vec<RecipeError> {
     let texts = |value: Option<Value>| -> Vec<String> {
         let list = value.and_then(|value| value.as_array().cloned()).unwrap_or_default();
         list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
     };
     let in_words = kinds::written(get).is_some();
     let mut known: Vec<String> = ["frontier", "linear", "base", "tuned"].map(str::to_owned).to_vec();
-    known.retain(|name| !(in_words && name == "linear"));
+    known.retain(|name| !(in_words && name == "linear") && (base || name != "base"));
     known.extend(texts(get("quantize.formats")));
     let mut errors = Vec::new();
     for (arm, name) in arms.iter().zip(names) {
@@ -165,19 +171,32 @@ fn judges(reader: &Reader, get: &dyn Fn(&str) -> Option<Value>) -> Vec<RecipeErr
 }
 
 /// Gates and judges that name an arm that there is not.
-fn unknown_arms(gate: &GivenTable, names: &[String]) -> Vec<RecipeError> {
+fn unknown_arms(gate: &GivenTable, names: &[String], base: bool) -> Vec<RecipeError> {
     let Some(kind) = gate.kind() else { return Vec::new() };
     let mut errors = Vec::new();
     for field in kind.fields {
-        let (Kind::Arm(own), Some(given)) = (field.kind, gate.fields.get(field.key)) else { continue };
-        let Some(named) = given.value.as_str() else { continue };
+        let Kind::Arm(own) = field.kind else { continue };
+        let (named, place) = match (gate.fields.get(field.key), field.need) {
+            (Some(given), _) => (given.value.as_str(), given.place.clone()),
+            (None, Need::Default(text)) => (Some(text.trim_matches('"')), gate.place.clone()),
+            (None, _) => continue,
+        };
+        let Some(named) = named else { continue };
         let others = names.iter().map(String::as_str).filter(|name| !OWN_ARMS.contains(name));
-        let known: Vec<&str> = own.iter().copied().chain(others).collect();
+        let known: Vec<&str> = own.iter().copied().filter(|name| base || *name != "base").chain(others).collect();
         if known.contains(&named) {
             continue;
         }
+        if named == "base" && own.contains(&"base") {
+            let message =
+                format!("`{}` is \"base\", and `eval.base` is false, so that the untuned base is not asked", field.key);
+            errors.push(
+                RecipeError::new(message, Some(place)).hint("set `eval.base` to true, or compare with another arm"),
+            );
+            continue;
+        }
         let message = format!("`{}` is \"{named}\", expected one of \"{}\"", field.key, known.join("\", \""));
-        let error = RecipeError::new(message, Some(given.place.clone()));
+        let error = RecipeError::new(message, Some(place));
         errors.push(match nearest(named, known.into_iter()) {
             Some(near) => error.hint(format!("did you mean \"{near}\"?")),
             None => error.hint("name an arm, or add it as [[eval.arm]]"),

@@ -347,6 +347,8 @@ pub struct Eval {
     pub power: f64,
     pub bootstrap_samples: usize,
     pub calibration: CalibrationMethod,
+    /// The untuned base is an arm.
+    pub base: bool,
     pub arithmetic: EvalArithmetic,
     pub escalation: Escalation,
     pub load: Load,

@@ -238,6 +238,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("eval.bootstrap_samples", Int { min: 100, max: 1_000_000 }, Default("2000"), "resamples for intervals without a closed form"),
 
     field("eval.calibration", Choice(&["temperature", "platt", "isotonic", "none"]), Default("\"temperature\""), "how a probability becomes a confidence, fitted on the calibration split: one temperature, Platt's curve, or isotonic regression, which wants 1,000 rows; the report compares them"),
+    field("eval.base", Bool, Default("true"), "whether the untuned base answers too: what tuning is worth is told against it, but with many labels on a large base it takes longest of all"),
     field("eval.arithmetic", Choice(&["served", "f32"]), Default("\"served\""), "how quantized files are computed to be judged, and then served: straight from their blocks with activations rounded to int8, as llama.cpp does, or with weights expanded to float32; files with blocks that have no kernel are expanded"),
     field("eval.escalation.max_error", Positive { max: 0.5 }, Optional, "asks for a certificate: the threshold is chosen on the calibration split so that at most this share of the served answers is wrong; where that cannot be shown, every call escalates"),
     field("eval.escalation.confidence", Float { min: 0.5, max: 0.9999 }, Default("0.95"), "how sure the certificate is of it"),

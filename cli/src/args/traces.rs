@@ -50,7 +50,7 @@ pub struct Audit {
     pub files: Vec<PathBuf>,
     #[command(flatten)]
     pub reading: ReadingArgs,
-    /// Price table (TOML): [models.NAME] input_per_1m, output_per_1m; [self_hosted] per_hour; [audit] assumptions
+    /// Price table (TOML): [models.NAME] input_per_1m, output_per_1m; [self_hosted] per_hour; [assumptions]
     #[arg(long, value_name = "TOML")]
     pub prices: Option<PathBuf>,
     /// Days that the traces cover, where they tell no time or not all of it

@@ -224,7 +224,7 @@ pub fn run(
 ) -> Result<Finished<Evaluated>> {
     let recipe = run.recipe();
     let base = run.base(&run.sink.stage(Stage::Eval))?;
-    let prices = recipe.eval.prices.as_deref().map(|path| prices::read(path).map(|read| read.table)).transpose()?;
+    let prices = recipe.eval.prices.as_deref().map(prices::read).transpose()?;
     let mut inputs = BTreeMap::from([
         ("base".to_owned(), base.digest.clone()),
         ("dataset".to_owned(), dataset.summary.digest.clone()),
@@ -276,21 +276,22 @@ pub fn run(
         if !in_words {
             arms.push(Arm::linear_floor(LINEAR, "TF-IDF and logistic regression on the same train split"));
         }
-        arms.extend([
-            model(BASE, "the base model, untuned", &base.digest, base.path.clone(), None, Arithmetic::F32),
-            model(
-                TUNED,
-                match recipe.train.method {
-                    Method::Lora if recipe.train.head == Head::Classification => "the base under its adapter and head",
-                    Method::Lora => "the base under its adapter",
-                    Method::Full => "the base with all its weights trained",
-                },
-                &format!("{} {}", base.digest, trained.digest()),
-                base.path.clone(),
-                Some(outcome(run)),
-                Arithmetic::F32,
-            ),
-        ]);
+        if recipe.eval.base {
+            let title = "the base model, untuned";
+            arms.push(model(BASE, title, &base.digest, base.path.clone(), None, Arithmetic::F32));
+        }
+        arms.push(model(
+            TUNED,
+            match recipe.train.method {
+                Method::Lora if recipe.train.head == Head::Classification => "the base under its adapter and head",
+                Method::Lora => "the base under its adapter",
+                Method::Full => "the base with all its weights trained",
+            },
+            &format!("{} {}", base.digest, trained.digest()),
+            base.path.clone(),
+            Some(outcome(run)),
+            Arithmetic::F32,
+        ));
         for format in &recipe.quantize.formats {
             let Some(file) = quantized.summary.get(format) else { continue };
             let by = arithmetic(run, &run.dir.join(&file.file))?;

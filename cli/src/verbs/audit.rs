@@ -9,7 +9,7 @@ use crate::settings::{Settings, shell};
 use crate::stages::cannot;
 use crate::verbs::import::{named_files, reading_of};
 use limbeck_artifact::files::{AtomicFile, create_dirs, write_atomic};
-use limbeck_data_curation::audit::{self, AuditPlan, Audited, Host, Prices, SiteReport};
+use limbeck_data_curation::audit::{self, AuditPlan, Audited, Prices, SiteReport};
 use limbeck_data_curation::import::MAX_LINE_BYTES;
 use limbeck_recipes::Asked;
 use limbeck_tui::audit::heat_map;
@@ -61,15 +61,8 @@ pub fn audit(settings: &Settings, args: &Audit) -> Result<Exit> {
 
 fn read_prices(path: &Path) -> Result<Prices> {
     let read = prices::read(path)?;
-    let models = read.table.models.iter().map(|(name, p)| (name.clone(), (p.input_per_1m, p.output_per_1m))).collect();
-    let host = read.table.self_hosted.map(|h| Host { per_hour: h.per_hour, utilisation: h.utilisation });
-    if let Some(h) = host
-        && !(h.per_hour >= 0.0 && h.per_hour.is_finite() && h.utilisation > 0.0 && h.utilisation <= 1.0)
-    {
-        let message = format!("the price table {} can't be used: [self_hosted] is impossible", path.display());
-        return Err(Failure::new(Exit::RecipeInvalid, message).help("per_hour is at least 0, utilisation in (0, 1]"));
-    }
-    Ok(Prices { currency: read.table.currency, models, host, assumptions: read.assumptions })
+    let models = read.models.into_iter().map(|(name, p)| (name, (p.input_per_1m, p.output_per_1m))).collect();
+    Ok(Prices { currency: read.currency, models, host: read.self_hosted, assumptions: read.assumptions })
 }
 
 /// Writes the recipe of the best site, or of the one that was named. Gives its path, the site's number and its calls.

@@ -144,7 +144,7 @@ pub fn run(settings: &Settings, args: &Args) -> Result<Exit> {
     let calls =
         replay::draw(&args.traces, &args.reading, redaction.redactor.as_ref(), args.limit, args.seed)?.some()?;
     let gold = args.data.as_deref().map(|of| reviewed(of, &settings.runs_dir)).transpose()?.unwrap_or_default();
-    let prices = args.prices.as_deref().map(|path| prices::read(path).map(|read| read.table)).transpose()?;
+    let prices = args.prices.as_deref().map(prices::read).transpose()?;
     let rows = ask(&first, &second, &calls, &gold);
     let report = made(args, [&first, &second], &calls, &rows, prices.as_ref());
     match settings.json {

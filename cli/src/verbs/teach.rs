@@ -184,7 +184,7 @@ fn live(settings: &Settings, run: &Run<'_>, args: &Teach) -> Result<Live> {
         })?),
     };
     let train = dataset.as_ref().map_or(&[][..], |dataset| dataset.rows(Split::Train));
-    let prices = recipe.eval.prices.as_deref().map(|path| prices::read(path).map(|read| read.table)).transpose()?;
+    let prices = recipe.eval.prices.as_deref().map(prices::read).transpose()?;
     let kept = args.out.join("replies.jsonl");
     Live::new(name, &arm, task, train, recipe, prices.as_ref(), kept, settings)
 }

@@ -186,7 +186,7 @@ pub fn assumed(report: &Report) -> String {
     format!(
         "Assumed, not measured: the small model answers {:.0} % of the calls and passes the rest on; a call takes it {} ms; \
          {} examples are reviewed, {} an hour at {}; training costs {}, putting it to use {}, watching it {} a month. {host} \
-         [audit] in the price table changes any of it.",
+         [assumptions] in the price table changes any of it.",
         a.coverage * 100.0,
         figure(a.latency_ms),
         figure(a.reviews),

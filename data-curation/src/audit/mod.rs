@@ -1,7 +1,6 @@
 //! Which of a team's calls deserve a small model: call sites found in traces by their template, each with its volume, cost,
 //! latency and kind, a score with its parts, and a verdict that may be "don't". One pass, bounded memory.
 
-pub mod economics;
 mod fields;
 mod html;
 pub mod score;
@@ -10,7 +9,6 @@ mod sketch;
 mod starter;
 mod template;
 
-pub use economics::{Assumptions, DAYS_A_MONTH, Economics, Host};
 pub use html::{assumed, facts, figure, lead, money, page};
 pub use score::{Needs, Parts, Verdict};
 pub use starter::{Starter, write_traces};
@@ -19,6 +17,7 @@ use crate::Error;
 use crate::import::{Batch, Done, NamedFile, Reading, open};
 use crate::redact::Redactor;
 use crate::trace::Trace;
+use limbeck_artifact::economics::{Assumptions, DAYS_A_MONTH, Economics, Host, economics};
 use limbeck_artifact::event::{Emit, EventKind};
 use score::Figures;
 use serde::Serialize;
@@ -305,9 +304,10 @@ fn site_report(plan: &AuditPlan, template: &template::Template, site: &Site, day
     let parts = Parts::of(&figures);
     let needs = Needs::of(&figures, &parts);
     let score = score::score(&parts, &needs);
-    let economics = plan.prices.as_ref().and_then(|prices| {
-        Some(economics::economics(figures.calls_per_month, spend? / calls, prices.host?, &prices.assumptions))
-    });
+    let economics = plan
+        .prices
+        .as_ref()
+        .and_then(|prices| Some(economics(figures.calls_per_month, spend? / calls, prices.host?, &prices.assumptions)));
     let (verdict, why) = score::verdict(&figures, score, &needs, economics.as_ref());
     SiteReport {
         number: 0,

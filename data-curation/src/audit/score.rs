@@ -1,7 +1,7 @@
 //! How well a call site suits a small model: four parts from 0 to 1, three needs that speak against it, and one score of
 //! them. Every part is a formula over counted figures, shown beside the score; the weights are judgement, not measurement.
 
-use super::economics::Economics;
+use limbeck_artifact::economics::Economics;
 use limbeck_artifact::figures::thousands;
 use serde::Serialize;
 
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn too_few_calls_is_said_before_anything_else() {
-        use super::super::economics::{Assumptions, Host, economics};
+        use limbeck_artifact::economics::{Assumptions, Host, economics};
         let f = router();
         let parts = Parts::of(&f);
         let needs = Needs::of(&f, &parts);

@@ -11,9 +11,10 @@ use crate::escalation::{Action, score};
 use crate::extraction::FieldScore;
 use crate::gates::{GateResult, Verdict};
 use crate::metrics::Scores;
+use crate::savings::Savings;
 use crate::statistics::Interval;
 use crate::texts::Texts;
-use crate::words::{milliseconds, money, percent, signed_points, significant, thousands};
+use crate::words::{milliseconds, money, months, percent, signed_money, signed_points, significant, thousands};
 use limbeck_artifact::untrusted::visible;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, HtmlEscape, UndefinedBehavior, Value, context};
@@ -85,6 +86,7 @@ fn page(report: &Report) -> Value {
         }).collect::<Vec<_>>(),
         gates => report.gates.iter().map(gate_card).collect::<Vec<_>>(),
         routing => routing(report),
+        savings => report.savings.as_ref().map(savings),
         slices => report.slices.as_ref().map(slices),
         calibration => candidate.and_then(calibration),
         fields => candidate.and_then(|arm| fields(report, arm)),
@@ -271,6 +273,35 @@ fn gate_card(gate: &GateResult) -> Value {
             flip => percent(s.flip),
             shaky => s.flip > SHAKY,
         }),
+    }
+}
+
+fn savings(savings: &Savings) -> Value {
+    let Savings { currency, host, assumptions: a, .. } = savings;
+    let money = |amount: f64| signed_money(amount, currency);
+    context! {
+        break_even => savings.break_even_calls.map(significant),
+        rows => savings.at.iter().map(|at| context! {
+            calls => significant(at.calls_per_month),
+            own => at.own,
+            now => money(at.economics.per_month_now),
+            after => money(at.economics.per_month_after),
+            saved => money(at.economics.saving_per_month),
+            saves => at.economics.saving_per_month > 0.0,
+            payback => at.economics.payback_months.map(months),
+        }).collect::<Vec<_>>(),
+        one_off => money(savings.one_off),
+        of_review => money(a.reviews / a.reviews_per_hour * a.reviewer_per_hour),
+        reviews => thousands(a.reviews as u64),
+        an_hour => significant(a.reviews_per_hour),
+        reviewer => money(a.reviewer_per_hour),
+        training => money(a.training),
+        engineering => money(a.engineering),
+        monitoring => money(a.monitoring_per_month),
+        coverage => percent(a.coverage),
+        latency => milliseconds(a.latency_ms),
+        host => money(host.per_hour),
+        busy => percent(host.utilisation),
     }
 }
 

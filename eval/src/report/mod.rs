@@ -28,6 +28,7 @@ use crate::looks::Looks;
 use crate::metrics::{Latency, Scores};
 use crate::policy::{self, Policy};
 use crate::preference::Judged;
+use crate::savings::Savings;
 use crate::slices::Slices;
 use crate::statistics::{Interval, Paired};
 use crate::texts::Texts;
@@ -87,6 +88,9 @@ pub struct Report {
     /// What a gateway needs to route by it; None in reports of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
+    /// What it saves by the month; None where prices are missing, and in reports of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub savings: Option<Savings>,
     /// Where the candidate fails; None in reports of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slices: Option<Slices>,

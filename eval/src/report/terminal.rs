@@ -3,7 +3,8 @@
 use super::html::SHAKY;
 use super::{AnswerKind, Report, Routing, judged_facts, load_facts};
 use crate::escalation::Action;
-use crate::words::{milliseconds, money, percent, signed_points};
+use crate::savings::Savings;
+use crate::words::{milliseconds, money, months, percent, signed_money, signed_points, significant};
 use limbeck_artifact::untrusted::visible_line;
 
 /// A table of arms, the gates with their reasons, and the verdict. Ends with a newline.
@@ -87,6 +88,7 @@ pub fn terminal_summary(report: &Report) -> String {
         out.push('\n');
         out.push_str(&routed(routing));
     }
+    out.push_str(&report.savings.as_ref().map_or_else(String::new, saved));
     out.push_str(&failing(report));
     out.push_str(&format!("\n{}: {}\n", report.verdict.name().to_uppercase(), visible_line(&report.headline)));
     out
@@ -148,6 +150,19 @@ fn routed(routing: &Routing) -> String {
         out.push_str(&format!("    {}\n", parts.join(" · ")));
     }
     out
+}
+
+/// Payback at the user's own number of calls, or the number from which it pays.
+fn saved(savings: &Savings) -> String {
+    let Some(break_even) = savings.break_even_calls else { return String::new() };
+    let mut out = format!("  pays from {} calls a month on", significant(break_even));
+    if let Some(own) = savings.at.iter().find(|at| at.own) {
+        let payback =
+            own.economics.payback_months.map_or(String::new(), |m| format!(", paid back after {}", months(m)));
+        let saved = signed_money(own.economics.saving_per_month, &savings.currency);
+        out.push_str(&format!("; at {} it saves {saved} a month{payback}", significant(own.calls_per_month)));
+    }
+    out + "\n"
 }
 
 /// The candidate's fields, with the frontier's F1 beside them; nothing where answers are labels.

@@ -1,9 +1,9 @@
 //! A made-up evaluation: a dataset of short messages and models of known accuracy, all seeded.
 
 use limbeck_artifact::dataset::{DatasetCard, Example, LabelSource, Message, Recorded, Split, SplitCard, TraceRef};
+use limbeck_artifact::economics::Host;
 use limbeck_eval::{
-    AnswerError, Answerer, EvalPlan, Fact, Gate, Metric, PriceTable, Rule, SelfHosted, SplitMix64, TokenPrice,
-    statistics::Risk,
+    AnswerError, Answerer, EvalPlan, Fact, Gate, Metric, PriceTable, Rule, SplitMix64, TokenPrice, statistics::Risk,
 };
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -158,7 +158,8 @@ pub fn plan(dir: &Path) -> EvalPlan {
             as_of: "2026-11-01".into(),
             currency: "USD".into(),
             models: BTreeMap::from([("frontier-large".into(), TokenPrice { input_per_1m: 2.5, output_per_1m: 10.0 })]),
-            self_hosted: Some(SelfHosted { per_hour: 0.05, utilisation: 0.5 }),
+            assumptions: Default::default(),
+            self_hosted: Some(Host { per_hour: 0.05, utilisation: 0.5 }),
         }),
         dir: dir.to_owned(),
         made: vec![

@@ -1,5 +1,5 @@
-//! What moving a call site costs and saves. Plain formulas over plain figures, each of them an assumption that the report
-//! shows and the user can change.
+//! What moving calls to a small model costs and saves. Plain formulas over plain figures: measured ones where there are any, and
+//! assumptions, which every report shows and the user can change.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ pub const HOURS_A_MONTH: f64 = 730.0;
 /// Days of a month: 365 / 12.
 pub const DAYS_A_MONTH: f64 = 365.0 / 12.0;
 
-/// What nobody can read from traces. `[audit]` in the price table changes any of them.
+/// What nobody can measure beforehand. `[assumptions]` in the price table changes any of them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Assumptions {
@@ -25,6 +25,9 @@ pub struct Assumptions {
     /// Of putting it to use, once.
     pub engineering: f64,
     pub monitoring_per_month: f64,
+    /// Calls that the model would get, where that is known; traces tell it themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calls_per_month: Option<f64>,
 }
 
 impl Default for Assumptions {
@@ -38,20 +41,61 @@ impl Default for Assumptions {
             training: 10.0,
             engineering: 2000.0,
             monitoring_per_month: 50.0,
+            calls_per_month: None,
         }
     }
 }
 
-/// A machine of one's own.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+impl Assumptions {
+    /// What is impossible about them, in words for a person.
+    pub fn problem(&self) -> Option<&'static str> {
+        let calls = self.calls_per_month.unwrap_or(0.0);
+        let numbers = [
+            self.coverage,
+            self.latency_ms,
+            self.reviews,
+            self.reviews_per_hour,
+            self.reviewer_per_hour,
+            self.training,
+            self.engineering,
+            self.monitoring_per_month,
+            calls,
+        ];
+        let possible = numbers.iter().all(|x| x.is_finite() && *x >= 0.0);
+        (!possible || self.coverage > 1.0 || self.reviews_per_hour == 0.0)
+            .then_some("all of them are at least 0, coverage is at most 1, reviews_per_hour is above 0")
+    }
+
+    /// Review, training, engineering.
+    pub fn one_off(&self) -> f64 {
+        self.reviews / self.reviews_per_hour * self.reviewer_per_hour + self.training + self.engineering
+    }
+}
+
+/// A machine of one's own: its price an hour, and the share of the hour in which it answers calls.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Host {
     pub per_hour: f64,
-    /// Share of the hour in which it answers.
+    #[serde(default = "half")]
     pub utilisation: f64,
 }
 
+fn half() -> f64 {
+    0.5
+}
+
+impl Host {
+    /// What is impossible about it, in words for a person.
+    pub fn problem(&self) -> Option<&'static str> {
+        let price = self.per_hour.is_finite() && self.per_hour >= 0.0;
+        let possible = price && self.utilisation > 0.0 && self.utilisation <= 1.0;
+        (!possible).then_some("per_hour is at least 0, utilisation in (0, 1]")
+    }
+}
+
 /// Money is in the price table's currency.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Economics {
     /// Of a call, now: C.
     pub per_call_now: f64,
@@ -84,7 +128,7 @@ pub fn economics(calls: f64, per_call: f64, host: Host, a: &Assumptions) -> Econ
     let fixed = machines * host.per_hour * HOURS_A_MONTH + a.monitoring_per_month;
     let now = calls * per_call;
     let after = fixed + (1.0 - a.coverage) * now;
-    let one_off = a.reviews / a.reviews_per_hour * a.reviewer_per_hour + a.training + a.engineering;
+    let one_off = a.one_off();
     let saving = now - after;
     Economics {
         per_call_now: per_call,
@@ -114,6 +158,7 @@ mod tests {
             training: 10.0,
             engineering: 1000.0,
             monitoring_per_month: 27.0,
+            calls_per_month: None,
         };
         let e = economics(1_000_000.0, 0.002, host, &a);
         // 200,000 s of work in 1,314,000 s: one machine, 73 a month.
