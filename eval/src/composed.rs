@@ -59,9 +59,7 @@ fn cascade(members: &[Member<'_>], threshold: f64) -> Composed {
     let calibrators: Vec<Calibrator> = members.iter().map(Member::calibrator).collect();
     let rows = members.first().map_or(0, |member| member.answers.test.len());
     let (mut asked, mut test) = (vec![0_u64; members.len()], Vec::with_capacity(rows));
-    let mut untimed = false;
     for row in 0..rows {
-        let timed = members[0].answers.test[row].latency_ms.is_some();
         let mut taken = Some(0.0);
         for (at, member) in members.iter().enumerate() {
             let prediction = &member.answers.test[row];
@@ -76,11 +74,14 @@ fn cascade(members: &[Member<'_>], threshold: f64) -> Composed {
                 break;
             }
         }
-        untimed |= timed && taken.is_none();
     }
-    // Times of the served calls alone would flatter it.
-    if untimed {
-        test.iter_mut().for_each(|prediction| prediction.latency_ms = None);
+    // Of rows on which all that are ever asked were timed: others would count only where they end early.
+    for (row, prediction) in test.iter_mut().enumerate() {
+        let untimed =
+            |(at, member): (usize, &Member<'_>)| asked[at] > 0 && member.answers.test[row].latency_ms.is_none();
+        if members.iter().enumerate().any(untimed) {
+            prediction.latency_ms = None;
+        }
     }
     let share = |at: usize| asked[at] as f64 / rows.max(1) as f64;
     let told: Vec<String> = members

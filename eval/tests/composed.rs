@@ -105,6 +105,7 @@ fn a_cascade_of_three_asks_each_where_those_before_are_unsure() {
     let cost = |name: &str| report.arm(name).unwrap().cost.as_ref().unwrap().per_1k_calls;
     let reckoned: f64 = of.iter().zip(asked).map(|(name, n)| cost(name) * f64::from(n) / 300.0).sum();
     assert!((cost("three") - reckoned).abs() < 1e-9);
+    assert_eq!(made.iter().filter(|made| made.latency_ms.is_some()).count(), 100, "as many as are timed alone");
     for (row, made) in made.iter().enumerate().filter(|(_, made)| made.latency_ms.is_some()) {
         let one = |at: usize| rows[at][row].latency_ms.unwrap();
         let sums = [one(0), one(0) + one(1), one(0) + one(1) + one(2)];

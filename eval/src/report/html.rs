@@ -230,7 +230,11 @@ fn arm_row(report: &Report, arm: &ArmResult) -> Value {
         title => text(&arm.title),
         is_candidate => arm.name == report.candidate,
         is_frontier => is_frontier,
-        measured => arm.kind != ArmKind::Recorded,
+        timed => match arm.kind {
+            ArmKind::Recorded => "recorded",
+            ArmKind::Composed => "of those asked",
+            ArmKind::LinearFloor | ArmKind::Model | ArmKind::Endpoint => "measured here",
+        },
         accuracy => fixed(arm.scores.accuracy),
         accuracy_range => range(arm.scores.accuracy_interval),
         track => track(arm.scores.accuracy, arm.scores.accuracy_interval),
