@@ -12,7 +12,7 @@ pub use artifact::{ArtifactArgs, Drift, Export, Form, OWN_KEY, Promote, Reproduc
 pub use keys::{Keys, KeysVerb, Seal, Unseal};
 pub use review::{Part, Review, Tool};
 pub use shadow::Shadow;
-pub use students::{Carve, Ladder, Teach};
+pub use students::{Carve, Ladder, Seeds, Teach};
 pub use traces::{Audit, Import, ReadingArgs};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -350,6 +350,17 @@ do on the train rows, learn the labels and the first one's posteriors (distill.*
 names a teacher keeps it. Rungs are ordinary runs, in the run's folder under ladder/. Killed, the same command goes on where it
 stopped.")]
     Ladder(Ladder),
+    /// Train a recipe again with other seeds, and say how much of its result is luck
+    #[command(after_help = "\
+Example:
+  limbeck seeds recipes/router
+  limbeck seeds recipes/router --seeds 5 --set eval.base=false
+
+The first training is the recipe's own. Data and splits stay as they are: what differs is what training begins with, the order
+of rows and dropout (train.seed). Each is an ordinary run, in the run's folder under seeds/, and answers the same test rows. Keep
+the recipe's own seed whatever comes out: the best of several, picked on the test split, is better there than anywhere else.
+Killed, the same command goes on where it stopped.")]
+    Seeds(Seeds),
     /// Have a live model answer messages that nobody answered: traces to learn from, a queue to review, and what failed
     #[command(after_help = "\
 Example:

@@ -6,6 +6,7 @@ mod bench;
 mod carving;
 mod diagnostics;
 mod exit;
+mod inner;
 mod keys;
 mod ladder;
 mod live;
@@ -84,6 +85,7 @@ fn dispatch(settings: &Settings, verb: Verb) -> Result<Exit> {
         Verb::BenchOurs(args) => verbs::bench::ours(settings, &args),
         Verb::Capture(args) => verbs::capture::capture(settings, &args),
         Verb::Ladder(args) => verbs::ladder::ladder(settings, &args),
+        Verb::Seeds(args) => verbs::seeds::seeds(settings, &args),
         Verb::Carve(args) => verbs::carve::carve(settings, args),
         Verb::Teach(args) => verbs::teach::teach(settings, &args),
         Verb::Keys(args) => verbs::keys::keys(settings, &args),

@@ -79,3 +79,17 @@ pub fn bold(terminal: &Terminal, text: &str) -> String {
 pub fn short(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
 }
+
+/// Columns as wide as they need, to the right.
+pub fn aligned(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for row in rows {
+        for (column, cell) in row.iter().enumerate() {
+            text.push_str(&format!("{cell:>width$}  ", width = width(column)));
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
+}

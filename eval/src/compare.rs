@@ -142,6 +142,11 @@ impl Answered {
         Ok(Answered { name, rows, times_ms, judged })
     }
 
+    /// Share of the rows that are right.
+    pub fn accuracy(&self) -> f64 {
+        self.rows.values().filter(|row| row.right()).count() as f64 / self.rows.len().max(1) as f64
+    }
+
     /// Fields as they are compared; None where they are not valid.
     pub fn canonical(schema: &Schema, text: &str) -> Option<String> {
         let shown = schema.canonical_text(text).ok()?;

@@ -36,6 +36,7 @@ mod routing;
 mod said;
 mod savings;
 mod scored;
+mod seed_spread;
 mod self_check;
 mod slices;
 mod special;
@@ -82,6 +83,7 @@ pub use report::{
 };
 pub use rollout::{RolloutStep, SHARES, rollout};
 pub use savings::{Savings, Volume};
+pub use seed_spread::{SeedSpread, seed_spread};
 pub use self_check::{Claim, Effort, Figure, self_check};
 pub use slices::{By, Confused, Slice, SliceExample, Slices, p_worse};
 pub use special::{normal_cdf, normal_quantile};

@@ -81,6 +81,16 @@ pub fn beta_quantile(p: f64, a: f64, b: f64) -> f64 {
     0.5 * (low + high)
 }
 
+/// The quantile of Student's t with `freedom` degrees of freedom, for p in (0, 1). By the beta distribution of
+/// ν / (ν + t²).
+pub fn t_quantile(p: f64, freedom: f64) -> f64 {
+    if p < 0.5 {
+        return -t_quantile(1.0 - p, freedom);
+    }
+    let x = beta_quantile(2.0 * (1.0 - p), freedom / 2.0, 0.5);
+    (freedom * (1.0 - x) / x).sqrt()
+}
+
 /// P(X <= k) of a binomial with n trials and success probability p.
 pub fn binomial_cdf(k: u64, n: u64, p: f64) -> f64 {
     if k >= n { 1.0 } else { beta_cdf(1.0 - p, (n - k) as f64, k as f64 + 1.0) }
@@ -130,4 +140,25 @@ pub fn normal_quantile(p: f64) -> f64 {
         if normal_cdf(middle) < p { low = middle } else { high = middle }
     }
     0.5 * (low + high)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn students_t_is_scipys() {
+        // scipy.stats.t.ppf(p, df)
+        for (p, freedom, wanted) in [
+            (0.975, 1.0, 12.706_204_736_174_694),
+            (0.975, 2.0, 4.302_652_729_749_462),
+            (0.95, 4.0, 2.131_846_786_326_649),
+            (0.995, 9.0, 3.249_835_541_592_126),
+            (0.025, 30.0, -2.042_272_456_301_237),
+        ] {
+            let ours = t_quantile(p, freedom);
+            assert!((ours - wanted).abs() < 1e-6 * f64::abs(wanted), "{p} {freedom}: {ours}");
+        }
+        assert!(t_quantile(0.5, 3.0).abs() < 1e-6);
+    }
 }

@@ -231,6 +231,7 @@ pub struct Train {
     pub warmup_ratio: f64,
     pub decay_ratio: f64,
     pub decay_type: DecayType,
+    pub seed: Option<u64>,
     pub num_epochs: usize,
     pub batch_size: usize,
     pub gradient_accumulation_steps: usize,

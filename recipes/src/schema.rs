@@ -190,6 +190,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("train.warmup_ratio", Float { min: 0.0, max: 0.9 }, Default("0.05"), "share of the steps that warm up"),
     field("train.decay_ratio", UNIT, Default("0.2"), "share of the steps in which warmup_stable_decay falls to zero"),
     field("train.decay_type", Choice(&["cosine", "linear", "1-sqrt"]), Default("\"cosine\""), "the shape of that fall"),
+    field("train.seed", Int { min: 0, max: i64::MAX }, Optional, "seed of the training alone: what it begins with, the order of rows, dropout; `seed` when left out"),
     field("train.num_epochs", Int { min: 1, max: 10_000 }, Default("3"), "passes over the train split"),
     field("train.batch_size", Int { min: 1, max: 65_536 }, Default("16"), "rows a micro-batch"),
     field("train.gradient_accumulation_steps", Int { min: 1, max: 65_536 }, Default("1"), "micro-batches a step"),

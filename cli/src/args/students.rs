@@ -102,6 +102,15 @@ pub struct Ladder {
     pub no_teacher: bool,
 }
 
+#[derive(Args, Debug)]
+pub struct Seeds {
+    #[command(flatten)]
+    pub recipe: RecipeArg,
+    /// Trainings, the recipe's own among them
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(2..=100))]
+    pub seeds: u64,
+}
+
 /// A type of its own, or clap would take the list for a repeated argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layers(pub Vec<usize>);

@@ -6,6 +6,7 @@ use super::ours::{cpu_seconds, median};
 use crate::exit::{Exit, Failure, Result};
 use crate::memory::peak_rss_bytes;
 use crate::output;
+use crate::output::aligned;
 use crate::settings::Settings;
 use crate::verbs::bench::processor;
 use limbeck_data_curation::text::Rng;
@@ -148,18 +149,4 @@ fn table(args: &BenchWrite, figures: &[Figure], differ: usize, peak_mib: Option<
         args.tokens,
         aligned(&rows)
     )
-}
-
-/// Columns as wide as they need, to the right.
-fn aligned(rows: &[Vec<String>]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let mut text = String::new();
-    for row in rows {
-        for (column, cell) in row.iter().enumerate() {
-            text.push_str(&format!("{cell:>width$}  ", width = width(column)));
-        }
-        text.truncate(text.trim_end().len());
-        text.push('\n');
-    }
-    text
 }

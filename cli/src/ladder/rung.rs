@@ -2,17 +2,14 @@
 
 use super::{Beside, Carved, Rung};
 use crate::args::Ladder;
-use crate::exit::{Exit, Failure, Result};
-use crate::settings::Settings;
+use crate::exit::{Failure, Result};
+use crate::inner::{Inner, evaluated, lacks};
 use crate::stages::quantize::QuantizedFiles;
-use crate::stages::taken_over::take_over;
-use crate::stages::{self, Run, cannot};
-use crate::verbs::run::started;
-use limbeck_artifact::event::{Emit, EventKind, Stage};
+use crate::stages::{Run, cannot};
+use limbeck_artifact::event::Stage;
 use limbeck_artifact::stage;
 use limbeck_eval::{Answered, Report, Verdict, compare};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// Of the difference between two rungs, two-sided; and the seed of its resampling.
 const CONFIDENCE: f64 = 0.95;
@@ -36,22 +33,20 @@ pub fn run(
     first: Option<&Path>,
 ) -> Result<Rung> {
     let set = sets(args, carved, teacher)?;
-    let mut settings: Settings = parent.settings.clone();
-    settings.runs_dir = parent.dir.join("ladder");
-    settings.sets.extend(set.iter().cloned());
-    settings.sets.push(("name".to_owned(), format!("{}-{layers}-layers", parent.recipe().name)));
-    let resolved = settings.recipe(&parent.resolved.path)?;
-    let run = Run::open(&settings, resolved)?;
-    run.sink.be_brief();
-    take_over(parent, &run, &[Stage::Import, Stage::Curate, Stage::Review])?;
-    let begun = Instant::now();
-    run.sink.emit(started(&run));
-    let outcome = stages::upto(&run, Stage::Eval);
-    let exit_code = outcome.as_ref().map_or_else(|failure| failure.exit.code(), |_| 0);
-    run.sink.emit(EventKind::RunFinished { exit_code, wall_ms: begun.elapsed().as_millis() as u64 });
-    run.sink.clear();
-    let evaluated = outcome?.evaluated.ok_or_else(|| lacks(&run.dir, "an evaluation"))?;
-    let report = Report::load(&run.dir.join(&evaluated.report)).map_err(Failure::from)?;
+    let name = format!("{}-{layers}-layers", parent.recipe().name);
+    let data = [Stage::Import, Stage::Curate, Stage::Review];
+    let inner = Inner { folder: "ladder", name, set: &set, stages: &data };
+    evaluated(parent, inner, |run, report| rung(run, &report, layers, carved, first, &set))
+}
+
+fn rung(
+    run: &Run<'_>,
+    report: &Report,
+    layers: usize,
+    carved: Option<&Carved>,
+    first: Option<&Path>,
+    set: &[(String, String)],
+) -> Result<Rung> {
     let arm =
         report.arms.iter().find(|arm| arm.name == report.candidate).ok_or_else(|| lacks(&run.dir, "a candidate"))?;
     let parameters = run.base(&run.sink.stage(Stage::Eval))?.config.parameters();
@@ -126,9 +121,4 @@ fn beside(first: &Path, own: &Path) -> Result<Option<Beside>> {
             times_as_fast: p50(&compared.first_latency).zip(p50(&compared.second_latency)).map(|(a, b)| a / b),
         }
     }))
-}
-
-fn lacks(run: &Path, what: &str) -> Failure {
-    Failure::new(Exit::Unexpected, format!("the run {} has not {what}", run.display()))
-        .help("remove its folder and start the ladder again")
 }

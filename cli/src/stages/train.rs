@@ -205,7 +205,7 @@ fn work(run: &Run<'_>, report: TrainReport) -> Work<TrainReport> {
 pub fn settings(recipe: &Recipe) -> TrainSettings {
     let t = &recipe.train;
     TrainSettings {
-        seed: recipe.seed,
+        seed: t.seed.unwrap_or(recipe.seed),
         head: head(t.head),
         r: t.r,
         lora_alpha: t.lora_alpha as f32,

@@ -26,6 +26,7 @@ pub mod review;
 pub mod run;
 pub mod score;
 pub mod seal;
+pub mod seeds;
 pub mod serve;
 pub mod shadow;
 pub mod store;
