@@ -10,7 +10,7 @@ use crate::cost::{Charge, PriceTable, Usage, recorded_cost, self_hosted_cost, to
 use crate::error::EvalError;
 use crate::escalation::Target;
 use crate::extraction::score_fields;
-use crate::gates::{Evidence, Gate, GateResult, Measured, REPEATS, Rule, Verdict, decide, stability};
+use crate::gates::{Costs, Evidence, Gate, GateResult, Measured, REPEATS, Rule, Verdict, decide, stability};
 use crate::judge::Judge;
 use crate::load::LoadTest;
 use crate::looks::{self, Look};
@@ -65,6 +65,8 @@ pub struct EvalPlan {
     pub dir: PathBuf,
     /// Load tests that were made before, by arm.
     pub loads: BTreeMap<String, LoadTest>,
+    /// Of the file that would be shipped, where that is known.
+    pub bytes: Option<u64>,
     /// Facts about what was made, for the report.
     pub made: Vec<Fact>,
     pub notes: Vec<String>,
@@ -221,7 +223,12 @@ pub fn evaluate_judged(
     // Counted before anybody learns of the verdict: a look can't be taken back.
     let test_digest = looks::digest(&questions.test);
     let mut looks = plan.look.as_ref().map(|look| looks::count(look, &test_digest)).transpose()?;
+    let lineage = Lineage::of(rows.card);
     let gates: Vec<_> = {
+        let result = |name: &str| results.iter().find(|result| result.name == name);
+        let own = result(&plan.candidate);
+        let frontier_cost = plan.frontier.as_deref().and_then(|name| result(name)?.cost.as_ref());
+        let calibrator = own.and_then(|own| own.calibration.as_ref()).map(Calibration::calibrator);
         let evidence = Evidence {
             labels: &plan.labels,
             in_words: plan.fields.is_some(),
@@ -236,7 +243,14 @@ pub fn evaluate_judged(
             fallback: &plan.fallback,
             slices: &slice_rows,
             planted: &planted_answers,
-            measured: Measured { load: plan.loads.get(&plan.candidate), judged: &judgements },
+            measured: Measured {
+                load: plan.loads.get(&plan.candidate),
+                judged: &judgements,
+                calibrator: calibrator.as_ref(),
+                costs: own.and_then(|own| Some(Costs { own: own.cost.as_ref()?, frontier: frontier_cost })),
+                bytes: plan.bytes,
+                reviewed: &lineage.splits,
+            },
         };
         let groups: Vec<&str> = questions.test.iter().map(|row| row.group.as_str()).collect();
         let decided = |gate: &Gate| {
@@ -289,7 +303,7 @@ pub fn evaluate_judged(
         arms: results,
         gates,
         judged: judgements.into_iter().map(|judgement| judgement.summary).collect(),
-        lineage: Lineage::of(rows.card),
+        lineage,
         reproduce: plan.reproduce.clone(),
     };
     report.headline = headline(&report);

@@ -66,7 +66,7 @@ pub use escalation::{
 pub use evaluate::{Escalation, EvalPlan, Fields, Rows, evaluate, evaluate_judged};
 pub use extraction::{Extraction, FieldScore, normalised, score_fields};
 pub use floor::{FloorRow, LinearFloor, RANKING_VERSION, out_of_fold, text_of};
-pub use gates::{Evidence, Gate, GateResult, Measured, Metric, Rule, Stability, Verdict, decide, stability};
+pub use gates::{Costs, Evidence, Gate, GateResult, Measured, Metric, Rule, Stability, Verdict, decide, stability};
 pub use limbeck_artifact::random::SplitMix64;
 pub use load::{ENOUGH_FOR_P99, Load, LoadCall, LoadTest, Percentile, Percentiles, arrivals, percentiles};
 pub use metrics::{

@@ -1,13 +1,14 @@
 //! What the statistics promise: intervals hold their estimate and shrink, tests keep their error rate, "examples needed"
 //! decides when it is followed, and every gate says pass, fail or inconclusive where it should.
 
+use limbeck_artifact::dataset::Split;
 use limbeck_eval::statistics::{
     MAX_EXAMPLES, Paired, Risk, clopper_pearson, examples_for_difference, examples_for_proportion, lower_bound,
     mcnemar_exact, tango_interval, tango_lower, tango_upper, tango_z, upper_bound, wilson,
 };
 use limbeck_eval::{
-    Evidence, Gate, GateResult, Likeness, Measured, Metric, Prediction, Rule, SplitMix64, Stability, Verdict, decide,
-    fit_temperature, nll, normal_quantile, stability, temper,
+    Calibrator, Cost, Costs, Evidence, Gate, GateResult, Likeness, Measured, Metric, Prediction, Rule, SplitMix64,
+    SplitRows, Stability, Verdict, decide, fit_temperature, nll, normal_quantile, stability, temper,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -503,4 +504,97 @@ fn a_cell_counts_one_mistake_of_one_label() {
     assert_eq!(open.examples_needed, Some(99), "59 of the label and the others as they are");
     assert_eq!(verdict(60, 12, 0).verdict, Verdict::Fail);
     assert_eq!(verdict(0, 0, 0).verdict, Verdict::Inconclusive);
+}
+
+/// A gate on what was measured beside the answers.
+fn beside(rule: Rule, candidate: &[Prediction], measured: Measured<'_>) -> GateResult {
+    let gold = vec![0_usize; candidate.len()];
+    let labels = ["yes".to_owned(), "no".to_owned()];
+    let evidence = Evidence {
+        labels: &labels,
+        in_words: false,
+        likeness: &Likeness::new(),
+        gold: &gold,
+        arms: BTreeMap::from([("candidate", candidate)]),
+        candidate: "candidate",
+        risk: Risk::default(),
+        bootstrap_resamples: 500,
+        seed: 1,
+        routing: None,
+        fallback: &[],
+        slices: &BTreeMap::new(),
+        planted: &[],
+        measured,
+    };
+    decide(&Gate { name: "gate".into(), rule }, &evidence)
+}
+
+fn timed(ms: f64) -> Prediction {
+    Prediction { row: String::new(), label: Some(0), posterior: None, latency_ms: Some(ms), said: None, tokens: None }
+}
+
+#[test]
+fn sizes_and_reviewed_shares_are_counts_and_leave_no_doubt() {
+    let rows = [timed(1.0), timed(2.0)];
+    let size =
+        |max_mb| beside(Rule::Size { max_mb }, &rows, Measured { bytes: Some(25_000_000), ..Measured::default() });
+    assert_eq!((size(25.0).verdict, size(24.9).verdict), (Verdict::Pass, Verdict::Fail));
+    assert_eq!(size(24.9).reason, "The file has 25,000,000 bytes, 25.0 MB, of 24.9 MB allowed.");
+    assert_eq!(beside(Rule::Size { max_mb: 1.0 }, &rows, Measured::default()).verdict, Verdict::Inconclusive);
+
+    let splits = [SplitRows { split: "train".into(), rows: 200, reviewed: 150 }];
+    let reviewed =
+        |of, min| beside(Rule::Reviewed { of, min }, &rows, Measured { reviewed: &splits, ..Measured::default() });
+    assert_eq!(
+        (reviewed(Split::Train, 0.75).verdict, reviewed(Split::Train, 0.76).verdict),
+        (Verdict::Pass, Verdict::Fail)
+    );
+    assert_eq!(reviewed(Split::Train, 0.76).reason, "Of 200 train rows people reviewed 150, 75 %; demanded 76 %.");
+    assert_eq!(reviewed(Split::Valid, 0.5).verdict, Verdict::Inconclusive);
+}
+
+#[test]
+fn a_cost_is_as_sure_as_the_times_that_it_comes_from() {
+    // A mean of 20 ms: half the calls take 10, half 30.
+    let rows: Vec<Prediction> = (0..100).map(|i| timed(if i % 2 == 0 { 10.0 } else { 30.0 })).collect();
+    let own = Cost { per_1k_calls: 0.20, currency: "USD".into(), basis: String::new() };
+    let cost = |max| {
+        let measured = Measured { costs: Some(Costs { own: &own, frontier: None }), ..Measured::default() };
+        beside(Rule::Cost { max_per_1k_calls: max }, &rows, measured)
+    };
+    // The standard error of the mean is 1 ms, or 0.01 USD; at 97.5 % some 0.02 to either side.
+    assert_eq!(
+        [0.25, 0.21, 0.19, 0.15].map(|max| cost(max).verdict),
+        [Verdict::Pass, Verdict::Inconclusive, Verdict::Inconclusive, Verdict::Fail]
+    );
+    let open = cost(0.21);
+    assert!((open.numbers["per_1k_calls_upper"] - 0.22).abs() < 0.002, "{open:?}");
+    assert!(
+        (350..=450).contains(&open.examples_needed.unwrap()),
+        "twice as far as the demand takes four times the rows"
+    );
+    assert_eq!(beside(Rule::Cost { max_per_1k_calls: 1.0 }, &rows, Measured::default()).verdict, Verdict::Inconclusive);
+}
+
+#[test]
+fn confidences_that_are_too_high_fail_and_few_rows_leave_it_open() {
+    // Sure at 0.95 and right on so many of a hundred.
+    let rows = |n: usize, right: usize| -> Vec<Prediction> {
+        let one = |i: usize| Prediction {
+            label: Some(usize::from(i % 100 >= right)),
+            posterior: Some(if i % 100 < right { vec![0.95, 0.05] } else { vec![0.05, 0.95] }),
+            ..timed(1.0)
+        };
+        (0..n).map(one).collect()
+    };
+    let calibrator = Calibrator::None;
+    let gate = |rows: &[Prediction]| {
+        let measured = Measured { calibrator: Some(&calibrator), ..Measured::default() };
+        beside(Rule::Calibration { max_error: 0.05 }, rows, measured)
+    };
+    assert_eq!(gate(&rows(3_000, 95)).verdict, Verdict::Pass);
+    assert_eq!(gate(&rows(3_000, 70)).verdict, Verdict::Fail);
+    let open = gate(&rows(100, 95));
+    assert_eq!(open.verdict, Verdict::Inconclusive);
+    assert!(open.reason.contains("would be there by chance") && open.examples_needed.unwrap() > 100, "{}", open.reason);
 }

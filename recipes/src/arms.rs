@@ -30,6 +30,7 @@ pub(crate) fn check(reader: &Reader, get: &dyn Fn(&str) -> Option<Value>) -> Vec
     errors.extend(composed(&arms, &names, base, get));
     errors.extend(reader.of(&GATES).chain(reader.of(&JUDGES)).flat_map(|table| unknown_arms(table, &names, base)));
     errors.extend(judges(reader, get));
+    errors.extend(unpriced(reader, get));
     errors.extend(loads(reader, get, &arms, &names));
     errors
 }
@@ -75,6 +76,20 @@ fn composed(
         known.push(name.clone());
     }
     errors
+}
+
+/// Gates on a cost that nobody knows.
+fn unpriced(reader: &Reader, get: &dyn Fn(&str) -> Option<Value>) -> Vec<RecipeError> {
+    if get("eval.prices").is_some() {
+        return Vec::new();
+    }
+    let of_cost = reader.of(&GATES).filter(|gate| gate.text("kind") == Some("cost"));
+    let error = |gate: &GivenTable| {
+        let place = gate.fields.get("kind").map_or_else(|| gate.place.clone(), |given| given.place.clone());
+        RecipeError::new("a gate of kind cost needs prices, and the recipe names none".to_owned(), Some(place))
+            .hint("add `prices = \"prices.toml\"` under [eval]")
+    };
+    of_cost.map(error).collect()
 }
 
 /// What is asked of load tests that can't be had.

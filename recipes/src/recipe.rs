@@ -413,6 +413,7 @@ impl PairwiseJudge {
             max_tokens: Some(self.max_tokens),
             max_tokens_key: self.max_tokens_key.clone(),
             calibrate: false,
+            asked_again: 0,
             concurrency: self.concurrency,
             max_retries: self.max_retries,
             timeout_s: self.timeout_s,
@@ -475,6 +476,8 @@ pub struct EndpointArm {
     pub max_tokens: Option<u32>,
     pub max_tokens_key: String,
     pub calibrate: bool,
+    /// Rows that are asked once more, to see how often the answer is another.
+    pub asked_again: usize,
     pub concurrency: usize,
     pub max_retries: u32,
     pub timeout_s: f64,
@@ -527,6 +530,16 @@ pub struct Gate {
     pub rule: GateRule,
 }
 
+/// A split of the dataset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SplitName {
+    Train,
+    Valid,
+    Calibration,
+    Test,
+}
+
 /// What the shipped file must do; arms are named base, linear, frontier and tuned, and as the recipe names its own.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -544,6 +557,10 @@ pub enum GateRule {
     Latency { p95_ms: f64, under_load: bool },
     InjectionCanary { max_flips: f64 },
     PiiCanary { max_leaks: f64 },
+    Calibration { max_error: f64 },
+    Cost { max_per_1k_calls: f64 },
+    Size { max_mb: f64 },
+    Reviewed { of: SplitName, min: f64 },
 }
 
 /// What slices the test rows.

@@ -387,6 +387,19 @@ const GATE_KINDS: &[TableKind] = &[
     TableKind { kind: "pii_canary", doc: "made-up secrets in the messages (card numbers, addresses, keys) come out in at most max_leaks of what an extraction writes", fields: &[
         field("max_leaks", OPEN, Required, "share of answers that may give one away; about 300 rows without any show 0.01"),
     ] },
+    TableKind { kind: "calibration", doc: "the calibrated confidences are right on average: their expected calibration error is at most max_error", fields: &[
+        field("max_error", OPEN, Required, "expected calibration error over 15 bins of equal mass, as a share; rows enough are told: with well-calibrated answers 0.05 takes some 500, 0.03 some 1,500"),
+    ] },
+    TableKind { kind: "cost", doc: "a thousand calls cost at most max_per_1k_calls, those that escalate paid twice", fields: &[
+        field("max_per_1k_calls", Positive { max: 1e9 }, Required, "in the currency of eval.prices, which must price the model that calls escalate to"),
+    ] },
+    TableKind { kind: "size", doc: "the shipped file has at most max_mb megabytes", fields: &[
+        field("max_mb", Positive { max: 1e9 }, Required, "megabytes of a million bytes"),
+    ] },
+    TableKind { kind: "reviewed", doc: "people reviewed at least min of a split's rows: what was learnt from, or measured on, is not the teacher's word alone", fields: &[
+        field("of", Choice(&["train", "valid", "calibration", "test"]), Default("\"train\""), "the split"),
+        field("min", UNIT, Required, "share of its rows"),
+    ] },
 ];
 
 const OF: &str = "the arms, in order: frontier, linear, base, tuned, formats of quantize.formats, and those of [[eval.arm]] above it";
@@ -410,6 +423,7 @@ const ARM_KINDS: &[TableKind] = &[
         field("max_tokens", Int { min: 1, max: 32_768 }, Optional, "longest answer; task.max_new_tokens of an extraction, else 32"),
         field("max_tokens_key", Choice(&["max_tokens", "max_completion_tokens"]), Default("\"max_tokens\""), "what the provider calls that"),
         field("calibrate", Bool, Default("false"), "asks about the calibration split too, so that its confidence can be calibrated"),
+        field("asked_again", Int { min: 0, max: 100_000 }, Default("0"), "rows, from all over, that are asked once more: how often the same question gets another answer"),
         field("concurrency", Int { min: 1, max: 256 }, Default("4"), "requests at a time"),
         field("max_retries", Int { min: 0, max: 20 }, Default("5"), "attempts after the first, each after twice the wait, or what the server asks for"),
         field("timeout_s", Positive { max: 3600.0 }, Default("60"), "seconds for one attempt"),

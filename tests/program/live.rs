@@ -195,6 +195,30 @@ fn a_live_arm_survives_a_kill_and_is_replayed_without_a_network() {
 }
 
 #[test]
+fn what_is_asked_again_tells_how_flaky_an_endpoint_is() {
+    let mini = Mini::new(0.0001, true);
+    // Asked once more, it says the other thing of every message of even length.
+    let server = serve(|text, before| match (before > 0 && text.len() % 2 == 0, text.len() % 4 < 2) {
+        (false, true) | (true, false) => (200, "age_limit".to_owned()),
+        (false, false) | (true, true) => (200, "card_acceptance".to_owned()),
+    });
+    add_arms(&mini, &server.url, "asked_again = 10");
+    limbeck(&mini, 0, &["eval", "mini"]);
+    let first = report(&mini);
+    let (live, rows) = (arm(&first, "live"), arm(&first, "live")["scores"]["rows"].as_u64().unwrap() as usize);
+    assert_eq!(server.asked(), rows + 10);
+    let told = fact(&live, "asked again");
+    let others: u64 = told.split(' ').next().unwrap().parse().unwrap();
+    assert!(told.contains(" of 10 rows answered otherwise (") && (1..10).contains(&others), "{told}");
+
+    // What it is right on is the first answer's doing alone.
+    limbeck(&mini, 0, &["eval", "mini", "--set", "eval.arm.live.asked_again=0"]);
+    let second = arm(&report(&mini), "live");
+    assert_eq!((&second["scores"], server.asked()), (&live["scores"], rows + 10), "what was answered is kept");
+    assert_eq!(fact(&second, "asked again"), "");
+}
+
+#[test]
 fn a_teachers_answers_are_traces_and_what_it_is_not_sure_of_is_for_the_reviewers() {
     let mini = Mini::new(0.0001, true);
     let server = serve(|text, before| match text {

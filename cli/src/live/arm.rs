@@ -6,6 +6,7 @@ use crate::exit::{Failure, Result};
 use limbeck_artifact::dataset::Message;
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_distill::endpoint::{Endpoint, Question};
+use limbeck_eval::statistics::wilson;
 use limbeck_eval::{AnswerError, Fact, Respondent, Response};
 
 /// A live model as an arm.
@@ -32,7 +33,10 @@ impl Respondent for LiveArm<'_> {
         asked: &[&[Message]],
         done: &mut dyn FnMut(usize),
     ) -> std::result::Result<Vec<Response>, AnswerError> {
-        let questions = self.live.questions(asked);
+        let rows = self.live.again(asked.len());
+        let mut questions = self.live.questions(asked);
+        let once = questions.len();
+        questions.extend(self.live.questions_again(asked, &rows));
         estimate(&self.live, &self.endpoint, &questions, self.emit);
         let asked = self.live.ask(&mut self.endpoint, &questions, self.emit, done).map_err(Told::of)?;
         if let Some(failure) = self.live.stopped(&asked) {
@@ -52,12 +56,34 @@ impl Respondent for LiveArm<'_> {
             self.emit.emit(EventKind::Warning { text });
         }
         self.facts = self.live.facts(&asked, self.endpoint.spent());
-        Ok(asked.ends.chunks(self.live.samples as usize).map(|draws| self.live.response(draws)).collect())
+        let (first, again) = asked.ends.split_at(once);
+        let draws: Vec<_> = first.chunks(self.live.samples as usize).collect();
+        if !rows.is_empty() {
+            let one = |draw: &[_]| self.live.response(&draw[..1]).text;
+            let pairs: Vec<(String, String)> =
+                rows.iter().zip(again.chunks(1)).map(|(row, again)| (one(draws[*row]), one(again))).collect();
+            self.facts.push(flakiness(&pairs));
+        }
+        Ok(draws.into_iter().map(|draws| self.live.response(draws)).collect())
     }
 
     fn facts(&self) -> Vec<Fact> {
         self.facts.clone()
     }
+}
+
+/// How often the same question got another answer, of those that were answered both times.
+fn flakiness(pairs: &[(String, String)]) -> Fact {
+    let answered: Vec<_> = pairs.iter().filter(|(first, again)| !first.is_empty() && !again.is_empty()).collect();
+    let others = answered.iter().filter(|(first, again)| first != again).count() as u64;
+    let n = answered.len() as u64;
+    let range = wilson(others, n.max(1), 0.95);
+    let told = format!(
+        "{others} of {n} rows answered otherwise ({:.1} to {:.1} % at 95 %)",
+        range.low * 100.0,
+        range.high * 100.0
+    );
+    Fact::new("asked again", told)
 }
 
 /// Says what is to be asked and what that may cost, before it is asked.

@@ -126,6 +126,8 @@ pub struct Live {
     pub sampling: Sampling,
     /// Draws a question.
     pub samples: u32,
+    /// Questions that are put once more.
+    pub asked_again: usize,
     /// What tells of the prompt in words.
     told: String,
     currency: String,
@@ -218,6 +220,7 @@ impl Live {
             plan,
             sampling,
             samples: arm.samples,
+            asked_again: arm.asked_again,
             task,
             currency: prices.map_or_else(String::new, |prices| prices.currency.clone()),
             dated: prices.map_or_else(String::new, |prices| prices.as_of.clone()),
@@ -230,11 +233,14 @@ impl Live {
     /// The digest of all that decides its answers, as far as it is ours to decide.
     pub fn key(&self) -> String {
         let Sampling { temperature, max_tokens, logprobs, .. } = &self.sampling;
-        let asked = json!({
+        let mut asked = json!({
             "url": self.plan.url, "model": self.plan.model, "api": format!("{:?}", self.plan.api),
             "prompt": self.prompt.sha256(), "codes": self.codes.is_some(), "samples": self.samples,
             "temperature": temperature, "max_tokens": max_tokens, "logprobs": logprobs, "program": program(Stage::Eval),
         });
+        if self.asked_again > 0 {
+            asked["asked_again"] = json!(self.asked_again);
+        }
         sha256_hex(canonical_json(&asked).as_bytes())
     }
 
@@ -265,6 +271,18 @@ impl Live {
             (0..self.samples).map(move |sample| Question { messages: messages.clone(), sample })
         };
         asked.iter().flat_map(of).collect()
+    }
+
+    /// Which of so many rows are asked once more: from all over.
+    pub fn again(&self, rows: usize) -> Vec<usize> {
+        let some = self.asked_again.min(rows);
+        (0..some).map(|nth| nth * rows / some).collect()
+    }
+
+    /// One more draw of some of the rows.
+    pub fn questions_again(&self, asked: &[&[Message]], rows: &[usize]) -> Vec<Question> {
+        let of = |row: &usize| Question { messages: self.prompt.around(asked[*row]), sample: self.samples };
+        rows.iter().map(of).collect()
     }
 
     /// Asks, telling of progress and money; adds what came to the recording.
@@ -393,7 +411,7 @@ impl Live {
             tokens: replies.iter().any(|r| r.prompt_tokens.is_some()).then_some(tokens),
             ..Response::default()
         };
-        if self.samples > 1 {
+        if draws.len() > 1 {
             return self.majority(&replies, counted);
         }
         let reply = replies[0];

@@ -31,6 +31,7 @@ use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
 use limbeck_recipes::{
     ArmKind, CalibrationMethod, EvalArithmetic, EvalArm, EvalJudge, GateRule, Head, JudgeKind, Method, Recipe, SliceBy,
+    SplitName,
 };
 use limbeck_trainer::TrainReport;
 use serde::{Deserialize, Serialize};
@@ -463,6 +464,7 @@ fn plan(
         }),
         dir: run.folder(Stage::Eval),
         loads: BTreeMap::new(),
+        bytes: quantized.summary.get(&recipe.quantize.ship).map(|file| file.bytes),
         made,
         notes: recipe.data.notes.clone(),
         reproduce: vec![format!("limbeck run {}", recipe_arg(&run.resolved))],
@@ -512,5 +514,17 @@ fn rule(rule: &GateRule) -> Rule {
         GateRule::Latency { p95_ms, under_load: true } => Rule::LatencyUnderLoad { p95_ms },
         GateRule::InjectionCanary { max_flips } => Rule::InjectionCanary { max_flips },
         GateRule::PiiCanary { max_leaks } => Rule::PiiCanary { max_leaks },
+        GateRule::Calibration { max_error } => Rule::Calibration { max_error },
+        GateRule::Cost { max_per_1k_calls } => Rule::Cost { max_per_1k_calls },
+        GateRule::Size { max_mb } => Rule::Size { max_mb },
+        GateRule::Reviewed { of, min } => Rule::Reviewed {
+            of: match of {
+                SplitName::Train => Split::Train,
+                SplitName::Valid => Split::Valid,
+                SplitName::Calibration => Split::Calibration,
+                SplitName::Test => Split::Test,
+            },
+            min,
+        },
     }
 }

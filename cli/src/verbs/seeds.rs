@@ -113,7 +113,7 @@ fn told(trainings: &[Training], spread: &SeedSpread, path: &Path) -> String {
     let points = |share: f64| format!("{:.1}", share * 100.0);
     let mut text =
         format!("One recipe, {} trainings that differ by their seed, {} test rows.\n\n", spread.trainings, spread.rows);
-    text.push_str(&aligned(&table));
+    aligned(&table).lines().for_each(|line| text.push_str(&format!("  {line}\n")));
     text.push_str(&format!(
         "\n  mean {} %, standard deviation {} points; one more is expected between {} and {} % (95 %)\n\
          \x20 two of them answer {} % of the rows differently\n\

@@ -1,7 +1,9 @@
 //! Gates: what a recipe demands of the candidate, decided as pass, fail or inconclusive with the reason, the numbers and
 //! the number of test rows that would decide. Every gate uses one rule of evidence, stated at [`Verdict`].
 
+mod calibrated;
 mod canaries;
+mod figures;
 mod loads;
 mod posteriors;
 mod preferred;
@@ -9,16 +11,19 @@ mod routed;
 mod rules;
 mod stability;
 
+pub use figures::Costs;
 pub use stability::{REPEATS, Stability, stability};
 
+use crate::calibrator::Calibrator;
 use crate::load::LoadTest;
 use crate::metrics::Prediction;
 use crate::planted::PlantedAnswer;
 use crate::preference::Judgement;
-use crate::report::Routing;
+use crate::report::{Routing, SplitRows};
 use crate::slices::By;
 use crate::statistics::Risk;
 use crate::texts::Likeness;
+use limbeck_artifact::dataset::Split;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -116,6 +121,15 @@ pub enum Rule {
     InjectionCanary { max_flips: f64 },
     /// Of made-up secrets in the messages at most `max_leaks` come out in what is written (likewise).
     PiiCanary { max_leaks: f64 },
+    /// The expected calibration error of the calibrated confidences is at most `max_error` (see `calibrated` for the bounds).
+    Calibration { max_error: f64 },
+    /// A thousand calls cost at most so much in the price table's currency, escalated ones paid twice (bounds of the mean time of
+    /// a call by the bootstrap of t, and of the share escalated by exact binomial ones).
+    Cost { max_per_1k_calls: f64 },
+    /// The file has at most so many megabytes, of a million bytes.
+    Size { max_mb: f64 },
+    /// People reviewed at least this share of a split's rows.
+    Reviewed { of: Split, min: f64 },
 }
 
 impl Rule {
@@ -134,6 +148,10 @@ impl Rule {
             | Rule::Fallback {}
             | Rule::InjectionCanary { .. }
             | Rule::PiiCanary { .. }
+            | Rule::Calibration { .. }
+            | Rule::Cost { .. }
+            | Rule::Size { .. }
+            | Rule::Reviewed { .. }
             | Rule::Latency { .. }
             | Rule::LatencyUnderLoad { .. } => None,
         }
@@ -160,6 +178,16 @@ impl Rule {
             Rule::Cell { max, .. } => share("max", *max, true),
             Rule::InjectionCanary { max_flips } => share("max_flips", *max_flips, true),
             Rule::PiiCanary { max_leaks } => share("max_leaks", *max_leaks, true),
+            Rule::Calibration { max_error } => share("max_error", *max_error, true),
+            Rule::Reviewed { min, .. } => {
+                share("min", *min, false).or_else(|| (*min == 0.0).then(|| "min is 0".into()))
+            }
+            Rule::Cost { max_per_1k_calls: max } => {
+                (!max.is_finite() || *max <= 0.0).then(|| format!("max_per_1k_calls is {max}; it must be above 0"))
+            }
+            Rule::Size { max_mb } => {
+                (!max_mb.is_finite() || *max_mb <= 0.0).then(|| format!("max_mb is {max_mb}; it must be above 0"))
+            }
             Rule::Improvement { min, .. } => {
                 share("min", *min, false).or_else(|| (*min == 1.0).then(|| "min is 1".into()))
             }
@@ -229,6 +257,13 @@ pub struct Evidence<'a> {
 pub struct Measured<'a> {
     pub load: Option<&'a LoadTest>,
     pub judged: &'a [Judgement],
+    /// How its confidences are calibrated, fitted on the calibration split.
+    pub calibrator: Option<&'a Calibrator>,
+    pub costs: Option<Costs<'a>>,
+    /// Of the file that would be shipped.
+    pub bytes: Option<u64>,
+    /// Rows of the dataset's splits.
+    pub reviewed: &'a [SplitRows],
 }
 
 /// Decides one gate.

@@ -1,7 +1,9 @@
 //! How each kind of gate is decided. Every rule ends in [`Finding`]: the two one-sided bounds around what was seen, the
 //! demand, and the words for it.
 
+use super::calibrated::calibration_error;
 use super::canaries::{injection, secrets};
+use super::figures::{cost, reviewed, size};
 use super::loads::under_load;
 use super::posteriors::{divergences, mean_divergence};
 use super::preferred::preferred;
@@ -15,7 +17,7 @@ use crate::statistics::{
     mcnemar_exact, tango_lower, tango_p_above, tango_upper, upper_bound,
 };
 use crate::texts::by_row;
-use crate::words::{milliseconds, percent, points, signed_points, thousands};
+use crate::words::{milliseconds, percent, points, signed_points, significant, thousands};
 use std::collections::BTreeMap;
 
 /// What the evidence says about one demand.
@@ -145,6 +147,10 @@ fn demand(rule: &Rule, right: &str) -> String {
             format!("an instruction in the message changes at most {} of answers", percent(*max_flips))
         }
         Rule::PiiCanary { max_leaks } => format!("at most {} of answers give a secret away", percent(*max_leaks)),
+        Rule::Calibration { max_error } => format!("calibration error at most {}", points(*max_error)),
+        Rule::Cost { max_per_1k_calls } => format!("1,000 calls cost at most {}", significant(*max_per_1k_calls)),
+        Rule::Size { max_mb } => format!("the file has at most {max_mb} MB"),
+        Rule::Reviewed { of, min } => format!("people reviewed at least {} of the {} rows", percent(*min), of.name()),
     }
 }
 
@@ -203,6 +209,10 @@ fn alone(rule: &Rule, candidate: &[Prediction], evidence: &Evidence<'_>) -> Find
         Rule::Fallback {} => fallback(evidence),
         Rule::InjectionCanary { max_flips } => injection(candidate, *max_flips, evidence),
         Rule::PiiCanary { max_leaks } => secrets(*max_leaks, evidence),
+        Rule::Calibration { max_error } => calibration_error(candidate, *max_error, evidence),
+        Rule::Cost { max_per_1k_calls } => cost(candidate, *max_per_1k_calls, evidence),
+        Rule::Size { max_mb } => size(*max_mb, evidence),
+        Rule::Reviewed { of, min } => reviewed(*of, *min, evidence),
         Rule::Improvement { .. } | Rule::NonInferiority { .. } | Rule::Quantization { .. } => absent("other"),
     }
 }
@@ -247,6 +257,10 @@ fn against(
         | Rule::Fallback {}
         | Rule::InjectionCanary { .. }
         | Rule::PiiCanary { .. }
+        | Rule::Calibration { .. }
+        | Rule::Cost { .. }
+        | Rule::Size { .. }
+        | Rule::Reviewed { .. }
         | Rule::Latency { .. }
         | Rule::LatencyUnderLoad { .. } => absent(name),
     }

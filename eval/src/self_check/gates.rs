@@ -3,9 +3,12 @@
 
 use super::{Claim, Figure, Job, Setting, binomial, job};
 use crate::bootstrap::macro_f1_bounds;
-use crate::gates::{Evidence, Gate, Measured, Metric, Rule, Verdict, decide};
+use crate::calibrator::Calibrator;
+use crate::cost::Cost;
+use crate::gates::{Costs, Evidence, Gate, Measured, Metric, Rule, Verdict, decide};
 use crate::metrics::{Confusion, Prediction};
 use crate::slices::By;
+use crate::special::normal_quantile;
 use crate::statistics::{Paired, examples_for_difference, examples_for_proportion};
 use crate::texts::Likeness;
 use limbeck_artifact::random::SplitMix64;
@@ -52,6 +55,8 @@ pub(super) fn jobs() -> Vec<Job> {
         job("recall of every class", per_class),
         job("macro-F1", macro_f1),
         job("ROUGE-L", likeness),
+        job("calibration error", calibration),
+        job("cost", cost),
         job("examples needed", power),
     ];
     for (what, delta, discordance) in [
@@ -166,25 +171,71 @@ fn likeness(setting: &Setting) -> Vec<Figure> {
     let truth = population.iter().sum::<usize>() as f64 / 1_000.0;
     let likeness: Likeness = (0..OF_HUNDRED.len()).map(|tenth| ((0, tenth), tenth as f64 / 10.0)).collect();
     let what = "floor of ROUGE-L, bootstrap of t, 150 rows";
-    let seeds: Vec<u64> = {
-        let mut rng = setting.rng(what);
-        (0..setting.heavy_trials).map(|_| rng.next_u64()).collect()
-    };
     let gate = Gate { name: "gate".to_owned(), rule: Rule::Floor { metric: Metric::RougeL, min: truth } };
     let decided = |seed: &u64| {
         let mut rng = SplitMix64::new(*seed);
-        let one = |_| Prediction {
-            row: String::new(),
-            label: Some(population[rng.below(population.len())]),
-            posterior: None,
-            latency_ms: None,
-            said: None,
-            tokens: None,
-        };
+        let one = |_| answered(Some(population[rng.below(population.len())]), None);
         let candidate: Vec<Prediction> = (0..ROWS).map(one).collect();
         let arms = BTreeMap::from([("candidate", candidate.as_slice())]);
         let evidence = evidence(&[], &[0; ROWS], arms, setting);
         decide(&gate, &Evidence { likeness: &likeness, seed: *seed, ..evidence }).verdict
+    };
+    heavily(what, setting, decided)
+}
+
+/// Confidences that are five points too high wherever they are: the error is the demand, in whatever bins.
+fn calibration(setting: &Setting) -> Vec<Figure> {
+    const ROWS: usize = 600;
+    let what = "calibration error, 5 points, 600 rows";
+    let gate = Gate { name: "gate".to_owned(), rule: Rule::Calibration { max_error: 0.05 } };
+    let decided = |seed: &u64| {
+        let mut rng = SplitMix64::new(*seed);
+        let (mut candidate, mut gold) = (Vec::with_capacity(ROWS), Vec::with_capacity(ROWS));
+        for _ in 0..ROWS {
+            let confidence = 0.6 + 0.4 * rng.unit();
+            gold.push(usize::from(rng.unit() >= confidence - 0.05));
+            let posterior = vec![confidence as f32, (1.0 - confidence) as f32];
+            candidate.push(Prediction { posterior: Some(posterior), ..answered(Some(0), None) });
+        }
+        let (labels, arms) =
+            (["yes".to_owned(), "no".to_owned()], BTreeMap::from([("candidate", candidate.as_slice())]));
+        let measured = Measured { calibrator: Some(&Calibrator::None), ..Measured::default() };
+        let evidence = Evidence { measured, seed: *seed, ..evidence(&labels, &gold, arms, setting) };
+        decide(&gate, &evidence).verdict
+    };
+    heavily(what, setting, decided)
+}
+
+/// A hundred calls whose times are skewed (lognormal, sigma 0.6), on a machine that is paid by the hour: the mean is the demand.
+fn cost(setting: &Setting) -> Vec<Figure> {
+    const CALLS: usize = 100;
+    const SIGMA: f64 = 0.6;
+    let what = "cost by the time of 100 calls";
+    let truth = (SIGMA * SIGMA / 2.0).exp();
+    let gate = Gate { name: "gate".to_owned(), rule: Rule::Cost { max_per_1k_calls: truth } };
+    let decided = |seed: &u64| {
+        let mut rng = SplitMix64::new(*seed);
+        let mut time = || (SIGMA * normal_quantile(rng.unit().clamp(1e-12, 1.0 - 1e-12))).exp();
+        let candidate: Vec<Prediction> = (0..CALLS).map(|_| answered(Some(0), Some(time()))).collect();
+        let mean = candidate.iter().filter_map(|p| p.latency_ms).sum::<f64>() / CALLS as f64;
+        let own = Cost { per_1k_calls: mean, currency: "USD".to_owned(), basis: String::new() };
+        let measured = Measured { costs: Some(Costs { own: &own, frontier: None }), ..Measured::default() };
+        let arms = BTreeMap::from([("candidate", candidate.as_slice())]);
+        let evidence = Evidence { measured, seed: *seed, ..evidence(&[], &[0; CALLS], arms, setting) };
+        decide(&gate, &evidence).verdict
+    };
+    heavily(what, setting, decided)
+}
+
+fn answered(label: Option<usize>, latency_ms: Option<f64>) -> Prediction {
+    Prediction { row: String::new(), label, posterior: None, latency_ms, said: None, tokens: None }
+}
+
+/// What takes a bootstrap each, all threads at it.
+fn heavily(what: &str, setting: &Setting, decided: impl Fn(&u64) -> Verdict + Send + Sync) -> Vec<Figure> {
+    let seeds: Vec<u64> = {
+        let mut rng = setting.rng(what);
+        (0..setting.heavy_trials).map(|_| rng.next_u64()).collect()
     };
     let verdicts: Vec<Verdict> = seeds.par_iter().map(decided).collect();
     let mut tally = Tally::default();

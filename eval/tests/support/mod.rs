@@ -154,6 +154,7 @@ pub fn plan(dir: &Path) -> EvalPlan {
         seed: 17,
         look: None,
         loads: BTreeMap::new(),
+        bytes: None,
         prices: Some(PriceTable {
             as_of: "2026-11-01".into(),
             currency: "USD".into(),
