@@ -7,6 +7,7 @@ use crate::calibrator::{Calibrator, ISOTONIC_ROWS, Method, compare_methods};
 use crate::comparisons::compare;
 use crate::composed::{Composition, Member, compose};
 use crate::cost::{Charge, PriceTable, Usage, recorded_cost, self_hosted_cost, token_cost};
+use crate::detection::{RankingPlan, detection, ranked};
 use crate::error::EvalError;
 use crate::escalation::Target;
 use crate::extraction::score_fields;
@@ -43,6 +44,9 @@ pub struct EvalPlan {
     /// In the order of every posterior; empty where answers are written.
     pub labels: Vec<String>,
     pub fields: Option<Fields>,
+    /// The label that says that a message is none of the task's business.
+    pub out_of_scope: Option<usize>,
+    pub ranking: Option<RankingPlan>,
     /// The arm that gates judge.
     pub candidate: String,
     /// The arm that it would replace, where escalated calls go.
@@ -460,6 +464,10 @@ fn measure(
         calibration: calibration.or_else(of_confidences),
         extraction,
         texts,
+        detection: plan
+            .out_of_scope
+            .and_then(|label| Some(detection(label, plan.labels.get(label)?, gold, &answers.test, confidence))),
+        ranked: plan.ranking.as_ref().and_then(|ranking| ranked(ranking, gold, &answers.test)),
         load: plan.loads.get(name).map(|test| test.summary.clone()),
         facts: answers.facts.clone(),
     }

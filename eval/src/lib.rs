@@ -9,6 +9,7 @@ mod compare;
 mod comparisons;
 mod composed;
 mod cost;
+mod detection;
 mod drift;
 mod error;
 mod escalation;
@@ -57,6 +58,7 @@ pub use calibrator::{Calibrator, ISOTONIC_ROWS, Method, MethodScore};
 pub use compare::{Answered, AnsweredRow, Changed, Compared, compare};
 pub use composed::Composition;
 pub use cost::{Cost, PriceTable, TokenPrice, Usage, recorded_cost, self_hosted_cost, token_cost};
+pub use detection::{Detection, FIRST, Ranked, RankingPlan, auroc};
 pub use drift::{Drift, DriftVerdict, Observed, PERMUTATIONS, Shift, Tested, drift, ks_distance, psi, score_psi};
 pub use error::{AnswerError, EvalError};
 pub use escalation::{

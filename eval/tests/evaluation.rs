@@ -10,8 +10,8 @@ use limbeck_artifact::event::{EventKind, Silent};
 use limbeck_eval::looks::Look;
 use limbeck_eval::statistics::Risk;
 use limbeck_eval::{
-    AnswerError, Answerer, Arm, CardPlan, EvalError, EvalPlan, Gate, PosteriorOrNot, Report, Rule, Verdict, evaluate,
-    junit, model_card, render_html, terminal_summary,
+    AnswerError, Answerer, Arm, CardPlan, EvalError, EvalPlan, Gate, PosteriorOrNot, RankingPlan, Report, Rule,
+    Verdict, evaluate, junit, model_card, render_html, terminal_summary,
 };
 use std::cell::Cell;
 use std::path::Path;
@@ -103,6 +103,30 @@ fn savings_are_measured_figures_under_the_tables_assumptions() {
     plan.prices.as_mut().unwrap().self_hosted = None;
     let unknown = run(&plan, &data);
     assert!(unknown.savings.is_none() && !render_html(&unknown).unwrap().contains("What it saves"));
+}
+
+#[test]
+fn a_label_that_matters_more_is_told_apart_and_items_are_put_in_order() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(300));
+    // Six items a query; the first label is the wanted one, and what is out of scope.
+    let item = |(i, row): (usize, &limbeck_artifact::dataset::Example)| (row.id.clone(), (format!("q{}", i / 6), 50));
+    let ranking = RankingPlan { positive: 0, items: data.test.iter().enumerate().map(item).collect() };
+    let plan = EvalPlan { out_of_scope: Some(0), ranking: Some(ranking), ..plan(dir.path()) };
+    let report = run(&plan, &data);
+    let candidate = report.candidate_arm().unwrap();
+    let (found, ranked) = (candidate.detection.as_ref().unwrap(), candidate.ranked.as_ref().unwrap());
+    let class = &candidate.scores.per_class[0];
+    assert_eq!((found.rows, found.found, found.recall), (class.support, class.correct, class.recall));
+    assert_eq!((found.precision, found.false_alarms), (class.precision, class.predicted - class.correct));
+    assert_eq!(found.found + found.others_right, candidate.scores.correct);
+    assert!(found.auroc.unwrap() > 0.85, "{found:?}");
+    let chance = report.arm("base").unwrap().ranked.as_ref().unwrap();
+    assert!(ranked.ndcg[1] > chance.ndcg[1] + 0.2 && ranked.recall[2] == 1.0, "{ranked:?} {chance:?}");
+    let frontier = report.arm("frontier").unwrap();
+    assert!(frontier.detection.as_ref().unwrap().auroc.is_none() && frontier.ranked.is_none(), "no probabilities");
+    let (page, text) = (render_html(&report).unwrap(), terminal_summary(&report));
+    assert!(page.contains("Out of scope") && page.contains("As an order") && page.contains("nDCG@3"));
+    assert!(text.contains("out of scope (activate_my_card): ") && text.contains(" of the text and "), "{text}");
 }
 
 #[test]

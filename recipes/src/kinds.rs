@@ -54,6 +54,14 @@ pub(crate) fn misplaced(get: Get<'_>) -> Vec<(&'static str, String, &'static str
             found.push((field.key, message, "take it out, or change `task.kind`"));
         }
     }
+    let labels = get("task.labels").and_then(|labels| labels.as_array().cloned()).unwrap_or_default();
+    for key in ["eval.out_of_scope", "eval.ranking.positive"] {
+        let Some(name) = get(key).and_then(|name| name.as_str().map(str::to_owned)) else { continue };
+        if !labels.is_empty() && !labels.iter().any(|label| label.as_str() == Some(&name)) {
+            let message = format!("`{key}` is \"{name}\", which is none of the labels");
+            found.push((key, message, "name one of `task.labels`"));
+        }
+    }
     let Some(called) = written(get) else { return found };
     if get("train.metric_for_best_model").is_some_and(|m| m.as_str() == Some("accuracy")) {
         let message = "`train.metric_for_best_model` is \"accuracy\", which a look tells of labels only".to_owned();

@@ -23,8 +23,8 @@ pub use recipe::{
     ArmKind, Balance, BaseModel, CacheDtype, CalibrationMethod, Data, DecayType, Distill, Divergence, Dtype, Encrypt,
     EndpointApi, EndpointArm, Eval, EvalArithmetic, EvalArm, EvalJudge, Gate, GateRule, Head, Imatrix, JudgeKind,
     LossNormalization, LrScheduler, Method, Metric, MinReviewed, Model, PairwiseJudge, Promote, PromptStyle, Quantize,
-    QuantizeBase, Recipe, Review, Rounding, Sign, SliceBy, SplitName, SplitRatios, Task, Train, TrainOn, Trust,
-    ValidMetric,
+    QuantizeBase, Ranking, Recipe, Review, Rounding, Sign, SliceBy, SplitName, SplitRatios, Task, Train, TrainOn,
+    Trust, ValidMetric,
 };
 pub use resolve::{Entry, Origin, Resolved, load, load_text, locate};
 pub use roles::{ROLES, Role, RoleFile};

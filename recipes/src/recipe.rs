@@ -348,6 +348,9 @@ pub struct Eval {
     pub power: f64,
     pub bootstrap_samples: usize,
     pub calibration: CalibrationMethod,
+    /// One of the labels.
+    pub out_of_scope: Option<String>,
+    pub ranking: Ranking,
     /// The untuned base is an arm.
     pub base: bool,
     pub arithmetic: EvalArithmetic,
@@ -511,6 +514,14 @@ pub struct Escalation {
     pub review_share: f64,
     pub fallback: Vec<String>,
     pub valid_days: u32,
+}
+
+/// Without `positive` nothing is ranked.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Ranking {
+    /// One of the labels.
+    pub positive: Option<String>,
+    pub separator: String,
 }
 
 /// Without `rate` nothing is tested under load.

@@ -239,6 +239,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("eval.bootstrap_samples", Int { min: 100, max: 1_000_000 }, Default("2000"), "resamples for intervals without a closed form"),
 
     field("eval.calibration", Choice(&["temperature", "platt", "isotonic", "none"]), Default("\"temperature\""), "how a probability becomes a confidence, fitted on the calibration split: one temperature, Platt's curve, or isotonic regression, which wants 1,000 rows; the report compares them"),
+    field("eval.out_of_scope", Text, OptionalOf(&["classify"]), "the label that says that a message is none of the task's business: the report tells how well it is told from the others"),
     field("eval.base", Bool, Default("true"), "whether the untuned base answers too: what tuning is worth is told against it, but with many labels on a large base it takes longest of all"),
     field("eval.arithmetic", Choice(&["served", "f32"]), Default("\"served\""), "how quantized files are computed to be judged, and then served: straight from their blocks with activations rounded to int8, as llama.cpp does, or with weights expanded to float32; files with blocks that have no kernel are expanded"),
     field("eval.escalation.max_error", Positive { max: 0.5 }, Optional, "asks for a certificate: the threshold is chosen on the calibration split so that at most this share of the served answers is wrong; where that cannot be shown, every call escalates"),
@@ -246,6 +247,8 @@ pub(crate) const FIELDS: &[Field] = &[
     field("eval.escalation.review_share", UNIT, Default("0.1"), "share of the served answers, the least sure ones, that is queued for review"),
     field("eval.escalation.fallback", Texts { min: 0 }, Default("[]"), "where escalated calls go, in order: names that your gateway knows, such as the frontier model's"),
     field("eval.escalation.valid_days", Int { min: 1, max: 3650 }, Default("30"), "days after the newest row by which the policy asks to be certified again"),
+    field("eval.ranking.positive", Text, OptionalOf(&["classify"]), "the label of an item that is wanted, where messages are an item for a query each: the report tells what an order by its probability is worth (nDCG, recall), and how much text is dropped"),
+    field("eval.ranking.separator", Text, Default("\"Passage\""), "the word at which a message goes on from query to item: what comes before it is the query"),
     field("eval.load.rate", Positive { max: 1e6 }, Optional, "calls a second at random times (Poisson): asks for a load test of the served file, timed from when each call is due; what the machine can take is rate times seconds a call"),
     field("eval.load.calls", Int { min: 20, max: 1_000_000 }, Default("1000"), "calls of a load test; the 99th percentile takes 1,000"),
     field("eval.load.workers", Int { min: 1, max: 256 }, Default("2"), "requests that the served file's server answers at the same time"),

@@ -8,7 +8,7 @@ use crate::exit::Result;
 use crate::live::{self, Live, LiveArm, LiveJudge, Task};
 use crate::prices;
 use crate::settings::recipe_arg;
-use limbeck_artifact::dataset::{Dataset, DatasetCard, Message, Split};
+use limbeck_artifact::dataset::{Dataset, DatasetCard, Example, Message, Split};
 use limbeck_artifact::digest::{sha256_file, sha256_hex};
 use limbeck_artifact::event::{EventKind, Stage};
 use limbeck_artifact::journal;
@@ -17,8 +17,8 @@ use limbeck_eval::looks::{self, Look};
 use limbeck_eval::statistics::Risk;
 use limbeck_eval::{
     AnswerError, AnswerWriter, Answerer, Arm, By, Comparer, Composition, Escalation, EvalPlan, Fact, Fields, Gate,
-    Metric, PairwiseJudge, PosteriorOrNot, PriceTable, Respondent, Rows, Rule, Said, SaidOrNot, Target, Verdict,
-    evaluate_judged,
+    Metric, PairwiseJudge, PosteriorOrNot, PriceTable, RankingPlan, Respondent, Rows, Rule, Said, SaidOrNot, Target,
+    Verdict, evaluate_judged,
 };
 use limbeck_model::adapter::Adapter;
 use limbeck_model::arithmetic::{self, Arithmetic};
@@ -331,7 +331,8 @@ pub fn run(
                 }
             }
         }
-        let plan = EvalPlan { fields, loads, ..plan(run, &labels, prices.clone(), &base.name, quantized) };
+        let ranking = ranking(recipe, &labels, dataset.rows(Split::Test));
+        let plan = EvalPlan { fields, loads, ranking, ..plan(run, &labels, prices.clone(), &base.name, quantized) };
         let rows = Rows {
             card: &dataset.card,
             train: dataset.rows(Split::Train),
@@ -436,6 +437,8 @@ fn plan(
         program_version: PROGRAM_VERSION.to_owned(),
         labels: labels.to_vec(),
         fields: None,
+        out_of_scope: e.out_of_scope.as_ref().and_then(|name| labels.iter().position(|label| label == name)),
+        ranking: None,
         candidate: recipe.quantize.ship.clone(),
         frontier: Some(FRONTIER.to_owned()),
         gates: e.gates.iter().map(|gate| Gate { name: gate.name.clone(), rule: rule(&gate.rule) }).collect(),
@@ -470,6 +473,18 @@ fn plan(
         reproduce: vec![format!("limbeck run {}", recipe_arg(&run.resolved))],
         mistakes: MISTAKES,
     }
+}
+
+/// Query and item of each row, where items are put in order.
+fn ranking(recipe: &Recipe, labels: &[String], rows: &[Example]) -> Option<RankingPlan> {
+    let wanted = recipe.eval.ranking.positive.as_ref()?;
+    let positive = labels.iter().position(|label| label == wanted)?;
+    let item = |row: &Example| {
+        let text = &row.messages.iter().rfind(|message| message.role == "user")?.content;
+        let (query, item) = text.split_once(&recipe.eval.ranking.separator)?;
+        Some((row.id.clone(), (query.to_owned(), item.chars().count() as u64)))
+    };
+    Some(RankingPlan { positive, items: rows.iter().filter_map(item).collect() })
 }
 
 /// Where a written answer is cut off, in tokens.

@@ -6,6 +6,7 @@ use super::plots::{confusion_plot, reliability_plot, risk_coverage_plot};
 use super::{AnswerKind, ArmResult, Report, judged_facts, load_facts};
 use crate::arms::ArmKind;
 use crate::calibrator::Calibrator;
+use crate::detection::{Detection, FIRST, Ranked};
 use crate::error::EvalError;
 use crate::escalation::{Action, score};
 use crate::extraction::FieldScore;
@@ -90,6 +91,9 @@ fn page(report: &Report) -> Value {
         slices => report.slices.as_ref().map(slices),
         calibration => candidate.and_then(calibration),
         fields => candidate.and_then(|arm| fields(report, arm)),
+        detections => with(report, |arm| arm.detection.as_ref(), detection),
+        orders => with(report, |arm| arm.ranked.as_ref(), order),
+        first => FIRST,
         classes => of_labels.map(|arm| classes(&arm.scores)),
         zero_support => candidate.map(|arm| arm.scores.zero_support.iter().map(|label| text(label)).collect::<Vec<_>>()),
         confusion => of_labels.map(|arm| confusion(&arm.scores)),
@@ -430,6 +434,39 @@ fn fields(report: &Report, arm: &ArmResult) -> Option<Value> {
         validity => percent(own.validity),
         validity_range => range(own.validity_interval),
     })
+}
+
+/// A line for each arm of which it is known.
+fn with<T>(report: &Report, of: impl Fn(&ArmResult) -> Option<&T>, line: impl Fn(&str, &T) -> Value) -> Vec<Value> {
+    report.arms.iter().filter_map(|arm| Some(line(&arm.name, of(arm)?))).collect()
+}
+
+fn detection(arm: &str, found: &Detection) -> Value {
+    context! {
+        arm => text(arm),
+        label => text(&found.label),
+        found => found.found,
+        rows => found.rows,
+        recall => found.recall.map(percent),
+        range => found.recall_interval.map(range),
+        precision => found.precision.map(percent),
+        false_alarms => found.false_alarms,
+        others => found.others,
+        others_right => (found.others > 0).then(|| percent(found.others_right as f64 / found.others as f64)),
+        auroc => found.auroc.map(|auroc| format!("{auroc:.3}")),
+    }
+}
+
+fn order(arm: &str, ranked: &Ranked) -> Value {
+    context! {
+        arm => text(arm),
+        queries => thousands(ranked.queries),
+        items => thousands(ranked.items),
+        ndcg => ranked.ndcg.iter().map(|x| format!("{x:.3}")).collect::<Vec<_>>(),
+        recall => ranked.recall.iter().map(|x| percent(*x)).collect::<Vec<_>>(),
+        dropped => percent(ranked.dropped),
+        lost => percent(ranked.lost),
+    }
 }
 
 fn classes(scores: &Scores) -> Vec<Value> {

@@ -19,6 +19,7 @@ use crate::arms::ArmKind;
 use crate::calibration::{Bin, CalibrationScores, RiskPoint, Served};
 use crate::calibrator::{Calibrator, MethodScore};
 use crate::cost::Cost;
+use crate::detection::{Detection, Ranked};
 use crate::error::EvalError;
 use crate::escalation::{Band, Certificate};
 use crate::extraction::Extraction;
@@ -143,6 +144,12 @@ pub struct ArmResult {
     /// Where answers are texts: how like the wanted ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub texts: Option<Texts>,
+    /// How well what is out of scope is told from the rest; None where no label says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detection: Option<Detection>,
+    /// What an order by the wanted label's probability is worth; None where nothing is ordered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranked: Option<Ranked>,
     /// What callers wait when calls come at a rate of their own; None where that was not tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<Load>,

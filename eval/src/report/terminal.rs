@@ -2,6 +2,7 @@
 
 use super::html::SHAKY;
 use super::{AnswerKind, Report, Routing, judged_facts, load_facts};
+use crate::detection::FIRST;
 use crate::escalation::Action;
 use crate::savings::Savings;
 use crate::words::{milliseconds, money, months, percent, signed_money, signed_points, significant};
@@ -71,6 +72,7 @@ pub fn terminal_summary(report: &Report) -> String {
         out.push('\n');
     }
     out.push_str(&fields(report));
+    out.push_str(&one_label(report));
     for gate in &report.gates {
         let name = visible_line(&gate.gate);
         out.push_str(&format!("  {:<13} {name}: {}\n", gate.verdict.name(), visible_line(&gate.demand)));
@@ -163,6 +165,31 @@ fn saved(savings: &Savings) -> String {
         out.push_str(&format!("; at {} it saves {saved} a month{payback}", significant(own.calls_per_month)));
     }
     out + "\n"
+}
+
+/// What the candidate makes of what is out of scope, and what its order is worth.
+fn one_label(report: &Report) -> String {
+    let Some(arm) = report.candidate_arm() else { return String::new() };
+    let mut out = String::new();
+    if let Some(found) = &arm.detection {
+        let auroc = found.auroc.map_or(String::new(), |auroc| format!(", AUROC {auroc:.3}"));
+        let (label, n) = (visible_line(&found.label), found.false_alarms);
+        let told = format!("out of scope ({label}): {} of {} found, {n} false alarms{auroc}", found.found, found.rows);
+        out.push_str(&format!("  {told}\n"));
+    }
+    if let Some(ranked) = &arm.ranked {
+        let each = FIRST.iter().zip(&ranked.ndcg).zip(&ranked.recall);
+        let told: Vec<String> =
+            each.map(|((k, ndcg), recall)| format!("@{k} {ndcg:.3} and {}", percent(*recall))).collect();
+        out.push_str(&format!(
+            "  order of {} queries, nDCG and recall: {}; drops {} of the text and {} of what is wanted\n",
+            ranked.queries,
+            told.join(", "),
+            percent(ranked.dropped),
+            percent(ranked.lost)
+        ));
+    }
+    if out.is_empty() { out } else { out + "\n" }
 }
 
 /// The candidate's fields, with the frontier's F1 beside them; nothing where answers are labels.

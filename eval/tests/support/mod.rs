@@ -134,6 +134,8 @@ pub fn plan(dir: &Path) -> EvalPlan {
         program_version: "0.1.0".into(),
         labels: labels(),
         fields: None,
+        out_of_scope: None,
+        ranking: None,
         candidate: "q8_0".into(),
         frontier: Some("frontier".into()),
         gates: vec![

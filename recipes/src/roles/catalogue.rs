@@ -131,6 +131,10 @@ kind = "floor"
 metric = "accuracy"
 min = 0.85
 
+# The report tells what an order by the probability of `keep` is worth, and how much text is dropped.
+[eval.ranking]
+positive = "keep"
+
 # What is dropped is gone: a passage that was needed may hardly ever be.
 [[eval.gate]]
 name = "needed-and-dropped"
