@@ -15,7 +15,7 @@ use limbeck_model::tokenizer::ChatTokenizer;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Rows a forward pass.
 const ROWS: usize = 16;
@@ -51,6 +51,8 @@ pub struct CaptureReport {
     pub rows_per_s: f64,
     /// The same in tokens that were computed, those that all prompts share counted once.
     pub tokens_per_s: f64,
+    /// Share of the time that the teacher's forward passes took; the rest is prompts, digests and the disk.
+    pub forward_share: f64,
     pub wall_s: f64,
 }
 
@@ -103,7 +105,7 @@ pub fn capture(
         program_version: plan.program_version.clone(),
     };
     let (mut writer, known) = match CaptureWriter::open(&plan.out, header)? {
-        Started::Done(known) => return Ok(report(plan, &known, total, [0.0; 3])),
+        Started::Done(known) => return Ok(report(plan, &known, total, [0.0; 4])),
         Started::Open(writer, known) => (writer, known.len()),
     };
     if known > 0 {
@@ -115,7 +117,7 @@ pub fn capture(
     };
     let prompts: Vec<Vec<u32>> = distinct.iter().map(|(_, asked)| row(asked)).collect::<Result<_, _>>()?;
     let past = teacher.beginning(&prompts)?;
-    let (mut answered, mut tokens) = (0u64, 0u64);
+    let (mut answered, mut tokens, mut forward) = (0u64, 0u64, Duration::ZERO);
     let rows = || distinct.iter().zip(&prompts).skip(known);
     let all: Vec<_> = rows().collect();
     for chunk in all.chunks(CHUNK) {
@@ -123,8 +125,10 @@ pub fn capture(
         for pass in chunk.chunks(ROWS) {
             let prompts: Vec<Vec<u32>> = pass.iter().map(|(_, prompt)| prompt.to_vec()).collect();
             let first = || pass.first().map_or_else(String::new, |((_, asked), _)| asked.id.clone());
+            let since = Instant::now();
             let answers =
                 teacher.log_posteriors(&past, &prompts).map_err(|source| CaptureError::Row { id: first(), source })?;
+            forward += since.elapsed();
             for (((key, _), prompt), answer) in pass.iter().zip(answers) {
                 tokens += (prompt.len() - past.len + teacher.added_tokens()) as u64;
                 made.push(Row { key: key.clone(), log_probs: answer.iter().map(|l| *l as f32).collect() });
@@ -138,11 +142,12 @@ pub fn capture(
     let wall_s = begun.elapsed().as_secs_f64();
     let known_rows = known as u64;
     let found = Capture::load(&plan.out)?;
-    let rates = [answered as f64 / wall_s.max(1e-9), tokens as f64 / wall_s.max(1e-9), wall_s];
+    let per_s = |n: f64| n / wall_s.max(1e-9);
+    let rates = [per_s(answered as f64), per_s(tokens as f64), per_s(forward.as_secs_f64()), wall_s];
     Ok(report(plan, &found, known_rows, rates))
 }
 
-fn report(plan: &CapturePlan, found: &Capture, resumed: u64, rates: [f64; 3]) -> CaptureReport {
+fn report(plan: &CapturePlan, found: &Capture, resumed: u64, rates: [f64; 4]) -> CaptureReport {
     let rows = found.rows.len() as u64;
     CaptureReport {
         file: plan.out.clone(),
@@ -154,6 +159,7 @@ fn report(plan: &CapturePlan, found: &Capture, resumed: u64, rates: [f64; 3]) ->
         resumed,
         rows_per_s: rates[0],
         tokens_per_s: rates[1],
-        wall_s: rates[2],
+        forward_share: rates[2],
+        wall_s: rates[3],
     }
 }

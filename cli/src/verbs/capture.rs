@@ -59,7 +59,12 @@ fn ask(settings: &Settings, args: &Ask) -> Result<Exit> {
         (resumed, true) => {
             let before = if resumed > 0 { format!(", {} were there already", count(resumed)) } else { String::new() };
             let took = duration((report.wall_s * 1e3) as u64);
-            format!("{:.1} rows a second ({:.0} tokens), {took}{before}", report.rows_per_s, report.tokens_per_s)
+            format!(
+                "{:.1} rows a second ({:.0} tokens), {took}, {:.1} % of it the teacher's forward passes{before}",
+                report.rows_per_s,
+                report.tokens_per_s,
+                report.forward_share * 100.0
+            )
         }
     };
     output::stdout(&format!(
