@@ -27,13 +27,15 @@ impl Source {
         if weights.config().gguf_architecture()? != "llama" {
             return refused("it is not of the Llama family");
         }
-        if weights.gguf().is_none() && weights.config().gguf_rope_factors().is_some() {
+        if weights.gguf().is_none() && !weights.config().gguf_rope_tensors().is_empty() {
             return refused("its frequencies are scaled one by one; carve its GGUF file instead of the folder");
         }
         let (metadata, tensors) = match weights.gguf() {
             Some(file) => {
                 let own = |info: &&TensorInfo| {
-                    info.name == ROPE_FACTORS || gguf_to_hf(&info.name).is_some_and(|name| weights.contains(&name))
+                    info.name == ROPE_FACTORS
+                        || gguf_to_hf(weights.config().architecture, &info.name)
+                            .is_some_and(|name| weights.contains(&name))
                 };
                 (file.metadata().to_vec(), file.tensors().iter().filter(own).cloned().collect())
             }
@@ -75,7 +77,7 @@ impl Source {
         if let Some(file) = self.weights.gguf() {
             return file.bytes(info);
         }
-        let name = gguf_to_hf(&info.name).unwrap_or_else(|| info.name.clone());
+        let name = gguf_to_hf(self.weights.config().architecture, &info.name).unwrap_or_else(|| info.name.clone());
         let mut dense = self.weights.load(&name)?;
         if let Some(heads) = qk_heads(self.weights.config(), &name) {
             dense.data = permute_qk(&dense.data, heads, dense.shape.get(1).copied().unwrap_or(1));
@@ -122,7 +124,13 @@ fn folder_tensors(weights: &Weights) -> Vec<TensorInfo> {
     let tensor = |(name, shape): (String, Vec<usize>)| {
         let dims: Vec<u64> = shape.iter().rev().map(|&n| n as u64).collect();
         let n_bytes = dims.iter().product::<u64>() * 4;
-        Some(TensorInfo { name: hf_to_gguf(&name)?, dims, ty: GgmlType::F32, offset: 0, n_bytes })
+        Some(TensorInfo {
+            name: hf_to_gguf(weights.config().architecture, &name)?,
+            dims,
+            ty: GgmlType::F32,
+            offset: 0,
+            n_bytes,
+        })
     };
     shapes.into_iter().filter_map(tensor).collect()
 }

@@ -3,9 +3,11 @@
 
 use crate::decoder::{Decoder, DecoderError};
 use crate::layout::Packed;
+use crate::ops::Frozen;
 use crate::ops::stock::to_vec;
 use crate::ops::tap::DISTINCT_INPUTS;
 use burn::tensor::{Tensor, TensorData};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl Decoder {
@@ -34,8 +36,8 @@ impl Decoder {
         Ok(states)
     }
 
-    /// Logits after the tokens `rows` of the batch, `[rows, vocabulary]`, where `hidden` goes into layer `layer` and, with
-    /// `changed`, one of its maps (by its number in [`crate::config::LINEARS`]) is `[n_out, n_in]` of other values.
+    /// Logits after the tokens `rows` of the batch, `[rows, vocabulary]`, where `hidden` goes into layer `layer` and each of
+    /// `changed`, maps of it by their numbers in [`crate::config::LINEARS`], is `[n_out, n_in]` of other values.
     ///
     /// # Panics
     /// When `hidden` or the matrix is of another size.
@@ -44,16 +46,19 @@ impl Decoder {
         batch: &Arc<Packed>,
         layer: usize,
         hidden: &[f32],
-        changed: Option<(usize, Vec<f32>)>,
+        changed: Vec<(usize, Vec<f32>)>,
         rows: &[usize],
     ) -> Vec<f32> {
         let (mut hidden, mut next) = (self.tensor(hidden, batch), layer);
-        if let Some((which, data)) = changed {
-            let own = self.projection(layer, which);
-            assert_eq!(data.len(), own.n_out * own.n_in, "a matrix of another size");
-            let changed = self.ops().freeze(data, own.n_out, own.n_in, false).with_bias(own.bias.clone());
+        if !changed.is_empty() {
+            let freeze = |(which, data): (usize, Vec<f32>)| {
+                let own = self.projection(layer, which);
+                assert_eq!(data.len(), own.n_out * own.n_in, "a matrix of another size");
+                (which, self.ops().freeze(data, own.n_out, own.n_in, false).with_bias(own.bias.clone()))
+            };
+            let changed: BTreeMap<usize, Frozen> = changed.into_iter().map(freeze).collect();
             let linear = |x: Tensor<2>, asked: usize| {
-                let weight = if asked == which { &changed } else { self.projection(layer, asked) };
+                let weight = changed.get(&asked).unwrap_or_else(|| self.projection(layer, asked));
                 self.ops().linear(x, weight, None)
             };
             let plan = self.plans(batch).swap_remove(layer);

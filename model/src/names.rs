@@ -1,13 +1,14 @@
 //! The two names of every weight, Hugging Face's and GGUF's, and the order of q and k rows, in which the two differ.
 
+use crate::config::Architecture;
+
 /// A weight inside a layer: Hugging Face's name after `model.layers.N.`, GGUF's after `blk.N.`.
-const IN_LAYER: [(&str, &str); 18] = [
+const IN_LAYER: [(&str, &str); 17] = [
     ("input_layernorm.weight", "attn_norm.weight"),
     ("self_attn.q_proj.weight", "attn_q.weight"),
     ("self_attn.k_proj.weight", "attn_k.weight"),
     ("self_attn.v_proj.weight", "attn_v.weight"),
     ("self_attn.o_proj.weight", "attn_output.weight"),
-    ("post_attention_layernorm.weight", "ffn_norm.weight"),
     ("mlp.gate_proj.weight", "ffn_gate.weight"),
     ("mlp.up_proj.weight", "ffn_up.weight"),
     ("mlp.down_proj.weight", "ffn_down.weight"),
@@ -22,28 +23,55 @@ const IN_LAYER: [(&str, &str); 18] = [
     ("self_attn.k_norm.weight", "attn_k_norm.weight"),
 ];
 
+/// Where the norm behind attention is the one in front of the feed-forward.
+const PLAIN: [(&str, &str); 1] = [("post_attention_layernorm.weight", "ffn_norm.weight")];
+
+/// Gemma's norms, two around each half of a layer.
+const GEMMA: [(&str, &str); 3] = [
+    ("post_attention_layernorm.weight", "post_attention_norm.weight"),
+    ("pre_feedforward_layernorm.weight", "ffn_norm.weight"),
+    ("post_feedforward_layernorm.weight", "post_ffw_norm.weight"),
+];
+
+/// Phi-3's fused matrices. GGUF has no name of its own for gate above up.
+const PHI3: [(&str, &str); 3] = [
+    ("post_attention_layernorm.weight", "ffn_norm.weight"),
+    ("self_attn.qkv_proj.weight", "attn_qkv.weight"),
+    ("mlp.gate_up_proj.weight", "ffn_up.weight"),
+];
+
 const OUTSIDE: [(&str, &str); 3] = [
     ("model.embed_tokens.weight", "token_embd.weight"),
     ("model.norm.weight", "output_norm.weight"),
     ("lm_head.weight", "output.weight"),
 ];
 
+/// The names in a layer of this family, its own before those that most have.
+fn in_layer(of: Architecture) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let own: &[_] = match of {
+        Architecture::Gemma2 | Architecture::Gemma3 => &GEMMA,
+        Architecture::Phi3 => &PHI3,
+        _ => &PLAIN,
+    };
+    own.iter().chain(&IN_LAYER).copied()
+}
+
 /// `model.layers.0.self_attn.q_proj.weight` to `blk.0.attn_q.weight`.
-pub fn hf_to_gguf(name: &str) -> Option<String> {
+pub fn hf_to_gguf(of: Architecture, name: &str) -> Option<String> {
     if let Some((_, gguf)) = OUTSIDE.iter().find(|(hf, _)| *hf == name) {
         return Some((*gguf).to_owned());
     }
     let (layer, rest) = split_layer(name.strip_prefix("model.layers.")?)?;
-    IN_LAYER.iter().find(|(hf, _)| *hf == rest).map(|(_, gguf)| format!("blk.{layer}.{gguf}"))
+    in_layer(of).find(|(hf, _)| *hf == rest).map(|(_, gguf)| format!("blk.{layer}.{gguf}"))
 }
 
 /// `blk.0.attn_q.weight` to `model.layers.0.self_attn.q_proj.weight`.
-pub fn gguf_to_hf(name: &str) -> Option<String> {
+pub fn gguf_to_hf(of: Architecture, name: &str) -> Option<String> {
     if let Some((hf, _)) = OUTSIDE.iter().find(|(_, gguf)| *gguf == name) {
         return Some((*hf).to_owned());
     }
     let (layer, rest) = split_layer(name.strip_prefix("blk.")?)?;
-    IN_LAYER.iter().find(|(_, gguf)| *gguf == rest).map(|(hf, _)| format!("model.layers.{layer}.{hf}"))
+    in_layer(of).find(|(_, gguf)| *gguf == rest).map(|(hf, _)| format!("model.layers.{layer}.{hf}"))
 }
 
 /// The layer's number, only in the one way to write it, and what follows.
@@ -93,15 +121,28 @@ mod tests {
 
     #[test]
     fn every_name_has_one_partner() {
+        let llama = Architecture::Llama;
         for hf in ["model.embed_tokens.weight", "model.layers.17.mlp.down_proj.weight", "lm_head.weight"] {
-            let gguf = hf_to_gguf(hf).expect(hf);
-            assert_eq!(gguf_to_hf(&gguf).as_deref(), Some(hf));
+            let gguf = hf_to_gguf(llama, hf).expect(hf);
+            assert_eq!(gguf_to_hf(llama, &gguf).as_deref(), Some(hf));
         }
-        assert_eq!(hf_to_gguf("model.layers.3.self_attn.k_proj.weight").as_deref(), Some("blk.3.attn_k.weight"));
+        let key = "model.layers.3.self_attn.k_proj.weight";
+        assert_eq!(hf_to_gguf(llama, key).as_deref(), Some("blk.3.attn_k.weight"));
+        for (of, hf, gguf) in [
+            (llama, "post_attention_layernorm", "ffn_norm"),
+            (Architecture::Gemma2, "post_attention_layernorm", "post_attention_norm"),
+            (Architecture::Gemma3, "pre_feedforward_layernorm", "ffn_norm"),
+            (Architecture::Phi3, "mlp.gate_up_proj", "ffn_up"),
+            (Architecture::Qwen2, "mlp.up_proj", "ffn_up"),
+        ] {
+            let (hf, gguf) = (format!("model.layers.2.{hf}.weight"), format!("blk.2.{gguf}.weight"));
+            assert_eq!(hf_to_gguf(of, &hf).as_deref(), Some(gguf.as_str()));
+            assert_eq!(gguf_to_hf(of, &gguf), Some(hf));
+        }
         for odd in
             ["model.layers.03.mlp.up_proj.weight", "model.layers.1", "blk..x", "model.layers.+1.mlp.up_proj.weight"]
         {
-            assert_eq!(hf_to_gguf(odd), None, "{odd}");
+            assert_eq!(hf_to_gguf(llama, odd), None, "{odd}");
         }
     }
 

@@ -5,7 +5,7 @@
 use crate::adapter::{Adapter, AdapterError};
 use crate::config::DecoderConfig;
 use crate::error::{ModelError, Result};
-use crate::gguf::{GgmlType, GgufFile};
+use crate::gguf::{GgmlType, GgufFile, TensorInfo};
 use crate::names::{gguf_to_hf, hf_to_gguf, unpermute_qk};
 use crate::ops::blocks::Blocks;
 use crate::ops::codes::{Codes, QuantizeBase};
@@ -123,7 +123,9 @@ impl Weights {
                 shards.names().filter(|name| name.starts_with("model.layers.")).find(stray).map(str::to_owned)
             }
             From::Gguf(file) => {
-                let known = |name: &str| gguf_to_hf(name).is_some_and(|hf| self.shapes.contains_key(&hf));
+                let known = |name: &str| {
+                    gguf_to_hf(self.config.architecture, name).is_some_and(|hf| self.shapes.contains_key(&hf))
+                };
                 let names = file.tensors().iter().map(|info| info.name.as_str());
                 names.filter(|name| name.starts_with("blk.")).find(|name| !known(name)).map(str::to_owned)
             }
@@ -163,8 +165,7 @@ impl Weights {
         let data = match &self.from {
             From::Folder(shards) => shards.load(name)?,
             From::Gguf(file) => {
-                let gguf_name = hf_to_gguf(name).ok_or_else(|| self.missing(name))?;
-                let info = file.tensor(&gguf_name).ok_or_else(|| self.missing(name))?;
+                let info = self.gguf_tensor(file, name).ok_or_else(|| self.missing(name))?;
                 let data = file.dequantize(info)?;
                 match self.permuted_heads(name) {
                     Some(heads) => unpermute_qk(&data, heads, shape.get(1).copied().unwrap_or(1)),
@@ -182,7 +183,7 @@ impl Weights {
     /// When reading fails, or a scale is not finite.
     pub fn codes(&self, name: &str, quantize: QuantizeBase) -> Result<Option<Codes>> {
         let From::Gguf(file) = &self.from else { return Ok(None) };
-        let info = hf_to_gguf(name).and_then(|n| file.tensor(&n)).filter(|info| info.ty == GgmlType::Q8_0);
+        let info = self.gguf_tensor(file, name).filter(|info| info.ty == GgmlType::Q8_0);
         let (Some(info), QuantizeBase::Int8, Some(&[n_out, n_in])) = (info, quantize, self.shape(name)) else {
             return Ok(None);
         };
@@ -201,7 +202,7 @@ impl Weights {
             .iter()
             .filter(|(name, shape)| shape.len() == 2 && (name.as_str() == head || name.starts_with("model.layers.")));
         let multiplied = |(name, shape): (&String, &Vec<usize>)| {
-            let info = hf_to_gguf(name).and_then(|name| file.tensor(&name));
+            let info = self.gguf_tensor(file, name);
             info.is_some_and(|info| Blocks::multiplied(info.ty, shape[1]))
         };
         self.tuned.is_none() && matrices.all(multiplied)
@@ -213,7 +214,7 @@ impl Weights {
     /// When reading fails, or a scale is not finite.
     pub fn blocks(&self, name: &str) -> Result<Option<Blocks>> {
         let From::Gguf(file) = &self.from else { return Ok(None) };
-        let info = hf_to_gguf(name).and_then(|n| file.tensor(&n));
+        let info = self.gguf_tensor(file, name);
         let (Some(info), Some(&[n_out, n_in])) = (info, self.shape(name)) else { return Ok(None) };
         if self.tuned.is_some() || !Blocks::multiplied(info.ty, n_in) {
             return Ok(None);
@@ -246,6 +247,11 @@ impl Weights {
         }
     }
 
+    /// A weight by its Hugging Face name.
+    fn gguf_tensor<'f>(&self, file: &'f GgufFile, name: &str) -> Option<&'f TensorInfo> {
+        file.tensor(&hf_to_gguf(self.config.architecture, name)?)
+    }
+
     fn permuted_heads(&self, name: &str) -> Option<usize> {
         qk_heads(&self.config, name)
     }
@@ -258,7 +264,7 @@ impl Weights {
         match &self.from {
             From::Folder(shards) => shards.shape(name).map(<[usize]>::to_vec).ok_or_else(|| self.missing(name)),
             From::Gguf(file) => {
-                let info = hf_to_gguf(name).and_then(|n| file.tensor(&n)).ok_or_else(|| self.missing(name))?;
+                let info = self.gguf_tensor(file, name).ok_or_else(|| self.missing(name))?;
                 // ggml counts the fastest dimension first.
                 info.dims.iter().rev().map(|&d| usize::try_from(d).map_err(|_| self.missing(name))).collect()
             }

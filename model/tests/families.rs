@@ -186,6 +186,7 @@ families! {
     gemma3: "gemma3", Gemma3;
     gemma3_with_capped_logits: "gemma3-softcap", Gemma3;
     phi3: "phi3", Phi3;
+    phi3_with_longrope: "phi3-longrope", Phi3;
 }
 
 /// Rows of many lengths, behind prefixes shorter and longer than the windows: packed behind the prefix, each row gives

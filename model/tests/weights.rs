@@ -96,7 +96,12 @@ fn write_gguf(path: &Path) {
             Some(heads) => permute_qk(values, heads, shape[1]),
             None => values.clone(),
         };
-        writer.add_bytes(hf_to_gguf(name).unwrap(), dims, GgmlType::F32, bytes(Dtype::F32, &values));
+        writer.add_bytes(
+            hf_to_gguf(config.architecture, name).unwrap(),
+            dims,
+            GgmlType::F32,
+            bytes(Dtype::F32, &values),
+        );
     }
     writer.write(path).unwrap();
 }
@@ -227,7 +232,7 @@ fn configs_of_the_hub() {
     .unwrap();
     let rope = llama.layers[15].rope.clone().unwrap();
     assert!(matches!(rope.scaling, RopeScaling::Llama3 { factor: 32.0, .. }));
-    let factors = llama.gguf_rope_factors().unwrap();
+    let factors = llama.gguf_rope_tensors().swap_remove(0).1;
     assert_eq!((factors[0], factors[31]), (1.0, 32.0));
     assert!(factors.windows(2).all(|pair| pair[0] <= pair[1] * 1.000_001));
 
@@ -259,18 +264,26 @@ fn configs_of_the_hub() {
     assert_eq!(full, [5, 11, 17, 23]);
     assert_eq!(gemma.layers[5].rope, Some(Rope::plain(1e6)));
     assert_eq!(gemma.layers[6].rope, Some(Rope::plain(1e4)));
-    assert!(gemma.tie_word_embeddings && gemma.gguf_architecture().is_err());
+    assert!(gemma.tie_word_embeddings);
+    assert_eq!(gemma.gguf_architecture().unwrap(), "gemma3");
 
     // microsoft/Phi-3-mini-128k-instruct, as far as it matters here.
-    let phi = read(json!({
+    let phi = |factors: usize| {
+        let factors = vec![1.5; factors];
+        read(json!({
         "architectures": ["Phi3ForCausalLM"], "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"},
         "hidden_act": "silu", "hidden_size": 3072, "intermediate_size": 8192, "max_position_embeddings": 131072,
         "model_type": "phi3", "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32,
         "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
-        "rope_scaling": {"type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}, "vocab_size": 32064
-    }));
-    let error = phi.unwrap_err().to_string();
-    assert!(error.contains("rope scaling 'longrope' is not supported"), "{error}");
+        "rope_scaling": {"type": "su", "long_factor": factors, "short_factor": factors}, "vocab_size": 32064
+        }))
+    };
+    let rope = phi(48).unwrap().layers[0].rope.clone().unwrap();
+    let RopeScaling::LongRope { attention_factor, context: 4096, .. } = rope.scaling else { panic!("{rope:?}") };
+    assert!((attention_factor - 1.190_238).abs() < 1e-6);
+    assert_eq!(phi(48).unwrap().gguf_context(), 4096);
+    let error = phi(1).unwrap_err().to_string();
+    assert!(error.contains("'rope_scaling.short_factor' is to be 48 positive numbers"), "{error}");
 }
 
 #[test]
@@ -362,13 +375,8 @@ fn values_that_are_no_numbers_are_refused() {
 fn a_gguf_of_another_architecture_names_those_that_are_known() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.gguf");
-    for (architecture, because) in [
-        ("rwkv7", "architecture 'rwkv7' is not known; known: llama, smollm3, qwen2, qwen3"),
-        ("gemma3", "a GGUF file of gemma3 can't be read yet"),
-    ] {
-        let mut writer = GgufWriter::new();
-        writer.set("general.architecture", architecture);
-        writer.write(&path).unwrap();
-        refused(&path, because);
-    }
+    let mut writer = GgufWriter::new();
+    writer.set("general.architecture", "rwkv7");
+    writer.write(&path).unwrap();
+    refused(&path, "architecture 'rwkv7' is not known; known: llama, smollm3, qwen2, qwen3, gemma2, gemma3, phi3");
 }

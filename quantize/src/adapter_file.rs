@@ -40,7 +40,7 @@ pub fn write_adapter(adapter: &Path, config: &DecoderConfig, name: &str, out: &P
         .set("adapter.lora.alpha", alpha);
     for (module, pair) in adapter.pairs {
         let weight = format!("{module}.weight");
-        let Some(gguf) = hf_to_gguf(&weight) else {
+        let Some(gguf) = hf_to_gguf(config.architecture, &weight) else {
             return refused(&format!("llama.cpp has no name for {module}"));
         };
         let b = match qk_heads(config, &weight) {

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use limbeck_artifact::event::{Emit, EventKind};
+use limbeck_model::config::{DecoderConfig, LINEARS};
 use limbeck_model::decoder::Decoder;
 use limbeck_model::device::{self, DeviceName};
 use limbeck_model::layout::Packed;
 use limbeck_model::names::hf_to_gguf;
 use limbeck_model::ops::Ops;
-use limbeck_model::ops::tap::Tap;
+use limbeck_model::ops::tap::{DISTINCT_INPUTS, Tap};
 use limbeck_model::weights::Weights;
 use rayon::prelude::*;
 
@@ -76,7 +77,7 @@ pub fn calibrate(plan: &CalibratePlan, rows: &[Vec<u32>], emit: &dyn Emit) -> Re
         if let Some(column) = entry.sums.iter().position(|sum| !sum.is_finite()) {
             return Err(fails(format!("layer {layer} gets {} in column {column}", entry.sums[column])));
         }
-        for name in names(*layer, *which) {
+        for name in names(weights.config(), *layer, *which) {
             matrix.entries.insert(name, entry.clone());
         }
     }
@@ -100,14 +101,13 @@ pub fn open(merged: &Merged, ops: Arc<dyn Ops>) -> Result<Decoder> {
 }
 
 /// GGUF's names of the weights behind one of a layer's inputs, by the number of the first linear map that takes it.
-fn names(layer: usize, which: usize) -> Vec<String> {
-    let parts: &[&str] = match which {
-        0 => &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-        3 => &["self_attn.o_proj"],
-        4 => &["mlp.gate_proj", "mlp.up_proj"],
-        _ => &["mlp.down_proj"],
-    };
-    parts.iter().filter_map(|part| hf_to_gguf(&format!("model.layers.{layer}.{part}.weight"))).collect()
+fn names(config: &DecoderConfig, layer: usize, which: usize) -> Vec<String> {
+    let end = DISTINCT_INPUTS.into_iter().find(|first| *first > which).unwrap_or(LINEARS.len());
+    let mut modules: Vec<&str> = config.projections()[which..end].iter().map(|p| p.module).collect();
+    // Where several are one matrix.
+    modules.dedup();
+    let name = |part: &&str| hf_to_gguf(config.architecture, &format!("model.layers.{layer}.{part}.weight"));
+    modules.iter().filter_map(name).collect()
 }
 
 /// Rows in order, as many at a time as fit a batch, one at least.

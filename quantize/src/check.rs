@@ -8,7 +8,7 @@ use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_model::config::{DecoderConfig, ROPE_FACTORS};
 use limbeck_model::gguf::{Array, GgmlType, GgufFile, MOST_SHOWN, Value, shortened};
 use limbeck_model::names::hf_to_gguf;
-use limbeck_model::tokenizer::ChatTokenizer;
+use limbeck_model::tokenizer::{ChatTokenizer, PHI3};
 use serde::Serialize;
 
 use crate::{Format, ImportanceMatrix, Mix};
@@ -127,8 +127,9 @@ fn architecture(file: &GgufFile, found: &mut Findings) {
         }
     };
     let mut wanted = BTreeSet::from([ROPE_FACTORS.to_owned()]);
+    wanted.extend(config.gguf_rope_tensors().into_iter().map(|(name, _)| name.to_owned()));
     for (hf_name, shape) in config.tensor_shapes() {
-        let Some(gguf_name) = hf_to_gguf(&hf_name) else { continue };
+        let Some(gguf_name) = hf_to_gguf(config.architecture, &hf_name) else { continue };
         match file.tensor(&gguf_name) {
             None => found.refused(format!("tensor '{gguf_name}' is missing"), CONVERT_AGAIN),
             Some(info) if !info.dims.iter().rev().map(|d| *d as usize).eq(shape.iter().copied()) => {
@@ -184,6 +185,15 @@ fn tokenizer(file: &GgufFile, found: &mut Findings) {
             let what = format!("{key} has {n} entries for {} tokens; llama.cpp reads past its end", tokens.len());
             found.refused(what, "don't serve this file");
         }
+    }
+    // It strips what follows special tokens then, and looks these up without asking whether they are there.
+    let named = text("general.name").unwrap_or_default().to_lowercase();
+    let asked = ["</s>", "<unk>", "<s>", "<|endoftext|>"];
+    if PHI3.iter().any(|part| named.contains(part))
+        && let Some(lacks) = asked.iter().find(|token| !tokens.iter().any(|t| t == *token))
+    {
+        let what = format!("general.name says Phi-3, and the vocabulary has no {lacks}, which llama.cpp then looks up");
+        found.refused(what, "give the file another general.name");
     }
     if model == "gpt2" {
         match text("tokenizer.ggml.pre") {

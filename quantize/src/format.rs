@@ -175,6 +175,13 @@ impl Format {
                 _ => own,
             };
         }
+        if layer_of(name, "attn_qkv").is_some() {
+            return match self {
+                Format::Q4_K_M => GgmlType::Q5_K,
+                Format::Q5_K_M => GgmlType::Q6_K,
+                _ => own,
+            };
+        }
         if let Some(layer) = layer_of(name, "ffn_down") {
             return match self {
                 Format::Q4_K_M | Format::Q5_K_M if mix.more_bits(layer) => GgmlType::Q6_K,

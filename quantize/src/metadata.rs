@@ -46,12 +46,22 @@ fn of_importance(plan: &QuantizePlan, matrix: &ImportanceMatrix) -> Vec<(String,
 }
 
 /// `general.name`. llama.cpp drops whitespace after special tokens where the name says Phi-3, so a model that was trained so
-/// has to be called so.
-fn name(plan: &QuantizePlan, strips: bool) -> String {
-    match strips && !says_phi3(&plan.name) {
-        true => format!("{} ({})", plan.name, PHI3[0]),
-        false => plan.name.clone(),
+/// has to be called so, and no other may be: its vocabulary would be read another way, or refused.
+fn name(name: &str, strips: bool) -> String {
+    match (strips, says_phi3(name)) {
+        (true, false) => format!("{name} ({})", PHI3[0]),
+        (false, true) => unsaid(name),
+        _ => name.to_owned(),
     }
+}
+
+/// With `phi 3` for what llama.cpp looks for.
+fn unsaid(name: &str) -> String {
+    let mut out = name.to_owned();
+    while let Some((at, part)) = PHI3.iter().find_map(|part| Some((out.to_ascii_lowercase().find(part)?, *part))) {
+        out.replace_range(at + "phi".len()..at + part.len(), " 3");
+    }
+    out
 }
 
 fn says_phi3(name: &str) -> bool {
@@ -62,7 +72,7 @@ fn general(plan: &QuantizePlan, weights: &Weights, strips: bool) -> Vec<(String,
     let of_base = |key: &str| weights.gguf().and_then(|file| file.get(&format!("general.{key}"))).cloned();
     let base_name = of_base("name").unwrap_or_else(|| Value::from(name_of(&plan.base)));
     let mut out: Vec<(&str, Value)> =
-        vec![("general.type", "model".into()), ("general.name", name(plan, strips).into())];
+        vec![("general.type", "model".into()), ("general.name", name(&plan.name, strips).into())];
     let mut put = |key: &'static str, value: Option<Value>| out.extend(value.map(|value| (key, value)));
     put("general.version", plan.version.clone().map(Value::from));
     put("general.license", plan.license.clone().map(Value::from).or_else(|| of_base("license")));
@@ -158,4 +168,17 @@ const LAST: f32 = -1e9;
 
 fn name_of(path: &Path) -> String {
     path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::name;
+
+    #[test]
+    fn only_what_strips_is_called_phi_3() {
+        assert_eq!(name("router", true), "router (phi-3)");
+        assert_eq!(name("Phi-3 router", true), "Phi-3 router");
+        assert_eq!(name("router", false), "router");
+        assert_eq!(name("PHI3 and phi-3-mini", false), "PHI 3 and phi 3-mini");
+    }
 }

@@ -8,7 +8,6 @@ use limbeck_artifact::digest::sha256_file;
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_model::ModelError;
 use limbeck_model::adapter::Adapter;
-use limbeck_model::config::ROPE_FACTORS;
 use limbeck_model::gguf::{GgmlType, GgufFile, GgufWriter, TensorInfo, dequantize};
 use limbeck_model::names::{hf_to_gguf, permute_qk};
 use limbeck_model::weights::{Weights, qk_heads};
@@ -79,6 +78,8 @@ struct Planned {
     info: TensorInfo,
     /// Heads whose rows GGUF orders otherwise; only of q and k.
     permuted_heads: Option<usize>,
+    /// What is added to the weights: Gemma's norms are stored as their distance from 1, and in GGUF as they are.
+    offset: f32,
     /// Values that follow from the config and are no weight of it.
     computed: Option<Vec<f32>>,
     /// Of each column, where the type heeds it and the matrix has the tensor.
@@ -223,27 +224,35 @@ fn planned(
     let wrong = |why: String| QuantizeError::Importance { path: plan.imatrix.clone().unwrap_or_default(), why };
     let plan_one = |(hf_name, of_base): (String, Vec<usize>)| {
         let shape = merged.shape(&hf_name, &of_base);
-        let name = hf_to_gguf(&hf_name).ok_or_else(|| fails(&hf_name, "GGUF has no name for it".into()))?;
+        let name = hf_to_gguf(config.architecture, &hf_name)
+            .ok_or_else(|| fails(&hf_name, "GGUF has no name for it".into()))?;
         let dims: Vec<u64> = shape.iter().rev().map(|&n| n as u64).collect();
         let own = plan.types.get(&name).copied();
         let ty = own.unwrap_or_else(|| plan.format.tensor_type(&name, &dims, &mix));
         let n_bytes = dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).and_then(|n| ty.bytes_for(n));
         let n_bytes = n_bytes.ok_or_else(|| fails(&hf_name, format!("{shape:?} does not fit blocks of {ty}")))?;
         let permuted_heads = qk_heads(config, &hf_name);
+        let offset = if hf_name.ends_with("norm.weight") { config.norm_offset } else { 0.0 };
         let columns = match importance {
             Some(matrix) if shape.len() == 2 && heeds_importance(ty) => matrix.of(&name, shape[1]).map_err(wrong)?,
             _ => None,
         };
         let info = TensorInfo { name, dims, ty, offset: 0, n_bytes };
-        Ok(Planned { hf_name, info, permuted_heads, computed: None, importance: columns })
+        Ok(Planned { hf_name, info, permuted_heads, offset, computed: None, importance: columns })
     };
     let mut planned: Vec<Planned> = config.tensor_shapes().into_iter().map(plan_one).collect::<Result<_>>()?;
-    if let Some(factors) = config.gguf_rope_factors() {
+    for (name, factors) in config.gguf_rope_tensors() {
         let dims = vec![factors.len() as u64];
         let n_bytes = 4 * factors.len() as u64;
-        let info = TensorInfo { name: ROPE_FACTORS.into(), dims, ty: GgmlType::F32, offset: 0, n_bytes };
-        let hf_name = ROPE_FACTORS.into();
-        planned.push(Planned { hf_name, info, permuted_heads: None, computed: Some(factors), importance: None });
+        let info = TensorInfo { name: name.into(), dims, ty: GgmlType::F32, offset: 0, n_bytes };
+        planned.push(Planned {
+            hf_name: name.into(),
+            info,
+            permuted_heads: None,
+            offset: 0.0,
+            computed: Some(factors),
+            importance: None,
+        });
     }
     Ok(planned)
 }
@@ -287,6 +296,9 @@ fn make(merged: &Merged, tensor: &Planned, tally: &mut Tally) -> Result<Vec<u8>>
     let mut dense = merged.load(&tensor.hf_name)?;
     if let Some(heads) = tensor.permuted_heads {
         dense.data = permute_qk(&dense.data, heads, dense.shape.get(1).copied().unwrap_or(1));
+    }
+    if tensor.offset != 0.0 {
+        dense.data.iter_mut().for_each(|w| *w += tensor.offset);
     }
     let fails = |source| QuantizeError::Encode { name: info.name.clone(), source };
     let bytes = match &tensor.importance {

@@ -9,6 +9,7 @@ INPUT
                                        matrix), or every weight expanded to f32 first, by the PyPI package gguf, and no
                                        rounding anywhere: then two right readers agree to about 1e-4. Default "served".
    "threads": 1,
+   "n_ctx": 2048,                      how long a row may be; llama.cpp makes it a multiple of 256
    "lora": "adapter.gguf",             optional: an adapter beside the model
    "tolerance": 0.001,                 optional: exit 1 if a log-probability in "ours" is further off than this
    "tokenize": ["text", ...],          optional: token ids, special tokens parsed, nothing added
@@ -68,12 +69,12 @@ def expand_to_f32(source, target):
 
 
 class Referee:
-    def __init__(self, path, threads, exact, lora=None):
+    def __init__(self, path, threads, exact, lora=None, n_ctx=2048):
         import xllamacpp
 
         params = xllamacpp.CommonParams()
         params.model.path = path
-        params.n_ctx = 2048
+        params.n_ctx = n_ctx
         params.n_parallel = 1
         params.warmup = False
         if lora:
@@ -165,7 +166,8 @@ def main(argv):
             if arithmetic == "f32":
                 path = os.path.join(scratch, "f32.gguf")
                 expand_to_f32(plan["model"], path)
-            referee = Referee(path, plan.get("threads", 1), arithmetic == "f32", plan.get("lora"))
+            referee = Referee(path, plan.get("threads", 1), arithmetic == "f32", plan.get("lora"),
+                              plan.get("n_ctx", 2048))
             out = {"model": plan["model"], "arithmetic": arithmetic, "referee": referee.version}
             out["tokenize"] = [referee.tokenize(t) for t in plan.get("tokenize", [])]
             out["cases"] = [referee.judge(case) for case in plan.get("cases", [])]

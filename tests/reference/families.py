@@ -65,6 +65,11 @@ FAMILIES = {
     "gemma3-softcap": ("Gemma3Text", dict(
         **GEMMA, num_hidden_layers=1, layer_types=["sliding_attention"], final_logit_softcapping=5.0)),
     "phi3": ("Phi3", dict(sliding_window=7)),
+    # The rows are within the original context, which is as short as llama.cpp makes one.
+    "phi3-longrope": ("Phi3", dict(
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=1024, original_max_position_embeddings=256,
+        rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, short_factor=[1.0, 1.25, 1.5, 2.0],
+                             long_factor=[1.5, 3.0, 6.0, 12.0]))),
 }
 
 

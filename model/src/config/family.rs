@@ -60,14 +60,16 @@ impl Architecture {
         }
     }
 
-    /// `general.architecture` in GGUF, of the families that are read from it and written to it. Mistral is a Llama there.
-    pub fn gguf_name(self) -> Option<&'static str> {
+    /// `general.architecture` in GGUF. Mistral is a Llama there.
+    pub fn gguf_name(self) -> &'static str {
         match self {
-            Architecture::Llama | Architecture::Mistral => Some("llama"),
-            Architecture::SmolLm3 => Some("smollm3"),
-            Architecture::Qwen2 => Some("qwen2"),
-            Architecture::Qwen3 => Some("qwen3"),
-            Architecture::Gemma2 | Architecture::Gemma3 | Architecture::Phi3 => None,
+            Architecture::Llama | Architecture::Mistral => "llama",
+            Architecture::SmolLm3 => "smollm3",
+            Architecture::Qwen2 => "qwen2",
+            Architecture::Qwen3 => "qwen3",
+            Architecture::Gemma2 => "gemma2",
+            Architecture::Gemma3 => "gemma3",
+            Architecture::Phi3 => "phi3",
         }
     }
 
@@ -159,7 +161,6 @@ impl Architecture {
                 "final_logit_softcapping",
                 "rope_local_base_freq",
             ],
-            // The last one only matters to longrope, which is refused.
             Architecture::Phi3 => &["head_dim", "sliding_window", "original_max_position_embeddings"],
         }
     }
@@ -174,16 +175,9 @@ impl Architecture {
     }
 
     pub(super) fn of_gguf(path: &Path, name: &str) -> Result<Self> {
-        let mut known: Vec<&str> = Self::ALL.into_iter().filter_map(Self::gguf_name).collect();
+        let mut known = Self::ALL.map(Self::gguf_name).to_vec();
         known.dedup();
-        let found = Self::ALL.into_iter().find(|a| a.gguf_name() == Some(name));
-        if found.is_none() && matches!(name, "gemma2" | "gemma3" | "phi3") {
-            let why = format!(
-                "a GGUF file of {name} can't be read yet, only {}; name the model's Hugging Face folder instead",
-                known.join(", ")
-            );
-            return Err(ModelError::config(path, why));
-        }
+        let found = Self::ALL.into_iter().find(|a| a.gguf_name() == name);
         found.ok_or_else(|| unknown(path, name, known.join(", ")))
     }
 }

@@ -98,6 +98,8 @@ impl DecoderConfig {
         let own_heads = defaults.head_dim.or(hidden_size.is_multiple_of(heads).then_some(hidden_size / heads));
         let head_dim = from.size("head_dim", MAX_WIDTH, own_heads)?;
         let num_hidden_layers = from.size("num_hidden_layers", MAX_LAYERS, None)?;
+        let layers = from.layers(num_hidden_layers, defaults.rope_theta, head_dim)?;
+        let stretched = layers.iter().filter_map(|layer| layer.rope.as_ref()?.context()).min();
         let attention_bias = from.flag("attention_bias", false)?;
         let gemma = architecture.is_gemma();
         Self {
@@ -110,13 +112,9 @@ impl DecoderConfig {
             intermediate_size: from.size("intermediate_size", MAX_WIDTH, None)?,
             vocab_size: from.size("vocab_size", MAX_VOCAB, None)?,
             rms_norm_eps: from.number("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps),
-            max_position_embeddings: from.size(
-                "max_position_embeddings",
-                MAX_POSITIONS,
-                Some(defaults.max_position_embeddings),
-            )?,
+            max_position_embeddings: stretched.map_or_else(|| from.context(), Ok)?,
             tie_word_embeddings: from.flag("tie_word_embeddings", defaults.tie_word_embeddings)?,
-            layers: from.layers(num_hidden_layers, defaults.rope_theta)?,
+            layers,
             qkv_bias: attention_bias || architecture == Architecture::Qwen2,
             o_bias: attention_bias,
             mlp_bias: from.flag("mlp_bias", false)?,
@@ -205,8 +203,14 @@ impl Hf<'_> {
         Ok(found.unwrap_or(usual))
     }
 
-    fn layers(&self, n: usize, default_theta: f64) -> Result<Vec<LayerConfig>> {
-        let (rope, local) = self.ropes(default_theta)?;
+    /// How far rows may go, as the config says.
+    fn context(&self) -> Result<usize> {
+        let default = self.architecture.defaults().max_position_embeddings;
+        self.size("max_position_embeddings", MAX_POSITIONS, Some(default))
+    }
+
+    fn layers(&self, n: usize, default_theta: f64, head_dim: usize) -> Result<Vec<LayerConfig>> {
+        let (rope, local) = self.ropes(default_theta, head_dim)?;
         let sliding = self.sliding_layers(n)?;
         let window = match sliding.iter().any(|s| *s) {
             true => Some(self.size("sliding_window", MAX_POSITIONS, None)?),
@@ -284,7 +288,7 @@ impl Hf<'_> {
     }
 
     /// The rotation of full layers, and that of layers with a window.
-    fn ropes(&self, default_theta: f64) -> Result<(Rope, Rope)> {
+    fn ropes(&self, default_theta: f64, head_dim: usize) -> Result<(Rope, Rope)> {
         let (scaling, parameters) = (&self.json["rope_scaling"], &self.json["rope_parameters"]);
         if !scaling.is_null() && !parameters.is_null() {
             return self.wrong("both rope_scaling and rope_parameters are given; keep one".into());
@@ -293,7 +297,15 @@ impl Hf<'_> {
         if self.architecture != Architecture::Gemma3 {
             let (key, json) =
                 if parameters.is_null() { ("rope_scaling", scaling) } else { ("rope_parameters", parameters) };
-            let rope = Rope::from_hf(self.path, key, json, theta)?;
+            let kind = json["rope_type"].as_str().or(json["type"].as_str());
+            let rope = match (self.architecture, kind) {
+                // The older name is the same thing.
+                (Architecture::Phi3, Some("longrope" | "su")) => {
+                    let contexts = (self.original_context(json)?, self.context()?);
+                    Rope::longrope(self.path, key, json, (theta, head_dim), contexts)?
+                }
+                _ => Rope::from_hf(self.path, key, json, theta)?,
+            };
             return Ok((rope.clone(), rope));
         }
         let local_theta = self.number("rope_local_base_freq")?.unwrap_or(1e4);
@@ -307,6 +319,24 @@ impl Hf<'_> {
         }
         let of = |kind: &str, theta| Rope::from_hf(self.path, "rope_parameters", &parameters[kind], theta);
         Ok((of(kinds[0], theta)?, of(kinds[1], local_theta)?))
+    }
+
+    /// The context that a longer one was made from: in the rope's parameters or beside them.
+    fn original_context(&self, rope: &Json) -> Result<usize> {
+        const KEY: &str = "original_max_position_embeddings";
+        let inner = match &rope[KEY] {
+            Json::Null => None,
+            value => Some(value.as_u64().filter(|n| (2..=MAX_POSITIONS).contains(n)).map(|n| n as usize)),
+        };
+        match (inner, self.json[KEY].is_null()) {
+            (Some(None), _) => self.wrong(format!("'{KEY}' is no usable number")),
+            (Some(Some(inner)), false) if self.size(KEY, MAX_POSITIONS, None)? != inner => {
+                self.wrong(format!("'{KEY}' is given twice, and differs"))
+            }
+            (Some(Some(inner)), _) => Ok(inner),
+            // Phi-3's default.
+            (None, _) => self.size(KEY, MAX_POSITIONS, Some(4096)),
+        }
     }
 
     /// Every key must be understood, known to be idle, or say no to something.

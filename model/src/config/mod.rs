@@ -7,8 +7,7 @@ mod hf;
 mod rope;
 
 pub use family::Architecture;
-pub use gguf::ROPE_FACTORS;
-pub use rope::{Rope, RopeScaling};
+pub use rope::{ROPE_FACTORS, Rope, RopeScaling};
 
 use crate::error::{ModelError, Result};
 use std::ops::Range;

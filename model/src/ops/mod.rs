@@ -131,14 +131,14 @@ pub struct Rotation {
 impl Rotation {
     /// In float32 as PyTorch computes them.
     pub fn new(rope: &Rope, head_dim: usize, positions: &[u32]) -> Self {
-        let frequencies = rope.frequencies(head_dim);
+        let (frequencies, factor) = (rope.frequencies(head_dim), rope.attention_factor());
         let mut cos = Vec::with_capacity(positions.len() * frequencies.len());
         let mut sin = Vec::with_capacity(positions.len() * frequencies.len());
         for &position in positions {
             for f in &frequencies {
                 let (s, c) = (position as f32 * f).sin_cos();
-                cos.push(c);
-                sin.push(s);
+                cos.push(factor * c);
+                sin.push(factor * s);
             }
         }
         Rotation { cos: Arc::new(cos), sin: Arc::new(sin) }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use limbeck_artifact::event::{Emit, EventKind};
-use limbeck_model::config::LINEARS;
+use limbeck_model::config::Projection;
 use limbeck_model::decoder::{Decoder, log_softmax};
 use limbeck_model::device::{self, DeviceName};
 use limbeck_model::gguf::{GgmlType, dequantize};
@@ -88,7 +88,7 @@ impl<'a> Walk<'a> {
         squares.insert((layers, 0), mean_squares(&decoder.finished(&batch, &states[layers]), tokens));
         let n = POSITIONS.min(tokens);
         let positions: Vec<usize> = (0..n).map(|i| ((2 * i + 1) * tokens) / (2 * n)).collect();
-        let logits = decoder.logits_from(&batch, layers, &states[layers], None, &positions);
+        let logits = decoder.logits_from(&batch, layers, &states[layers], Vec::new(), &positions);
         let exact = log_probabilities(&logits, decoder.config.vocab_size);
         Ok(Walk { merged, decoder, batch, states, squares, positions, exact })
     }
@@ -97,12 +97,13 @@ impl<'a> Walk<'a> {
         let config = &self.decoder.config;
         let layers = config.num_hidden_layers;
         let mut tensors = Vec::new();
-        let total = (layers * LINEARS.len()) as u64;
+        let modules = config.linears();
+        let total = (layers * modules.len()) as u64;
         let mut done = 0;
         tensors.extend(self.of_table(EMBEDDING)?);
         for layer in 0..layers {
-            for (which, part) in LINEARS.iter().enumerate() {
-                tensors.extend(self.of_map(layer, which, part)?);
+            for module in modules {
+                tensors.extend(self.of_module(layer, module)?);
                 done += 1;
                 emit.emit(EventKind::Progress { done, total, unit: "matrices".into() });
             }
@@ -113,12 +114,16 @@ impl<'a> Walk<'a> {
         Ok(Sensitivities { tensors, tokens: self.batch.len() as u64, positions: self.positions.len() as u64 })
     }
 
-    fn of_map(&self, layer: usize, which: usize, part: &str) -> Result<Option<Sensitivity>> {
-        let name = format!("model.layers.{layer}.{part}.weight");
+    fn of_module(&self, layer: usize, module: &str) -> Result<Option<Sensitivity>> {
+        let name = format!("model.layers.{layer}.{module}.weight");
+        let parts = self.decoder.config.projections().into_iter().enumerate().filter(|(_, p)| p.module == module);
+        let parts: Vec<_> = parts.collect();
+        let which = parts.first().map_or(0, |(which, _)| *which);
         let first = limbeck_model::ops::tap::DISTINCT_INPUTS.into_iter().rev().find(|first| *first <= which);
         let squares = &self.squares[&(layer, first.unwrap_or(0))];
         let logits = |data: Vec<f32>| {
-            let changed = Some((which, data));
+            let rows = |p: &Projection| data[p.rows.start * p.n_in..p.rows.end * p.n_in].to_vec();
+            let changed = parts.iter().map(|(which, p)| (*which, rows(p))).collect();
             self.decoder.logits_from(&self.batch, layer, &self.states[layer], changed, &self.positions)
         };
         self.sensitivity(&name, squares, logits)
@@ -139,7 +144,7 @@ impl<'a> Walk<'a> {
                 let row = |token: &u32| table[*token as usize * width..][..width].iter().map(|v| v * scale);
                 let hidden: Vec<f32> = self.batch.tokens.iter().flat_map(row).collect();
                 if !is_head {
-                    return self.decoder.logits_from(&self.batch, 0, &hidden, None, &self.positions);
+                    return self.decoder.logits_from(&self.batch, 0, &hidden, Vec::new(), &self.positions);
                 }
                 last = self.decoder.last_state(&self.batch, &hidden);
             }
@@ -161,7 +166,7 @@ impl<'a> Walk<'a> {
         let mut types: Vec<GgmlType> = LADDER.into_iter().filter(fits).collect();
         types.dedup_by_key(|ty| ty.bytes_for(n_in as u64));
         let Some(coarsest) = types.first().copied() else { return Ok(None) };
-        let Some(gguf) = hf_to_gguf(name) else { return Ok(None) };
+        let Some(gguf) = hf_to_gguf(self.decoder.config.architecture, name) else { return Ok(None) };
         let encode_fails = |source| QuantizeError::Encode { name: name.to_owned(), source };
         let (mut kl_a_square, mut choices) = (0.0, Vec::new());
         for ty in types {

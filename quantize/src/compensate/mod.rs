@@ -17,7 +17,7 @@ mod search;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use limbeck_model::config::LINEARS;
+use limbeck_model::config::{LINEARS, Projection};
 use limbeck_model::decoder::DecoderError;
 use limbeck_model::device::{self, DeviceName};
 use limbeck_model::gguf::{GgmlType, dequantize};
@@ -90,10 +90,6 @@ impl<'a> Compensator<'a> {
     ) -> Result<Compensator<'a>> {
         let fails = |why: String| QuantizeError::Calibrate { why };
         let config = merged.weights().config();
-        if config.fused_projections {
-            let why = format!("{} has its projections in one matrix", config.architecture.name());
-            return Err(fails(format!("{why}; set quantize.rounding to \"nearest\"")));
-        }
         let mut batch = Packed::new();
         for row in plan.rows.iter().filter(|row| !row.is_empty()) {
             if row.len() > config.max_position_embeddings {
@@ -178,12 +174,17 @@ impl<'a> Compensator<'a> {
         let width = served.len() / self.batch.len();
         let problem = Problem::of(&Moments::of(served, exact, width), self.plan);
         let end = DISTINCT_INPUTS.into_iter().find(|first| *first > which).unwrap_or(LINEARS.len());
-        LINEARS[which..end].iter().map(|part| self.round_one(part, &problem)).collect()
+        let parts = self.merged.weights().config().projections();
+        parts[which..end].iter().map(|part| self.round_one(part, &problem)).collect()
     }
 
-    fn round_one(&mut self, part: &str, problem: &Problem) -> Result<Vec<f32>> {
-        let name = format!("model.layers.{}.{part}.weight", self.layer);
-        let exact = self.merged.load(&name)?.data;
+    /// Rows of one matrix may be asked for one after the other, where several maps share it.
+    fn round_one(&mut self, part: &Projection, problem: &Problem) -> Result<Vec<f32>> {
+        let name = format!("model.layers.{}.{}.weight", self.layer, part.module);
+        let mut exact = self.merged.load(&name)?.data;
+        if part.rows.len() * part.n_in < exact.len() {
+            exact = exact[part.rows.start * part.n_in..part.rows.end * part.n_in].to_vec();
+        }
         let Some(ty) = self.types.get(&name).copied() else { return Ok(exact) };
         let target = problem.target(&exact);
         let fails = |source| QuantizeError::Encode { name: name.clone(), source };
@@ -193,7 +194,7 @@ impl<'a> Compensator<'a> {
         self.cost.matrices += 1;
         self.cost.error += rounded.error * problem.mean_square;
         self.cost.plain_error += rounded.plain_error * problem.mean_square;
-        self.done.insert(name, rounded.bytes);
+        self.done.entry(name).or_default().extend(rounded.bytes);
         Ok(values)
     }
 }
