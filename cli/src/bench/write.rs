@@ -108,7 +108,7 @@ fn answers(
 ) -> Result<Vec<Chosen>> {
     let asked: Vec<Asked> =
         prompts.iter().map(|prompt| Asked { prompt: &prompt[SHARED..], max_new_tokens: tokens }).collect();
-    let ends = Ends { stop: &[], goes_on: &|_, _| true, done: &mut |_| () };
+    let ends = Ends { stop: &[], within: None, goes_on: &|_, _| true, done: &mut |_| () };
     Ok(greedy(decoder, None, shared, &asked, Batch::of(batch), ends)?)
 }
 
