@@ -33,8 +33,14 @@ impl Schema {
     /// left out.
     ///
     /// # Errors
-    /// With the place, where an obligatory field has no value, or a pattern is beyond what can be kept to.
+    /// With the place, where an obligatory field has no value, or a pattern is beyond what can be kept to; where answers are texts.
     pub fn grammar(&self, lead: &str) -> Result<Grammar, SchemaError> {
+        if self.is_text() {
+            return Err(SchemaError {
+                at: String::new(),
+                what: "only fields have a grammar, and answers are texts".to_owned(),
+            });
+        }
         let mut making = Making { builder: RegexBuilder::new() };
         let answer = making.object(&self.fields)?;
         let lead = if lead.is_empty() { RegexAst::EmptyString } else { optional(literal(lead)) };
@@ -144,7 +150,8 @@ impl Making {
         if rules.pattern.is_none() && rules.format.is_none() {
             return Ok(quoted(RegexAst::Regex(CHARACTER.to_owned()), least, most));
         }
-        // Rules are about what the text says; how JSON spells that is put around them.
+        // Rules are about what the text says; how JSON spells that is put around them. The engine knows no bare U+007F in JSON, which
+        // the canonical text has, and so no such character is written under a pattern.
         let any = RegexAst::Regex("(?s:.)".to_owned());
         let mut says = vec![RegexAst::Repeat(Box::new(any), least, most)];
         if let Some(pattern) = &rules.pattern {

@@ -68,7 +68,6 @@ fn each_rule_lets_its_values_through_and_no_other_spelling() {
             let answer = json!({&name: serde_json::from_str::<Value>(value).unwrap()});
             assert_eq!(schema.check(&answer), [], "{rules} {value}");
             let text = schema.canonical(&answer);
-            // The engine spells one character otherwise where a pattern is.
             assert!(grammar.accepts(&text), "{rules} {text}");
             assert!(!grammar.accepts(&format!(" {text}")) && !grammar.accepts(&format!("{text} ")));
             assert!(!grammar.accepts(&text.replacen(':', ": ", 1)));
@@ -124,6 +123,7 @@ fn what_can_not_be_written_is_left_out_or_told() {
         let error = of(field, "\"x\"").err().unwrap().to_string();
         assert_eq!(error, "properties.x: no value of this field can be written, and it must be filled in");
     }
+    assert!(Schema::parse(r#"{"type":"string"}"#).unwrap().grammar("").is_err(), "a text");
     let error = of(r#"{"type":"string","pattern":"\\bann\\b"}"#, "").err().unwrap().to_string();
     assert!(error.starts_with(r#"properties.x.pattern: "\\bann\\b" can't be kept to while"#), "{error}");
 }
@@ -193,4 +193,41 @@ proptest! {
         let canonical = schema.canonical_text(&text);
         prop_assert!(canonical.is_ok(), "{} {:?}", text, canonical);
     }
+}
+
+/// Patterns that a stranger might choose: refused, or kept to within a time that a person waits.
+#[test]
+fn no_pattern_takes_for_ever() {
+    let begun = std::time::Instant::now();
+    let mut kept = 0;
+    for pattern in [
+        "^(a|aa)*.{200}b$",
+        "(.*a){20}",
+        "^((a|b)*a(a|b){15}){3}$",
+        r"^(\\w+\\s?)*$",
+        r"(\\w{1,9}-){5}",
+        "a.*b.*c.*d.*e.*f.*g.*h",
+        "(x+x+)+y",
+        "(a|b|ab)*c|(b|c|bc)*a|(.{0,30}z){5}",
+    ] {
+        for length in ["", r#","maxLength":400"#, r#","minLength":200,"maxLength":300"#] {
+            let rules = format!(r#"{{"type":"string","pattern":"{pattern}"{length}}}"#);
+            let schema = Schema::parse(&format!(r#"{{"type":"object","properties":{{"x":{rules}}}}}"#)).unwrap();
+            let Ok(mut grammar) = schema.grammar("") else { continue };
+            kept += 1;
+            let (mut at, mut z) = (grammar.start(), 7u64);
+            for _ in 0..500 {
+                let ways = next(&mut grammar, at);
+                let near: Vec<At> = ways.iter().filter(|(byte, _)| b"abxz- ".contains(byte)).map(|way| way.1).collect();
+                let ways = if near.is_empty() { ways.iter().map(|way| way.1).collect() } else { near };
+                if ways.is_empty() {
+                    break;
+                }
+                z = z.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                at = ways[(z >> 33) as usize % ways.len()];
+            }
+        }
+    }
+    let seconds = begun.elapsed().as_secs();
+    assert!(kept >= 20 && seconds < 60, "{kept} in {seconds} s");
 }
