@@ -56,6 +56,10 @@ pub struct Task {
     /// Where a written answer is cut off, in tokens.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub max_new_tokens: Option<usize>,
+    /// Whether answers are kept to the schema while they are written, as they were when they were evaluated. Artifacts of versions
+    /// that knew no such thing say nothing, and are not.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub constrained: Option<bool>,
     /// The system prompt that goes before each message.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub system: Option<String>,

@@ -2,7 +2,11 @@
 //! properties, or a text. What a form can show and a person can fill in is in it; what is outside is refused by name.
 
 mod answer;
+mod grammar;
+mod numerals;
 mod parse;
+
+pub use grammar::{At, Grammar};
 
 use regex::Regex;
 use serde_json::{Number, Value};
@@ -165,5 +169,7 @@ impl Schema {
     }
 }
 
+#[cfg(test)]
+mod grammar_tests;
 #[cfg(test)]
 mod tests;

@@ -97,7 +97,23 @@ impl Answered {
     /// When the run has no evaluation, or its files are not whole.
     pub fn load(run: &Path) -> Result<Answered, EvalError> {
         let report = Report::load(&run.join("eval/report.json"))?;
-        let path = run.join(format!("eval/predictions/{}.jsonl", report.candidate));
+        let name = report.candidate.clone();
+        Answered::of_arm(run, report, &name)
+    }
+
+    /// The candidate as it answers where nobody keeps its answers to a schema, as other servers give them.
+    ///
+    /// # Errors
+    /// As [`Answered::load`].
+    pub fn load_free(run: &Path) -> Result<Answered, EvalError> {
+        let report = Report::load(&run.join("eval/report.json"))?;
+        let free = report.constraint.as_ref().filter(|constraint| constraint.constrained);
+        let name = free.map_or(&report.candidate, |constraint| &constraint.other).clone();
+        Answered::of_arm(run, report, &name)
+    }
+
+    fn of_arm(run: &Path, report: Report, arm: &str) -> Result<Answered, EvalError> {
+        let path = run.join(format!("eval/predictions/{arm}.jsonl"));
         let unusable = |what: String| EvalError::NotARun { path: run.to_owned(), what };
         let kept =
             predictions::read_test(&path).ok_or_else(|| unusable(format!("{} can't be read", path.display())))?;
@@ -138,7 +154,7 @@ impl Answered {
             }
             _ => None,
         };
-        let name = format!("{} {} ({})", report.name, report.version, report.candidate);
+        let name = format!("{} {} ({})", report.name, report.version, arm);
         Ok(Answered { name, rows, times_ms, judged })
     }
 

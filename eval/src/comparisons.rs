@@ -19,7 +19,11 @@ pub(crate) fn compare(
     let others = || results.iter().map(|result| result.name.as_str()).filter(|name| *name != plan.candidate);
     let with_candidate = others().map(|other| (plan.candidate.as_str(), other));
     let with_frontier = plan.frontier.iter().flat_map(|frontier| {
-        others().filter(move |other| other != frontier).map(move |other| (other, frontier.as_str()))
+        let other_way = plan.constraint.as_ref().map(|constraint| constraint.other.as_str());
+        // The candidate written the other way is nobody's rival.
+        others()
+            .filter(move |other| other != frontier && Some(*other) != other_way)
+            .map(move |other| (other, frontier.as_str()))
     });
     let mut comparisons: Vec<Comparison> = with_candidate
         .chain(with_frontier)

@@ -20,7 +20,7 @@ use crate::mistakes::mistakes;
 use crate::planted::plant;
 use crate::policy;
 use crate::preference::{self, PairwiseJudge};
-use crate::report::{ArmResult, Calibration, Fact, Lineage, Report, SCHEMA, TestRows};
+use crate::report::{ArmResult, Calibration, Constraint, Fact, Lineage, Report, SCHEMA, TestRows};
 use crate::routing::route;
 use crate::said::calibrate_confidences;
 use crate::savings::savings;
@@ -49,6 +49,8 @@ pub struct EvalPlan {
     pub ranking: Option<RankingPlan>,
     /// The arm that gates judge.
     pub candidate: String,
+    /// Of fields that a model writes: whether it is kept to their schema meanwhile, and the arm that is the candidate the other way.
+    pub constraint: Option<Constraint>,
     /// The arm that it would replace, where escalated calls go.
     pub frontier: Option<String>,
     pub gates: Vec<Gate>,
@@ -286,6 +288,7 @@ pub fn evaluate_judged(
         verdict: Verdict::overall(gates.iter().map(|gate| gate.verdict)),
         headline: String::new(),
         candidate: plan.candidate.clone(),
+        constraint: plan.constraint.clone(),
         frontier: plan.frontier.clone(),
         made: plan.made.clone(),
         notes: plan.notes.iter().cloned().chain(timed).collect(),
@@ -371,7 +374,8 @@ fn check(plan: &EvalPlan, arms: &[Arm<'_>]) -> Result<(), EvalError> {
         }
     }
     let asked = plan.gates.iter().filter_map(|gate| gate.rule.other_arm());
-    for name in asked.chain([plan.candidate.as_str()]).chain(plan.frontier.as_deref()) {
+    let other_way = plan.constraint.iter().map(|constraint| constraint.other.as_str());
+    for name in asked.chain(other_way).chain([plan.candidate.as_str()]).chain(plan.frontier.as_deref()) {
         if !names.contains(name) {
             let known = names.iter().copied().collect::<Vec<_>>().join(", ");
             return refuse(format!("there is no arm `{name}`"), &format!("use one of {known}"));

@@ -80,8 +80,8 @@ pub use policy::{CalibrationPolicy, Policy, PolicyBand, Promise, Reference, Scor
 pub use preference::{Agreement, Choice, Comparer, Judged, Judgement, PairwiseJudge, Position, Shown};
 pub use ranking::{ndcg, recall_at};
 pub use report::{
-    AnswerKind, ArmResult, Calibration, Comparison, Fact, Lineage, Mistake, Report, Routing, SplitRows, TestRows,
-    judged_facts, junit, load_facts, render_html, terminal_summary,
+    AnswerKind, ArmResult, Calibration, Comparison, Constraint, Fact, Lineage, Mistake, Report, Routing, SplitRows,
+    TestRows, judged_facts, junit, load_facts, render_html, terminal_summary,
 };
 pub use rollout::{RolloutStep, SHARES, rollout};
 pub use savings::{Savings, Volume};

@@ -193,6 +193,9 @@ fn fields(card: &mut String, report: &Report) {
         );
     }
     let _ = writeln!(card, "\n{} of the answers are valid under the schema.\n", percent(extraction.validity));
+    if let Some(words) = report.constraint_words() {
+        let _ = writeln!(card, "{words}\n");
+    }
 }
 
 fn data(card: &mut String, report: &Report) {

@@ -158,7 +158,7 @@ fn bad_input_is_an_error() {
 
 /// Up to five tokens behind `past` and `prompt`.
 fn five(d: &Decoder, past: &Sequence, prompt: &[u32], stop: &[u32], most: usize) -> Chosen {
-    let ends = Ends { stop, goes_on: &|_, tokens| tokens.len() < most, done: &mut |_| () };
+    let ends = Ends { stop, within: None, goes_on: &|_, tokens| tokens.len() < most, done: &mut |_| () };
     let asked = [Asked { prompt, max_new_tokens: 5 }];
     greedy(d, None, past, &asked, Batch::default(), ends).unwrap().pop().unwrap()
 }

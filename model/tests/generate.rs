@@ -180,6 +180,7 @@ fn write(
     let done = RefCell::new(Vec::new());
     let ends = Ends {
         stop: &[9, 17],
+        within: None,
         goes_on: &|_, t| t.len() < 6 || t[0] % 2 == 0,
         done: &mut |i| done.borrow_mut().push(i),
     };
@@ -243,7 +244,7 @@ fn no_more_is_kept_than_the_budget_says() {
         let mut done = |number: usize| {
             open.borrow_mut().remove(&number);
         };
-        let ends = Ends { stop: &[], goes_on: &begun, done: &mut done };
+        let ends = Ends { stop: &[], within: None, goes_on: &begun, done: &mut done };
         let batch = Batch { rows, cached_tokens, prompt_tokens: 512 };
         let answers = greedy(&case.decoder, None, &Sequence::default(), &asked, batch, ends).unwrap();
         assert!(answers.iter().all(|answer| answer.tokens.len() == 6));
@@ -267,7 +268,7 @@ fn a_prompt_that_is_too_long_or_strange_is_an_error() {
     let vocab = case.decoder.config.vocab_size as u32;
     let try_it = |prompt: &[u32]| {
         let asked = [Asked { prompt, max_new_tokens: 2 }];
-        let ends = Ends { stop: &[], goes_on: &|_, _| true, done: &mut |_| () };
+        let ends = Ends { stop: &[], within: None, goes_on: &|_, _| true, done: &mut |_| () };
         greedy(&case.decoder, None, &Sequence::default(), &asked, Batch::default(), ends)
     };
     assert!(try_it(&[vocab]).unwrap_err().to_string().contains("outside the vocabulary"));

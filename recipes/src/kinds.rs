@@ -178,6 +178,13 @@ pub(crate) fn read_schema(resolved: &Resolved) -> Result<Option<SchemaFile>, Rec
         let what = format!("the schema {} asks for a text, and an extraction for an object of fields", path.display());
         return Err(failed(what, "name the fields, or set `task.kind = \"generate\"` and leave the schema out").into());
     }
+    if resolved.recipe.task.constrained == Some(true) {
+        schema.grammar("").map_err(|e| {
+            let hint =
+                "mend it, or set `task.constrained = false`: answers are then checked only once they are written";
+            failed(format!("answers can't be kept to the schema {} while they are written: {e}", path.display()), hint)
+        })?;
+    }
     Ok(Some(SchemaFile { text, schema }))
 }
 

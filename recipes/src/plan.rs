@@ -64,6 +64,7 @@ fn prefixes(stage: Stage) -> &'static [&'static str] {
             "version",
             "seed",
             "task.max_new_tokens",
+            "task.constrained",
             "model.max_seq_length",
             "model.device",
             "data.notes",

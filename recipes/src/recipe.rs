@@ -32,6 +32,8 @@ pub struct Task {
     /// Of `extract`.
     pub schema: Option<PathBuf>,
     pub max_new_tokens: Option<usize>,
+    /// Of `extract`: whether answers are kept to the schema while they are written.
+    pub constrained: Option<bool>,
     pub system: Option<String>,
     pub guidelines: Option<PathBuf>,
 }

@@ -121,6 +121,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("task.labels", Texts { min: 2 }, Of("classify"), "the taxonomy; the tuned model answers with exactly one of these"),
     field("task.schema", Path, Of("extract"), "JSON Schema of the answer: an object of plain fields, each with a description for reviewers"),
     field("task.max_new_tokens", Int { min: 1, max: 32_768 }, OptionalOf(WRITTEN), "longest answer in tokens; one that does not end by then is cut off, and invalid"),
+    field("task.constrained", Bool, OptionalOf(&["extract"]), "keeps answers to the schema while they are written: tokens that no valid answer can go on with get no probability; evaluation, score and serve alike"),
     field("task.system", Text, Optional, "replaces the system prompt that the traces recorded"),
     field("task.guidelines", Path, Optional, "a text file that tells reviewers how to give the labels; a key of the review screen shows it"),
 
@@ -280,6 +281,8 @@ const DEFAULTS_UNDER: &[DefaultUnder] = &[
     DefaultUnder { key: "train.method", value: "full", of: "train.learning_rate", default: "5e-5" },
     DefaultUnder { key: "task.kind", value: "extract", of: "task.max_new_tokens", default: "256" },
     DefaultUnder { key: "task.kind", value: "generate", of: "task.max_new_tokens", default: "256" },
+    // Who serves an extractor expects answers that can be read.
+    DefaultUnder { key: "task.kind", value: "extract", of: "task.constrained", default: "true" },
     // That a text is the wanted one word for word is seldom likely, and says little of how good it is.
     DefaultUnder { key: "task.kind", value: "generate", of: "eval.threshold", default: "0.0" },
     DefaultUnder { key: "distill.divergence", value: "skew_kl", of: "distill.divergence_alpha", default: "0.1" },
@@ -322,7 +325,8 @@ impl Array {
 }
 
 /// The arms that every evaluation may have; a recipe's own have other names.
-pub(crate) const OWN_ARMS: &[&str] = &["frontier", "linear", "base", "tuned", "referee"];
+pub(crate) const OWN_ARMS: &[&str] =
+    &["frontier", "linear", "base", "tuned", "referee", "constrained", "unconstrained"];
 
 /// What a table of an array of tables may hold, by its `kind`.
 #[derive(Debug)]

@@ -87,6 +87,7 @@ pub fn template(name: &str, asked: Asked<'_>) -> String {
             ("task.labels", _) => writeln!(text, "labels = {} # {}", list(asked), field.doc),
             ("task.schema", _) => writeln!(text, "schema = \"schema.json\" # {}", field.doc),
             ("task.max_new_tokens", _) => writeln!(text, "# {key} = 256 # {}", field.doc),
+            ("task.constrained", _) => writeln!(text, "# {key} = true # {}", field.doc),
             ("model.base", _) => writeln!(text, "base = \"base.gguf\" # {}", field.doc),
             ("data.traces", _) => writeln!(text, "traces = [\"traces.jsonl\"] # {}", field.doc),
             (_, Need::Default(value)) => writeln!(text, "# {key} = {value} # {}", field.doc),

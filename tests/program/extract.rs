@@ -31,6 +31,9 @@ fn fields_go_the_whole_way() {
         assert!(text.contains(part), "no {part} in:\n{text}");
     }
     assert!(!text.contains("linear"), "no linear model has a say about fields:\n{text}");
+    let plain = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let both = ["Answers are kept to the schema while they are written: ", "The same model, answers written freely: "];
+    assert!(both.iter().all(|part| plain.contains(part)), "what the schema does is told:\n{text}");
 
     let report = parsed(&std::fs::read_to_string(mini.run_dir().join("eval/report.json")).unwrap());
     assert_eq!(report["fields"], json!(["date", "time", "people", "first_name", "last_name"]));
@@ -42,6 +45,32 @@ fn fields_go_the_whole_way() {
     assert_eq!(arm("tuned")["calibration"]["fitted_rows"], json!(0), "only the candidate answers the calibration rows");
     // The tiny base learns nothing; what it writes is measured all the same.
     assert_eq!(arm("base")["scores"]["rows"], frontier["scores"]["rows"]);
+
+    // Whatever a model knows, what it is kept to is the beginning of a valid answer; cut off where there is no room.
+    let answers = |arm: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(mini.run_dir().join(format!("eval/predictions/{arm}.jsonl"))).unwrap();
+        text.lines().filter_map(|line| Some(parsed(line)["said"]["text"].as_str()?.to_owned())).collect()
+    };
+    let schema = limbeck_artifact::schema::Schema::parse(
+        &std::fs::read_to_string(mini.path().join("mini/schema.json")).unwrap(),
+    )
+    .unwrap();
+    let begins = |text: &String| {
+        let mut grammar = schema.grammar("").unwrap();
+        let mut at = grammar.start();
+        let mut goes_on = |byte| grammar.after(at, byte).map(|to| at = to).is_some();
+        text.trim_end_matches('\u{fffd}').bytes().all(&mut goes_on)
+    };
+    for name in ["base", "tuned", "Q8_0"] {
+        let said = answers(name);
+        assert!(!said.is_empty() && said.iter().all(begins), "{name}: {said:?}");
+    }
+    assert!(!answers("unconstrained").iter().all(begins), "written freely");
+    assert_eq!(report["constraint"], json!({"constrained": true, "other": "unconstrained"}));
+    let rivals = report["comparisons"].as_array().unwrap().iter();
+    let told: Vec<&Value> =
+        rivals.filter(|pair| pair["arm"] == "unconstrained" || pair["against"] == "unconstrained").collect();
+    assert!(told.len() == 1 && told[0]["arm"] == "Q8_0", "compared to the candidate only: {told:?}");
 
     let card = parsed(&std::fs::read_to_string(mini.run_dir().join("dataset/dataset.json")).unwrap());
     let schema = std::fs::read_to_string(mini.path().join("mini/schema.json")).unwrap();
@@ -55,8 +84,12 @@ fn fields_go_the_whole_way() {
     assert!(lineage.lines().all(|line| parsed(line)["target"].is_null()));
     let manifest = parsed(&std::fs::read_to_string(mini.run_dir().join("package/manifest.json")).unwrap());
     assert_eq!((&manifest["task"]["kind"], &manifest["task"]["max_new_tokens"]), (&json!("extract"), &json!(24)));
+    assert_eq!(manifest["task"]["constrained"], json!(true), "served as it was evaluated");
     let answer = parsed(&mini.expect(0, &["score", "mini/staging", "a table for 4 at 6pm", "--json"]));
-    assert!(answer["route"] == "escalate" && (answer["fields"].is_object() || answer["fault"].is_string()), "{answer}");
+    assert!(
+        answer["route"] == "escalate" && (answer["fields"].is_object() || answer["fault"] == "it was cut off"),
+        "{answer}"
+    );
 
     // A stream: answers in the order of the lines, those of one batch the same as one by one.
     let lines: Vec<String> = (0..7)
@@ -93,6 +126,35 @@ fn fields_go_the_whole_way() {
     let curated = parsed(&mini.expect(0, &["curate", "mini", "--json"]));
     let cached: Vec<&Value> = curated["stages"].as_array().unwrap().iter().map(|s| &s["cached"]).collect();
     assert_eq!(cached, [&json!(true), &json!(false)], "{curated:#}");
+}
+
+#[test]
+fn answers_are_written_freely_where_that_is_asked_for() {
+    let mini = Mini::bookings(FAST);
+    let free = ["--set", "task.constrained=false", "--set", "train.num_epochs=1"];
+    let text = mini.expect(0, &[&["run", "mini", "--offline"], &free[..]].concat());
+    let plain = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let both = ["Answers are written freely: ", "The same model, answers kept to the schema while they are written: "];
+    assert!(both.iter().all(|part| plain.contains(part)), "{text}");
+    let manifest = parsed(&std::fs::read_to_string(mini.run_dir().join("package/manifest.json")).unwrap());
+    assert_eq!(manifest["task"]["constrained"], json!(false));
+    let explained = mini.expect(0, &["explain", "mini"]);
+    assert!(explained.contains("constrained                  true"), "{explained}");
+
+    let path = mini.path().join("mini/schema.json");
+    let schema = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        schema.replacen("{\"type\": \"string\",", "{\"type\": \"string\", \"pattern\": \"\\\\bon\\\\b\",", 1),
+    )
+    .unwrap();
+    let told = said(&mini, 3, &["explain", "mini"]);
+    for part in ["properties.date.pattern", "looks around", "task.constrained = false", "recipe.toml:7"] {
+        assert!(told.contains(part), "no {part} in:\n{told}");
+    }
+    mini.expect(0, &["explain", "mini", "--set", "task.constrained=false"]);
+    let told = said(&mini, 3, &["explain", "mini", "--set", "task.kind=generate"]);
+    assert!(told.contains("`task.constrained`") || told.contains("`task.schema`"), "{told}");
 }
 
 #[test]

@@ -186,7 +186,7 @@ fn same(a: &Value, b: &Value) -> bool {
 }
 
 /// Compact JSON of a value, keys sorted and whole numbers without a point.
-fn plain(value: &Value) -> String {
+pub(super) fn plain(value: &Value) -> String {
     match value {
         Value::Number(n) => plain_number(n),
         Value::Array(items) => format!("[{}]", items.iter().map(plain).collect::<Vec<_>>().join(",")),

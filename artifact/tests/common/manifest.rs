@@ -15,6 +15,7 @@ pub fn manifest(name: &str, version: &str, files: BTreeMap<String, ArtifactFile>
             labels: vec!["a".to_owned(), "b".to_owned()],
             schema: None,
             max_new_tokens: None,
+            constrained: None,
             system: None,
         },
         base: BaseModel { name: "base".to_owned(), digest: sha256_hex(b"b"), license: None, quantize_base: None },

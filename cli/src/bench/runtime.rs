@@ -120,7 +120,7 @@ fn speed(decoder: &Decoder, prompt: &[u32], tokens: usize) -> Result<Speed> {
         times.borrow_mut().push(begun.elapsed().as_secs_f64());
         true
     };
-    let ends = Ends { stop: &[], goes_on: &goes_on, done: &mut |_| () };
+    let ends = Ends { stop: &[], within: None, goes_on: &goes_on, done: &mut |_| () };
     let asked = [Asked { prompt, max_new_tokens: tokens + 1 }];
     // The last token is not asked about.
     greedy(decoder, None, &Sequence::default(), &asked, Batch::default(), ends)?;

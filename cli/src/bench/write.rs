@@ -9,17 +9,23 @@ use crate::output;
 use crate::output::aligned;
 use crate::settings::Settings;
 use crate::verbs::bench::processor;
+use limbeck_artifact::schema::Schema;
 use limbeck_data_curation::text::Rng;
 use limbeck_model::decoder::Decoder;
 use limbeck_model::device::{self, DeviceName};
-use limbeck_model::generate::{Asked, Batch, Chosen, Ends, greedy};
+use limbeck_model::generate::{Asked, Batch, Chosen, Constraint, Ends, greedy};
 use limbeck_model::sequence::Sequence;
+use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Instant;
 
+/// An answer that does not end by itself: a list of any texts.
+const ENDLESS: &str = r#"{"type": "object", "required": ["said"], "properties": {"said":
+    {"type": "array", "minItems": 1000000, "items": {"type": "string"}}}}"#;
 /// Tokens that all prompts begin with, as a template and a system prompt do.
 const SHARED: usize = 32;
 
@@ -27,6 +33,8 @@ const SHARED: usize = 32;
 #[derive(Clone, Debug, Serialize)]
 struct Figure {
     batch: usize,
+    /// Answers are kept to a schema.
+    constrained: bool,
     /// A round each, by the clock and by the processor, all threads together.
     seconds: Vec<f64>,
     cpu_seconds: Vec<f64>,
@@ -46,31 +54,44 @@ pub fn write(settings: &Settings, args: &BenchWrite) -> Result<Exit> {
     batches.push(1);
     batches.sort_unstable();
     batches.dedup();
-    let mut seconds: BTreeMap<usize, [Vec<f64>; 2]> = BTreeMap::new();
-    let (mut first, mut differ) = (None, 0);
+    let mut seconds: BTreeMap<(usize, bool), [Vec<f64>; 2]> = BTreeMap::new();
+    let kept = args.constrained.then(|| Kept::open(&args.model, &decoder)).transpose()?;
+    let ways: &[bool] = if kept.is_some() { &[false, true] } else { &[false] };
+    let (mut first, mut differ) = ([None, None], 0);
     for round in 0..=args.rounds {
-        for &batch in &batches {
+        for (&batch, &constrained) in batches.iter().flat_map(|batch| ways.iter().map(move |way| (batch, way))) {
             // The first round warms up, with few rows.
             let prompts = if round == 0 { &prompts[..prompts.len().min(2)] } else { &prompts };
+            // New each time: finding out what may come next is part of the work.
+            let within = kept.as_ref().filter(|_| constrained).map(Kept::constraint).transpose()?;
             let (begun, busy) = (Instant::now(), cpu_seconds());
-            let answers = answers(&decoder, &shared, prompts, args.tokens, batch)?;
+            let answers = answers(&decoder, &shared, prompts, args.tokens, batch, within.as_ref())?;
             if round == 0 {
                 continue;
             }
-            output::stderr(&format!("round {round} of {}: {batch} at once\n", args.rounds));
-            let [wall, cpu] = seconds.entry(batch).or_default();
+            let how = if constrained { ", kept to a schema" } else { "" };
+            output::stderr(&format!("round {round} of {}: {batch} at once{how}\n", args.rounds));
+            let [wall, cpu] = seconds.entry((batch, constrained)).or_default();
             wall.push(begun.elapsed().as_secs_f64());
             cpu.extend(cpu_seconds().zip(busy).map(|(after, before)| after - before));
-            let known = first.get_or_insert_with(|| answers.clone());
+            let known = first[usize::from(constrained)].get_or_insert_with(|| answers.clone());
             differ += known.iter().zip(&answers).filter(|(a, b)| exactly(a) != exactly(b)).count();
         }
     }
     let written = (args.rows * args.tokens) as f64;
-    let alone = seconds[&1].clone().map(|times| median(&times));
-    let figure = |(batch, [seconds, cpu_seconds]): (usize, [Vec<f64>; 2])| {
+    let alone = seconds[&(1, false)].clone().map(|times| median(&times));
+    let figure = |((batch, constrained), [seconds, cpu_seconds]): ((usize, bool), [Vec<f64>; 2])| {
         let own = median(&seconds);
         let cpu_ratio = (!cpu_seconds.is_empty()).then(|| alone[1] / median(&cpu_seconds));
-        Figure { batch, tokens_per_s: written / own, ratio: alone[0] / own, cpu_ratio, seconds, cpu_seconds }
+        Figure {
+            batch,
+            constrained,
+            tokens_per_s: written / own,
+            ratio: alone[0] / own,
+            cpu_ratio,
+            seconds,
+            cpu_seconds,
+        }
     };
     let figures: Vec<Figure> = seconds.into_iter().map(figure).collect();
     let peak_mib = peak_rss_bytes().map(|bytes| bytes >> 20);
@@ -91,6 +112,24 @@ pub fn write(settings: &Settings, args: &BenchWrite) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// What answers are kept to, as often as it is wanted anew.
+struct Kept {
+    schema: Schema,
+    tokenizer: ChatTokenizer,
+    known: usize,
+}
+
+impl Kept {
+    fn open(model: &Path, decoder: &Decoder) -> Result<Kept> {
+        let schema = Schema::parse(ENDLESS).map_err(|e| Failure::of(Exit::Unexpected, &e))?;
+        Ok(Kept { schema, tokenizer: ChatTokenizer::open(model)?, known: decoder.head().n_out })
+    }
+
+    fn constraint(&self) -> Result<Constraint> {
+        Constraint::new(&self.schema, &self.tokenizer, self.known).map_err(|e| Failure::of(Exit::Unexpected, &e))
+    }
+}
+
 /// Made-up tokens: the weights are read as fast whatever they mean.
 fn prompts(decoder: &Decoder, args: &BenchWrite) -> Vec<Vec<u32>> {
     let mut rng = Rng::new(17);
@@ -106,10 +145,11 @@ fn answers(
     prompts: &[Vec<u32>],
     tokens: usize,
     batch: usize,
+    within: Option<&Constraint>,
 ) -> Result<Vec<Chosen>> {
     let asked: Vec<Asked> =
         prompts.iter().map(|prompt| Asked { prompt: &prompt[SHARED..], max_new_tokens: tokens }).collect();
-    let ends = Ends { stop: &[], goes_on: &|_, _| true, done: &mut |_| () };
+    let ends = Ends { stop: &[], within, goes_on: &|_, _| true, done: &mut |_| () };
     Ok(greedy(decoder, None, shared, &asked, Batch::of(batch), ends)?)
 }
 
@@ -125,7 +165,7 @@ fn table(args: &BenchWrite, figures: &[Figure], differ: usize, peak_mib: Option<
         let ms = 1e3 / f.tokens_per_s;
         let (least, most) = f.seconds.iter().fold((f64::INFINITY, 0f64), |(a, b), s| (a.min(*s), b.max(*s)));
         rows.push(vec![
-            f.batch.to_string(),
+            if f.constrained { format!("{}, kept to a schema", f.batch) } else { f.batch.to_string() },
             format!("{:.1}", f.tokens_per_s),
             format!("{:.1}", ms * f.batch as f64),
             format!("{:.2}", f.ratio),

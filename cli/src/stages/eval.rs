@@ -12,13 +12,14 @@ use limbeck_artifact::dataset::{Dataset, DatasetCard, Example, Message, Split};
 use limbeck_artifact::digest::{sha256_file, sha256_hex};
 use limbeck_artifact::event::{EventKind, Stage};
 use limbeck_artifact::journal;
+use limbeck_artifact::schema::Schema;
 use limbeck_distill::prompt::Prompt;
 use limbeck_eval::looks::{self, Look};
 use limbeck_eval::statistics::Risk;
 use limbeck_eval::{
-    AnswerError, AnswerWriter, Answerer, Arm, By, Comparer, Composition, Escalation, EvalPlan, Fact, Fields, Gate,
-    Metric, PairwiseJudge, PosteriorOrNot, PriceTable, RankingPlan, Respondent, Rows, Rule, Said, SaidOrNot, Target,
-    Verdict, evaluate_judged,
+    AnswerError, AnswerWriter, Answerer, Arm, By, Comparer, Composition, Constraint, Escalation, EvalPlan, Fact,
+    Fields, Gate, Metric, PairwiseJudge, PosteriorOrNot, PriceTable, RankingPlan, Respondent, Rows, Rule, Said,
+    SaidOrNot, Target, Verdict, evaluate_judged,
 };
 use limbeck_model::adapter::Adapter;
 use limbeck_model::arithmetic::{self, Arithmetic};
@@ -57,6 +58,8 @@ pub const POLICY: &str = "eval/policy.json";
 
 /// The arms' names; the quantized files' are their formats.
 pub const FRONTIER: &str = "frontier";
+/// The candidate the other way, where answers are fields.
+const OTHER_WAY: [&str; 2] = ["constrained", "unconstrained"];
 const BASE: &str = "base";
 const LINEAR: &str = "linear";
 const TUNED: &str = "tuned";
@@ -168,7 +171,25 @@ pub fn open_scorer(
     })
 }
 
-/// As [`open_scorer`], to write answers of at most so many tokens.
+/// How answers are written.
+#[derive(Clone)]
+pub struct Writing {
+    /// Where an answer is cut off, in tokens.
+    pub max_new_tokens: usize,
+    /// What answers are kept to meanwhile.
+    pub within: Option<Schema>,
+}
+
+impl Writing {
+    /// What decides answers beside the model.
+    fn key(&self) -> String {
+        // Answers that were kept before there was a choice were written freely.
+        let within = if self.within.is_some() { " constrained" } else { "" };
+        format!("{}{within}", self.max_new_tokens)
+    }
+}
+
+/// As [`open_scorer`], to write answers.
 ///
 /// # Errors
 /// When the files can't be read or don't fit together.
@@ -176,11 +197,14 @@ pub fn open_writer(
     model: &Path,
     tuned: Option<&Path>,
     how: (DeviceName, Arithmetic),
-    max_new_tokens: usize,
+    writing: &Writing,
 ) -> std::result::Result<Writer, AnswerError> {
     let opened = open_model(model, tuned, how)?;
     let lora = opened.lora();
-    let writer = Writer::new(opened.decoder, opened.tokenizer, max_new_tokens);
+    let mut writer = Writer::new(opened.decoder, opened.tokenizer, writing.max_new_tokens);
+    if let Some(schema) = &writing.within {
+        writer = writer.within(schema)?;
+    }
     Ok(match lora {
         None => writer,
         Some(lora) => writer.with_lora(lora),
@@ -247,20 +271,35 @@ pub fn run(
             run.resolved.schema.as_ref().map(|file| Fields { schema: file.schema.clone(), text: file.text.clone() });
         let in_words = fields.is_some();
         let texts = fields.as_ref().is_some_and(|fields| fields.schema.is_text());
-        let (max_new_tokens, program) = (max_new_tokens(recipe), program(Stage::Eval));
+        let other = OTHER_WAY[usize::from(recipe.task.constrained == Some(true))];
+        let program = program(Stage::Eval);
+        let schema = run.resolved.schema.as_ref().map(|file| file.schema.clone());
+        let constrained = recipe.task.constrained == Some(true);
+        let [other_way, usual] = [!constrained, constrained].map(|constrained| Writing {
+            max_new_tokens: max_new_tokens(recipe),
+            within: schema.clone().filter(|_| constrained),
+        });
+        let write = |name: &str,
+                     title: &str,
+                     (digest, by): (&str, Arithmetic),
+                     open: (PathBuf, Option<PathBuf>),
+                     writing: &Writing| {
+            let key = sha256_hex(format!("{digest} {device} {program} {}", writing.key()).as_bytes());
+            let writing = writing.clone();
+            Arm::writer(name, title, &key, move || {
+                let writer = open_writer(&open.0, open.1.as_deref(), (device, by), &writing)?;
+                Ok(Box::new(WriterArm { writer, texts }) as Box<dyn AnswerWriter>)
+            })
+        };
         let model = |name: &str, title: &str, digest: &str, file: PathBuf, tuned: Option<PathBuf>, by: Arithmetic| {
-            let how = (device, by);
             // Answers that were kept before there was a choice were computed in float32.
             let digest = if by == Arithmetic::F32 { digest.to_owned() } else { format!("{digest} {by}") };
             if in_words {
-                let key = sha256_hex(format!("{digest} {device} {program} {max_new_tokens}").as_bytes());
-                let open = move || {
-                    let writer = open_writer(&file, tuned.as_deref(), how, max_new_tokens)?;
-                    Ok(Box::new(WriterArm { writer, texts }) as Box<dyn AnswerWriter>)
-                };
                 // Writing takes its time, and only the candidate's confidence decides anything.
-                return Arm::writer(name, title, &key, open).calibrated(name == recipe.quantize.ship);
+                return write(name, title, (&digest, by), (file, tuned), &usual)
+                    .calibrated(name == recipe.quantize.ship);
             }
+            let how = (device, by);
             let key = sha256_hex(format!("{digest} {device} {program}").as_bytes());
             let labels = labels.clone();
             Arm::model(name, title, &key, move || {
@@ -301,6 +340,13 @@ pub fn run(
                 Arithmetic::F32 => format!("the {format} file itself, read back"),
             };
             arms.push(model(format, &title, &file.sha256, run.dir.join(&file.file), None, by));
+            if *format == recipe.quantize.ship && in_words && !texts {
+                let what = if constrained { "its answers written freely" } else { "its answers kept to the schema" };
+                let title = format!("the {format} file, {what}");
+                let digest = if by == Arithmetic::F32 { file.sha256.clone() } else { format!("{} {by}", file.sha256) };
+                let open = (run.dir.join(&file.file), None);
+                arms.push(write(other, &title, (&digest, by), open, &other_way).calibrated(false));
+            }
         }
         for EvalArm { name, kind } in &recipe.eval.arms {
             let train = dataset.rows(Split::Train);
@@ -317,7 +363,7 @@ pub fn run(
                 }
                 ArmKind::FewShot { shots, prompt } => {
                     let prompt = live::prompt(&task, None, *prompt, *shots, train, recipe.seed);
-                    arms.push(few_shot(name, prompt, *shots, base, device, &task, max_new_tokens));
+                    arms.push(few_shot(name, prompt, *shots, base, device, &task, &usual));
                 }
                 ArmKind::Cascade { of, threshold } => {
                     let threshold = threshold.unwrap_or(recipe.eval.threshold);
@@ -332,7 +378,9 @@ pub fn run(
             }
         }
         let ranking = ranking(recipe, &labels, dataset.rows(Split::Test));
-        let plan = EvalPlan { fields, loads, ranking, ..plan(run, &labels, prices.clone(), &base.name, quantized) };
+        let constraint = (in_words && !texts).then(|| Constraint { constrained, other: other.to_owned() });
+        let plan = plan(run, &labels, prices.clone(), &base.name, quantized);
+        let plan = EvalPlan { fields, constraint, loads, ranking, ..plan };
         let rows = Rows {
             card: &dataset.card,
             train: dataset.rows(Split::Train),
@@ -384,13 +432,13 @@ fn few_shot<'a>(
     base: &Base,
     device: DeviceName,
     task: &Task,
-    max_new_tokens: usize,
+    writing: &Writing,
 ) -> Arm<'a> {
     let title =
         format!("the base model, untuned, with {shots} example{} in its prompt", if shots == 1 { "" } else { "s" });
     let (digest, told, file) = (&base.digest, prompt.sha256(), base.path.clone());
     let program = program(Stage::Eval);
-    let key = sha256_hex(format!("{digest} {device} {program} {told} {max_new_tokens}").as_bytes());
+    let key = sha256_hex(format!("{digest} {device} {program} {told} {}", writing.key()).as_bytes());
     match task {
         Task::Labels(labels) => {
             let labels = labels.clone();
@@ -400,10 +448,9 @@ fn few_shot<'a>(
             })
         }
         Task::Fields(schema, _) => {
-            let texts = schema.is_text();
+            let (texts, writing) = (schema.is_text(), writing.clone());
             Arm::writer(name, &title, &key, move || {
-                let arm =
-                    WriterArm { writer: open_writer(&file, None, (device, Arithmetic::F32), max_new_tokens)?, texts };
+                let arm = WriterArm { writer: open_writer(&file, None, (device, Arithmetic::F32), &writing)?, texts };
                 Ok(Box::new(Prompted(prompt, arm)) as Box<dyn AnswerWriter>)
             })
         }
@@ -440,6 +487,7 @@ fn plan(
         out_of_scope: e.out_of_scope.as_ref().and_then(|name| labels.iter().position(|label| label == name)),
         ranking: None,
         candidate: recipe.quantize.ship.clone(),
+        constraint: None,
         frontier: Some(FRONTIER.to_owned()),
         gates: e.gates.iter().map(|gate| Gate { name: gate.name.clone(), rule: rule(&gate.rule) }).collect(),
         threshold: e.threshold,

@@ -157,6 +157,7 @@ pub fn task(recipe: &Recipe, dataset: &Dataset) -> Task {
         labels: dataset.card.labels.clone(),
         schema: dataset.card.schema.clone(),
         max_new_tokens: dataset.card.schema.as_ref().map(|_| max_new_tokens(recipe)),
+        constrained: recipe.task.constrained,
         system: system(dataset),
     }
 }

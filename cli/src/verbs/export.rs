@@ -9,7 +9,7 @@ use crate::settings::{Settings, shell};
 use crate::stages::cannot;
 use limbeck_artifact::digest::sha256_file;
 use limbeck_artifact::files::write_atomic;
-use limbeck_artifact::manifest::ArtifactManifest;
+use limbeck_artifact::manifest::{ArtifactManifest, Task};
 use limbeck_artifact::oci::{self, About};
 use limbeck_artifact::untrusted::visible_line;
 use limbeck_model::gguf::{GgufFile, Value};
@@ -152,9 +152,9 @@ fn llama_server(dir: &Path, manifest: &ArtifactManifest, out: &Path) -> Result<M
     let mut notes =
         vec!["the server answers with text alone: no threshold, no escalation. `limbeck serve` has both".to_owned()];
     let task = &manifest.task;
-    if let Some(schema) = task.schema.as_ref().filter(|_| !task.is_text()) {
-        let schema: serde_json::Value = serde_json::from_str(schema)?;
+    if let Some(schema) = answer_schema(task)? {
         body["response_format"] = json!({"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}});
+        notes.push(CONSTRAINED_THERE.to_owned());
     } else if task.schema.is_none() {
         let grammar = grammar(&task.labels);
         files.push(write(out.join("labels.gbnf"), &grammar)?);
@@ -174,6 +174,16 @@ fn llama_server(dir: &Path, manifest: &ArtifactManifest, out: &Path) -> Result<M
         format!("curl http://127.0.0.1:8081/v1/chat/completions -d @{}", shell(&out.join("request.json"))),
     ];
     Ok(Made { files, digest: None, next, notes })
+}
+
+/// Of a grammar that is not ours.
+const CONSTRAINED_THERE: &str = "request.json asks the server to keep answers to the schema; its grammar lets white space and spellings \
+                                 through that `limbeck serve` does not write";
+
+/// The schema that answers are to be kept to, in JSON; none where they are labels or texts, or were evaluated written freely.
+fn answer_schema(task: &Task) -> Result<Option<serde_json::Value>> {
+    let schema = task.schema.as_ref().filter(|_| !task.is_text() && task.constrained != Some(false));
+    Ok(schema.map(|schema| serde_json::from_str(schema)).transpose()?)
 }
 
 fn messages(manifest: &ArtifactManifest) -> serde_json::Value {
@@ -216,16 +226,23 @@ fn ollama(dir: &Path, manifest: &ArtifactManifest, out: &Path) -> Result<Made> {
     }
     let longest = manifest.task.max_new_tokens.unwrap_or(64);
     text.push_str(&format!("PARAMETER temperature 0\nPARAMETER num_ctx {context}\nPARAMETER num_predict {longest}\n"));
-    let files = vec![path, write(out.join("Modelfile"), &text)?];
-    let notes = vec![
+    let mut files = vec![path, write(out.join("Modelfile"), &text)?];
+    let mut notes = vec![
         "Ollama reads the chat template out of the file and rewrites it; compare a few answers with `limbeck score`"
             .to_owned(),
         "it answers with text alone: no threshold, no escalation. `limbeck serve` has both".to_owned(),
     ];
-    let next = vec![
+    let mut next = vec![
         format!("ollama create {} -f {}", manifest.name, shell(&out.join("Modelfile"))),
         format!("ollama run {} \"a message\"", manifest.name),
     ];
+    if let Some(schema) = answer_schema(&manifest.task)? {
+        let body = json!({"model": manifest.name, "messages": messages(manifest), "stream": false, "format": schema});
+        let request = out.join("request.json");
+        next[1] = format!("curl http://127.0.0.1:11434/api/chat -d @{}", shell(&request));
+        files.push(write(request, &(serde_json::to_string_pretty(&body)? + "\n"))?);
+        notes.push(CONSTRAINED_THERE.to_owned());
+    }
     Ok(Made { files, digest: None, next, notes })
 }
 

@@ -44,7 +44,7 @@ pub fn referee(settings: &Settings, recipe: &Path, url: &str, most: Option<u64>)
         let help = format!("limbeck eval {} first; the referee is asked about what it answered", recipe.display());
         return Err(Failure::new(Exit::Usage, message).help(help));
     }
-    let ours = Answered::load(&run.dir)?;
+    let ours = Answered::load_free(&run.dir)?;
     let dataset = Dataset::load(&run.dataset_dir())?;
     let mut rows: Vec<&Example> =
         dataset.rows(Split::Test).iter().filter(|row| row.label_source == LabelSource::Human).collect();

@@ -7,7 +7,7 @@ use crate::exit::{Exit, Failure, Result};
 use crate::output;
 use crate::sealing;
 use crate::settings::Settings;
-use crate::stages::eval::{may_go_on, open_scorer, open_writer};
+use crate::stages::eval::{Writing, may_go_on, open_scorer, open_writer};
 use crate::stores;
 use crate::verbs::verify;
 use limbeck_artifact::dataset::Message;
@@ -274,11 +274,12 @@ impl Scorer {
             Some(text) => {
                 let schema = Schema::parse(text)
                     .map_err(|e| Failure::new(Exit::Unexpected, format!("the artifact's schema can't be used: {e}")))?;
-                let max_new_tokens = manifest.task.max_new_tokens.unwrap_or(256);
-                Model::Writes(
-                    Box::new(open_writer(&model, None, (device, arithmetic), max_new_tokens).map_err(cannot)?),
-                    schema,
-                )
+                let writing = Writing {
+                    max_new_tokens: manifest.task.max_new_tokens.unwrap_or(256),
+                    within: (manifest.task.constrained == Some(true)).then(|| schema.clone()),
+                };
+                let writer = open_writer(&model, None, (device, arithmetic), &writing).map_err(cannot)?;
+                Model::Writes(Box::new(writer), schema)
             }
         };
         if let Some(threshold) = threshold.filter(|t| !(0.0..=1.0).contains(t)) {

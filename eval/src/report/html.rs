@@ -433,6 +433,7 @@ fn fields(report: &Report, arm: &ArmResult) -> Option<Value> {
         rows => own.fields.iter().chain([&own.all]).enumerate().map(row).collect::<Vec<_>>(),
         validity => percent(own.validity),
         validity_range => range(own.validity_interval),
+        constraint => report.constraint_words(),
     })
 }
 

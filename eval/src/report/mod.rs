@@ -33,6 +33,7 @@ use crate::savings::Savings;
 use crate::slices::Slices;
 use crate::statistics::{Interval, Paired};
 use crate::texts::Texts;
+use crate::words::{percent, signed_points};
 use limbeck_artifact::dataset::DatasetCard;
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_artifact::files::write_atomic;
@@ -68,6 +69,9 @@ pub struct Report {
     pub headline: String,
     /// Name of the arm that the gates judge: the file that would be shipped.
     pub candidate: String,
+    /// Of fields that a model wrote; None in reports of earlier versions, whose candidates wrote freely.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub constraint: Option<Constraint>,
     /// Name of the arm that it would replace, if it was evaluated.
     pub frontier: Option<String>,
     pub made: Vec<Fact>,
@@ -100,6 +104,15 @@ pub struct Report {
     pub lineage: Lineage,
     /// Commands, in order.
     pub reproduce: Vec<String>,
+}
+
+/// Whether answers are kept to their schema while they are written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Constraint {
+    /// The candidate's are.
+    pub constrained: bool,
+    /// The arm that is the same model asked the other way.
+    pub other: String,
 }
 
 /// The rows that were judged.
@@ -333,6 +346,28 @@ impl Report {
     /// How often the test rows have judged, in sentences.
     pub fn looks(&self) -> Option<String> {
         self.test.looks.as_ref().map(|looks| looks.words(1.0 - self.test.confidence))
+    }
+
+    /// What keeping answers to the schema does, in sentences: the candidate beside the same model the other way.
+    pub fn constraint_words(&self) -> Option<String> {
+        let constraint = self.constraint.as_ref()?;
+        let (own, other) = (self.candidate_arm()?, self.arm(&constraint.other)?);
+        let figures = |arm: &ArmResult| {
+            let valid = arm.validity().map_or(String::new(), |valid| format!("{} valid, ", percent(valid)));
+            format!("{valid}{} exact match", percent(arm.scores.accuracy))
+        };
+        let [kept, free] = ["kept to the schema while they are written", "written freely"];
+        let [first, second] = if constraint.constrained { [kept, free] } else { [free, kept] };
+        let difference = self.comparison(&self.candidate, &constraint.other).map_or(String::new(), |pair| {
+            let (low, high) = (signed_points(pair.interval.low), signed_points(pair.interval.high));
+            let level = percent(self.test.confidence);
+            format!("; {} exact match ({level} interval {low} to {high})", signed_points(pair.difference))
+        });
+        Some(format!(
+            "Answers are {first}: {}. The same model, answers {second}: {}{difference}.",
+            figures(own),
+            figures(other)
+        ))
     }
 
     pub fn arm(&self, name: &str) -> Option<&ArmResult> {

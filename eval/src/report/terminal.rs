@@ -207,7 +207,8 @@ fn fields(report: &Report) -> String {
         row.push(theirs.as_ref().map_or(String::new(), |theirs| rate(theirs[i])));
         table.push(row);
     }
-    aligned(&table) + "\n"
+    let constraint = report.constraint_words().map_or(String::new(), |words| wrapped(&words, 2, 100) + "\n\n");
+    aligned(&table) + "\n" + &constraint
 }
 
 /// The first column to the left, the others to the right, two spaces between; columns without any text are left out.

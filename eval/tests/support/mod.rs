@@ -137,6 +137,7 @@ pub fn plan(dir: &Path) -> EvalPlan {
         out_of_scope: None,
         ranking: None,
         candidate: "q8_0".into(),
+        constraint: None,
         frontier: Some("frontier".into()),
         gates: vec![
             gate("accuracy", Rule::Floor { metric: Metric::Accuracy, min: 0.70 }),

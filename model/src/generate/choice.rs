@@ -14,6 +14,13 @@ pub(super) fn likeliest(logits: &[f32]) -> (usize, f64) {
     (best, -sum.ln())
 }
 
+/// The same of the tokens that are allowed, as if there were no others; none where none is.
+pub(super) fn likeliest_of(logits: &[f32], allowed: &[u32]) -> Option<(usize, f64)> {
+    let among: Vec<f32> = allowed.iter().map(|token| logits[*token as usize]).collect();
+    let (best, log_prob) = likeliest(&among);
+    Some((*allowed.get(best)? as usize, log_prob))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,6 +44,16 @@ mod tests {
             logits.push(logits[best]);
             assert_eq!(likeliest(&logits).0, best, "the first of equals");
         }
+    }
+
+    #[test]
+    fn those_that_are_not_allowed_have_no_share() {
+        let logits = [5.0, 1.0, 3.0, 1.0, 9.0];
+        assert_eq!(likeliest_of(&logits, &[]), None);
+        assert_eq!(likeliest_of(&logits, &[3]), Some((3, 0.0)));
+        let (token, log_prob) = likeliest_of(&logits, &[1, 2, 3]).unwrap();
+        let share = 1.0 / (1.0 + 2.0 * (-2.0f64).exp());
+        assert!(token == 2 && (log_prob.exp() - share).abs() < 1e-6, "{token} {log_prob}");
     }
 
     #[test]

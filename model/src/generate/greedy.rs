@@ -1,9 +1,11 @@
 //! Many prompts written at once, each greedily. Reading the weights is what a step of a small model costs, and a step of
 //! many rows reads them once; rows that end make room for those that wait.
 
-use super::choice::likeliest;
+use super::choice::{likeliest, likeliest_of};
+use super::constraint::{Allowed, Constraint};
 use crate::decoder::{Decoder, DecoderError, LoraSet};
 use crate::sequence::Sequence;
+use limbeck_artifact::schema::At;
 use rayon::prelude::*;
 use std::collections::VecDeque;
 
@@ -36,9 +38,10 @@ impl Default for Batch {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chosen {
     pub tokens: Vec<u32>,
-    /// Sum of the natural logs of their probabilities over the whole vocabulary, that of the stop token included.
+    /// Sum of the natural logs of their probabilities, that of the stop token included: over the whole vocabulary, or over the
+    /// tokens that were allowed.
     pub log_prob: f64,
-    /// A stop token was chosen; otherwise there was no room for more, or `goes_on` ended it.
+    /// A stop token was chosen, or the answer is whole under what it is kept to; otherwise there was no room for more, or `goes_on` ended it.
     pub ended: bool,
 }
 
@@ -54,6 +57,8 @@ pub struct Asked<'a> {
 pub struct Ends<'a> {
     /// An answer ends before any of these.
     pub stop: &'a [u32],
+    /// What answers are kept to; it also says where they end.
+    pub within: Option<&'a Constraint>,
     /// Asked after each token of an answer, by its number, whether it may go on.
     pub goes_on: &'a dyn Fn(usize, &[u32]) -> bool,
     /// Told as an answer is done, by its number; not in their order.
@@ -82,18 +87,22 @@ pub fn greedy(
     }
     let mut active: Vec<Row> = Vec::new();
     loop {
-        admit(&mut active, &mut waiting, asked, batch);
+        admit(&mut active, &mut waiting, asked, batch, ends.within);
         if active.is_empty() {
             return Ok(answers);
         }
         let mut choices = Ok(Vec::new());
-        decoder.ops().at_once(&mut || choices = step(decoder, lora, shared, &mut active, batch.prompt_tokens));
+        let within = ends.within;
+        decoder.ops().at_once(&mut || choices = step(decoder, lora, shared, &mut active, batch.prompt_tokens, within));
         let choices = choices?;
         for (row, choice) in active.iter_mut().zip(choices) {
-            let Some((token, log_prob)) = choice else { continue };
+            let Choice::Token(token, log_prob) = choice else {
+                row.over = choice == Choice::Stuck;
+                continue;
+            };
             let answer = &mut answers[row.number];
             answer.log_prob += log_prob;
-            if ends.stop.contains(&token) {
+            if within.is_none() && ends.stop.contains(&token) {
                 answer.ended = true;
                 row.over = true;
                 continue;
@@ -102,6 +111,12 @@ pub fn greedy(
             row.next = token;
             row.over =
                 answer.tokens.len() >= asked[row.number].max_new_tokens || !(ends.goes_on)(row.number, &answer.tokens);
+            if let Some(behind) = within.zip(row.at).and_then(|(within, at)| within.after(at, token)) {
+                // Nothing but the end of the turn may follow, and so its probability is one.
+                answer.ended = behind.1;
+                row.at = Some(behind.0);
+                row.over |= behind.1;
+            }
         }
         for row in active.extract_if(.., |row| row.over) {
             (ends.done)(row.number);
@@ -117,11 +132,30 @@ struct Row<'a> {
     unread: &'a [u32],
     /// The token that was chosen last.
     next: u32,
+    /// How far the answer has come in what it is kept to.
+    at: Option<At>,
     over: bool,
 }
 
+/// What a step made of a row.
+#[derive(Clone, Copy, PartialEq)]
+enum Choice {
+    /// The prompt is not read to its end.
+    Reads,
+    /// With the natural log of its probability.
+    Token(u32, f64),
+    /// No token of the vocabulary may come next.
+    Stuck,
+}
+
 /// Takes in what waits, in order, while there is room.
-fn admit<'a>(active: &mut Vec<Row<'a>>, waiting: &mut VecDeque<usize>, asked: &[Asked<'a>], batch: Batch) {
+fn admit<'a>(
+    active: &mut Vec<Row<'a>>,
+    waiting: &mut VecDeque<usize>,
+    asked: &[Asked<'a>],
+    batch: Batch,
+    within: Option<&Constraint>,
+) {
     let cost = |number: usize| asked[number].prompt.len() + asked[number].max_new_tokens;
     let mut kept: usize = active.iter().map(|row| cost(row.number)).sum();
     while let Some(number) = waiting.front().copied() {
@@ -131,23 +165,25 @@ fn admit<'a>(active: &mut Vec<Row<'a>>, waiting: &mut VecDeque<usize>, asked: &[
         waiting.pop_front();
         kept += cost(number);
         let (sequence, unread) = (Sequence::default(), asked[number].prompt);
-        active.push(Row { number, sequence, unread, next: 0, over: false });
+        active.push(Row { number, sequence, unread, next: 0, at: within.map(Constraint::start), over: false });
     }
 }
 
-/// Reads what comes next in every row and chooses the token after it; none where the prompt is not read to its end.
+/// Reads what comes next in every row and chooses the token after it.
 fn step(
     decoder: &Decoder,
     lora: Option<&LoraSet>,
     shared: &Sequence,
     active: &mut [Row],
     prompt_tokens: usize,
-) -> Result<Vec<Option<(u32, f64)>>, DecoderError> {
+    within: Option<&Constraint>,
+) -> Result<Vec<Choice>, DecoderError> {
     let mut room = prompt_tokens.max(1);
     let (mut rows, mut tokens, mut last) = (Vec::new(), Vec::new(), Vec::new());
     let (mut chooses, mut end) = (Vec::with_capacity(active.len()), 0);
+    let mut allowed = Vec::new();
     for row in active {
-        let Row { sequence, unread, next, .. } = row;
+        let Row { sequence, unread, next, at, .. } = row;
         let read: &[u32] = match unread.is_empty() {
             true => std::slice::from_ref(next),
             false => {
@@ -165,16 +201,26 @@ fn step(
         end += read.len();
         if complete {
             last.push(end - 1);
+            allowed.push(within.zip(*at).map(|(within, at)| within.allowed(at)));
         }
         rows.push(sequence);
         tokens.push(read);
     }
     let hidden = decoder.extend(shared, &mut rows, &tokens, lora)?;
     if last.is_empty() {
-        return Ok(vec![None; chooses.len()]);
+        return Ok(vec![Choice::Reads; chooses.len()]);
     }
     let logits = decoder.ops().logits(&hidden, decoder.head(), &last);
-    let chosen: Vec<(usize, f64)> = logits.par_chunks(decoder.head().n_out).map(likeliest).collect();
-    let mut chosen = chosen.into_iter().map(|(token, log_prob)| (token as u32, log_prob));
-    Ok(chooses.into_iter().map(|complete| if complete { chosen.next() } else { None }).collect())
+    let choose = |(logits, allowed): (&[f32], &Option<Allowed>)| match allowed {
+        None => Some(likeliest(logits)),
+        Some(allowed) => likeliest_of(logits, allowed),
+    };
+    let chosen: Vec<_> = logits.par_chunks(decoder.head().n_out).zip(&allowed).map(choose).collect();
+    let mut chosen = chosen.into_iter();
+    let choice = |complete: bool| match complete.then(|| chosen.next().flatten()) {
+        None => Choice::Reads,
+        Some(None) => Choice::Stuck,
+        Some(Some((token, log_prob))) => Choice::Token(token as u32, log_prob),
+    };
+    Ok(chooses.into_iter().map(choice).collect())
 }

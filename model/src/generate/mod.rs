@@ -2,8 +2,10 @@
 //! are scored exactly instead.
 
 mod choice;
+mod constraint;
 mod greedy;
 
+pub use constraint::Constraint;
 pub use greedy::{Asked, Batch, Chosen, Ends, greedy};
 
 use crate::decoder::{Decoder, DecoderError, LoraSet};
@@ -12,6 +14,7 @@ use crate::sequence::Sequence;
 use crate::shared_prefix::SharedPrefix;
 use crate::tokenizer::ChatTokenizer;
 use limbeck_artifact::dataset::Message;
+use limbeck_artifact::schema::{Schema, SchemaError};
 use std::sync::Arc;
 
 /// The likeliest continuation of `prompt`, at most `max_new_tokens`, ending before any token of `stop`.
@@ -25,7 +28,7 @@ pub fn generate(
     max_new_tokens: usize,
     stop: &[u32],
 ) -> Result<Vec<u32>, DecoderError> {
-    let ends = Ends { stop, goes_on: &|_, _| true, done: &mut |_| () };
+    let ends = Ends { stop, within: None, goes_on: &|_, _| true, done: &mut |_| () };
     let asked = [Asked { prompt, max_new_tokens }];
     let chosen = greedy(decoder, lora, &Sequence::default(), &asked, Batch::default(), ends)?;
     Ok(chosen.into_iter().flat_map(|chosen| chosen.tokens).collect())
@@ -43,12 +46,13 @@ pub enum WriteError {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Written {
     pub text: String,
-    /// Of the answer as a whole: the product of its tokens' probabilities, the end of the turn included.
+    /// Of the answer as a whole: the product of its tokens' probabilities, the end of the turn included. Where answers are kept
+    /// to a schema, these are shares among the tokens that it allows: how sure the model is which valid answer it is.
     pub probability: f64,
     /// In the model's tokens.
     pub prompt_tokens: usize,
     pub tokens: usize,
-    /// The model ended its turn; otherwise the answer was cut off.
+    /// The model ended its turn, or the answer is whole under its schema; otherwise the answer was cut off.
     pub ended: bool,
 }
 
@@ -58,6 +62,7 @@ pub struct Writer {
     tokenizer: Arc<ChatTokenizer>,
     lora: Option<LoraSet>,
     max_new_tokens: usize,
+    within: Option<Arc<Constraint>>,
     batch: Batch,
     prefix: SharedPrefix<Sequence>,
 }
@@ -65,13 +70,22 @@ pub struct Writer {
 impl Writer {
     pub fn new(decoder: Arc<Decoder>, tokenizer: Arc<ChatTokenizer>, max_new_tokens: usize) -> Writer {
         let (batch, prefix) = (Batch::default(), SharedPrefix::default());
-        Writer { decoder, tokenizer, lora: None, max_new_tokens, batch, prefix }
+        Writer { decoder, tokenizer, lora: None, max_new_tokens, within: None, batch, prefix }
     }
 
     /// Under an adapter that is not merged.
     pub fn with_lora(mut self, lora: LoraSet) -> Writer {
         self.lora = Some(lora);
         self
+    }
+
+    /// Keeps answers to valid ones under a schema of fields, in canonical form.
+    ///
+    /// # Errors
+    /// Where the schema asks for what can't be kept to.
+    pub fn within(mut self, schema: &Schema) -> Result<Writer, SchemaError> {
+        self.within = Some(Arc::new(Constraint::new(schema, &self.tokenizer, self.decoder.head().n_out)?));
+        Ok(self)
     }
 
     /// How much [`Writer::write_all`] works on at once.
@@ -117,6 +131,7 @@ impl Writer {
         let stop: Vec<u32> = self.tokenizer.end_of_turn_id().into_iter().chain(self.tokenizer.eos_id()).collect();
         let ends = Ends {
             stop: &stop,
+            within: self.within.as_deref(),
             goes_on: &|_, tokens| goes_on(self.text(tokens).trim_start()),
             done: &mut |row| done(numbers[row]),
         };

@@ -3,6 +3,8 @@
 
 use super::pre::PreTokenizer;
 use super::vocab::{TokenKind, Vocab};
+use std::collections::HashMap;
+use std::sync::LazyLock;
 use tokenizers::models::bpe::{self, BPE};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::{AddedToken, Result, Tokenizer, pre_tokenizers::byte_level};
@@ -54,4 +56,22 @@ impl ByteLevel {
     pub(super) fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token).filter(|&id| id < self.n)
     }
+}
+
+/// GPT-2's letter for a byte: printable ones stand for themselves, the others for U+0100 and on, in their order.
+pub(super) fn letter(byte: u8) -> char {
+    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..);
+    match printable(byte) {
+        true => char::from(byte),
+        false => {
+            let before = (0..byte).filter(|other| !printable(*other)).count() as u32;
+            char::from_u32(0x100 + before).unwrap_or('\u{fffd}')
+        }
+    }
+}
+
+/// The bytes of a token that is spelled in that alphabet.
+pub(super) fn bytes(token: &str) -> Option<Vec<u8>> {
+    static BYTES: LazyLock<HashMap<char, u8>> = LazyLock::new(|| (0..=255).map(|byte| (letter(byte), byte)).collect());
+    token.chars().map(|letter| BYTES.get(&letter).copied()).collect()
 }

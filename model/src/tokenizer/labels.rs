@@ -1,6 +1,7 @@
 //! Labels as tokens of their own. A classification head goes into a served file as further rows of the model's head, a token a
 //! label: the classes' logits are then those of tokens, which every server gives.
 
+use super::byte_level::letter;
 use super::json::SPACE;
 
 /// What stands around a label. No text becomes such a token: it is a normal one that no merge makes.
@@ -12,18 +13,6 @@ pub fn label_token(label: &str, byte_level: bool) -> String {
     match byte_level {
         true => text.bytes().map(letter).collect(),
         false => text.replace(' ', SPACE),
-    }
-}
-
-/// GPT-2's letter for a byte: printable ones stand for themselves, the others for U+0100 and on, in their order.
-fn letter(byte: u8) -> char {
-    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..);
-    match printable(byte) {
-        true => char::from(byte),
-        false => {
-            let before = (0..byte).filter(|other| !printable(*other)).count() as u32;
-            char::from_u32(0x100 + before).unwrap_or('\u{fffd}')
-        }
     }
 }
 

@@ -187,6 +187,22 @@ impl ChatTokenizer {
         }
     }
 
+    /// What a token adds to a text; none where it stands for no text, but for the template's structure or for nothing.
+    pub fn bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let (token, kind) = (self.token(id)?, self.vocab.kinds.get(id as usize)?);
+        if self.is_structural(id) || *kind == TokenKind::Unused {
+            return None;
+        }
+        match &self.engine {
+            Engine::ByteLevel(_) => byte_level::bytes(token),
+            Engine::SentencePiece(_) => {
+                let mut bytes = Vec::new();
+                sentence_piece::append_bytes(&self.vocab, id, &mut bytes);
+                Some(bytes)
+            }
+        }
+    }
+
     /// The token as the vocabulary spells it: `Ġthe` for " the".
     pub fn token(&self, id: u32) -> Option<&str> {
         self.vocab.tokens.get(id as usize).map(String::as_str)

@@ -119,6 +119,9 @@ pub struct BenchWrite {
     /// Tokens to write to each
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
     pub tokens: usize,
+    /// Each also with answers kept to a schema, in turn; the model must have its tokenizer beside it
+    #[arg(long)]
+    pub constrained: bool,
     /// How often each is measured
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=100))]
     pub rounds: u64,
