@@ -2,8 +2,9 @@
 
 use crate::arms::{Answers, Questions};
 use crate::bootstrap::cluster_difference;
-use crate::evaluate::{EvalPlan, right};
+use crate::evaluate::right;
 use crate::multiple::holm;
+use crate::plan::EvalPlan;
 use crate::report::{ArmResult, Comparison};
 use crate::statistics::{Paired, mcnemar_exact, tango_interval};
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,9 +4,9 @@
 
 use crate::arms::{Answers, label_of};
 use crate::error::EvalError;
-use crate::evaluate::Fields;
 use crate::extraction::normalised;
 use crate::metrics::Prediction;
+use crate::plan::Fields;
 use crate::texts::{Likeness, rouge_l};
 use limbeck_artifact::dataset::Example;
 use rayon::prelude::*;

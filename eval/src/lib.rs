@@ -26,6 +26,7 @@ mod mistakes;
 mod mmd;
 mod model_card;
 pub mod multiple;
+mod plan;
 mod planted;
 mod policy;
 mod predictions;
@@ -65,7 +66,7 @@ pub use escalation::{
     Action, Band, Certificate, Scored, Step, Target, accepted_needed, bands, certified_threshold, certify,
     least_accepted, review_below, scored,
 };
-pub use evaluate::{Escalation, EvalPlan, Fields, Rows, evaluate, evaluate_judged};
+pub use evaluate::{Rows, evaluate, evaluate_judged};
 pub use extraction::{Extraction, FieldScore, normalised, score_fields};
 pub use floor::{FloorRow, LinearFloor, RANKING_VERSION, out_of_fold, text_of};
 pub use gates::{Costs, Evidence, Gate, GateResult, Measured, Metric, Rule, Stability, Verdict, decide, stability};
@@ -76,6 +77,7 @@ pub use metrics::{
 };
 pub use mmd::{embedding, mmd, spread};
 pub use model_card::{CardPlan, model_card};
+pub use plan::{Escalation, EvalPlan, Fields};
 pub use policy::{CalibrationPolicy, Policy, PolicyBand, Promise, Reference, Score, Validity};
 pub use preference::{Agreement, Choice, Comparer, Judged, Judgement, PairwiseJudge, Position, Shown};
 pub use ranking::{ndcg, recall_at};

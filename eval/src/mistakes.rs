@@ -2,10 +2,10 @@
 
 use crate::arms::{Answers, Questions};
 use crate::calibrator::Calibrator;
-use crate::evaluate::EvalPlan;
 use crate::floor::text_of;
 use crate::judge::Judge;
 use crate::metrics::Prediction;
+use crate::plan::EvalPlan;
 use crate::report::{ArmResult, Mistake};
 use std::collections::BTreeMap;
 

@@ -7,8 +7,8 @@
 use crate::arms::Arm;
 use crate::bootstrap::unit_mean_bounds;
 use crate::error::{AnswerError, EvalError};
-use crate::evaluate::EvalPlan;
 use crate::metrics::Prediction;
+use crate::plan::EvalPlan;
 use crate::report::Fact;
 use crate::statistics::{Interval, Paired, mcnemar_exact, wilson};
 use crate::texts::is_exact;
