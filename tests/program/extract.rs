@@ -57,9 +57,9 @@ fn fields_go_the_whole_way() {
     .unwrap();
     let begins = |text: &String| {
         let mut grammar = schema.grammar("").unwrap();
-        let mut at = grammar.start();
-        let mut goes_on = |byte| grammar.after(at, byte).map(|to| at = to).is_some();
-        text.trim_end_matches('\u{fffd}').bytes().all(&mut goes_on)
+        let start = Some(grammar.start());
+        let bytes = text.trim_end_matches('\u{fffd}').bytes();
+        bytes.fold(start, |at, byte| at.and_then(|at| grammar.after(at, byte))).is_some()
     };
     for name in ["base", "tuned", "Q8_0"] {
         let said = answers(name);

@@ -361,10 +361,13 @@ impl Report {
         let difference = self.comparison(&self.candidate, &constraint.other).map_or(String::new(), |pair| {
             let (low, high) = (signed_points(pair.interval.low), signed_points(pair.interval.high));
             let level = percent(self.test.confidence);
-            format!("; {} exact match ({level} interval {low} to {high})", signed_points(pair.difference))
+            let difference = signed_points(pair.difference);
+            format!(
+                " Exact match of the first less that of the second: {difference} ({level} interval {low} to {high})."
+            )
         });
         Some(format!(
-            "Answers are {first}: {}. The same model, answers {second}: {}{difference}.",
+            "Answers are {first}: {}. The same model, answers {second}: {}.{difference}",
             figures(own),
             figures(other)
         ))

@@ -207,7 +207,7 @@ fn fields(report: &Report) -> String {
         row.push(theirs.as_ref().map_or(String::new(), |theirs| rate(theirs[i])));
         table.push(row);
     }
-    let constraint = report.constraint_words().map_or(String::new(), |words| wrapped(&words, 2, 100) + "\n\n");
+    let constraint = report.constraint_words().map_or(String::new(), |words| wrapped(&words, 2, 100) + "\n");
     aligned(&table) + "\n" + &constraint
 }
 
