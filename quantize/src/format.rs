@@ -278,6 +278,10 @@ mod tests {
         assert_eq!(ty(Format::Q4_0, "blk.0.attn_norm.weight", &[64]), GgmlType::F32);
         assert_eq!(ty(Format::Q8_0, "blk.0.attn_q.weight", &[48, 64]), GgmlType::F16);
         assert_eq!(ty(Format::F16, "token_embd.weight", &[33, 9]), GgmlType::F16);
+        // q, k and v in one matrix.
+        let fused = |format| ty(format, "blk.9.attn_qkv.weight", &[256, 64]);
+        assert_eq!([Format::Q4_K_M, Format::Q5_K_M].map(fused), [GgmlType::Q5_K, GgmlType::Q6_K]);
+        assert_eq!([Format::Q4_K_S, Format::IQ4_NL].map(fused), [GgmlType::Q4_K, GgmlType::IQ4_NL]);
         assert_eq!(ty(Format::F16, "blk.0.attn_q.bias", &[33]), GgmlType::F32);
     }
 

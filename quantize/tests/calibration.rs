@@ -51,6 +51,14 @@ fn sums_are_pytorch_s() {
 }
 
 #[test]
+fn maps_in_one_matrix_have_one_entry() {
+    let names: Vec<String> = calibrated("phi3", DeviceName::Cpu, true).entries.into_keys().collect();
+    let parts = ["attn_output", "attn_qkv", "ffn_down", "ffn_up"];
+    let want: Vec<String> = (0..2).flat_map(|i| parts.map(|part| format!("blk.{i}.{part}.weight"))).collect();
+    assert_eq!(names, want);
+}
+
+#[test]
 fn the_adapter_has_a_part_in_it_and_threads_have_none() {
     let with = calibrated("smollm2", DeviceName::Cpu, true);
     let without = calibrated("smollm2", DeviceName::Cpu, false);

@@ -13,6 +13,7 @@ use limbeck_model::device::{DeviceName, ops};
 use limbeck_model::gguf::{GgmlType, GgufFile, dequantize};
 use limbeck_model::safetensor;
 use limbeck_model::weights::Weights;
+use limbeck_quantize::allocate::{SensitivityPlan, measure};
 use limbeck_quantize::compensate::{Metric, round};
 use limbeck_quantize::{
     BLOCK_TYPES, Compensation, Format, QuantizePlan, QuantizeReport, encode, quantize, quantize_compensated,
@@ -307,6 +308,26 @@ fn files_of_every_family_lose_less() {
         assert_eq!(report.compensated as usize, config.linears().len() * config.num_hidden_layers, "{name}");
         let (plain, own) = (divergence(&base, &plain, held_out), divergence(&base, &compensated, held_out));
         assert!(own < 0.9 * plain, "{name}: {own}, {plain} of plain rounding");
+    }
+}
+
+/// Where several maps share a matrix, its price is that of rounding all of them.
+#[test]
+fn a_fused_matrix_costs_what_a_file_costs_in_which_it_alone_is_rounded() {
+    let out = tempfile::tempdir().unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/golden/families/phi3");
+    let golden = wide(&golden, &out.path().join("wide"));
+    let base = export_families::export(&golden, out.path(), Format::F32).unwrap();
+    let rows = rows(64, 7, 30);
+    let whose = SensitivityPlan { base: base.clone(), adapter: None, device: DeviceName::Cpu };
+    let measured = measure(&whose, &rows, &Silent).unwrap();
+    for name in ["blk.0.attn_qkv.weight", "blk.1.ffn_up.weight"] {
+        let tensor = measured.tensors.iter().find(|tensor| tensor.name == name).unwrap();
+        let (choice, file) = (&tensor.choices[0], out.path().join("one.gguf"));
+        let types = BTreeMap::from([(name.to_owned(), GgmlType::from_name(&choice.ty).unwrap())]);
+        quantize(&QuantizePlan { types, ..plan(&base, Format::F32, file.clone()) }, &Silent).unwrap();
+        let cost = divergence(&base, &file, &rows);
+        assert!((choice.kl - cost).abs() < 0.01 * cost, "{name}: {} and not {cost}", choice.kl);
     }
 }
 
