@@ -586,6 +586,7 @@ pub enum SliceBy {
     Customer,
     Source,
     Script,
+    Language,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -367,7 +367,7 @@ const GATE_KINDS: &[TableKind] = &[
         field("max", OPEN, Required, "share of the label's rows that may be; none of n shows no less than about 3 / n"),
     ] },
     TableKind { kind: "slice_floor", doc: "accuracy is at least min on every slice of a kind that has 30 test rows", fields: &[
-        field("by", Choice(&["class", "length", "time", "customer", "source", "script"]), Required, "what slices the rows: their class, length, month, customer, source or script"),
+        field("by", Choice(&["class", "length", "time", "customer", "source", "script", "language"]), Required, "what slices the rows: their class, length, month, customer, source, script or language, where that can be told"),
         field("min", OPEN, Required, "lowest accuracy of any slice"),
     ] },
     TableKind { kind: "quantization", doc: "the shipped file answers as the tuned model does: the same answers, and where asked for as much accuracy and nearly the same posteriors", fields: &[

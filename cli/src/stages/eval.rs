@@ -567,6 +567,7 @@ fn rule(rule: &GateRule) -> Rule {
                 SliceBy::Customer => By::Customer,
                 SliceBy::Source => By::Source,
                 SliceBy::Script => By::Script,
+                SliceBy::Language => By::Language,
             },
             min,
         },

@@ -25,7 +25,11 @@ pub(super) fn slices(material: &Material<'_>) -> BTreeMap<(By, String), Vec<usiz
             add(By::Source, format!("recorded of {}", example.recorded.model), row);
         }
         add(By::Source, example.trace.file.clone(), row);
-        add(By::Script, script(&text_of(&example.messages)).to_owned(), row);
+        let text = text_of(&example.messages);
+        add(By::Script, script(&text).to_owned(), row);
+        if let Some(language) = language(&text) {
+            add(By::Language, language.to_owned(), row);
+        }
     }
     out
 }
@@ -59,6 +63,12 @@ fn length(chars: usize, bounds: &[usize]) -> String {
         // Zeros in front, so that names sort as lengths do, would be read aloud; five digits are enough of an order.
         Some(below) => format!("{} to {} characters", bounds[below] + 1, bounds[part]),
     }
+}
+
+/// The language, where the message is long and plain enough for it to be told reliably: many short ones are not, and are in no
+/// slice of this kind.
+fn language(text: &str) -> Option<&'static str> {
+    whatlang::detect(text).filter(|found| found.is_reliable()).map(|found| found.lang().eng_name())
 }
 
 /// The script of most letters: what can be told of a language without guessing.
@@ -124,6 +134,29 @@ mod tests {
             ("12:30!", "no letters"),
         ] {
             assert_eq!(script(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_language_is_told_where_there_is_enough_of_it_and_left_open_elsewhere() {
+        for (text, expected) in [
+            (
+                "I still have not received my new card, I ordered it over a week ago and nobody answers me",
+                Some("English"),
+            ),
+            (
+                "Ich habe meine neue Karte noch immer nicht bekommen, obwohl ich sie vor einer Woche bestellt habe",
+                Some("German"),
+            ),
+            (
+                "Je n'ai toujours pas reçu ma nouvelle carte, je l'ai commandée il y a plus d'une semaine",
+                Some("French"),
+            ),
+            ("где мои деньги, почему перевод до сих пор не пришёл на мой счёт", Some("Russian")),
+            ("ok", None),
+            ("", None),
+        ] {
+            assert_eq!(language(text), expected, "{text}");
         }
     }
 }

@@ -35,6 +35,8 @@ pub enum By {
     Customer,
     Source,
     Script,
+    /// Of rows whose language can be told from the message.
+    Language,
     /// Found: a word that the message holds.
     Word,
     /// Found: messages like those of some mistakes. Counted on the half of the rows that it was not found in.
@@ -50,6 +52,7 @@ impl By {
             By::Customer => "customer",
             By::Source => "source",
             By::Script => "script",
+            By::Language => "language",
             By::Word => "word",
             By::Cluster => "likeness",
         }

@@ -26,7 +26,7 @@ pub(super) fn of_slice(by: By, name: &str, rows: &[usize], material: &Material<'
         By::Customer => parts
             .push("Read this customer's rows: another product, wording or language wants rows of its own.".to_owned()),
         By::Source => parts.push("Look at how this source was recorded and prompted.".to_owned()),
-        By::Script => {
+        By::Script | By::Language => {
             parts.push("The base may hardly know this language: label rows of it, or escalate it.".to_owned())
         }
     }
