@@ -34,7 +34,7 @@ fn families() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families");
     let mut found: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     found.sort();
-    assert_eq!(found.len(), 13);
+    assert_eq!(found.len(), 14);
     found
 }
 

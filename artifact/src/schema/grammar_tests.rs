@@ -212,8 +212,9 @@ fn no_pattern_takes_for_ever() {
     ] {
         for length in ["", r#","maxLength":400"#, r#","minLength":200,"maxLength":300"#] {
             let rules = format!(r#"{{"type":"string","pattern":"{pattern}"{length}}}"#);
-            let schema = Schema::parse(&format!(r#"{{"type":"object","properties":{{"x":{rules}}}}}"#)).unwrap();
-            let Ok(mut grammar) = schema.grammar("") else { continue };
+            // What is too large for the check itself is refused before anything is written.
+            let schema = Schema::parse(&format!(r#"{{"type":"object","properties":{{"x":{rules}}}}}"#));
+            let Some(mut grammar) = schema.ok().and_then(|schema| schema.grammar("").ok()) else { continue };
             kept += 1;
             let (mut at, mut z) = (grammar.start(), 7u64);
             for _ in 0..500 {
