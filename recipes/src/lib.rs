@@ -3,6 +3,7 @@
 
 mod arms;
 mod error;
+mod evaluation;
 mod kinds;
 mod lock;
 mod plan;
@@ -16,15 +17,17 @@ mod teachers;
 mod template;
 
 pub use error::{RecipeError, RecipeErrors};
+pub use evaluation::{
+    ArmKind, CalibrationMethod, EndpointApi, EndpointArm, Eval, EvalArithmetic, EvalArm, EvalJudge, Gate, GateRule,
+    JudgeKind, Metric, PairwiseJudge, PromptStyle, Ranking, SliceBy, SplitName,
+};
 pub use kinds::SchemaFile;
 pub use lock::is_locked;
 pub use plan::settings;
 pub use recipe::{
-    ArmKind, Balance, BaseModel, CacheDtype, CalibrationMethod, Data, DecayType, Distill, Divergence, Dtype, Encrypt,
-    EndpointApi, EndpointArm, Eval, EvalArithmetic, EvalArm, EvalJudge, Gate, GateRule, Head, Imatrix, JudgeKind,
-    LossNormalization, LrScheduler, Method, Metric, MinReviewed, Model, PairwiseJudge, Promote, PromptStyle, Quantize,
-    QuantizeBase, Ranking, Recipe, Review, Rounding, Sign, SliceBy, SplitName, SplitRatios, Task, Train, TrainOn,
-    Trust, ValidMetric,
+    Balance, BaseModel, CacheDtype, Data, DecayType, Distill, Divergence, Dtype, Encrypt, Head, Imatrix,
+    LossNormalization, LrScheduler, Method, MinReviewed, Model, Promote, Quantize, QuantizeBase, Recipe, Review,
+    Rounding, Sign, SplitRatios, Task, Train, TrainOn, Trust, ValidMetric,
 };
 pub use resolve::{Entry, Origin, Resolved, load, load_text, locate};
 pub use roles::{ROLES, Role, RoleFile};
