@@ -8,6 +8,7 @@ pub mod chat_template;
 pub mod config;
 pub mod decoder;
 pub mod device;
+pub mod divergence;
 mod error;
 pub mod generate;
 pub mod gguf;

@@ -7,6 +7,7 @@
 mod common;
 
 use limbeck_model::decoder::Decoder;
+use limbeck_model::divergence::Divergence;
 use limbeck_model::layout::Packed;
 use limbeck_model::ops::codes::QuantizeBase;
 use limbeck_model::ops::flex::bf16::{Engine, Left, Right, fused, over_rows, product, turned};
@@ -128,7 +129,7 @@ fn steps() {
             assert!(loss.is_finite() && grads.iter().flatten().all(|g| g.is_finite()));
             let hidden = decoder.forward(&Arc::new(batch.clone()), None, None, None).unwrap();
             let soft = SoftTarget::new(rows.end - 1, vec![49, 0], vec![-1.0, -2.0], 1.0).unwrap();
-            let loss = ops.linear_kl(hidden, decoder.head(), &[soft], 1.0);
+            let loss = ops.linear_divergence(hidden, decoder.head(), &[soft], Divergence::ForwardKl, 1.0);
             assert!(loss.to_data().convert::<f32>().try_into_vec::<f32>().unwrap()[0].is_finite());
         }
     }

@@ -9,6 +9,7 @@ use common::{
     KINDS, Kind, PLAIN, adapter_of, adapter_of_rank, config_with, decoder_of, decoder_with, distance, step_under,
 };
 use limbeck_model::decoder::Decoder;
+use limbeck_model::divergence::Divergence;
 use limbeck_model::layout::{Packed, ROOT};
 use limbeck_model::ops::codes::Codes;
 use limbeck_model::ops::flex::bf16::Engine;
@@ -82,8 +83,15 @@ impl Ops for Composed {
         self.0.linear_cross_entropy(hidden, head, targets, denominator)
     }
 
-    fn linear_kl(&self, hidden: Tensor<2>, head: &Frozen, targets: &[SoftTarget], denominator: f32) -> Tensor<1> {
-        self.0.linear_kl(hidden, head, targets, denominator)
+    fn linear_divergence(
+        &self,
+        hidden: Tensor<2>,
+        head: &Frozen,
+        targets: &[SoftTarget],
+        divergence: Divergence,
+        denominator: f32,
+    ) -> Tensor<1> {
+        self.0.linear_divergence(hidden, head, targets, divergence, denominator)
     }
 
     fn logits(&self, hidden: &Tensor<2>, head: &Frozen, rows: &[usize]) -> Vec<f32> {

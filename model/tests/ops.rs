@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use burn::tensor::{Tensor, TensorData};
+use limbeck_model::divergence::Divergence;
 use limbeck_model::layout::{Packed, ROOT};
 use limbeck_model::ops::dropout::{Dropout, module_key};
 use limbeck_model::ops::flex::FlexOps;
 use limbeck_model::ops::stock::StockOps;
-use limbeck_model::ops::{AttentionPlan, LayerKv, Lora, Ops, SoftTarget, Target};
+use limbeck_model::ops::{AttentionPlan, Frozen, LayerKv, Lora, Ops, SoftTarget, Target};
 use std::sync::Arc;
 
 fn values(n: usize, seed: u64, scale: f32) -> Vec<f32> {
@@ -281,15 +282,24 @@ fn soft_target(row: usize, vocab: usize, k: usize, seed: u64, weight: f32) -> So
     SoftTarget::new(row, listed.iter().map(|&t| t as u32).collect(), log_probs, weight).unwrap()
 }
 
+/// With the settings of `tests/reference/linear_divergence.py`.
+const DIVERGENCES: [Divergence; 5] = [
+    Divergence::ForwardKl,
+    Divergence::ReverseKl,
+    Divergence::JensenShannon { beta: 0.3 },
+    Divergence::SkewKl { alpha: 0.1 },
+    Divergence::AlphaBeta { alpha: 0.2, beta: 0.7 },
+];
+
 #[test]
 fn divergence_from_a_sparse_teacher() {
     let (n, width, vocab) = (9, 12, 37);
     let head = values(vocab * width, 4, 1.0);
     let inputs = vec![(values(n * width, 1, 1.0), [n, width])];
-    let kl = |softcap: Option<f32>, targets: &[SoftTarget], denominator: f32| {
+    let of = |divergence: Divergence, softcap: Option<f32>, targets: &[SoftTarget], denominator: f32| {
         check("divergence", inputs.clone(), &|ops, x| {
             let head = ops.freeze(head.clone(), vocab, width, true).with_softcap(softcap);
-            ops.linear_kl(x[0].clone(), &head, targets, denominator).reshape([1, 1])
+            ops.linear_divergence(x[0].clone(), &head, targets, divergence, denominator).reshape([1, 1])
         });
     };
     // One token, several, nearly all, all, none; a token of probability 0; two targets at one row.
@@ -298,16 +308,22 @@ fn divergence_from_a_sparse_teacher() {
         .map(|&(row, k)| soft_target(row, vocab, k, 40 + k as u64, 0.5 + k as f32 / 30.0))
         .collect();
     targets.push(SoftTarget::new(5, vec![7, 9], vec![-0.3, f32::NEG_INFINITY], 1.0).unwrap());
-    kl(None, &targets, 3.5);
-    kl(Some(1.5), &targets, 3.5);
+    let told = soft_target(1, vocab, 4, 50, 1.0);
+    let gold = told.tokens()[2];
+    targets.push(told.with_gold(gold, 0.4).unwrap());
+    for divergence in DIVERGENCES {
+        of(divergence, None, &targets, 3.5);
+        of(divergence, Some(1.5), &targets, 3.5);
+    }
     // More than one block of rows.
     let many: Vec<SoftTarget> = (0..300).map(|i| soft_target(i % n, vocab, i % 12, i as u64, 1.0)).collect();
-    kl(None, &many, 300.0);
+    of(Divergence::ForwardKl, None, &many, 300.0);
+    of(Divergence::JensenShannon { beta: 0.5 }, None, &many, 300.0);
 }
 
 #[test]
 fn divergence_equals_pytorchs() {
-    let golden: serde_json::Value = serde_json::from_str(include_str!("golden/linear_kl.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_str(include_str!("golden/linear_divergence.json")).unwrap();
     let floats = |v: &serde_json::Value| -> Vec<f32> { serde_json::from_value(v.clone()).unwrap() };
     let size = |key: &str| golden[key].as_u64().unwrap() as usize;
     let (rows, width, vocab) = (size("rows"), size("width"), size("vocab"));
@@ -318,16 +334,37 @@ fn divergence_equals_pytorchs() {
         .map(|t| {
             let tokens = serde_json::from_value(t["tokens"].clone()).unwrap();
             let weight = t["weight"].as_f64().unwrap() as f32;
-            SoftTarget::new(t["row"].as_u64().unwrap() as usize, tokens, floats(&t["log_probs"]), weight).unwrap()
+            let told =
+                SoftTarget::new(t["row"].as_u64().unwrap() as usize, tokens, floats(&t["log_probs"]), weight).unwrap();
+            match t["gold"].as_u64() {
+                Some(gold) => told.with_gold(gold as u32, t["share"].as_f64().unwrap() as f32).unwrap(),
+                None => told,
+            }
         })
         .collect();
-    for ops in [&FlexOps::default() as &dyn Ops, &StockOps::new(burn::tensor::Device::flex())] {
-        let x = leaf(ops, &floats(&golden["hidden"]), [rows, width]);
-        let head = ops.freeze(floats(&golden["head"]), vocab, width, true);
-        let loss = ops.linear_kl(x.clone(), &head, &targets, golden["denominator"].as_f64().unwrap() as f32);
-        assert_close("loss", &read(&loss), &[golden["loss"].as_f64().unwrap() as f32], 2e-6);
-        let gradient = x.grad(&loss.backward()).unwrap();
-        assert_close("gradient", &read(&gradient), &floats(&golden["gradient"]), 2e-6);
+    let denominator = golden["denominator"].as_f64().unwrap() as f32;
+    for (divergence, name) in DIVERGENCES.into_iter().zip(["forward_kl", "reverse_kl", "js", "skew_kl", "alpha_beta"]) {
+        let golden_of = &golden["of"][name];
+        let want = |what: &str, loss: &Tensor<1>, gradient: &Tensor<2>, key: &str| {
+            assert_close(what, &read(loss), &[golden_of["loss"].as_f64().unwrap() as f32], 2e-6);
+            assert_close(what, &read(gradient), &floats(&golden_of[key]), 4e-6);
+        };
+        for ops in [&FlexOps::default() as &dyn Ops, &StockOps::new(burn::tensor::Device::flex())] {
+            let x = leaf(ops, &floats(&golden["hidden"]), [rows, width]);
+            let head = ops.freeze(floats(&golden["head"]), vocab, width, true);
+            let loss = ops.linear_divergence(x.clone(), &head, &targets, divergence, denominator);
+            want(name, &loss, &x.grad(&loss.backward()).unwrap(), "gradient");
+            // A head that is trained takes its own gradient.
+            let (x, w) = (
+                leaf(ops, &floats(&golden["hidden"]), [rows, width]),
+                leaf(ops, &floats(&golden["head"]), [vocab, width]),
+            );
+            let loss =
+                ops.linear_divergence(x.clone(), &Frozen::trained(w.clone(), None), &targets, divergence, denominator);
+            let gradients = loss.backward();
+            want(name, &loss, &x.grad(&gradients).unwrap(), "gradient");
+            want(name, &loss, &w.grad(&gradients).unwrap(), "head_gradient");
+        }
     }
 }
 
@@ -346,7 +383,7 @@ fn divergence_of_a_sure_teacher_is_the_cross_entropy_and_of_ones_own_answer_noth
     let labels = [Target { row: 0, token: 7, weight: 1.0 }, Target { row: 2, token: 0, weight: 0.5 }];
     let sure: Vec<SoftTarget> =
         labels.iter().map(|t| SoftTarget::new(t.row, vec![t.token], vec![0.0], t.weight).unwrap()).collect();
-    let (loss, gradient) = of(&|x| ops.linear_kl(x, &head, &sure, 1.5));
+    let (loss, gradient) = of(&|x| ops.linear_divergence(x, &head, &sure, Divergence::ForwardKl, 1.5));
     let (want, want_gradient) = of(&|x| ops.linear_cross_entropy(x, &head, &labels, 1.5));
     assert_close("loss", &loss, &want, 1e-6);
     assert_close("gradient", &gradient, &want_gradient, 1e-6);
@@ -354,7 +391,8 @@ fn divergence_of_a_sure_teacher_is_the_cross_entropy_and_of_ones_own_answer_noth
     let x = Tensor::<2>::from_data(TensorData::new(hidden.clone(), [n, width]), &ops.device());
     let log_probs = limbeck_model::decoder::log_softmax(&ops.logits(&x, &head, &[1]));
     let own = SoftTarget::new(1, vec![3, 30, 12], [3, 30, 12].map(|t: usize| log_probs[t]).to_vec(), 1.0).unwrap();
-    let (loss, gradient) = of(&|x| ops.linear_kl(x, &head, std::slice::from_ref(&own), 1.0));
+    let (loss, gradient) =
+        of(&|x| ops.linear_divergence(x, &head, std::slice::from_ref(&own), Divergence::ForwardKl, 1.0));
     assert!(loss[0].abs() < 1e-6 && gradient.iter().all(|g| g.abs() < 1e-6), "{loss:?} {gradient:?}");
 }
 
@@ -367,7 +405,7 @@ fn no_targets_is_a_loss_of_zero() {
         assert_eq!(read(&loss), [0.0]);
         let grads = loss.backward();
         assert!(x.grad(&grads).is_none_or(|g| read(&g).iter().all(|v| *v == 0.0)));
-        assert_eq!(read(&ops.linear_kl(x, &head, &[], 1.0)), [0.0]);
+        assert_eq!(read(&ops.linear_divergence(x, &head, &[], Divergence::ForwardKl, 1.0)), [0.0]);
     }
 }
 

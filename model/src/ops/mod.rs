@@ -16,6 +16,7 @@ pub use soft::{SoftTarget, SoftTargetError};
 pub use softcap::cap as capped;
 
 use crate::config::Rope;
+use crate::divergence::Divergence;
 use crate::layout::{Packed, Segment};
 use blocks::Blocks;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -319,9 +320,16 @@ pub trait Ops: Send + Sync {
     fn linear_cross_entropy(&self, hidden: Tensor<2>, head: &Frozen, targets: &[Target], denominator: f32)
     -> Tensor<1>;
 
-    /// `Σ weight · KL(teacher ‖ student) / denominator` over the targets, a tensor `[1]`: the divergence of what a teacher
+    /// `Σ weight · D(teacher, student) / denominator` over the targets, a tensor `[1]`: the divergence of what a teacher
     /// told of each position, its tail as one more outcome ([`SoftTarget`]). The head runs on the targets' rows only.
-    fn linear_kl(&self, hidden: Tensor<2>, head: &Frozen, targets: &[SoftTarget], denominator: f32) -> Tensor<1>;
+    fn linear_divergence(
+        &self,
+        hidden: Tensor<2>,
+        head: &Frozen,
+        targets: &[SoftTarget],
+        divergence: Divergence,
+        denominator: f32,
+    ) -> Tensor<1>;
 
     /// Logits of all tokens at the given rows: `[rows, vocabulary]`. No gradient.
     fn logits(&self, hidden: &Tensor<2>, head: &Frozen, rows: &[usize]) -> Vec<f32>;

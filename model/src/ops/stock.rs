@@ -2,6 +2,7 @@
 //! without kernels of its own runs.
 
 use super::{AttentionPlan, Frozen, FrozenForm, LayerKv, Lora, Ops, SoftTarget, Target, soft, softcap};
+use crate::divergence::Divergence;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 use std::sync::Arc;
 
@@ -186,8 +187,15 @@ impl Ops for StockOps {
         (log_probs.gather(1, wanted) * weights).sum().neg()
     }
 
-    fn linear_kl(&self, hidden: Tensor<2>, head: &Frozen, targets: &[SoftTarget], denominator: f32) -> Tensor<1> {
-        soft::linear_kl(self, hidden, head, targets, denominator)
+    fn linear_divergence(
+        &self,
+        hidden: Tensor<2>,
+        head: &Frozen,
+        targets: &[SoftTarget],
+        divergence: Divergence,
+        denominator: f32,
+    ) -> Tensor<1> {
+        soft::linear_divergence(self, hidden, head, targets, divergence, denominator)
     }
 
     fn logits(&self, hidden: &Tensor<2>, head: &Frozen, rows: &[usize]) -> Vec<f32> {

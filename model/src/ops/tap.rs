@@ -3,6 +3,7 @@
 
 use super::{AttentionPlan, Frozen, LayerKv, Lora, Ops, SoftTarget, Target, stock::to_vec};
 use crate::decoder::{Decoder, DecoderError};
+use crate::divergence::Divergence;
 use crate::layout::Packed;
 use crate::ops::codes::Codes;
 use burn::tensor::{Device, Tensor};
@@ -130,8 +131,15 @@ impl Ops for Tap {
         self.ops.linear_cross_entropy(hidden, head, targets, denominator)
     }
 
-    fn linear_kl(&self, hidden: Tensor<2>, head: &Frozen, targets: &[SoftTarget], denominator: f32) -> Tensor<1> {
-        self.ops.linear_kl(hidden, head, targets, denominator)
+    fn linear_divergence(
+        &self,
+        hidden: Tensor<2>,
+        head: &Frozen,
+        targets: &[SoftTarget],
+        divergence: Divergence,
+        denominator: f32,
+    ) -> Tensor<1> {
+        self.ops.linear_divergence(hidden, head, targets, divergence, denominator)
     }
 
     fn logits(&self, hidden: &Tensor<2>, head: &Frozen, rows: &[usize]) -> Vec<f32> {

@@ -2,11 +2,13 @@
 //! gradient of its weight. Weights change with every step, so nothing of them stays packed.
 
 use super::compute::{Compute, Left, Right};
+use super::divergence::of_row;
 use super::kernels::{Threads, dot};
 use super::loss::{POSITIONS, cross_entropy_rows, gather};
 use super::scale::column_sums;
 use super::{Ad, Flex, FlexTensor, dims, flex, primitive, slice, tensor};
-use crate::ops::Target;
+use crate::divergence::Divergence;
+use crate::ops::{SoftTarget, Target};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops as Prepared, OpsKind};
@@ -151,9 +153,9 @@ pub(super) fn rms_norm(x: Tensor<2>, weight: Tensor<2>, eps: f32) -> Tensor<2> {
 }
 
 #[derive(Debug)]
-struct CrossEntropyBackward;
+struct LossBackward;
 
-impl Backward<Flex, 2> for CrossEntropyBackward {
+impl Backward<Flex, 2> for LossBackward {
     /// The gradients of the loss by the hidden states and by the head.
     type State = (FlexTensor, FlexTensor);
 
@@ -179,6 +181,39 @@ pub(super) fn linear_cross_entropy(
     targets: &[Target],
     denominator: f32,
 ) -> Tensor<1> {
+    let rows: Vec<usize> = targets.iter().map(|t| t.row).collect();
+    over_rows(compute, hidden, head, &rows, |first, vocab, logits| {
+        let block = &targets[first..][..logits.len() / vocab];
+        cross_entropy_rows(logits, vocab, block, denominator)
+    })
+}
+
+/// As [`super::divergence::linear_divergence`], with a gradient for the head too.
+pub(super) fn linear_divergence(
+    compute: Compute,
+    hidden: Tensor<2>,
+    head: Tensor<2>,
+    targets: &[SoftTarget],
+    divergence: Divergence,
+    denominator: f32,
+) -> Tensor<1> {
+    let rows: Vec<usize> = targets.iter().map(SoftTarget::row).collect();
+    over_rows(compute, hidden, head, &rows, |first, vocab, logits| {
+        let of = |(i, row): (usize, &mut [f32])| of_row(&targets[first + i], divergence, denominator, row);
+        let losses: Vec<f64> = logits.par_chunks_mut(vocab).enumerate().map(of).collect();
+        losses.iter().sum()
+    })
+}
+
+/// A sum over positions, the hidden states at `rows`: `of_block(first, vocabulary, logits)` turns the logits of some positions
+/// from `first` on into the gradient by them and returns their loss.
+fn over_rows(
+    compute: Compute,
+    hidden: Tensor<2>,
+    head: Tensor<2>,
+    rows: &[usize],
+    of_block: impl Fn(usize, usize, &mut [f32]) -> f64,
+) -> Tensor<1> {
     let (hidden, head) = (primitive(hidden), primitive(head));
     let (input, weight) = (hidden.primitive().to_contiguous(), head.primitive().to_contiguous());
     let ([n, width], [vocab, _]) = (dims(&input), dims(&weight));
@@ -187,21 +222,21 @@ pub(super) fn linear_cross_entropy(
         (compute.right_columns(w, width, width, vocab), compute.right_rows(w, width, vocab, width));
     let (mut d_hidden, mut d_head) = (vec![0f32; n * width], vec![0f32; vocab * width]);
     let mut loss = 0f64;
-    for (i, block) in targets.chunks(POSITIONS).enumerate() {
+    for (i, block) in rows.chunks(POSITIONS).enumerate() {
         let m = block.len();
-        let x = gather(block.iter().map(|t| t.row), slice(&input), width);
+        let x = gather(block.iter().copied(), slice(&input), width);
         let mut logits = product(compute, m, vocab, &compute.left_rows(&x, width, m, width), &forward);
-        loss += cross_entropy_rows(&mut logits, vocab, block, denominator);
+        loss += of_block(i * POSITIONS, vocab, &mut logits);
         let dx = product(compute, m, width, &compute.left_rows(&logits, vocab, m, vocab), &backward);
-        for (target, dx) in block.iter().zip(dx.chunks_exact(width)) {
-            d_hidden[target.row * width..][..width].iter_mut().zip(dx).for_each(|(sum, x)| *sum += x);
+        for (row, dx) in block.iter().zip(dx.chunks_exact(width)) {
+            d_hidden[row * width..][..width].iter_mut().zip(dx).for_each(|(sum, x)| *sum += x);
         }
         let (dl, x) = (compute.left_columns(&logits, vocab, vocab, m), compute.right_rows(&x, width, m, width));
         compute.product(Threads::All, &mut d_head, width, i > 0, &[(&dl, x.all())]);
     }
     let bytes = burn::tensor::Bytes::from_elems(vec![loss as f32]);
     let out = FlexTensor::new(bytes, Layout::contiguous(Shape::from(vec![1])), DType::F32);
-    let prepared = CrossEntropyBackward.prepare::<NoCheckpointing>([hidden.node(), head.node()]);
+    let prepared = LossBackward.prepare::<NoCheckpointing>([hidden.node(), head.node()]);
     let out = match prepared.compute_bound().stateful() {
         OpsKind::Tracked(p) => p.finish((flex(d_hidden, [n, width]), flex(d_head, [vocab, width])), out),
         OpsKind::UnTracked(p) => p.finish(out),

@@ -11,10 +11,10 @@ mod codes;
 mod compute;
 mod crew;
 mod dense;
+mod divergence;
 mod gated;
 mod growing;
 mod kernels;
-mod kl;
 mod layer;
 mod linear;
 mod loss;
@@ -34,6 +34,7 @@ use super::codes::Codes;
 use super::{
     AttentionPlan, Block, Frozen, FrozenForm, GrowingKv, LayerKv, Lora, Ops, SoftTarget, Target, soft, softcap,
 };
+use crate::divergence::Divergence;
 use blocks::BlockMatrix;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::tensor::FloatTensor;
@@ -354,11 +355,22 @@ impl Ops for FlexOps {
         loss::linear_cross_entropy(hidden, head.n_out, matrix(head), targets, denominator)
     }
 
-    fn linear_kl(&self, hidden: Tensor<2>, head: &Frozen, targets: &[SoftTarget], denominator: f32) -> Tensor<1> {
+    fn linear_divergence(
+        &self,
+        hidden: Tensor<2>,
+        head: &Frozen,
+        targets: &[SoftTarget],
+        divergence: Divergence,
+        denominator: f32,
+    ) -> Tensor<1> {
         if head.softcap.is_some() {
-            return soft::linear_kl(self, hidden, head, targets, denominator);
+            return soft::linear_divergence(self, hidden, head, targets, divergence, denominator);
         }
-        kl::linear_kl(hidden, head.n_out, matrix(head), targets, denominator)
+        if let FrozenForm::Trained { weight, .. } = &head.form {
+            let weight = weight.as_ref().clone();
+            return dense::linear_divergence(self.compute, hidden, weight, targets, divergence, denominator);
+        }
+        divergence::linear_divergence(hidden, head.n_out, matrix(head), targets, divergence, denominator)
     }
 
     fn logits(&self, hidden: &Tensor<2>, head: &Frozen, rows: &[usize]) -> Vec<f32> {

@@ -1,5 +1,5 @@
 //! How far a student's distribution is from a teacher's, and the gradient by the student's logarithms. All in float64, over a few
-//! labels: nothing here needs a tensor.
+//! outcomes, labels or a token's likeliest: nothing here needs a tensor.
 
 use serde::{Deserialize, Serialize};
 
