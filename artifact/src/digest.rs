@@ -84,10 +84,15 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// The 32 bytes of a digest, or None where it is not one.
 pub(crate) fn unhex32(s: &str) -> Option<[u8; 32]> {
-    if !is_sha256(s) {
+    unhex(s)
+}
+
+/// So many bytes as this crate writes them: lowercase hex.
+pub(crate) fn unhex<const N: usize>(s: &str) -> Option<[u8; N]> {
+    if s.len() != 2 * N || !s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
         return None;
     }
-    let mut out = [0u8; 32];
+    let mut out = [0u8; N];
     for (i, b) in out.iter_mut().enumerate() {
         *b = u8::from_str_radix(&s[2 * i..2 * i + 2], 16).ok()?;
     }

@@ -102,6 +102,8 @@ pub fn capture(
         data: plan.data.clone(),
         rows: total,
         labels: teacher.labels().to_vec(),
+
+        sparse: None,
         program_version: plan.program_version.clone(),
     };
     let (mut writer, known) = match CaptureWriter::open(&plan.out, header)? {

@@ -17,6 +17,9 @@ const DISTILLED: &[&str] = &[
     "distill.trust",
 ];
 
+/// What a capture depends on beside its own settings where it is of tokens: what makes rows of them, and what is kept.
+const TOLD: &[&str] = &["seed", "model.max_seq_length", "train.train_on", "distill.top_k", "distill.draws"];
+
 /// Key prefixes a stage's result depends on.
 fn prefixes(stage: Stage) -> &'static [&'static str] {
     match stage {
@@ -80,7 +83,12 @@ fn prefixes(stage: Stage) -> &'static [&'static str] {
 pub fn settings(resolved: &Resolved, stage: Stage) -> Value {
     // Without a teacher, how one would be learnt from is nothing that a training depends on.
     let distills = stage == Stage::Train && resolved.recipe.distill.is_asked();
-    let own = if distills { DISTILLED } else { &[] };
+    let written = resolved.recipe.task.kind != "classify";
+    let own = match stage {
+        Stage::Train if distills => DISTILLED,
+        Stage::Capture if written => TOLD,
+        _ => &[],
+    };
     let wanted = |key: &str| {
         let mut prefixes = prefixes(stage).iter().chain(own);
         let told = stage == Stage::Promote || is_locked(key);

@@ -263,6 +263,9 @@ pub struct Distill {
     /// Instead of a teacher.
     pub capture: Option<PathBuf>,
     pub unlabeled: Vec<PathBuf>,
+    /// Of tasks whose answers are written: what is kept of a distribution over tokens.
+    pub top_k: Option<usize>,
+    pub draws: Option<usize>,
     pub lambda: f64,
     pub temperature: f64,
     pub divergence: Divergence,

@@ -212,16 +212,18 @@ pub(crate) const FIELDS: &[Field] = &[
     field("train.load_best_model_at_end", Bool, Default("false"), "gives back the best model instead of the last"),
 
     field("distill.unreviewed_weight", UNIT, Default("0.0"), "loss weight of the recorded model's answers that nobody reviewed (0 leaves them out); times the share of draws that agree, where a teacher was asked several times"),
-    field("distill.teacher", Path, Optional, "a local teacher whose posteriors over the labels the student learns beside them: a .gguf, a folder of safetensors, or an artifact's folder; naming one adds the capture stage"),
+    field("distill.teacher", Path, Optional, "a local teacher whose posteriors over the labels, or what it expects at each token of written answers, the student learns beside them: a .gguf, a folder of safetensors, or an artifact's folder; naming one adds the capture stage"),
     field("distill.teacher_adapter", Path, Optional, "adapter on that teacher, a folder as PEFT and `limbeck train` write it, with its classification head if it has one"),
     field("distill.capture", Path, Optional, "a teacher's answers that `limbeck capture` wrote, instead of a teacher"),
     field("distill.unlabeled", Paths { min: 0 }, Default("[]"), "files of messages that nobody labelled (JSON lines, CSV or plain lines), learnt from the teacher alone; what is like a held-out row is left out"),
-    field("distill.lambda", UNIT, Default("0.5"), "share of the teacher in the loss of a row that has a label too; where a person decided otherwise than the teacher it is 0"),
-    field("distill.temperature", Positive { max: 100.0 }, Default("2.0"), "softens the posteriors of teacher and student alike; the loss is multiplied by its square"),
+    field("distill.top_k", Int { min: 1, max: 100 }, OptionalOf(WRITTEN), "of what a teacher expects at a token, so many likeliest tokens are kept, and the sum of all others (20 where neither this nor distill.draws is said)"),
+    field("distill.draws", Int { min: 1, max: 100 }, OptionalOf(WRITTEN), "instead of the likeliest: so many draws, which are unbiased and take half the room (50 do)"),
+    field("distill.lambda", UNIT, Default("0.5"), "share of the teacher in the loss of a row that has a label too, or of a token; where a person decided otherwise than the teacher it is 0"),
+    field("distill.temperature", Positive { max: 100.0 }, Default("2.0"), "softens the posteriors of teacher and student alike; the loss is multiplied by its square. 1 where answers are written: of a part of a distribution no other can be made"),
     field("distill.divergence", Choice(&["forward_kl", "reverse_kl", "js", "skew_kl", "alpha_beta"]), Default("\"forward_kl\""), "how far the student is from the teacher: forward_kl keeps it calibrated, the others weigh unlikely labels otherwise"),
     field("distill.divergence_alpha", Positive { max: 1.0 }, Optional, "alpha of skew_kl (its default 0.1) or of alpha_beta (0.2)"),
     field("distill.divergence_beta", Positive { max: 1.0 }, Optional, "beta of js (its default 0.5) or of alpha_beta (0.7)"),
-    field("distill.trust", Choice(&["reviewed", "full"]), Default("\"reviewed\""), "weight of a teacher's answer that nobody confirmed: reviewed is the lower bound (Wilson, 95 %) of its precision on reviewed rows where it said that label; full is 1"),
+    field("distill.trust", Choice(&["reviewed", "full"]), Default("\"reviewed\""), "weight of a teacher's answer that nobody confirmed: reviewed is the lower bound (Wilson, 95 %) of its precision on reviewed rows where it said that label, or of how often it would have written a reviewed answer; full is 1, and where answers are written its word counts beside a person's other one too"),
 
     field("quantize.formats", Choices(FORMATS), Default("[\"Q8_0\", \"Q4_0\"]"), "GGUF files to make of the merged model"),
     field("quantize.ship", Choice(FORMATS), Default("\"Q8_0\""), "the one that is gated and packaged"),
@@ -285,6 +287,9 @@ const DEFAULTS_UNDER: &[DefaultUnder] = &[
     DefaultUnder { key: "task.kind", value: "extract", of: "task.constrained", default: "true" },
     // That a text is the wanted one word for word is seldom likely, and says little of how good it is.
     DefaultUnder { key: "task.kind", value: "generate", of: "eval.threshold", default: "0.0" },
+    // Of a part of a distribution no other temperature can be made.
+    DefaultUnder { key: "task.kind", value: "extract", of: "distill.temperature", default: "1.0" },
+    DefaultUnder { key: "task.kind", value: "generate", of: "distill.temperature", default: "1.0" },
     DefaultUnder { key: "distill.divergence", value: "skew_kl", of: "distill.divergence_alpha", default: "0.1" },
     DefaultUnder { key: "distill.divergence", value: "alpha_beta", of: "distill.divergence_alpha", default: "0.2" },
     DefaultUnder { key: "distill.divergence", value: "alpha_beta", of: "distill.divergence_beta", default: "0.7" },

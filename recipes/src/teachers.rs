@@ -1,4 +1,5 @@
-//! What a recipe says of a teacher must be about one, of a task that has labels, and about the divergence that it names.
+//! What a recipe says of a teacher must be about one, of a kind of answer that it can tell of, and about the divergence that it
+//! names.
 
 use crate::kinds;
 use toml::Value;
@@ -32,11 +33,8 @@ pub(crate) fn misplaced(get: Get<'_>) -> Vec<(&'static str, String, &'static str
         let message = "`distill.unlabeled` is learnt from a teacher alone, and none is named".to_owned();
         found.push(("distill.unlabeled", message, "add `teacher = …` or `capture = …` under [distill]"));
     }
-    for (key, asked) in [("distill.teacher", teacher), ("distill.capture", capture)] {
-        if let Some(called) = kinds::written(get).filter(|_| asked) {
-            let message = format!("`{key}` gives posteriors over labels, and {called} has none");
-            found.push((key, message, "take it out; recorded answers are learnt with `distill.unreviewed_weight`"));
-        }
+    if let Some(called) = kinds::written(get).filter(|_| teacher || capture) {
+        found.extend(over_tokens(get, called, unlabeled));
     }
     for (key, of) in WITH {
         let divergence = get("distill.divergence").and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
@@ -48,6 +46,34 @@ pub(crate) fn misplaced(get: Get<'_>) -> Vec<(&'static str, String, &'static str
     if says("distill.divergence", "js") && get("distill.divergence_beta").and_then(|v| v.as_float()) == Some(1.0) {
         let message = "`distill.divergence_beta` is 1, where js is 0 whatever the student says".to_owned();
         found.push(("distill.divergence_beta", message, "take a number below 1, such as 0.5"));
+    }
+    found
+}
+
+/// What can't be asked of a teacher that tells what it expects at each token.
+fn over_tokens(get: Get<'_>, called: &str, unlabeled: bool) -> Vec<(&'static str, String, &'static str)> {
+    let mut found = Vec::new();
+    if unlabeled {
+        let message = format!("`distill.unlabeled` is learnt from posteriors over labels, and {called} has none");
+        found.push(("distill.unlabeled", message, "let the teacher write answers to them: `limbeck teach`"));
+    }
+    let temperature = get("distill.temperature").and_then(|v| v.as_float());
+    if let Some(t) = temperature.filter(|t| *t != 1.0) {
+        let message = format!("`distill.temperature` is {t}, and of a part of a distribution only 1 can be had");
+        found.push(("distill.temperature", message, "take it out, or set it to 1.0"));
+    }
+    if get("distill.draws").is_some() {
+        if get("distill.top_k").is_some() {
+            let message = "`distill.draws` and `distill.top_k` are two ways to keep a distribution".to_owned();
+            found.push(("distill.draws", message, "keep one of the two"));
+        }
+        let divergence = get("distill.divergence").and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+        if divergence != "forward_kl" {
+            let message = format!(
+                "`distill.draws` is unbiased for forward_kl alone, and `distill.divergence` is \"{divergence}\""
+            );
+            found.push(("distill.draws", message, "take it out: the likeliest tokens serve every divergence"));
+        }
     }
     found
 }

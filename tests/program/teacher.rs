@@ -3,7 +3,7 @@
 
 mod mini;
 
-use limbeck_artifact::capture::Capture;
+use limbeck_artifact::capture::{Capture, TokenRow};
 use limbeck_model::gguf::GgmlType;
 use mini::{Mini, tiny_base};
 use serde_json::Value;
@@ -103,7 +103,7 @@ fn captured_by_hand_it_is_shown_gone_on_with_and_taken_by_a_recipe() {
     };
     let told = run(0, &ask(&out), &[]);
     assert!(told.contains("prompts answered over 12 labels") && told.contains("bytes a row"), "{told}");
-    let known = Capture::load(&out).unwrap();
+    let known: Capture = Capture::load(&out).unwrap();
     assert!(run(0, &ask(&out), &[]).contains("all of it was there already"));
     // One thread or all, a file of its own: the same bytes.
     let alone = mini.path().join("alone.capture");
@@ -112,7 +112,7 @@ fn captured_by_hand_it_is_shown_gone_on_with_and_taken_by_a_recipe() {
     assert!(command.env("RAYON_NUM_THREADS", "1").output().unwrap().status.success());
     assert!(fs::read(&alone).unwrap() == fs::read(&out).unwrap());
     // The recipe's own capture has the same answers to the rows that both have.
-    let own = Capture::load(&mini.run_dir().join("capture/teacher.capture")).unwrap();
+    let own: Capture = Capture::load(&mini.run_dir().join("capture/teacher.capture")).unwrap();
     for row in &known.rows {
         let same = own.rows.iter().find(|other| other.key == row.key).unwrap();
         let gap = row.log_probs.iter().zip(&same.log_probs).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
@@ -180,4 +180,75 @@ fn what_a_recipe_says_of_a_teacher_must_fit() {
     fs::write(&toml, text.replace("teacher = \"teacher.gguf\"\n", "")).unwrap();
     refused(&[], "learnt from a teacher alone, and none is named");
     refused(&["distill.teacher_adapter=a"], "an adapter on `distill.teacher`");
+}
+
+/// Where answers are written, the teacher tells what it expects at each of their tokens.
+#[test]
+fn written_answers_are_learnt_token_by_token() {
+    let mini = Mini::bookings("name = \"fast\"\nkind = \"latency\"\np95_ms = 60000");
+    let folder = mini.path().join("mini");
+    tiny_base::write(&folder.join("teacher.gguf"), 3, GgmlType::F32, 7);
+    let toml = fs::read_to_string(folder.join("recipe.toml")).unwrap();
+    let with = |distill: &str| {
+        let toml = toml.replace("[quantize]", &format!("[distill]\n{distill}\n\n[quantize]"));
+        fs::write(folder.join("recipe.toml"), toml).unwrap();
+    };
+    with("teacher = \"teacher.gguf\"\ntrust = \"full\"");
+    mini.expect(0, &["train", "mini", "--offline"]);
+    let captured = record(&mini, "capture")["summary"].clone();
+    let trained = record(&mini, "train")["summary"].clone();
+    assert_eq!(captured["kept"], "top 20 and the rest's sum");
+    assert!(captured["bytes_per_token"].as_f64().unwrap() < 90.0, "{captured}");
+    // The valid split's rows are captured beside the train split's, and learnt from no more than ever.
+    assert!(
+        trained["told_tokens"].as_u64() > Some(500) && trained["told_tokens"].as_u64() < captured["tokens"].as_u64()
+    );
+    assert_eq!(
+        trained["told_tokens"],
+        trained["loss_tokens"].as_u64().unwrap() / 2,
+        "all of them, in each of two epochs"
+    );
+
+    // By hand: the same file for the same rows, whatever the threads; and a recipe takes it.
+    let dataset = mini.run_dir().join("dataset").display().to_string();
+    let teacher = folder.join("teacher.gguf").display().to_string();
+    let (out, drawn) = (mini.path().join("by-hand.capture"), mini.path().join("drawn.capture"));
+    let capture = |out: &Path, more: &[&str]| {
+        let out = out.display().to_string();
+        let args = ["capture", "--teacher", &teacher, "--data", &dataset, "--out", &out, "--max-seq-length", "256"];
+        mini.expect(0, &args.iter().chain(more).copied().collect::<Vec<_>>())
+    };
+    let said = capture(&out, &[]);
+    assert!(said.contains("as the teacher would write them") && said.contains("bytes a token"), "{said}");
+    assert!(capture(&out, &[]).contains("all of it was there already"));
+    let of = |path: &Path| Capture::<TokenRow>::load(path).unwrap();
+    assert_eq!(of(&out).rows, of(&mini.run_dir().join("capture/teacher.capture")).rows);
+    let shown = mini.expect(0, &["capture", "show", &out.display().to_string()]);
+    assert!(shown.contains("top 20 and the rest's sum") && shown.contains("complete"), "{shown}");
+    assert_eq!(json(&mini, &["capture", "show", &out.display().to_string(), "--json"])["tokens"], captured["tokens"]);
+
+    capture(&drawn, &["--draws", "50"]);
+    with("capture = \"../drawn.capture\"\ntrust = \"full\"\ndraws = 50");
+    mini.expect(0, &["train", "mini", "--offline"]);
+    assert_eq!(record(&mini, "train")["summary"]["told_tokens"], trained["told_tokens"]);
+    assert_eq!(record(&mini, "capture")["summary"]["kept"], "50 draws");
+    // The answer's own words count alone where a person's differ from what this teacher would write: nearly all of them.
+    with("teacher = \"teacher.gguf\"");
+    mini.expect(0, &["train", "mini", "--offline"]);
+    let told = record(&mini, "train")["summary"]["told_tokens"].as_u64().unwrap_or(0);
+    assert!(told < trained["told_tokens"].as_u64().unwrap() / 4, "{told}");
+
+    // A teacher with another tokenizer, and what a recipe can't ask.
+    let said = |distill: &str, says: &[&str]| {
+        with(distill);
+        let out = mini.limbeck(&["train", "mini", "--offline"]);
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success() && says.iter().all(|part| text.contains(part)), "{text}");
+    };
+    let quickstart = concat!(env!("CARGO_MANIFEST_DIR"), "/../recipes/quickstart/base.gguf");
+    said(&format!("teacher = \"{quickstart}\""), &["another tokenizer than the base", "limbeck teach"]);
+    said("teacher = \"teacher.gguf\"\ntemperature = 2.0", &["`distill.temperature` is 2", "set it to 1.0"]);
+    said("teacher = \"teacher.gguf\"\ndraws = 20\ntop_k = 5", &["two ways", "keep one"]);
+    said("teacher = \"teacher.gguf\"\ndraws = 20\ndivergence = \"skew_kl\"", &["forward_kl alone"]);
+    said("teacher = \"teacher.gguf\"\nunlabeled = [\"traces.jsonl\"]", &["has none", "limbeck teach"]);
 }

@@ -4,7 +4,7 @@
 use crate::random::Random;
 use crate::soft::{SoftLabel, SoftPlace};
 use limbeck_model::layout::{Packed, ROOT};
-use limbeck_model::ops::Target;
+use limbeck_model::ops::{SoftTarget, Target};
 use limbeck_model::prompt::{EncodedExample, shared_prefix};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -32,6 +32,8 @@ pub struct TrainRow {
     pub weight: f32,
     /// What a teacher answered, where one was asked.
     pub soft: Option<SoftRow>,
+    /// What a teacher expected of each token that carries loss, in their order, where it told; empty where it told nothing.
+    pub told: Vec<Option<SoftTarget>>,
 }
 
 /// A teacher's answer to a row, and how the row lies in a batch for its sake.
@@ -50,7 +52,7 @@ pub struct SoftRow {
 impl TrainRow {
     /// A row that is learnt from its answer alone.
     pub fn new(id: String, encoded: EncodedExample, weight: f32) -> TrainRow {
-        TrainRow { id, encoded, weight, soft: None }
+        TrainRow { id, encoded, weight, soft: None, told: Vec::new() }
     }
 
     /// What is computed of it: a chain of tokens, and a tree behind them. The last token predicts nothing.
@@ -102,6 +104,8 @@ pub struct MicroBatch {
     pub targets: Vec<Target>,
     /// The rows that a teacher answered.
     pub soft: Vec<SoftPlace>,
+    /// Label positions of which a teacher told what it expected; they are none of `targets`.
+    pub told: Vec<SoftTarget>,
 }
 
 /// Tokens that rows share at their beginning; 0 where it is not worth a segment of its own.
@@ -117,7 +121,7 @@ pub fn pack(rows: &[&TrainRow], min_prefix: usize, normalization: LossNormalizat
     let shared = prefix_of(rows, min_prefix);
     let first = rows.first().map_or(&[][..], |r| &r.encoded.ids[..shared]);
     let mut packed = Packed::with_prefix(first, 0);
-    let (mut targets, mut soft) = (Vec::new(), Vec::new());
+    let (mut targets, mut soft, mut told) = (Vec::new(), Vec::new(), Vec::new());
     for row in rows {
         let ids = &row.encoded.ids;
         let (chain, tree) = row.laid();
@@ -128,23 +132,29 @@ pub fn pack(rows: &[&TrainRow], min_prefix: usize, normalization: LossNormalizat
             // Of an answer that lies in a tree, only earlier turns are in the chain.
             let in_chain = if tree.is_empty() { ids.len() } else { chain.len() };
             let with_loss = row.encoded.mask.iter().enumerate().filter(|(i, loss)| **loss && *i > 0 && *i < in_chain);
-            targets.extend(with_loss.map(|(i, _)| Target { row: start + i - 1 - shared, token: ids[i], weight }));
+            for (of_answer, (i, _)) in with_loss.enumerate() {
+                let place = start + i - 1 - shared;
+                match row.told.get(of_answer) {
+                    Some(Some(target)) => told.push(target.placed(place, weight)),
+                    _ => targets.push(Target { row: place, token: ids[i], weight }),
+                }
+            }
         }
-        let Some(told) = &row.soft else { continue };
-        let root = start + told.prompt - 1 - shared;
+        let Some(answered) = &row.soft else { continue };
+        let root = start + answered.prompt - 1 - shared;
         if weight > 0.0 {
             let place = |parent: u32| if parent == ROOT { root } else { nodes + parent as usize };
-            targets.extend(told.answer.iter().map(|(parent, token)| Target {
+            targets.extend(answered.answer.iter().map(|(parent, token)| Target {
                 row: place(*parent),
                 token: *token,
                 weight,
             }));
         }
-        if told.label.weight > 0.0 {
-            soft.push(SoftPlace { root, nodes, label: told.label.clone() });
+        if answered.label.weight > 0.0 {
+            soft.push(SoftPlace { root, nodes, label: answered.label.clone() });
         }
     }
-    MicroBatch { packed: Arc::new(packed), targets, soft }
+    MicroBatch { packed: Arc::new(packed), targets, soft, told }
 }
 
 #[cfg(test)]

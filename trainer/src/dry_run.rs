@@ -79,7 +79,8 @@ pub fn dry_run<'a>(
     let begun = Instant::now();
     let cache = fill_cache(s, base, &rows, emit)?;
     let cache_s = if cache.is_some() { begun.elapsed().as_secs_f64() } else { 0.0 };
-    let learner = Learner { base, settings: s, rows: &rows, cache: cache.as_ref(), soft: soft.as_ref() };
+    let divergence = plan.told.as_ref().map(|told| told.divergence);
+    let learner = Learner { base, settings: s, rows: &rows, cache: cache.as_ref(), soft: soft.as_ref(), divergence };
     let steps = s.total_steps(rows.len());
     let work = Work::of(&learner, &rows);
 

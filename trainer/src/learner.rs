@@ -2,6 +2,7 @@
 
 use crate::base::Base;
 use crate::batch::{MIN_PREFIX, MicroBatch, TrainRow, loss_weight, pack};
+use crate::divergence::Divergence;
 use crate::optimizer::global_norm;
 use crate::parameters::{Leaves, Parameters};
 use crate::plan::TrainSettings;
@@ -23,6 +24,8 @@ pub struct Learner<'a> {
     pub cache: Option<&'a HiddenCache>,
     /// The divergence from a teacher, where one answered some of the rows.
     pub soft: Option<&'a SoftLoss>,
+    /// From what a teacher expected at each token, where one told.
+    pub divergence: Option<Divergence>,
 }
 
 /// The sum over a step's micro-batches.
@@ -109,7 +112,8 @@ impl Learner<'_> {
         Ok(sum)
     }
 
-    /// A micro-batch's share of the step's loss: the answers', and the divergence from a teacher where one answered.
+    /// A micro-batch's share of the step's loss: the answers', and the divergence from a teacher where one answered or told of
+    /// their tokens.
     pub(crate) fn loss(
         &self,
         decoder: &Decoder,
@@ -119,13 +123,17 @@ impl Learner<'_> {
         denominator: f32,
     ) -> Tensor<1> {
         let ops = decoder.ops();
-        let answers = |hidden| ops.linear_cross_entropy(hidden, head, &batch.targets, denominator);
-        let Some(soft) = self.soft.filter(|_| !batch.soft.is_empty()) else { return answers(hidden) };
-        let told = soft.of(ops.as_ref(), hidden.clone(), head, &batch.soft, denominator);
-        match batch.targets.is_empty() {
-            true => told,
-            false => answers(hidden) + told,
+        let mut terms = Vec::new();
+        if let Some(soft) = self.soft.filter(|_| !batch.soft.is_empty()) {
+            terms.push(soft.of(ops.as_ref(), hidden.clone(), head, &batch.soft, denominator));
         }
+        if let Some(divergence) = self.divergence.filter(|_| !batch.told.is_empty()) {
+            terms.push(ops.linear_divergence(hidden.clone(), head, &batch.told, divergence, denominator));
+        }
+        if terms.is_empty() || !batch.targets.is_empty() {
+            terms.insert(0, ops.linear_cross_entropy(hidden, head, &batch.targets, denominator));
+        }
+        terms.into_iter().reduce(|sum, term| sum + term).unwrap_or_else(|| Tensor::zeros([1], &ops.device()))
     }
 
     /// What goes into each layer that is run, and last what comes out of the top one: a forward pass that keeps no graph.

@@ -9,6 +9,7 @@ use crate::optimizer::AdamWSettings;
 use crate::schedule::{Decay, Schedule, Scheduler};
 use crate::turbo::CacheDtype;
 use crate::watch::Metric;
+use limbeck_artifact::capture::Position;
 use limbeck_artifact::dataset::Message;
 use limbeck_model::ModelError;
 use limbeck_model::adapter::{AdapterConfig, AdapterError};
@@ -141,6 +142,8 @@ pub struct TrainPlan {
     pub stop_at_step: Option<u64>,
     /// A teacher's answers, where there is one.
     pub distilled: Option<Distilled>,
+    /// What a teacher expected at each token, where one told.
+    pub told: Option<ToldTokens>,
 }
 
 /// What a teacher told, and how it counts: see [`crate::soft`].
@@ -156,6 +159,20 @@ pub struct Distilled {
     pub trust: Vec<f32>,
     /// Prompts without an answer, learnt from the teacher alone.
     pub unlabeled: Vec<Unlabeled>,
+}
+
+/// What a teacher expected along the answers: see [`crate::told`].
+#[derive(Clone, Debug)]
+pub struct ToldTokens {
+    /// Share of the divergence in the loss of a token; the answer's own token has the rest. 0 to 1.
+    pub lambda: f32,
+    pub divergence: Divergence,
+    /// By a row's tokens ([`limbeck_artifact::capture::tokens_key`]): one for each token that carries loss.
+    pub rows: BTreeMap<String, Vec<Position>>,
+    /// What the teacher's word is worth in rows that no person decided: 0 to 1.
+    pub trust: f32,
+    /// Whether it counts, too, where a person's token is not its likeliest.
+    pub contradicts: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -178,6 +195,9 @@ pub struct TrainReport {
     pub soft_rows: u64,
     #[serde(default, skip_serializing_if = "none")]
     pub unlabeled_rows: u64,
+    /// Tokens of the rows at which a teacher told what it expected.
+    #[serde(default, skip_serializing_if = "none")]
+    pub told_tokens: u64,
     pub final_loss: f64,
     /// Of the model that is given back, on the valid split.
     pub valid_accuracy: Option<f64>,
@@ -219,6 +239,8 @@ pub enum TrainError {
     Unlabeled { id: String, source: PromptError },
     #[error("the teacher's answer to row {id} {why}. Capture it again")]
     Posterior { id: String, why: String },
+    #[error("what the teacher told of row {id} {why}. Capture it again")]
+    Told { id: String, why: String },
     #[error("a teacher's posteriors are over labels, and the dataset has {0}. Take [distill] out of the recipe")]
     NoLabels(usize),
     #[error("a classification head {why}; train with train.head = \"verbalizer\"")]

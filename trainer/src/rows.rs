@@ -4,6 +4,7 @@
 use crate::batch::{SoftRow, TrainRow};
 use crate::plan::{Distilled, HeadKind, TrainError, TrainPlan, TrainSettings};
 use crate::soft::{SoftLabel, SoftLoss};
+use crate::told;
 use limbeck_artifact::capture::prompt_key;
 use limbeck_artifact::dataset::{Dataset, Example, LabelSource, Split};
 use limbeck_artifact::event::{Emit, EventKind};
@@ -110,6 +111,9 @@ pub fn encode_with(
 ) -> Result<Vec<TrainRow>, TrainError> {
     let s = &plan.settings;
     let mut rows = encode(tokenizer, dataset, Split::Train, s)?;
+    if let Some(told) = &plan.told {
+        told::attach(&mut rows, dataset.rows(Split::Train), told, tokenizer.vocab_size(), emit)?;
+    }
     let (Some(distilled), Some(soft)) = (&plan.distilled, soft) else { return Ok(rows) };
     let labels = &dataset.card.labels;
     let (mut told, mut corrected) = (0u64, 0u64);
@@ -152,7 +156,8 @@ pub fn encode_with(
         let encoded = EncodedExample::of(prompt, &[]);
         let label = SoftLabel { posterior: posterior.clone(), weight };
         let soft = laid(&encoded, label, soft.nodes(), s.head);
-        rows.push(TrainRow { id: unlabeled.id.clone(), encoded, weight: 0.0, soft: Some(soft) });
+        let row = TrainRow::new(unlabeled.id.clone(), encoded, 0.0);
+        rows.push(TrainRow { soft: Some(soft), ..row });
     }
     tell(distilled, soft, [told, corrected, without, untrusted], rows.len() - dataset.rows(Split::Train).len(), emit);
     Ok(rows)

@@ -60,7 +60,8 @@ pub fn train<'a>(
     let note = describe(s, base, &parameters, rows.len(), total);
     emit.emit(EventKind::Note { text: note });
     let cache = fill_cache(s, base, &rows, emit)?;
-    let learner = Learner { base, settings: s, rows: &rows, cache: cache.as_ref(), soft: soft.as_ref() };
+    let divergence = plan.told.as_ref().map(|told| told.divergence);
+    let learner = Learner { base, settings: s, rows: &rows, cache: cache.as_ref(), soft: soft.as_ref(), divergence };
 
     let started = Instant::now();
     let first_step = step;
@@ -153,6 +154,7 @@ pub fn train<'a>(
         trained_parameters: parameters.count() as u64,
         loss_tokens: loss_tokens(s, &rows, step),
         soft_rows: rows.iter().filter(|row| row.soft.is_some()).count() as u64,
+        told_tokens: rows.iter().flat_map(|row| &row.told).flatten().count() as u64,
         unlabeled_rows: rows.iter().filter(|row| row.encoded.loss_tokens() == 0).count() as u64,
         final_loss: tail.iter().map(|l| l.loss).sum::<f64>() / tail.len().max(1) as f64,
         valid_accuracy: given.and_then(|look| look.accuracy),

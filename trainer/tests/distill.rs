@@ -192,7 +192,7 @@ impl Taught {
     fn step(&self, rows: &[TrainRow], soft: &SoftLoss, p: &Parameters, cache: Option<&HiddenCache>) -> Gradients {
         let all: Vec<usize> = (0..rows.len()).collect();
         let base = Base::Frozen(&self.bench.decoder);
-        let learner = Learner { base, settings: &self.plan.settings, rows, cache, soft: Some(soft) };
+        let learner = Learner { base, settings: &self.plan.settings, rows, cache, soft: Some(soft), divergence: None };
         learner.gradients(p, &all, 0).unwrap()
     }
 }

@@ -10,34 +10,31 @@
 //!
 //! A frame's SHA-256 is over the digest of the frame before it (zeros before the first), its own first nine bytes and its payload:
 //! the last one stands for the whole file. Frames are, in this order: one `H`, the header as JSON ([`Header`]); `R`, rows, so many
-//! to each but the last ([`CHUNK`]); one `E`, empty, which makes the file complete and counts all rows. A row is 16 bytes of its
-//! prompt's SHA-256 ([`prompt_key`]), then the log-probability of each of the header's labels, in their order, as an IEEE half:
-//! `16 + 2 · labels` bytes. Texts are not kept.
+//! to each but the last ([`CHUNK`]); one `E`, empty, which makes the file complete and counts all rows. A row begins with the 16
+//! bytes that it goes by; what follows is the header's `kind`: posteriors over labels ([`Row`]), or distributions over tokens
+//! ([`TokenRow`]). Texts are not kept.
 //!
 //! Until it is complete a file has the name `FILE.partial`. Of a frame that a kill tore, what is there is cut off; the rows
 //! before it stand, and going on gives the same bytes as never having stopped.
 
+mod frames;
 mod half;
+mod labels;
+mod tokens;
 mod writer;
 
-pub use writer::{CaptureWriter, Started};
+pub use labels::{LABEL_POSTERIORS, Row, prompt_key};
+pub use tokens::{Position, Sparse, TOKEN_LOGITS, TokenRow, Told, tokens_key};
+pub use writer::{CaptureWriter, Started, discard};
 
-use crate::dataset::Message;
-use crate::digest::{canonical_json, hex};
+use crate::digest::{hex, unhex};
 use crate::{Error, Result};
-use half::{from_half, to_half};
+use frames::{DIGEST, Frame, Frames, Read};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use sha2::{Digest, Sha256};
 use std::path::Path;
 
 const MAGIC: &[u8] = b"limbeck capture 1\n";
-/// Kind, rows, length.
-const HEAD: usize = 9;
-const DIGEST: usize = 32;
 const KEY: usize = 16;
-/// No frame is longer.
-const MOST: usize = 1 << 26;
 
 /// Rows a frame: what a kill can cost.
 pub const CHUNK: usize = 64;
@@ -45,7 +42,7 @@ pub const CHUNK: usize = 64;
 /// Whose answers a file holds, and to what.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Header {
-    /// What a row holds; so far `label_posteriors`.
+    /// What a row holds: [`LABEL_POSTERIORS`] or [`TOKEN_LOGITS`].
     pub kind: String,
     pub teacher: Named,
     /// SHA-256 over what turns a conversation into tokens: the vocabulary, and the chat template.
@@ -54,7 +51,12 @@ pub struct Header {
     /// What was answered: a dataset, or a file of messages.
     pub data: Named,
     pub rows: u64,
+    /// That posteriors are over; empty where rows are of tokens.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
+    /// What was kept of a distribution over tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sparse: Option<Sparse>,
     pub program_version: String,
 }
 
@@ -66,21 +68,20 @@ pub struct Named {
     pub digest: String,
 }
 
-/// The only kind so far.
-pub const LABEL_POSTERIORS: &str = "label_posteriors";
-
 impl Header {
     /// The first thing in which two differ, in a person's words, with both values. The program's version is none.
     fn differs(&self, other: &Header) -> Option<String> {
         let labels = |of: &Header| format!("{} labels", of.labels.len());
         let named = |of: &Named| format!("{} ({})", of.name, of.digest.get(..12).unwrap_or(&of.digest));
         let short = |digest: &str| digest.get(..12).unwrap_or(digest).to_owned();
+        let sparse = |of: &Header| of.sparse.map_or_else(String::new, |sparse| sparse.to_string());
         let pairs = [
             ("kind", self.kind.clone(), other.kind.clone(), self.kind == other.kind),
             ("teacher", named(&self.teacher), named(&other.teacher), self.teacher.digest == other.teacher.digest),
             ("tokenizer", short(&self.tokenizer), short(&other.tokenizer), self.tokenizer == other.tokenizer),
             ("chat template", short(&self.template), short(&other.template), self.template == other.template),
             ("label list", labels(self), labels(other), self.labels == other.labels),
+            ("share of the distributions", sparse(self), sparse(other), self.sparse == other.sparse),
             (
                 "data",
                 named(&self.data),
@@ -94,40 +95,30 @@ impl Header {
             false => format!("another {what}: {theirs} instead of {mine}"),
         })
     }
-
-    fn row_bytes(&self) -> usize {
-        KEY + 2 * self.labels.len()
-    }
 }
 
-/// A teacher's answer to a prompt.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Row {
-    pub key: String,
-    /// Of the header's labels, at temperature 1; their exponentials sum to 1 but for rounding.
-    pub log_probs: Vec<f32>,
-}
+/// What a row holds behind its key.
+pub trait Answer: Sized {
+    const KIND: &'static str;
 
-impl Row {
-    /// Probabilities that sum to 1.
-    pub fn posterior(&self) -> Vec<f32> {
-        let max = self.log_probs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let exps: Vec<f64> = self.log_probs.iter().map(|l| f64::from(l - max).exp()).collect();
-        let sum: f64 = exps.iter().sum();
-        exps.iter().map(|e| (e / sum) as f32).collect()
-    }
-}
+    /// 32 hex digits.
+    fn key(&self) -> &str;
 
-/// What a row goes by: 32 hex digits of the SHA-256 of the prompt's canonical JSON. Rows of equal prompts have one answer.
-pub fn prompt_key(messages: &[Message]) -> String {
-    hex(&Sha256::digest(canonical_json(&json!(messages)).as_bytes())[..KEY])
+    /// Adds its bytes.
+    ///
+    /// # Errors
+    /// When it is not what the header says, or is no answer.
+    fn put(&self, header: &Header, out: &mut Vec<u8>) -> Result<()>;
+
+    /// Takes it from the bytes' beginning; none where they are no such answer.
+    fn take(key: String, header: &Header, bytes: &mut &[u8]) -> Option<Self>;
 }
 
 /// A capture in memory.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Capture {
+pub struct Capture<R = Row> {
     pub header: Header,
-    pub rows: Vec<Row>,
+    pub rows: Vec<R>,
     /// Its last frame is there.
     pub complete: bool,
     pub bytes: u64,
@@ -137,13 +128,13 @@ pub struct Capture {
 
 const AGAIN: &str = "capture again, to another file or after removing this one";
 
-impl Capture {
+impl<R: Answer> Capture<R> {
     /// Reads a finished file.
     ///
     /// # Errors
     /// Where it is none, is damaged anywhere, or is not finished.
-    pub fn load(path: &Path) -> Result<Capture> {
-        let capture = Capture::look(path)?;
+    pub fn load(path: &Path) -> Result<Self> {
+        let capture = Self::look(path)?;
         match capture.complete {
             true => Ok(capture),
             false => Err(Error::invalid(
@@ -158,10 +149,19 @@ impl Capture {
     ///
     /// # Errors
     /// Where it is none, or is damaged before its last frame.
-    pub fn look(path: &Path) -> Result<Capture> {
+    pub fn look(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io("read the capture", path))?;
         read(path, &bytes).map(|(capture, _)| capture)
     }
+}
+
+/// The header of a file, and so what kind its rows are of.
+///
+/// # Errors
+/// Where it is no capture.
+pub fn header_of(path: &Path) -> Result<Header> {
+    let bytes = std::fs::read(path).map_err(Error::io("read the capture", path))?;
+    Ok(begin(path, &bytes, &mut [0; DIGEST])?.0)
 }
 
 /// Whether a kill came before anything was captured.
@@ -170,21 +170,37 @@ fn header_is_torn(bytes: &[u8]) -> bool {
     MAGIC.starts_with(bytes) || bytes.starts_with(MAGIC) && matches!(whole(), Ok(None))
 }
 
-/// What the bytes say, and how many of them are whole.
-fn read(path: &Path, bytes: &[u8]) -> Result<(Capture, usize)> {
+/// The header, and the frames behind it.
+fn begin<'b>(path: &Path, bytes: &'b [u8], digest: &mut [u8; DIGEST]) -> Result<(Header, Frames<'b>)> {
     let no = |reason: &str| Error::invalid(path, reason, AGAIN);
     if !bytes.starts_with(MAGIC) {
         return Err(no("it is no capture of teacher's answers"));
     }
-    let mut digest = [0u8; DIGEST];
     let mut frames = Frames { bytes, at: MAGIC.len() };
-    let Some(first) = frames.next(&mut digest).map_err(no)?.filter(|frame| frame.kind == b'H') else {
+    let Some(first) = frames.next(digest).map_err(no)?.filter(|frame| frame.kind == b'H') else {
         return Err(no("its header is damaged"));
     };
     let header: Header =
         serde_json::from_slice(first.payload).map_err(|e| no(&format!("its header can't be read: {e}")))?;
-    if header.kind != LABEL_POSTERIORS {
-        return Err(no(&format!("it holds {}, which this version does not know", header.kind)));
+    match [LABEL_POSTERIORS, TOKEN_LOGITS].contains(&header.kind.as_str()) {
+        true => Ok((header, frames)),
+        false => Err(no(&format!("it holds {}, which this version does not know", header.kind))),
+    }
+}
+
+/// What the bytes say, and how many of them are whole.
+fn read<R: Answer>(path: &Path, bytes: &[u8]) -> Result<(Capture<R>, usize)> {
+    let no = |reason: &str| Error::invalid(path, reason, AGAIN);
+    let mut digest = [0u8; DIGEST];
+    let (header, mut frames) = begin(path, bytes, &mut digest)?;
+    if header.kind != R::KIND {
+        let reason = format!("it holds {}, and {} are wanted here", header.kind, R::KIND);
+        return Err(Error::invalid(
+            path,
+            reason,
+            "labels are learnt from posteriors over them, written answers from distributions over tokens: capture again with \
+             this run's dataset as --data",
+        ));
     }
     let mut capture = Capture { header, rows: Vec::new(), complete: false, bytes: 0, digest: String::new() };
     while let Some(frame) = frames.next(&mut digest).map_err(no)? {
@@ -204,92 +220,28 @@ fn read(path: &Path, bytes: &[u8]) -> Result<(Capture, usize)> {
     Ok((capture, frames.at))
 }
 
-fn rows(capture: &mut Capture, frame: &Frame<'_>) -> Read<()> {
-    let size = capture.header.row_bytes();
-    if frame.payload.len() != frame.rows as usize * size {
-        return Err("a frame has not the rows that it counts");
+fn rows<R: Answer>(capture: &mut Capture<R>, frame: &Frame<'_>) -> Read<()> {
+    let mut rest = frame.payload;
+    for _ in 0..frame.rows {
+        let (key, answer) = rest.split_at_checked(KEY).ok_or("a frame has not the rows that it counts")?;
+        rest = answer;
+        let row =
+            R::take(hex(key), &capture.header, &mut rest).ok_or("a row is none of the kind that the header says")?;
+        capture.rows.push(row);
     }
-    for row in frame.payload.chunks_exact(size) {
-        let (key, values) = row.split_at(KEY);
-        let log_probs = values.as_chunks::<2>().0.iter().map(|half| from_half(u16::from_le_bytes(*half))).collect();
-        capture.rows.push(Row { key: hex(key), log_probs });
-    }
-    Ok(())
-}
-
-/// Read, or what is wrong with the file.
-type Read<T> = std::result::Result<T, &'static str>;
-
-struct Frame<'b> {
-    kind: u8,
-    rows: u32,
-    payload: &'b [u8],
-}
-
-struct Frames<'b> {
-    bytes: &'b [u8],
-    at: usize,
-}
-
-impl<'b> Frames<'b> {
-    /// The next whole frame; none at the end, or where the last one is torn. `digest` goes from the frame before to this one.
-    fn next(&mut self, digest: &mut [u8; DIGEST]) -> Read<Option<Frame<'b>>> {
-        let rest = &self.bytes[self.at..];
-        let Some((head, body)) = rest.split_at_checked(HEAD) else { return Ok(None) };
-        let number = |at: usize| head[at..at + 4].iter().rev().fold(0u32, |n, b| n << 8 | u32::from(*b));
-        let (rows, length) = (number(1), number(5) as usize);
-        if length > MOST {
-            return Err("a frame is longer than any can be");
-        }
-        if body.len() < length + DIGEST {
-            return Ok(None);
-        }
-        let (payload, found) = (&body[..length], &body[length..length + DIGEST]);
-        let want = frame_digest(digest, head, payload);
-        let size = HEAD + length + DIGEST;
-        if found != want {
-            // A kill tears the last frame only.
-            return if rest.len() == size { Ok(None) } else { Err("a frame has not the digest that it says") };
-        }
-        *digest = want;
-        self.at += size;
-        Ok(Some(Frame { kind: head[0], rows, payload }))
+    match rest.is_empty() {
+        true => Ok(()),
+        false => Err("a frame has not the rows that it counts"),
     }
 }
 
-fn frame_digest(before: &[u8; DIGEST], head: &[u8], payload: &[u8]) -> [u8; DIGEST] {
-    Sha256::new().chain_update(before).chain_update(head).chain_update(payload).finalize().into()
-}
-
-/// A frame as it lies in the file; `digest` becomes its own.
-fn frame(digest: &mut [u8; DIGEST], kind: u8, rows: u32, payload: &[u8]) -> Vec<u8> {
-    let mut out = vec![kind];
-    out.extend(rows.to_le_bytes());
-    out.extend((payload.len() as u32).to_le_bytes());
-    *digest = frame_digest(digest, &out, payload);
-    out.extend_from_slice(payload);
-    out.extend_from_slice(digest);
-    out
-}
-
-fn encode(header: &Header, rows: &[Row]) -> Result<Vec<u8>> {
-    let mut payload = Vec::with_capacity(rows.len() * header.row_bytes());
+fn encode<R: Answer>(header: &Header, rows: &[R]) -> Result<Vec<u8>> {
+    let mut payload = Vec::new();
     for row in rows {
-        let key = row.key.as_bytes().as_chunks::<2>().0;
-        let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-        let key: Option<Vec<u8>> = key.iter().map(byte).collect();
-        let Some(key) = key.filter(|key| key.len() == KEY && row.log_probs.len() == header.labels.len()) else {
-            return Err(Error::refused(
-                "a row without its key, or not of all labels",
-                "this is a defect of what captures",
-            ));
-        };
-        if row.log_probs.iter().any(|l| l.is_nan()) {
-            let reason = format!("the teacher's answer to {} is not a number", row.key);
-            return Err(Error::refused(reason, "look at the teacher: its weights or its adapter are damaged"));
-        }
+        let key = unhex::<KEY>(row.key())
+            .ok_or_else(|| Error::refused("a row without its key", "this is a defect of what captures"))?;
         payload.extend(key);
-        payload.extend(row.log_probs.iter().flat_map(|l| to_half(*l).to_le_bytes()));
+        row.put(header, &mut payload)?;
     }
     Ok(payload)
 }

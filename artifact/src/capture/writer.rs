@@ -1,18 +1,20 @@
 //! Writing a capture: frame by frame, each on the disk before the next is asked for. What was written before under the same
 //! header is gone on from; what is there under another is refused, never overwritten.
 
-use super::{AGAIN, CHUNK, Capture, DIGEST, Header, Row, encode, frame, header_is_torn, read};
+use super::frames::{DIGEST, frame};
+use super::{AGAIN, Answer, CHUNK, Capture, Header, Row, encode, header_is_torn, read};
 use crate::digest::{hex, unhex32};
 use crate::files::{create_dirs, sync_parent};
 use crate::{Error, Result};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 /// A capture in the making.
 #[derive(Debug)]
-pub struct CaptureWriter {
+pub struct CaptureWriter<R = Row> {
     path: PathBuf,
     partial: PathBuf,
     file: File,
@@ -20,15 +22,16 @@ pub struct CaptureWriter {
     digest: [u8; DIGEST],
     rows: u64,
     bytes: u64,
+    of: PhantomData<R>,
 }
 
 /// What was there when a capture was begun.
 #[derive(Debug)]
-pub enum Started {
+pub enum Started<R = Row> {
     /// All of it.
-    Done(Box<Capture>),
+    Done(Box<Capture<R>>),
     /// Nothing, or a part: so many rows are written.
-    Open(Box<CaptureWriter>, Vec<Row>),
+    Open(Box<CaptureWriter<R>>, Vec<R>),
 }
 
 fn partial_of(path: &Path) -> PathBuf {
@@ -37,14 +40,25 @@ fn partial_of(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-impl CaptureWriter {
+/// Removes what an unfinished capture left beside `path`, where there is something.
+///
+/// # Errors
+/// The disk's.
+pub fn discard(path: &Path) -> Result<()> {
+    match std::fs::remove_file(partial_of(path)) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove the unfinished capture", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+impl<R: Answer> CaptureWriter<R> {
     /// Begins, or goes on with what is there.
     ///
     /// # Errors
     /// Where something else is there: another teacher's, other rows', other labels'.
-    pub fn open(path: &Path, header: Header) -> Result<Started> {
+    pub fn open(path: &Path, header: Header) -> Result<Started<R>> {
         if path.exists() {
-            let known = Capture::load(path)?;
+            let known = Capture::<R>::load(path)?;
             return match header.differs(&known.header) {
                 None => Ok(Started::Done(Box::new(known))),
                 Some(what) => Err(Error::invalid(path, format!("it holds {what}"), AGAIN)),
@@ -58,35 +72,23 @@ impl CaptureWriter {
         create_dirs(path.parent().unwrap_or(Path::new(""))).map_err(Error::io(failed, path))?;
         let file =
             OpenOptions::new().write(true).create_new(true).open(&partial).map_err(Error::io(failed, &partial))?;
+        let path = path.to_path_buf();
         let mut writer =
-            CaptureWriter { path: path.to_path_buf(), partial, file, header, digest: [0; DIGEST], rows: 0, bytes: 0 };
+            CaptureWriter { path, partial, file, header, digest: [0; DIGEST], rows: 0, bytes: 0, of: PhantomData };
         let json = serde_json::to_vec(&writer.header)
             .map_err(|e| Error::refused(format!("the header can't be written: {e}"), "this is a defect"))?;
         let mut bytes = super::MAGIC.to_vec();
         bytes.extend(frame(&mut writer.digest, b'H', 0, &json));
         writer.append(&bytes)?;
-        sync_parent(&writer.partial).map_err(Error::io(failed, path))?;
+        sync_parent(&writer.partial).map_err(Error::io(failed, &writer.path))?;
         Ok(Started::Open(Box::new(writer), Vec::new()))
-    }
-
-    /// Removes what an unfinished capture left beside `path`, where there is something.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn discard(path: &Path) -> Result<()> {
-        match std::fs::remove_file(partial_of(path)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("remove the unfinished capture", path)(e))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Adds up to [`CHUNK`] rows; they are on the disk when this returns.
     ///
     /// # Errors
     /// The disk's, and rows that are not the header's.
-    pub fn push(&mut self, rows: &[Row]) -> Result<()> {
+    pub fn push(&mut self, rows: &[R]) -> Result<()> {
         debug_assert!(rows.len() <= CHUNK && self.rows.is_multiple_of(CHUNK as u64), "a short chunk is the last");
         let payload = encode(&self.header, rows)?;
         let bytes = frame(&mut self.digest, b'R', rows.len() as u32, &payload);
@@ -127,13 +129,13 @@ impl CaptureWriter {
 }
 
 /// Goes on with an unfinished file: a torn end is cut off.
-fn go_on(path: &Path, partial: &Path, header: Header) -> Result<Started> {
+fn go_on<R: Answer>(path: &Path, partial: &Path, header: Header) -> Result<Started<R>> {
     let bytes = std::fs::read(partial).map_err(Error::io("read the capture", partial))?;
     if header_is_torn(&bytes) {
-        CaptureWriter::discard(path)?;
+        discard(path)?;
         return CaptureWriter::open(path, header);
     }
-    let (known, whole) = read(partial, &bytes)?;
+    let (known, whole) = read::<R>(partial, &bytes)?;
     if let Some(what) = header.differs(&known.header) {
         return Err(Error::invalid(partial, format!("it holds {what}"), AGAIN));
     }
@@ -154,13 +156,17 @@ fn go_on(path: &Path, partial: &Path, header: Header) -> Result<Started> {
         digest: unhex32(&known.digest).unwrap_or_default(),
         rows: known.rows.len() as u64,
         bytes: whole as u64,
+        of: PhantomData,
     };
     Ok(Started::Open(Box::new(writer), known.rows))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{LABEL_POSTERIORS, MAGIC, Named, prompt_key};
+    use super::super::{
+        LABEL_POSTERIORS, MAGIC, Named, Position, Sparse, TOKEN_LOGITS, TokenRow, Told, header_of, prompt_key,
+        tokens_key,
+    };
     use super::*;
     use crate::dataset::Message;
     use std::fs;
@@ -175,6 +181,7 @@ mod tests {
             data: named("rows"),
             rows,
             labels: ["a", "b", "c"].map(String::from).to_vec(),
+            sparse: None,
             program_version: "0".to_owned(),
         }
     }
@@ -204,7 +211,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/down/t.capture");
         let digest = write(&path, 150);
-        let capture = Capture::load(&path).unwrap();
+        let capture = Capture::<Row>::load(&path).unwrap();
         assert_eq!((capture.rows.len(), capture.complete, &capture.digest), (150, true, &digest));
         assert_eq!(capture.bytes, fs::metadata(&path).unwrap().len());
         for (i, read) in capture.rows.iter().enumerate() {
@@ -217,7 +224,7 @@ mod tests {
         }
         // 22 bytes a row beside frames of 64.
         assert!(capture.bytes < 150 * 22 + 1200);
-        assert!(matches!(CaptureWriter::open(&path, header(150)).unwrap(), Started::Done(_)));
+        assert!(matches!(CaptureWriter::<Row>::open(&path, header(150)).unwrap(), Started::Done(_)));
     }
 
     #[test]
@@ -237,7 +244,7 @@ mod tests {
         }
         // Complete, but killed before it got its name.
         fs::write(partial_of(&torn), &bytes).unwrap();
-        assert!(matches!(CaptureWriter::open(&torn, header(140)).unwrap(), Started::Done(_)));
+        assert!(matches!(CaptureWriter::<Row>::open(&torn, header(140)).unwrap(), Started::Done(_)));
     }
 
     #[test]
@@ -250,14 +257,14 @@ mod tests {
             let mut changed = bytes.clone();
             changed[at] ^= 4;
             fs::write(&path, &changed).unwrap();
-            assert!(Capture::load(&path).is_err(), "byte {at}");
+            assert!(Capture::<Row>::load(&path).is_err(), "byte {at}");
         }
         fs::write(&path, &bytes[..bytes.len() - 41]).unwrap();
-        let e = Capture::load(&path).unwrap_err().to_string();
+        let e = Capture::<Row>::load(&path).unwrap_err().to_string();
         assert!(e.contains("not finished") && e.contains("it goes on"), "{e}");
-        assert_eq!(Capture::look(&path).unwrap().rows.len(), 70);
+        assert_eq!(Capture::<Row>::look(&path).unwrap().rows.len(), 70);
         fs::write(&path, [&bytes[..], b"x"].concat()).unwrap();
-        assert!(Capture::load(&path).is_err());
+        assert!(Capture::<Row>::load(&path).is_err());
     }
 
     #[test]
@@ -268,7 +275,7 @@ mod tests {
         let refused = |change: &dyn Fn(&mut Header), says: &str| {
             let mut other = header(3);
             change(&mut other);
-            let e = CaptureWriter::open(&path, other).unwrap_err().to_string();
+            let e = CaptureWriter::<Row>::open(&path, other).unwrap_err().to_string();
             assert!(e.contains(says) && e.contains("capture again"), "{e}");
         };
         refused(&|h| h.teacher = Named { name: "other".into(), digest: "ff".into() }, "another teacher: teacher (");
@@ -278,9 +285,103 @@ mod tests {
         refused(&|h| h.rows = 4, "another data");
         let mut newer = header(3);
         newer.program_version = "9".to_owned();
-        assert!(CaptureWriter::open(&path, newer).is_ok());
+        assert!(CaptureWriter::<Row>::open(&path, newer).is_ok());
         let (mut writer, _) = open(&dir.path().join("u"), header(1));
         assert!(writer.push(&[Row { log_probs: vec![f32::NAN; 3], ..row(0) }]).is_err());
         assert!(writer.push(&[Row { log_probs: vec![0.0], ..row(0) }]).is_err());
+    }
+
+    fn of_tokens(rows: u64, sparse: Sparse) -> Header {
+        Header { kind: TOKEN_LOGITS.to_owned(), labels: Vec::new(), sparse: Some(sparse), ..header(rows) }
+    }
+
+    fn positions(i: usize, sparse: Sparse) -> Vec<Position> {
+        let of = |p: usize| {
+            let n = 1 + (i * 7 + p * 3) % 21;
+            let tokens: Vec<u32> = (0..n as u32).map(|t| t * (1 + 2300 * (p as u32 % 2)) + i as u32).collect();
+            let told = match sparse {
+                Sparse::TopK { .. } => Told::TopK {
+                    log_probs: (0..n).map(|t| (0.9 / (n as f32)).ln() - 0.001 * t as f32).collect(),
+                    log_tail: if p == 2 { f32::NEG_INFINITY } else { 0.1f32.ln() },
+                },
+                Sparse::Sampling { .. } => Told::Drawn((0..n).map(|t| 1 + t as u8).collect()),
+            };
+            Position { agrees: (i + p).is_multiple_of(2), tokens, told }
+        };
+        (0..i % 4).map(of).collect()
+    }
+
+    #[test]
+    fn distributions_over_tokens_come_back_and_sum_to_one() {
+        let dir = tempfile::tempdir().unwrap();
+        for sparse in [Sparse::TopK { k: 20 }, Sparse::Sampling { draws: 50, seed: 3 }] {
+            let path = dir.path().join(format!("{sparse}"));
+            let row = |i: usize| TokenRow { key: tokens_key(&[i as u32], &[true]), positions: positions(i, sparse) };
+            let all: Vec<TokenRow> = (0..100).map(row).collect();
+            let write = || -> String {
+                let (mut writer, known) = match CaptureWriter::open(&path, of_tokens(100, sparse)).unwrap() {
+                    Started::Open(writer, known) => (writer, known),
+                    Started::Done(_) => panic!("it was done"),
+                };
+                all[known.len()..].chunks(CHUNK).for_each(|chunk| writer.push(chunk).unwrap());
+                writer.finish().unwrap()
+            };
+            let digest = write();
+            let capture = Capture::<TokenRow>::load(&path).unwrap();
+            assert_eq!((capture.rows.len(), &capture.digest), (100, &digest));
+            for (read, want) in capture.rows.iter().zip(&all) {
+                assert_eq!((&read.key, read.positions.len()), (&want.key, want.positions.len()));
+                for (read, want) in read.positions.iter().zip(&want.positions) {
+                    assert_eq!((&read.tokens, read.agrees), (&want.tokens, want.agrees));
+                    for (a, b) in read.log_probs().iter().zip(want.log_probs()) {
+                        assert!((a - b).abs() < 2e-3, "{a} {b}");
+                    }
+                    let sum: f32 = read.log_probs().iter().map(|l| l.exp()).sum();
+                    let tail = matches!(&read.told, Told::TopK { log_tail, .. } if log_tail.is_finite());
+                    assert!((sum - if tail { 0.9 } else { 1.0 }).abs() < 2e-2, "{sum}");
+                }
+            }
+            // Torn anywhere, it goes on to the same bytes; changed anywhere, it is not read.
+            let bytes = fs::read(&path).unwrap();
+            fs::remove_file(&path).unwrap();
+            for cut in (0..bytes.len()).step_by(97) {
+                fs::write(partial_of(&path), &bytes[..cut]).unwrap();
+                write();
+                assert!(fs::read(&path).unwrap() == bytes, "cut at {cut}");
+                fs::remove_file(&path).unwrap();
+            }
+            for at in (0..bytes.len()).step_by(31) {
+                let mut changed = bytes.clone();
+                changed[at] ^= 4;
+                fs::write(&path, &changed).unwrap();
+                assert!(Capture::<TokenRow>::load(&path).is_err(), "byte {at}");
+            }
+            fs::write(&path, &bytes).unwrap();
+            assert_eq!(header_of(&path).unwrap().sparse, Some(sparse));
+            let e = Capture::<Row>::load(&path).unwrap_err().to_string();
+            assert!(e.contains("holds token_logits, and label_posteriors are wanted"), "{e}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_distribution_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let sparse = Sparse::TopK { k: 2 };
+        let Started::Open(mut writer, _) = CaptureWriter::open(&dir.path().join("t"), of_tokens(1, sparse)).unwrap()
+        else {
+            panic!("it was done")
+        };
+        let told = |log_probs: Vec<f32>| Told::TopK { log_probs, log_tail: -1.0 };
+        for (tokens, told) in [
+            (vec![], told(vec![])),
+            (vec![2, 2], told(vec![-1.0, -2.0])),
+            (vec![3, 2], told(vec![-1.0, -2.0])),
+            (vec![3], told(vec![f32::NAN])),
+            (vec![3], told(vec![])),
+            (vec![3], Told::Drawn(vec![1])),
+        ] {
+            let positions = vec![Position { agrees: true, tokens, told }];
+            assert!(writer.push(&[TokenRow { key: tokens_key(&[1], &[true]), positions }]).is_err());
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What `limbeck capture` takes.
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 #[derive(Args, Debug)]
@@ -20,6 +20,12 @@ pub enum CaptureVerb {
         /// A capture, finished or not
         file: PathBuf,
     },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Turns {
+    Last,
+    AllAssistant,
 }
 
 #[derive(Args, Debug)]
@@ -42,4 +48,16 @@ pub struct Ask {
     /// Put in place of a file's system prompts; a dataset's rows have theirs
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
+    /// Of a dataset of written answers: so many likeliest tokens are kept of what the teacher expects at each (20 when left out)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=100), conflicts_with = "draws")]
+    pub top_k: Option<u8>,
+    /// Instead of the likeliest: so many draws, unbiased and in half the room
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub draws: Option<u8>,
+    /// Tokens that a row of written answers may have, as in the recipe (model.max_seq_length)
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub max_seq_length: usize,
+    /// Which of the assistant's turns are answered, as in the recipe (train.train_on)
+    #[arg(long, value_enum, default_value_t = Turns::Last)]
+    pub train_on: Turns,
 }

@@ -78,6 +78,7 @@ pub fn posteriors(
         base_name: "base".to_owned(),
         stop_at_step: None,
         distilled: None,
+        told: None,
     };
     train(&plan, &decoder, &tokenizer, &dataset, &sink)?;
     let adapter = Adapter::load(&plan.out.join("adapter"))?;

@@ -211,21 +211,25 @@ pub fn open_writer(
     })
 }
 
-struct OpenModel {
-    decoder: Arc<Decoder>,
-    tokenizer: Arc<ChatTokenizer>,
+/// A model, with what a training left beside it.
+pub struct OpenModel {
+    pub decoder: Arc<Decoder>,
+    pub tokenizer: Arc<ChatTokenizer>,
     ops: Arc<dyn Ops>,
     adapter: Option<Adapter>,
 }
 
 impl OpenModel {
-    fn lora(&self) -> Option<LoraSet> {
+    pub fn lora(&self) -> Option<LoraSet> {
         self.adapter.as_ref().map(|adapter| adapter.constants(self.ops.as_ref()))
     }
 }
 
 /// Under an adapter in float32, whatever is wanted: what was trained beside weights in float32 is computed so.
-fn open_model(
+///
+/// # Errors
+/// When the files can't be read or don't fit together.
+pub fn open_model(
     model: &Path,
     tuned: Option<&Path>,
     (device, wanted): (DeviceName, Arithmetic),

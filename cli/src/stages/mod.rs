@@ -269,7 +269,7 @@ pub fn upto(run: &Run<'_>, last: Stage) -> Result<Outcome> {
         return Ok(outcome);
     }
     let captured = capture::run(run, &dataset)?;
-    outcome.stages.extend(captured.iter().map(Finished::line));
+    outcome.stages.extend(captured);
     if last == Stage::Capture {
         return Ok(outcome);
     }

@@ -114,6 +114,7 @@ pub fn open(run: &Run<'_>, key: &str, stop_at_step: Option<u64>, emit: &dyn Emit
         base_name: base.name.clone(),
         stop_at_step,
         distilled: super::capture::distilled(run, &dataset.card.labels)?,
+        told: super::capture::tokens::told(run)?,
     };
     Ok(Opened { model, tokenizer, dataset, plan })
 }

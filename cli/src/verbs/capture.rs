@@ -1,19 +1,22 @@
-//! `limbeck capture`: a local teacher's answers to a dataset's rows or a file's messages, and what such a file holds.
+//! `limbeck capture`: a local teacher's answers to a dataset's rows or a file's messages, over labels or over the tokens of written
+//! answers, and what such a file holds.
 
-use crate::args::capture::{Ask, Capture as Args, CaptureVerb};
+use crate::args::capture::{Ask, Capture as Args, CaptureVerb, Turns};
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{self, Terminal};
 use crate::progress::Sink;
 use crate::settings::Settings;
+use crate::stages::capture::tokens::{self, Reading};
 use crate::stages::capture::{Teacher, digest_of};
 use crate::stages::{PROGRAM_VERSION, cannot, named};
-use limbeck_artifact::capture::{Capture, Named};
+use limbeck_artifact::capture::{Capture, Named, Position, TOKEN_LOGITS, TokenRow, header_of};
 use limbeck_artifact::dataset::{Dataset, Message, Split};
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_artifact::untrusted::visible_line;
 use limbeck_data_curation::curate::unlabeled::read;
-use limbeck_distill::{Asked, CapturePlan, capture as run};
+use limbeck_distill::{Asked, CapturePlan, TokenCapturePlan, capture as run, capture_tokens, tokenizer_digest};
 use limbeck_eval::argmax;
+use limbeck_model::prompt::TrainOn;
 use limbeck_tui::progress::{bytes, count, duration};
 use serde_json::json;
 use std::path::Path;
@@ -30,6 +33,13 @@ pub fn capture(settings: &Settings, args: &Args) -> Result<Exit> {
 fn ask(settings: &Settings, args: &Ask) -> Result<Exit> {
     let sink = Sink::new(None, &Terminal::of_stderr());
     let teacher = Teacher::find(&args.teacher, args.adapter.as_deref())?;
+    if let Some(dataset) = of_written_answers(&args.data)? {
+        return over_tokens(settings, args, &teacher, &dataset, &sink);
+    }
+    if args.top_k.is_some() || args.draws.is_some() {
+        return Err(Failure::new(Exit::Usage, "--top-k and --draws are for a dataset of written answers")
+            .help("leave them out: over labels the whole posterior is kept"));
+    }
     let (asked, own) = prompts(args, &sink)?;
     let labels = match (&args.labels, own) {
         (Some(path), _) => labels_of(path)?,
@@ -54,19 +64,8 @@ fn ask(settings: &Settings, args: &Ask) -> Result<Exit> {
         output::json(&serde_json::to_value(&report)?)?;
         return Ok(Exit::Ok);
     }
-    let how = match (report.resumed, report.rows_per_s > 0.0) {
-        (_, false) => "all of it was there already".to_owned(),
-        (resumed, true) => {
-            let before = if resumed > 0 { format!(", {} were there already", count(resumed)) } else { String::new() };
-            let took = duration((report.wall_s * 1e3) as u64);
-            format!(
-                "{:.1} rows a second ({:.0} tokens), {took}, {:.1} % of it the teacher's forward passes{before}",
-                report.rows_per_s,
-                report.tokens_per_s,
-                report.forward_share * 100.0
-            )
-        }
-    };
+    let unit = format!("rows and {:.0} tokens", report.tokens_per_s);
+    let how = how(report.resumed, report.rows_per_s, &unit, report.forward_share, report.wall_s);
     output::stdout(&format!(
         "{}: {} prompts answered over {} labels\n  {}, {:.0} bytes a row · {how}\n  SHA-256 {}\n",
         report.file.display(),
@@ -77,6 +76,74 @@ fn ask(settings: &Settings, args: &Ask) -> Result<Exit> {
         report.digest,
     ))?;
     Ok(Exit::Ok)
+}
+
+/// A frozen dataset whose answers are no labels.
+fn of_written_answers(data: &Path) -> Result<Option<Dataset>> {
+    if !data.join("dataset.json").is_file() {
+        return Ok(None);
+    }
+    Ok(Some(Dataset::load(data)?).filter(|dataset| dataset.card.labels.is_empty()))
+}
+
+fn over_tokens(settings: &Settings, args: &Ask, teacher: &Teacher, dataset: &Dataset, sink: &Sink) -> Result<Exit> {
+    for (flag, given) in [("--labels", args.labels.is_some()), ("--system", args.system.is_some())] {
+        if given {
+            let message = format!("{flag} is of no use: the rows of {} have their answers", args.data.display());
+            return Err(Failure::new(Exit::Usage, message).help("leave it out"));
+        }
+    }
+    let (reader, tokenizer) = teacher.reader(settings.device.as_deref().unwrap_or("cpu").parse()?)?;
+    let train_on = match args.train_on {
+        Turns::Last => TrainOn::Last,
+        Turns::AllAssistant => TrainOn::AllAssistant,
+    };
+    let asked = tokens::asked(&tokenizer, dataset, Reading { train_on, max_seq_length: args.max_seq_length })?;
+    let plan = TokenCapturePlan {
+        teacher: teacher.named.clone(),
+        data: Named { name: args.data.display().to_string(), digest: tokens::digest_of(&asked) },
+        sparse: tokens::sparse(args.top_k.map(usize::from), args.draws.map(usize::from), SEED),
+        tokenizer: tokenizer_digest(&tokenizer),
+        template: tokens::template_digest(&tokenizer),
+        out: args.out.clone(),
+        program_version: PROGRAM_VERSION.to_owned(),
+    };
+    let report = capture_tokens(&plan, &reader, &asked, sink)?;
+    sink.clear();
+    if settings.json {
+        output::json(&serde_json::to_value(&report)?)?;
+        return Ok(Exit::Ok);
+    }
+    let how = how(report.resumed, report.tokens_per_s, "tokens", report.forward_share, report.wall_s);
+    output::stdout(&format!(
+        "{}: {} tokens of {} answers told ({}), {:.1} % of them as the teacher would write them\n  {}, {:.1} bytes a token · {how}\n  \
+         SHA-256 {}\n",
+        report.file.display(),
+        count(report.tokens),
+        count(report.rows),
+        plan.sparse,
+        report.agrees * 100.0,
+        bytes(report.bytes),
+        report.bytes_per_token,
+        report.digest,
+    ))?;
+    Ok(Exit::Ok)
+}
+
+/// Of draws that no recipe asks for.
+const SEED: u64 = 0;
+
+/// How an amount of work went that may have been there already.
+fn how(resumed: u64, rate: f64, unit: &str, forward_share: f64, wall_s: f64) -> String {
+    if rate <= 0.0 {
+        return "all of it was there already".to_owned();
+    }
+    let before = if resumed > 0 { format!(", {} rows were there already", count(resumed)) } else { String::new() };
+    let took = duration((wall_s * 1e3) as u64);
+    format!(
+        "{rate:.0} {unit} a second, {took}, {:.1} % of it the teacher's forward passes{before}",
+        forward_share * 100.0
+    )
 }
 
 /// What is asked, and the labels of a dataset.
@@ -141,7 +208,10 @@ fn labels_of(path: &Path) -> Result<Vec<String>> {
 const UNSURE: f32 = 0.5;
 
 fn show(settings: &Settings, file: &Path) -> Result<Exit> {
-    let capture = Capture::look(file)?;
+    if header_of(file)?.kind == TOKEN_LOGITS {
+        return show_tokens(settings, file);
+    }
+    let capture: Capture = Capture::look(file)?;
     let header = &capture.header;
     let (mut said, mut unsure, mut entropy) = (vec![0u64; header.labels.len()], 0u64, 0f64);
     for row in &capture.rows {
@@ -164,12 +234,7 @@ fn show(settings: &Settings, file: &Path) -> Result<Exit> {
         }))?;
         return Ok(Exit::Ok);
     }
-    let state = match capture.complete {
-        true => "complete".to_owned(),
-        false => {
-            format!("not finished: {} of {} rows; the same `limbeck capture` goes on", count(rows), count(header.rows))
-        }
-    };
+    let state = state(capture.complete, rows, header.rows);
     let mut text = format!(
         "{}: {state}\n  {} rows over {} labels, {}, {:.0} bytes a row\n  teacher  {} ({})\n  data     {} ({})\n",
         file.display(),
@@ -200,6 +265,57 @@ fn show(settings: &Settings, file: &Path) -> Result<Exit> {
     }
     text.push_str(&format!("  SHA-256  {}\n", capture.digest));
     output::stdout(&text)?;
+    Ok(Exit::Ok)
+}
+
+fn state(complete: bool, rows: u64, of: u64) -> String {
+    match complete {
+        true => "complete".to_owned(),
+        false => format!("not finished: {} of {} rows; the same `limbeck capture` goes on", count(rows), count(of)),
+    }
+}
+
+fn show_tokens(settings: &Settings, file: &Path) -> Result<Exit> {
+    let capture = Capture::<TokenRow>::look(file)?;
+    let header = &capture.header;
+    let positions = || capture.rows.iter().flat_map(|row| &row.positions);
+    let tokens = positions().count() as u64;
+    let mean = |sum: f64| if tokens == 0 { 0.0 } else { sum / tokens as f64 };
+    let listed = mean(positions().map(|p| p.tokens.len() as f64).sum());
+    let agrees = mean(positions().filter(|p| p.agrees).count() as f64);
+    let left = |p: &Position| 1.0 - p.log_probs().iter().map(|l| f64::from(*l).exp()).sum::<f64>();
+    let tail = mean(positions().map(|p| left(p).max(0.0)).sum());
+    let a_token = mean(capture.bytes as f64);
+    let rows = capture.rows.len() as u64;
+    let kept = header.sparse.map_or_else(String::new, |sparse| sparse.to_string());
+    if settings.json {
+        output::json(&json!({
+            "file": file, "complete": capture.complete, "rows": rows, "tokens": tokens, "bytes": capture.bytes,
+            "bytes_per_token": a_token, "digest": capture.digest, "header": header, "mean_listed": listed,
+            "mean_tail": tail, "agrees": agrees,
+        }))?;
+        return Ok(Exit::Ok);
+    }
+    output::stdout(&format!(
+        "{}: {}\n  {} tokens of {} answers, {}, {a_token:.1} bytes a token\n  kept     {kept}: {listed:.1} tokens on average, {:.2} % \
+         of the probability left to others\n  teacher  {} ({}), which would have written {:.1} % of the tokens itself\n  data     {} ({})\n  \
+         tokenizer {}, chat template {}, written by limbeck {}\n  SHA-256  {}\n",
+        file.display(),
+        state(capture.complete, rows, header.rows),
+        count(tokens),
+        count(rows),
+        bytes(capture.bytes),
+        tail * 100.0,
+        visible_line(&header.teacher.name),
+        short(&header.teacher.digest),
+        agrees * 100.0,
+        visible_line(&header.data.name),
+        short(&header.data.digest),
+        short(&header.tokenizer),
+        short(&header.template),
+        visible_line(&header.program_version),
+        capture.digest,
+    ))?;
     Ok(Exit::Ok)
 }
 

@@ -94,6 +94,11 @@ impl SoftTarget {
         }
     }
 
+    /// The same at another row, under another weight.
+    pub fn placed(&self, row: usize, weight: f32) -> SoftTarget {
+        SoftTarget { row, weight, ..self.clone() }
+    }
+
     pub fn row(&self) -> usize {
         self.row
     }

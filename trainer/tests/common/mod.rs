@@ -94,6 +94,7 @@ impl Bench {
             base_name: "tiny".to_owned(),
             stop_at_step: None,
             distilled: None,
+            told: None,
         }
     }
 }

@@ -24,7 +24,7 @@ use compare::{report, text_of};
 pub use course::Arm;
 use course::Course;
 use limbeck_artifact::capture::{
-    CHUNK, Capture, CaptureWriter, Header, LABEL_POSTERIORS, Named, Row as CapturedRow, Started, prompt_key,
+    CHUNK, Capture, CaptureWriter, Header, LABEL_POSTERIORS, Named, Row as CapturedRow, Started, discard, prompt_key,
 };
 use limbeck_artifact::dataset::Message;
 use limbeck_artifact::digest::sha256_hex;
@@ -249,7 +249,7 @@ impl Work<'_> {
         out: &Path,
     ) -> Result<Capture> {
         let _ = std::fs::remove_file(out);
-        CaptureWriter::discard(out)?;
+        discard(out)?;
         let header = Header {
             kind: LABEL_POSTERIORS.to_owned(),
             teacher: named.clone(),
@@ -258,6 +258,8 @@ impl Work<'_> {
             data,
             rows: asked.len() as u64,
             labels: self.labels.clone(),
+
+            sparse: None,
             program_version: PROGRAM_VERSION.to_owned(),
         };
         if let Started::Open(mut writer, _) = CaptureWriter::open(out, header)? {
@@ -370,6 +372,7 @@ impl Work<'_> {
             base_name: "student".to_owned(),
             stop_at_step: None,
             distilled,
+            told: None,
         };
         self.say(&format!("seed {seed}, {}: training", course.name()));
         let report = train(&plan, &self.decoder, &self.tokenizer, &dataset, &self.sink)?;

@@ -51,6 +51,7 @@ impl Work<'_> {
             base_name: String::new(),
             stop_at_step: None,
             distilled,
+            told: None,
         };
         let config = AdapterConfig::lora("", settings.r, settings.lora_alpha, &settings.target_modules, false);
         let parameters = match head {
@@ -65,7 +66,15 @@ impl Work<'_> {
                 let rows = encode_with(&self.tokenizer, dataset, plan, soft.as_ref(), &Silent)?;
                 let all: Vec<usize> = (0..rows.len()).collect();
                 let base = Base::Frozen(&self.decoder);
-                let learner = Learner { base, settings: &plan.settings, rows: &rows, cache: None, soft: soft.as_ref() };
+                let divergence = plan.told.as_ref().map(|told| told.divergence);
+                let learner = Learner {
+                    base,
+                    settings: &plan.settings,
+                    rows: &rows,
+                    cache: None,
+                    soft: soft.as_ref(),
+                    divergence,
+                };
                 let begun = Instant::now();
                 learner.gradients(&parameters, &all, 0)?;
                 if round > 0 {

@@ -1,16 +1,18 @@
 //! Capture: what a teacher says of the train rows and of messages that nobody labelled, in `capture/`. Only recipes that name a
-//! teacher have this stage; the training reads what it leaves.
+//! teacher have this stage; the training reads what it leaves. Where answers are written, it is `tokens`.
 //!
 //! What the teacher's unconfirmed word is worth is measured on the rows that a person decided: by the label that it says, the
 //! lower bound of how often it was right. A teacher that was trained on these very rows measures better than it is; the summary
 //! can't know, the recipe's notes should.
 
-use super::{Finished, Run, Work, cannot, digests, named};
+pub mod tokens;
+
+use super::{Finished, Run, StageLine, Work, cannot, digests, named};
 use crate::base;
 use crate::exit::{Exit, Failure, Result};
 use crate::stages::PROGRAM_VERSION;
-use crate::stages::eval::open_scorer;
-use limbeck_artifact::capture::{Capture, CaptureWriter, Named, prompt_key};
+use crate::stages::eval::{open_model, open_scorer};
+use limbeck_artifact::capture::{Capture, Named, discard, prompt_key};
 use limbeck_artifact::dataset::{Dataset, DatasetCard, LabelSource, Split};
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
 use limbeck_artifact::event::{Emit, EventKind, Stage};
@@ -19,13 +21,14 @@ use limbeck_artifact::manifest::{self, ArtifactManifest};
 use limbeck_artifact::stage;
 use limbeck_data_curation::curate::unlabeled::{Kept, UnlabeledPlan, UnlabeledSummary, unlabeled};
 use limbeck_data_curation::redact::RedactOptions;
-use limbeck_distill::{Asked, CapturePlan, capture};
-use limbeck_eval::argmax;
+use limbeck_distill::{Asked, CapturePlan, TokenTeacher, capture};
 use limbeck_eval::statistics::wilson;
+use limbeck_eval::{AnswerError, argmax};
 use limbeck_model::adapter::Adapter;
 use limbeck_model::arithmetic::Arithmetic;
 use limbeck_model::device::DeviceName;
 use limbeck_model::score::LabelScorer;
+use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
 use limbeck_recipes::{self as recipe, Trust};
 use limbeck_trainer::divergence::Divergence;
@@ -34,6 +37,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Relative to the run's folder.
 const FILE: &str = "capture/teacher.capture";
@@ -106,6 +110,17 @@ impl Teacher {
         Ok(Teacher { file, adapter: adapter.map(Path::to_owned), named: Named { name, digest }, labels })
     }
 
+    /// As it reads what others have written.
+    ///
+    /// # Errors
+    /// When its files don't fit together.
+    pub fn reader(&self, device: DeviceName) -> Result<(TokenTeacher, Arc<ChatTokenizer>)> {
+        let failed = |e: AnswerError| cannot_open(&self.file, e.as_ref());
+        let opened = open_model(&self.file, self.adapter.as_deref(), (device, Arithmetic::F32)).map_err(failed)?;
+        let lora = opened.lora();
+        Ok((TokenTeacher { decoder: opened.decoder, lora }, opened.tokenizer))
+    }
+
     /// # Errors
     /// When its files don't fit together, or not these labels.
     pub fn open(&self, labels: &[String], device: DeviceName) -> Result<LabelScorer> {
@@ -137,11 +152,16 @@ fn folder_digest(folder: &Path) -> Result<String> {
 ///
 /// # Errors
 /// A teacher, a capture or a file that can't be used; labels that are not the dataset's.
-pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Option<Finished<Captured>>> {
-    let (recipe, asked) = (run.recipe(), &run.recipe().distill);
-    if !asked.is_asked() {
-        return Ok(None);
+pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Option<StageLine>> {
+    match run.recipe().distill.is_asked() {
+        false => Ok(None),
+        true if run.recipe().task.kind == "classify" => Ok(labels(run, dataset)?.map(|finished| finished.line())),
+        true => Ok(tokens::run(run, dataset)?.map(|finished| finished.line())),
     }
+}
+
+fn labels(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Option<Finished<Captured>>> {
+    let (recipe, asked) = (run.recipe(), &run.recipe().distill);
     let mut inputs = BTreeMap::from([("dataset".to_owned(), dataset.summary.digest.clone())]);
     let files = named(&asked.unlabeled);
     for (name, digest) in digests(&files, false)? {
@@ -244,7 +264,7 @@ fn answers(run: &Run<'_>, source: &Source<'_>, dataset: &Dataset, emit: &dyn Emi
     let report = match capture(&plan, &scorer, &asked, emit) {
         // Of another teacher or of other rows: the stage is another now, and what it left is nobody's.
         Err(limbeck_distill::CaptureError::File(limbeck_artifact::Error::Invalid { .. })) => {
-            CaptureWriter::discard(&out)?;
+            discard(&out)?;
             let _ = std::fs::remove_file(&out);
             capture(&plan, &scorer, &asked, emit)?
         }
@@ -359,7 +379,7 @@ fn not_done() -> Failure {
 /// When its files can't be read.
 pub fn distilled(run: &Run<'_>, labels: &[String]) -> Result<Option<Distilled>> {
     let asked = &run.recipe().distill;
-    if !asked.is_asked() {
+    if !asked.is_asked() || run.recipe().task.kind != "classify" {
         return Ok(None);
     }
     let record = stage::load(&run.dir, Stage::Capture)?.ok_or_else(not_done)?;
@@ -381,7 +401,7 @@ pub fn distilled(run: &Run<'_>, labels: &[String]) -> Result<Option<Distilled>> 
 /// # Errors
 /// When the stage's record can't be read.
 pub fn unlabeled_rows(run: &Run<'_>) -> Result<u64> {
-    if !run.recipe().distill.is_asked() {
+    if !run.recipe().distill.is_asked() || run.recipe().task.kind != "classify" {
         return Ok(0);
     }
     let record = stage::load(&run.dir, Stage::Capture)?.ok_or_else(not_done)?;
