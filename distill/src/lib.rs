@@ -4,6 +4,7 @@
 //! answers agree on; training on them is the trainer's.
 
 pub mod best;
+pub mod bridge;
 mod capture;
 mod carve;
 pub mod endpoint;

@@ -1,7 +1,7 @@
 //! What a decoder expects next, over plain memory: final states of many rows first, logits of some of them when they are asked
 //! for. Models are compared so, one in memory at a time and the other's states kept.
 
-use crate::decoder::{Decoder, DecoderError, log_softmax};
+use crate::decoder::{Decoder, DecoderError, LoraSet, log_softmax};
 use crate::layout::Packed;
 use crate::ops::stock::to_vec;
 use burn::tensor::{Tensor, TensorData};
@@ -14,7 +14,15 @@ impl Decoder {
     /// # Errors
     /// When a token is outside the vocabulary, or a row is longer than the context.
     pub fn states(&self, batch: &Arc<Packed>) -> Result<Vec<f32>, DecoderError> {
-        Ok(to_vec(&self.forward(batch, None, None, None)?))
+        self.states_under(batch, None)
+    }
+
+    /// [`Decoder::states`] under an adapter that is not merged.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn states_under(&self, batch: &Arc<Packed>, lora: Option<&LoraSet>) -> Result<Vec<f32>, DecoderError> {
+        Ok(to_vec(&self.forward(batch, lora, None, None)?))
     }
 
     /// Logits of all tokens behind each of `states`: `[states, vocabulary]`.

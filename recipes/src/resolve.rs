@@ -183,9 +183,16 @@ fn given_or_default(reader: &Reader, key: &str) -> Option<Value> {
     reader.values.get(key).map(|given| given.value.clone()).or_else(|| schema::find(key)?.default())
 }
 
+/// A key's value as it will be resolved.
+fn resolved(reader: &Reader, key: &str) -> Option<Value> {
+    let given = |key: &str| given_or_default(reader, key);
+    let under = || schema::find(key)?.default_under(&given).map(|(value, _)| value);
+    reader.values.get(key).map(|given| given.value.clone()).or_else(under).or_else(|| schema::find(key)?.default())
+}
+
 /// What only several keys together can get wrong.
 fn across(reader: &mut Reader, source: &Source) {
-    let get = |key: &str| given_or_default(reader, key);
+    let get = |key: &str| resolved(reader, key);
     let place = |keys: &[&str]| {
         keys.iter().find_map(|k| reader.values.get(*k)).map_or_else(|| source.at(0..0), |g| g.place.clone())
     };

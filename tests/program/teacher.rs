@@ -238,15 +238,32 @@ fn written_answers_are_learnt_token_by_token() {
     let told = record(&mini, "train")["summary"]["told_tokens"].as_u64().unwrap_or(0);
     assert!(told < trained["told_tokens"].as_u64().unwrap() / 4, "{told}");
 
-    // A teacher with another tokenizer, and what a recipe can't ask.
+    // A teacher with another tokenizer: what it expects is carried over by bytes, in a recipe and by hand.
+    let quickstart = concat!(env!("CARGO_MANIFEST_DIR"), "/../recipes/quickstart/base.gguf");
+    with(&format!("teacher = \"{quickstart}\"\ntrust = \"full\""));
+    let carried = |args: &[&str]| String::from_utf8_lossy(&mini.limbeck(args).stderr).into_owned();
+    let said = carried(&["train", "mini", "--offline"]);
+    assert!(said.contains("is carried over by bytes"), "{said}");
+    assert_eq!(record(&mini, "train")["summary"]["told_tokens"], trained["told_tokens"]);
+    let (other, base) = (mini.path().join("other.capture"), folder.join("base.gguf").display().to_string());
+    let out = other.display().to_string();
+    let args = ["capture", "--teacher", quickstart, "--data", &dataset, "--out", &out, "--max-seq-length", "256"];
+    mini.expect(0, &[&args[..], &["--student", &base]].concat());
+    let own = mini.run_dir().join("capture/teacher.capture");
+    assert_eq!(of(&other).rows, of(&own).rows);
+    let said = carried(&[&args[..], &["--student", &base, "--draws", "50"]].concat());
+    assert!(said.contains("draws of a teacher with another tokenizer"), "{said}");
+
+    // What a recipe can't ask.
     let said = |distill: &str, says: &[&str]| {
         with(distill);
         let out = mini.limbeck(&["train", "mini", "--offline"]);
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
         assert!(!out.status.success() && says.iter().all(|part| text.contains(part)), "{text}");
     };
-    let quickstart = concat!(env!("CARGO_MANIFEST_DIR"), "/../recipes/quickstart/base.gguf");
-    said(&format!("teacher = \"{quickstart}\""), &["another tokenizer than the base", "limbeck teach"]);
+    let alone = mini.path().join("alone.capture").display().to_string();
+    mini.expect(0, &["capture", "--teacher", quickstart, "--data", &dataset, "--out", &alone]);
+    said("capture = \"../alone.capture\"", &["made for another tokenizer than the base has", "--student"]);
     said("teacher = \"teacher.gguf\"\ntemperature = 2.0", &["`distill.temperature` is 2", "set it to 1.0"]);
     said("teacher = \"teacher.gguf\"\ndraws = 20\ntop_k = 5", &["two ways", "keep one"]);
     said("teacher = \"teacher.gguf\"\ndraws = 20\ndivergence = \"skew_kl\"", &["forward_kl alone"]);

@@ -54,6 +54,9 @@ pub struct Ask {
     /// Instead of the likeliest: so many draws, unbiased and in half the room
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=100))]
     pub draws: Option<u8>,
+    /// Of a dataset of written answers: the model that is to learn, where it has another tokenizer or chat template than the teacher
+    #[arg(long, value_name = "PATH")]
+    pub student: Option<PathBuf>,
     /// Tokens that a row of written answers may have, as in the recipe (model.max_seq_length)
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub max_seq_length: usize,

@@ -17,9 +17,11 @@ use limbeck_data_curation::curate::unlabeled::read;
 use limbeck_distill::{Asked, CapturePlan, TokenCapturePlan, capture as run, capture_tokens, tokenizer_digest};
 use limbeck_eval::argmax;
 use limbeck_model::prompt::TrainOn;
+use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_tui::progress::{bytes, count, duration};
 use serde_json::json;
 use std::path::Path;
+use std::sync::Arc;
 
 pub fn capture(settings: &Settings, args: &Args) -> Result<Exit> {
     match (&args.verb, &args.ask) {
@@ -93,22 +95,31 @@ fn over_tokens(settings: &Settings, args: &Ask, teacher: &Teacher, dataset: &Dat
             return Err(Failure::new(Exit::Usage, message).help("leave it out"));
         }
     }
-    let (reader, tokenizer) = teacher.reader(settings.device.as_deref().unwrap_or("cpu").parse()?)?;
+    let (mut reader, own) = teacher.reader(settings.device.as_deref().unwrap_or("cpu").parse()?)?;
     let train_on = match args.train_on {
         Turns::Last => TrainOn::Last,
         Turns::AllAssistant => TrainOn::AllAssistant,
     };
-    let asked = tokens::asked(&tokenizer, dataset, Reading { train_on, max_seq_length: args.max_seq_length })?;
+    let tokenizer = match &args.student {
+        Some(student) => Arc::new(ChatTokenizer::open(student)?),
+        None => own.clone(),
+    };
+    let sparse = tokens::sparse(args.top_k.map(usize::from), args.draws.map(usize::from), SEED);
+    let reading = Reading { train_on, max_seq_length: args.max_seq_length };
+    let asked = tokens::meet(&mut reader, &own, &tokenizer, dataset, (reading, sparse))?;
     let plan = TokenCapturePlan {
         teacher: teacher.named.clone(),
         data: Named { name: args.data.display().to_string(), digest: tokens::digest_of(&asked) },
-        sparse: tokens::sparse(args.top_k.map(usize::from), args.draws.map(usize::from), SEED),
+        sparse,
         tokenizer: tokenizer_digest(&tokenizer),
         template: tokens::template_digest(&tokenizer),
         out: args.out.clone(),
         program_version: PROGRAM_VERSION.to_owned(),
     };
     let report = capture_tokens(&plan, &reader, &asked, sink)?;
+    if report.unlike > 0 {
+        sink.emit(EventKind::Warning { text: tokens::unlike(report.unlike) });
+    }
     sink.clear();
     if settings.json {
         output::json(&serde_json::to_value(&report)?)?;

@@ -118,7 +118,7 @@ impl Teacher {
         let failed = |e: AnswerError| cannot_open(&self.file, e.as_ref());
         let opened = open_model(&self.file, self.adapter.as_deref(), (device, Arithmetic::F32)).map_err(failed)?;
         let lora = opened.lora();
-        Ok((TokenTeacher { decoder: opened.decoder, lora }, opened.tokenizer))
+        Ok((TokenTeacher { decoder: opened.decoder, lora, bridge: None }, opened.tokenizer))
     }
 
     /// # Errors

@@ -1,5 +1,6 @@
 //! Capture where answers are written: what a teacher expects at each token of the train rows' answers. The rows are tokenized as
-//! the training will, so teacher and base must have one tokenizer and one chat template.
+//! the training will; a teacher with another tokenizer or chat template reads them as its own, and what it expects is carried over
+//! by bytes.
 //!
 //! What the teacher's word is worth on rows that nobody reviewed is the lower bound of how often it would have written a reviewed
 //! answer itself, token for token. A teacher that was trained on these very rows measures better than it is.
@@ -14,7 +15,8 @@ use limbeck_artifact::digest::{canonical_json, sha256_hex};
 use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_artifact::files::write_atomic;
 use limbeck_artifact::stage;
-use limbeck_distill::{CaptureError, TokenCapturePlan, TokensAsked, capture_tokens, tokenizer_digest};
+use limbeck_distill::bridge::Bridge;
+use limbeck_distill::{CaptureError, TokenCapturePlan, TokenTeacher, TokensAsked, capture_tokens, tokenizer_digest};
 use limbeck_eval::statistics::wilson;
 use limbeck_model::prompt::{TrainOn, encode_example};
 use limbeck_model::tokenizer::ChatTokenizer;
@@ -53,22 +55,59 @@ pub fn sparse(top_k: Option<usize>, draws: Option<usize>, seed: u64) -> Sparse {
 const TOP_K: usize = 20;
 
 /// How a training reads rows.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct Reading {
     pub train_on: TrainOn,
     pub max_seq_length: usize,
 }
 
-/// The rows of train and valid split as a training reads them.
+/// The teacher as it reads rows of a student with this tokenizer, and these rows: those of train and valid split as a training reads
+/// them.
 ///
 /// # Errors
-/// A row that can't be trained on.
-pub fn asked(tokenizer: &ChatTokenizer, dataset: &Dataset, reading: Reading) -> Result<Vec<TokensAsked>> {
+/// A row that can't be trained on; tokenizers between which nothing can be carried over.
+pub fn meet(
+    teacher: &mut TokenTeacher,
+    own: &ChatTokenizer,
+    tokenizer: &ChatTokenizer,
+    dataset: &Dataset,
+    (reading, sparse): (Reading, Sparse),
+) -> Result<Vec<TokensAsked>> {
+    let same = tokenizer_digest(own) == tokenizer_digest(tokenizer) && own.chat_template() == tokenizer.chat_template();
+    if !same {
+        if reading.train_on != TrainOn::Last {
+            let message = "a teacher with another tokenizer or chat template can be asked for the last answer only";
+            return Err(Failure::new(Exit::Unexpected, message).help("set train.train_on to \"last\""));
+        }
+        if let Sparse::Sampling { .. } = sparse {
+            let message =
+                "draws of a teacher with another tokenizer would leave out what no token of the student's begins";
+            return Err(Failure::new(Exit::Unexpected, message).help("keep the likeliest tokens instead of draws"));
+        }
+        teacher.bridge = Some(Bridge::new(own, tokenizer).ok_or_else(|| {
+            let message = "teacher and student have no tokens that end a turn, so nothing can be carried over";
+            Failure::new(Exit::Unexpected, message).help("take a teacher of the base's family, or `limbeck teach`")
+        })?);
+    }
+    asked(tokenizer, (!same).then_some(own), dataset, reading)
+}
+
+/// The rows of train and valid split as a training reads them, and as a teacher with a tokenizer of its own does.
+fn asked(
+    tokenizer: &ChatTokenizer,
+    own: Option<&ChatTokenizer>,
+    dataset: &Dataset,
+    reading: Reading,
+) -> Result<Vec<TokensAsked>> {
     let of = |example: &Example| {
-        let Reading { train_on, max_seq_length } = reading;
-        let row = encode_example(tokenizer, &example.messages, &example.answer(), train_on, max_seq_length);
-        let row = row.map_err(|e| Failure::new(Exit::Unexpected, format!("row {}: {e}", example.id)))?;
-        Ok(TokensAsked { id: example.id.clone(), row })
+        let read = |tokenizer: &ChatTokenizer, most: usize| {
+            encode_example(tokenizer, &example.messages, &example.answer(), reading.train_on, most)
+                .map_err(|e| Failure::new(Exit::Unexpected, format!("row {}: {e}", example.id)))
+        };
+        let row = read(tokenizer, reading.max_seq_length)?;
+        // Its own context bounds it.
+        let read = own.map(|own| read(own, usize::MAX)).transpose()?;
+        Ok(TokensAsked { id: example.id.clone(), row, read })
     };
     [Split::Train, Split::Valid].into_iter().flat_map(|split| dataset.rows(split)).map(of).collect()
 }
@@ -116,9 +155,8 @@ pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Option<Fini
         let tokenizer = ChatTokenizer::open(&base.path)?;
         let max_seq_length = run.recipe().model.max_seq_length;
         let reading = Reading { train_on: train_on(run.recipe().train.train_on), max_seq_length };
-        let rows = self::asked(&tokenizer, &dataset, reading)?;
-        let captured = answers(run, &source, &rows, &tokenizer, emit)?;
-        let agreement = agreement(&dataset, &captured, &rows);
+        let captured = answers(run, &source, &dataset, (&tokenizer, reading), emit)?;
+        let agreement = agreement(&dataset, &captured, &self::asked(&tokenizer, None, &dataset, reading)?);
         let tokens = captured.rows.iter().map(|row| row.positions.len() as u64).sum::<u64>();
         let trust = match asked.trust {
             Trust::Full => 1.0,
@@ -150,8 +188,8 @@ pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Option<Fini
 fn answers(
     run: &Run<'_>,
     source: &Source<'_>,
-    asked: &[TokensAsked],
-    tokenizer: &ChatTokenizer,
+    dataset: &Dataset,
+    (tokenizer, reading): (&ChatTokenizer, Reading),
     emit: &dyn Emit,
 ) -> Result<Capture<TokenRow>> {
     let out = run.dir.join(FILE);
@@ -164,23 +202,28 @@ fn answers(
         }
         Source::Teacher(teacher) => teacher,
     };
-    let (reader, own) = teacher.reader(run.recipe().model.device.parse()?)?;
+    let (mut reader, own) = teacher.reader(run.recipe().model.device.parse()?)?;
+    let sparse = sparse(run.recipe().distill.top_k, run.recipe().distill.draws, run.recipe().seed);
+    let asked = meet(&mut reader, &own, tokenizer, dataset, (reading, sparse))?;
+    if reader.bridge.is_some() {
+        let text = "the teacher has a tokenizer or chat template of its own: what it expects is carried over by bytes";
+        emit.emit(EventKind::Note { text: text.to_owned() });
+    }
     let plan = TokenCapturePlan {
         teacher: teacher.named.clone(),
-        data: Named { name: "train and valid rows".to_owned(), digest: digest_of(asked) },
-        sparse: sparse(run.recipe().distill.top_k, run.recipe().distill.draws, run.recipe().seed),
-        tokenizer: tokenizer_digest(&own),
+        data: Named { name: "train and valid rows".to_owned(), digest: digest_of(&asked) },
+        sparse,
+        tokenizer: tokenizer_digest(tokenizer),
         template: template_digest(tokenizer),
         out: out.clone(),
         program_version: PROGRAM_VERSION.to_owned(),
     };
-    same_tokenizer(&plan.tokenizer, tokenizer, &format!("the teacher {}", teacher.named.name))?;
-    let report = match capture_tokens(&plan, &reader, asked, emit) {
+    let report = match capture_tokens(&plan, &reader, &asked, emit) {
         // Of another teacher or of other rows: the stage is another now, and what it left is nobody's.
         Err(CaptureError::File(limbeck_artifact::Error::Invalid { .. })) => {
             discard(&out)?;
             let _ = std::fs::remove_file(&out);
-            capture_tokens(&plan, &reader, asked, emit)?
+            capture_tokens(&plan, &reader, &asked, emit)?
         }
         other => other?,
     };
@@ -194,29 +237,25 @@ fn answers(
         );
         emit.emit(EventKind::Note { text });
     }
+    if report.unlike > 0 {
+        emit.emit(EventKind::Warning { text: unlike(report.unlike) });
+    }
     Ok(Capture::load(&out)?)
 }
 
-fn same_tokenizer(theirs: &str, tokenizer: &ChatTokenizer, who: &str) -> Result<()> {
-    if theirs == tokenizer_digest(tokenizer) {
-        return Ok(());
-    }
-    let message = format!(
-        "{who} has another tokenizer than the base: what it expects of its tokens says nothing of the student's"
-    );
-    Err(Failure::new(Exit::Unexpected, message).help(
-        "take a teacher of the base's family with the same vocabulary (`limbeck carve` without --merges keeps it), or let it write \
-         answers and learn those: `limbeck teach`",
-    ))
+/// What is said of rows that could not be carried over.
+pub fn unlike(rows: u64) -> String {
+    format!("{rows} rows are learnt from their answers alone: teacher and student don't write the same bytes there")
 }
 
 fn check(header: &Header, tokenizer: &ChatTokenizer, what: &str) -> Result<()> {
-    same_tokenizer(&header.tokenizer, tokenizer, what)?;
-    if header.template == template_digest(tokenizer) {
-        return Ok(());
-    }
-    let message = format!("{what} was made with another chat template than the base has");
-    Err(Failure::new(Exit::Unexpected, message).help("capture again with this base's template"))
+    let (made_for, help) =
+        match (header.tokenizer == tokenizer_digest(tokenizer), header.template == template_digest(tokenizer)) {
+            (true, true) => return Ok(()),
+            (false, _) => ("tokenizer", "capture again with --student naming this base"),
+            (true, false) => ("chat template", "capture again with --student naming this base"),
+        };
+    Err(Failure::new(Exit::Unexpected, format!("{what} was made for another {made_for} than the base has")).help(help))
 }
 
 /// How many of the reviewed answers the teacher would have written itself; `asked` are the rows of train and valid split.
