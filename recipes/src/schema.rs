@@ -395,7 +395,7 @@ const GATE_KINDS: &[TableKind] = &[
         field("max_leaks", OPEN, Required, "share of answers that may give one away; about 300 rows without any show 0.01"),
     ] },
     TableKind { kind: "calibration", doc: "the calibrated confidences are right on average: their expected calibration error is at most max_error", fields: &[
-        field("max_error", OPEN, Required, "expected calibration error over 15 bins of equal mass, as a share; rows enough are told: with well-calibrated answers 0.05 takes some 500, 0.03 some 1,500"),
+        field("max_error", OPEN, Required, "expected calibration error over 15 bins of equal mass, as a share; rows enough are told: with well-calibrated answers 0.05 takes some 1,300, 0.03 some 3,500"),
     ] },
     TableKind { kind: "cost", doc: "a thousand calls cost at most max_per_1k_calls, those that escalate paid twice", fields: &[
         field("max_per_1k_calls", Positive { max: 1e9 }, Required, "in the currency of eval.prices, which must price the model that calls escalate to"),
