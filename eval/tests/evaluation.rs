@@ -106,6 +106,26 @@ fn savings_are_measured_figures_under_the_tables_assumptions() {
 }
 
 #[test]
+fn a_cost_without_the_price_of_what_escalates_is_not_known() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(300));
+    let rule = Rule::Cost { max_per_1k_calls: 1e6 };
+    let mut plan = EvalPlan { gates: vec![Gate { name: "cost".into(), rule }], ..plan(dir.path()) };
+    assert_eq!(run(&plan, &data).gates[0].verdict, Verdict::Pass);
+    plan.prices.as_mut().unwrap().models.clear();
+    let unpriced = run(&plan, &data);
+    let served = &unpriced.routing.as_ref().unwrap().served;
+    assert!(served.served < served.rows, "some escalate");
+    let gate = &unpriced.gates[0];
+    assert_eq!(gate.verdict, Verdict::Inconclusive, "{}", gate.reason);
+    assert!(
+        gate.reason.contains("of the calls are escalated") && gate.reason.contains("add [models."),
+        "{}",
+        gate.reason
+    );
+    assert!(!gate.reason.contains("rows"), "no rows would decide it: {}", gate.reason);
+}
+
+#[test]
 fn a_label_that_matters_more_is_told_apart_and_items_are_put_in_order() {
     let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(300));
     // Six items a query; the first label is the wanted one, and what is out of scope.

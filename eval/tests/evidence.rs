@@ -559,7 +559,7 @@ fn a_cost_is_as_sure_as_the_times_that_it_comes_from() {
     let rows: Vec<Prediction> = (0..100).map(|i| timed(if i % 2 == 0 { 10.0 } else { 30.0 })).collect();
     let own = Cost { per_1k_calls: 0.20, currency: "USD".into(), basis: String::new() };
     let cost = |max| {
-        let measured = Measured { costs: Some(Costs { own: &own, frontier: None }), ..Measured::default() };
+        let measured = Measured { costs: Some(Costs { own: &own, frontier: Err("no price") }), ..Measured::default() };
         beside(Rule::Cost { max_per_1k_calls: max }, &rows, measured)
     };
     // The standard error of the mean is 1 ms, or 0.01 USD; at 97.5 % some 0.02 to either side.

@@ -239,7 +239,7 @@ fn cost(setting: &Setting) -> Vec<Figure> {
         let candidate: Vec<Prediction> = (0..CALLS).map(|_| answered(Some(0), Some(time()))).collect();
         let mean = candidate.iter().filter_map(|p| p.latency_ms).sum::<f64>() / CALLS as f64;
         let own = Cost { per_1k_calls: mean, currency: "USD".to_owned(), basis: String::new() };
-        let measured = Measured { costs: Some(Costs { own: &own, frontier: None }), ..Measured::default() };
+        let measured = Measured { costs: Some(Costs { own: &own, frontier: Err("no price") }), ..Measured::default() };
         let arms = BTreeMap::from([("candidate", candidate.as_slice())]);
         let evidence = Evidence { measured, seed: *seed, ..evidence(&[], &[0; CALLS], arms, setting) };
         decide(&gate, &evidence).verdict
