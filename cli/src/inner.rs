@@ -2,7 +2,7 @@
 //! trainings with other seeds.
 
 use crate::exit::{Exit, Failure, Result};
-use crate::settings::Settings;
+use crate::settings::{Outer, Settings};
 use crate::stages::taken_over::take_over;
 use crate::stages::{self, Run};
 use crate::verbs::run::started;
@@ -26,6 +26,10 @@ pub struct Inner<'a> {
 /// Those of its stages; gates that are not passed are none.
 pub fn evaluated<T>(parent: &Run<'_>, inner: Inner<'_>, then: impl FnOnce(&Run<'_>, Report) -> Result<T>) -> Result<T> {
     let mut settings: Settings = parent.settings.clone();
+    settings.outer.get_or_insert_with(|| Outer {
+        name: parent.recipe().name.clone(),
+        runs_dir: parent.settings.runs_dir.clone(),
+    });
     settings.runs_dir = parent.dir.join(inner.folder);
     settings.sets.extend(inner.set.iter().cloned());
     settings.sets.push(("name".to_owned(), inner.name));

@@ -14,7 +14,7 @@ use limbeck_artifact::event::{EventKind, Stage};
 use limbeck_artifact::journal;
 use limbeck_artifact::schema::Schema;
 use limbeck_distill::prompt::Prompt;
-use limbeck_eval::looks::{self, Look};
+use limbeck_eval::looks::Look;
 use limbeck_eval::statistics::Risk;
 use limbeck_eval::{
     AnswerError, AnswerWriter, Answerer, Arm, By, Comparer, Composition, Constraint, Escalation, EvalPlan, Fact,
@@ -508,7 +508,7 @@ fn plan(
         seed: recipe.seed,
         prices,
         look: quantized.summary.get(&recipe.quantize.ship).map(|file| Look {
-            store: run.settings.runs_dir.join(looks::FOLDER),
+            store: run.settings.looks_dir(),
             candidate: file.sha256.clone(),
             run: recipe.name.clone(),
             at: journal::now(),
