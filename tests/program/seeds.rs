@@ -53,6 +53,22 @@ fn a_gate_that_hangs_on_the_seed_is_named() {
 }
 
 #[test]
+fn a_training_that_the_recipe_has_left_behind_is_not_taken_over() {
+    let mini = Mini::new(0.0001, true);
+    mini.expect(0, &["train", "mini", "--offline"]);
+    let words = ["seeds", "mini", "--offline", "--seeds", "2", "--set", "train.learning_rate=5e-3", "--json"];
+    let json: Value = serde_json::from_str(&mini.expect(0, &words)).unwrap();
+    let trainings: Vec<_> = json["trainings"].as_array().unwrap().iter().map(|t| t["run"].as_str().unwrap()).collect();
+    let started = || {
+        let journal = |run: &&str| std::fs::read_to_string(mini.path().join(run).join("journal.jsonl")).unwrap();
+        trainings.iter().map(|run| journal(run).matches("\"stage_started\"").count()).sum::<usize>()
+    };
+    let before = started();
+    mini.expect(0, &words);
+    assert_eq!(started(), before, "the same again is nothing to do");
+}
+
+#[test]
 fn every_seed_is_a_look_at_the_test_split() {
     let mini = Mini::new(0.0001, true);
     let words = ["seeds", "mini", "--offline", "--seeds", "2", "--json"];
