@@ -26,6 +26,8 @@ pub struct Outer {
     pub name: String,
     /// Beside its runs the looks at test splits are counted.
     pub runs_dir: PathBuf,
+    /// In its evaluation the replies of live models are kept, which cost money and depend on no seed.
+    pub eval: PathBuf,
 }
 
 /// Where the replies of live models come from and go to.

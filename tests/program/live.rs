@@ -219,6 +219,20 @@ fn what_is_asked_again_tells_how_flaky_an_endpoint_is() {
 }
 
 #[test]
+fn trainings_with_other_seeds_ask_nothing_twice() {
+    let mini = Mini::new(0.0001, true);
+    let server = serve(|_, _| (200, "age_limit".to_owned()));
+    add_arms(&mini, &server.url, "");
+    let (stdout, _) = limbeck(&mini, 0, &["seeds", "mini", "--seeds", "2", "--json"]);
+    let json: Value = serde_json::from_str(&stdout).unwrap();
+    let rows = json["spread"]["rows"].as_u64().unwrap() as usize;
+    assert_eq!(server.asked(), rows);
+    // Nor does the run itself, which has not been evaluated yet.
+    limbeck(&mini, 0, &["eval", "mini", "--offline"]);
+    assert_eq!((server.asked(), arm(&report(&mini), "live")["scores"]["rows"].as_u64()), (rows, Some(rows as u64)));
+}
+
+#[test]
 fn a_teachers_answers_are_traces_and_what_it_is_not_sure_of_is_for_the_reviewers() {
     let mini = Mini::new(0.0001, true);
     let server = serve(|text, before| match text {

@@ -60,8 +60,8 @@ pub const POLICY: &str = "eval/policy.json";
 pub const FRONTIER: &str = "frontier";
 /// The candidate the other way, where answers are fields.
 const OTHER_WAY: [&str; 2] = ["constrained", "unconstrained"];
-const BASE: &str = "base";
-const LINEAR: &str = "linear";
+pub const BASE: &str = "base";
+pub const LINEAR: &str = "linear";
 const TUNED: &str = "tuned";
 
 /// A model that answers by the exact posterior over the labels.
@@ -352,7 +352,7 @@ pub fn run(
             let train = dataset.rows(Split::Train);
             match kind {
                 ArmKind::Endpoint(arm) => {
-                    let kept = live::kept_in(&run.folder(Stage::Eval), name);
+                    let kept = live::kept_in(&run.asked_in(), name);
                     let prices = prices.as_ref();
                     let live = Live::new(name, arm, task.clone(), train, recipe, prices, kept, run.settings)?;
                     let title = format!("{}, a live model at {}", arm.model, arm.url);
@@ -389,7 +389,7 @@ pub fn run(
         };
         let mut judges = Vec::new();
         for EvalJudge { name, kind: JudgeKind::Pairwise(judge) } in &recipe.eval.judges {
-            let kept = live::kept_in(&run.folder(Stage::Eval), &format!("judge-{name}"));
+            let kept = live::kept_in(&run.asked_in(), &format!("judge-{name}"));
             let (prices, endpoint) = (prices.as_ref(), judge.endpoint());
             let live = Live::new(name, &endpoint, task.clone(), &[], recipe, prices, kept, run.settings)?;
             judges.push(PairwiseJudge::new(name, &judge.against, judge.rows, move || {

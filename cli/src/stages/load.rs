@@ -65,7 +65,7 @@ pub fn tests(
         if !load.arms.contains(&arm.name) {
             continue;
         }
-        let kept = live::kept_in(&run.folder(Stage::Eval), &arm.name);
+        let kept = live::kept_in(&run.asked_in(), &arm.name);
         let train = dataset.rows(Split::Train);
         let mut live = Live::new(&arm.name, endpoint, task.clone(), train, run.recipe(), prices, kept, run.settings)?;
         live.plan.concurrency = load.at_most;
