@@ -100,6 +100,13 @@ fn savings_are_measured_figures_under_the_tables_assumptions() {
     assert!(render_html(&report).unwrap().contains("What it saves"));
     assert!(savings.at[0].economics.saving_per_month < 0.0 && savings.at[0].economics.payback_months.is_none());
 
+    // A machine that costs more than all the calls that it takes.
+    plan.prices.as_mut().unwrap().self_hosted.as_mut().unwrap().per_hour = 1e12;
+    let never = run(&plan, &data);
+    assert_eq!(never.savings.as_ref().unwrap().break_even_calls, None);
+    let why = "It pays at no volume: a machine costs more than it saves";
+    assert!(terminal_summary(&never).contains(why) && render_html(&never).unwrap().contains(why));
+
     plan.prices.as_mut().unwrap().self_hosted = None;
     let unknown = run(&plan, &data);
     assert!(unknown.savings.is_none() && !render_html(&unknown).unwrap().contains("What it saves"));
