@@ -57,7 +57,10 @@ pub fn tests(
     let ship = &run.recipe().quantize.ship;
     if let Some(file) = quantized.summary.get(ship) {
         let path = run.dir.join(&file.file);
-        let how = json!({"file": file.sha256, "workers": load.workers, "device": run.recipe().model.device});
+        let how = json!({
+            "file": file.sha256, "workers": load.workers, "device": run.recipe().model.device,
+            "arithmetic": arithmetic(run, &path)?.name(), "task": task_of(run.recipe(), dataset),
+        });
         tests.insert(ship.clone(), tester.kept(ship, &how, || tester.served(dataset, &path, load.workers))?);
     }
     for arm in &run.recipe().eval.arms {
