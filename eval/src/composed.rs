@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// How an arm is made of others.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Composition {
-    /// Each arm in turn until one is at least so sure of its answer, after calibration; the last one's answer stands.
+    /// Each arm in turn until one has a valid answer that it is at least so sure of, after calibration; the last one's answer stands.
     Cascade { threshold: f64 },
     /// All of them; the answer with the greatest sum of what each gives it: its calibrated probability, or 1 where an arm does
     /// not say how sure it is. Of equals, that of the arm named first.
@@ -55,6 +55,11 @@ fn sureness(prediction: &Prediction, calibrator: &Calibrator) -> Option<f64> {
     }
 }
 
+/// Whether a cascade goes no further: what is no valid answer is no answer, however little it takes.
+fn stands(prediction: &Prediction, calibrator: &Calibrator, threshold: f64) -> bool {
+    prediction.label.is_some() && sureness(prediction, calibrator).is_some_and(|sure| sure >= threshold)
+}
+
 fn cascade(members: &[Member<'_>], threshold: f64) -> Composed {
     let calibrators: Vec<Calibrator> = members.iter().map(Member::calibrator).collect();
     let rows = members.first().map_or(0, |member| member.answers.test.len());
@@ -65,8 +70,7 @@ fn cascade(members: &[Member<'_>], threshold: f64) -> Composed {
             let prediction = &member.answers.test[row];
             asked[at] += 1;
             taken = taken.zip(prediction.latency_ms).map(|(before, ms)| before + ms);
-            let sure = sureness(prediction, &calibrators[at]).is_some_and(|sure| sure >= threshold);
-            if sure || at + 1 == members.len() {
+            if stands(prediction, &calibrators[at], threshold) || at + 1 == members.len() {
                 let said = prediction.said.as_ref().map(|said| Said { text: said.text.clone(), confidence: None });
                 let answer =
                     Prediction { posterior: None, said, latency_ms: taken, tokens: None, ..prediction.clone() };
@@ -162,4 +166,22 @@ fn costs(members: &[Member<'_>], share: &dyn Fn(usize) -> f64, basis: &str) -> R
     }
     let currency = currency.ok_or_else(|| "no arm was asked".to_owned())?;
     Ok(Cost { per_1k_calls, currency, basis: basis.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(label: Option<usize>, posterior: Option<Vec<f32>>, text: &str) -> Prediction {
+        let said = Some(Said { text: text.to_owned(), confidence: None });
+        Prediction { row: String::new(), label, posterior, latency_ms: None, said, tokens: None }
+    }
+
+    #[test]
+    fn no_valid_answer_is_no_answer_at_any_threshold() {
+        let by = Calibrator::None;
+        assert!(!stands(&answered(None, None, "?"), &by, 0.0));
+        let unsure = answered(Some(0), Some(vec![0.25, 0.75]), "a");
+        assert_eq!([0.0, 0.25, 0.5].map(|threshold| stands(&unsure, &by, threshold)), [true, true, false]);
+    }
 }

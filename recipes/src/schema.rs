@@ -444,7 +444,7 @@ const ARM_KINDS: &[TableKind] = &[
     ] },
     TableKind { kind: "cascade", doc: "other arms in turn, until one is sure enough of its answer; made of their answers, nobody is asked anew", fields: &[
         field("of", Texts { min: 2 }, Required, OF),
-        field("threshold", UNIT, Optional, "calibrated confidence from which an answer stands and nobody else is asked; eval.threshold when left out"),
+        field("threshold", UNIT, Optional, "calibrated confidence from which an answer stands and nobody else is asked, an answer that is not valid never; eval.threshold when left out, which must not be 0 then"),
     ] },
     TableKind { kind: "ensemble", doc: "other arms side by side, their calibrated probabilities added up; made of their answers, nobody is asked anew", fields: &[
         field("of", Texts { min: 2 }, Required, OF),
