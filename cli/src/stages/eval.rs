@@ -4,13 +4,13 @@ use super::quantize::QuantizedFiles;
 use super::train::outcome;
 use super::{Finished, PROGRAM_VERSION, Run, Work, cannot, load, program};
 use crate::base::Base;
-use crate::exit::Result;
+use crate::exit::{Exit, Failure, Result};
 use crate::live::{self, Live, LiveArm, LiveJudge, Task};
 use crate::prices;
 use crate::settings::recipe_arg;
 use limbeck_artifact::dataset::{Dataset, DatasetCard, Example, Message, Split};
 use limbeck_artifact::digest::{sha256_file, sha256_hex};
-use limbeck_artifact::event::{EventKind, Stage};
+use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_artifact::journal;
 use limbeck_artifact::schema::Schema;
 use limbeck_distill::prompt::Prompt;
@@ -310,6 +310,7 @@ pub fn run(
             Some(file) => Task::Fields(file.schema.clone(), file.text.clone()),
             None => Task::Labels(labels.clone()),
         };
+        let ranking = ranking(recipe, &labels, dataset.rows(Split::Test), emit)?;
         // Before the models are in this process's memory, and before what takes long.
         let loads = load::tests(run, &dataset, quantized, &task, prices.as_ref(), emit)?;
         let mut arms = vec![Arm::recorded(FRONTIER, "the frontier model, as recorded in the traces")];
@@ -377,7 +378,6 @@ pub fn run(
                 }
             }
         }
-        let ranking = ranking(recipe, &labels, dataset.rows(Split::Test));
         let constraint = (in_words && !texts).then(|| Constraint { constrained, other: other.to_owned() });
         let plan = plan(run, &labels, prices.clone(), &base.name, quantized);
         let plan = EvalPlan { fields, constraint, loads, ranking, ..plan };
@@ -524,15 +524,34 @@ fn plan(
 }
 
 /// Query and item of each row, where items are put in order.
-fn ranking(recipe: &Recipe, labels: &[String], rows: &[Example]) -> Option<RankingPlan> {
-    let wanted = recipe.eval.ranking.positive.as_ref()?;
-    let positive = labels.iter().position(|label| label == wanted)?;
+///
+/// # Errors
+/// When no message has both.
+fn ranking(recipe: &Recipe, labels: &[String], rows: &[Example], emit: &dyn Emit) -> Result<Option<RankingPlan>> {
+    let Some(wanted) = &recipe.eval.ranking.positive else { return Ok(None) };
+    let Some(positive) = labels.iter().position(|label| label == wanted) else { return Ok(None) };
+    let separator = &recipe.eval.ranking.separator;
     let item = |row: &Example| {
         let text = &row.messages.iter().rfind(|message| message.role == "user")?.content;
-        let (query, item) = text.split_once(&recipe.eval.ranking.separator)?;
+        let (query, item) = text.split_once(separator)?;
         Some((row.id.clone(), (query.to_owned(), item.chars().count() as u64)))
     };
-    Some(RankingPlan { positive, items: rows.iter().filter_map(item).collect() })
+    let items: BTreeMap<_, _> = rows.iter().filter_map(item).collect();
+    let without = rows.len() - items.len();
+    if items.is_empty() && without > 0 {
+        let message =
+            format!("no message of the test split holds \"{separator}\", where a query ends and its item begins");
+        let help = "set eval.ranking.separator to the word at which your messages go on from query to item";
+        return Err(Failure::new(Exit::RecipeInvalid, message).help(help));
+    }
+    if without > 0 {
+        let text = format!(
+            "{without} of {} test messages do not hold \"{separator}\" (eval.ranking.separator): they are left out of the order",
+            rows.len()
+        );
+        emit.emit(EventKind::Warning { text });
+    }
+    Ok(Some(RankingPlan { positive, items }))
 }
 
 /// Where a written answer is cut off, in tokens.
