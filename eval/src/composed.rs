@@ -143,7 +143,8 @@ fn together(given: &[&Prediction], calibrators: &[Calibrator], labels: usize) ->
     let total: f64 = weights.values().sum();
     let posterior = (labels > 0 && total > 0.0)
         .then(|| (0..labels).map(|l| (weights.get(&l).copied().unwrap_or(0.0) / total) as f32).collect());
-    let author = given.iter().find(|p| label.is_some() && p.label == label).or(given.first());
+    // A label may win that no arm put first: then none of the texts is the answer.
+    let author = given.iter().find(|p| p.label == label);
     let said = author
         .and_then(|p| p.said.as_ref())
         .map(|said| Said { text: said.text.clone(), confidence: Some(weight / given.len().max(1) as f64) });
@@ -183,5 +184,18 @@ mod tests {
         assert!(!stands(&answered(None, None, "?"), &by, 0.0));
         let unsure = answered(Some(0), Some(vec![0.25, 0.75]), "a");
         assert_eq!([0.0, 0.25, 0.5].map(|threshold| stands(&unsure, &by, threshold)), [true, true, false]);
+    }
+
+    #[test]
+    fn an_ensembles_text_is_its_answer_or_there_is_none() {
+        // Each arm is for another label, and both think the third nearly as likely.
+        let first = answered(Some(0), Some(vec![0.5, 0.05, 0.45]), "first");
+        let second = answered(Some(1), Some(vec![0.05, 0.5, 0.45]), "second");
+        let by = [Calibrator::None, Calibrator::None];
+        let made = together(&[&first, &second], &by, 3);
+        assert_eq!((made.label, made.said), (Some(2), None));
+        let sure = answered(Some(1), Some(vec![0.0, 0.9, 0.1]), "sure");
+        let made = together(&[&first, &sure], &by, 3);
+        assert_eq!((made.label, made.said.unwrap().text.as_str()), (Some(1), "sure"));
     }
 }
