@@ -93,7 +93,7 @@ fn cascade(members: &[Member<'_>], threshold: f64) -> Composed {
         .enumerate()
         .map(|(at, member)| format!("{} {} of {rows} rows ({})", member.result.name, asked[at], percent(share(at))))
         .collect();
-    let cost = costs(members, &|at| share(at), "every arm that is asked is paid");
+    let cost = costs(members, &|at| share(at), "every arm that is asked is paid, at its mean over all rows");
     Composed {
         answers: Answers { calibration: Vec::new(), test, facts: vec![Fact::new("asked", told.join(", "))] },
         cost,
