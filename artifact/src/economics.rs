@@ -109,7 +109,8 @@ pub struct Economics {
     pub one_off: f64,
     /// None when nothing is saved.
     pub payback_months: Option<f64>,
-    /// Calls a month from which it saves anything; none when a call costs nothing.
+    /// Calls a month from which on it loses at no volume; none where it never pays: nothing is served, a call costs nothing now, or
+    /// a machine costs more than it saves with all the calls that it can take.
     pub break_even_calls: Option<f64>,
 }
 
@@ -120,12 +121,13 @@ pub struct Economics {
 /// - fixed = machines · price an hour · 730 + monitoring
 /// - after = fixed + (1 − φ) · C · calls
 /// - saving = now − after; payback = one-off / saving
-/// - break-even: φ · C · calls = fixed of one machine
+/// - break-even: φ · C · calls = fixed, with the fewest machines after which the next one pays for itself as soon as it is needed:
+///   m · (calls a machine takes · φ · C − price of a machine) ≥ price of a machine + monitoring
 pub fn economics(calls: f64, per_call: f64, host: Host, a: &Assumptions) -> Economics {
     let seconds = HOURS_A_MONTH * 3600.0 * host.utilisation;
     let machines = (calls * a.latency_ms / 1000.0 / seconds).ceil().max(1.0);
-    let one_machine = host.per_hour * HOURS_A_MONTH + a.monitoring_per_month;
-    let fixed = machines * host.per_hour * HOURS_A_MONTH + a.monitoring_per_month;
+    let machine = host.per_hour * HOURS_A_MONTH;
+    let fixed = machines * machine + a.monitoring_per_month;
     let now = calls * per_call;
     let after = fixed + (1.0 - a.coverage) * now;
     let one_off = a.one_off();
@@ -138,8 +140,23 @@ pub fn economics(calls: f64, per_call: f64, host: Host, a: &Assumptions) -> Econ
         saving_per_month: saving,
         one_off,
         payback_months: (saving > 0.0).then(|| one_off / saving),
-        break_even_calls: (per_call > 0.0 && a.coverage > 0.0).then(|| one_machine / (a.coverage * per_call)),
+        break_even_calls: break_even(
+            seconds * 1000.0 / a.latency_ms,
+            a.coverage * per_call,
+            machine,
+            a.monitoring_per_month,
+        ),
     }
+}
+
+/// `capacity` is the calls a month that one machine takes, `saved` what each call saves before it is paid for.
+fn break_even(capacity: f64, saved: f64, machine: f64, monitoring: f64) -> Option<f64> {
+    if saved <= 0.0 {
+        return None;
+    }
+    let gain = capacity * saved - machine;
+    let machines = ((machine + monitoring) / gain).ceil().max(1.0);
+    (gain > 0.0).then(|| (machines * machine + monitoring) / saved)
 }
 
 #[cfg(test)]
@@ -177,5 +194,28 @@ mod tests {
         let dear = economics(1000.0, 0.002, host, &a);
         assert_eq!(dear.payback_months, None);
         assert_eq!(economics(1000.0, 0.0, host, &a).break_even_calls, None);
+    }
+
+    #[test]
+    fn from_the_break_even_on_no_volume_loses() {
+        let slow =
+            Assumptions { coverage: 0.8, latency_ms: 2_000.0, monitoring_per_month: 50.0, ..Assumptions::default() };
+        let host = Host { per_hour: 0.1, utilisation: 0.5 };
+        // A machine of 73 a month takes 657,000 calls; they save 26.
+        let never = economics(3.1e6, 0.05 / 1000.0, host, &slow);
+        assert!(never.saving_per_month < -250.0 && never.break_even_calls.is_none(), "{never:?}");
+        assert_eq!(economics(1e9, 0.05 / 1000.0, host, &slow).payback_months, None);
+        // At prices from just above what a machine costs to many times that.
+        for per_1k in [0.14, 0.15, 0.2, 0.5, 5.0] {
+            let at = |calls: f64| economics(calls, per_1k / 1000.0, host, &slow);
+            let from = at(1.0).break_even_calls.unwrap();
+            assert!(at(from * (1.0 - 1e-6)).saving_per_month < 0.0, "{per_1k}: it pays earlier");
+            let more = (0..2_000).map(|step| from * (1.0 + f64::from(step) / 100.0));
+            let lost = more.map(|calls| (calls, at(calls).saving_per_month)).find(|(_, saved)| *saved < -1e-6);
+            assert_eq!(lost, None, "{per_1k}");
+        }
+        let instant = Assumptions { latency_ms: 0.0, ..slow };
+        assert_eq!(economics(1.0, 0.001, host, &instant).break_even_calls, Some((73.0 + 50.0) / 0.0008));
+        assert_eq!(economics(1.0, 0.001, host, &Assumptions { coverage: 0.0, ..slow }).break_even_calls, None);
     }
 }

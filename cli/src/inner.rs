@@ -2,8 +2,8 @@
 //! trainings with other seeds.
 
 use crate::exit::{Exit, Failure, Result};
-use crate::settings::Settings;
-use crate::stages::taken_over::take_over;
+use crate::settings::{Outer, Settings};
+use crate::stages::taken_over::{share_answers, take_over};
 use crate::stages::{self, Run};
 use crate::verbs::run::started;
 use limbeck_artifact::event::{Emit, EventKind, Stage};
@@ -26,6 +26,11 @@ pub struct Inner<'a> {
 /// Those of its stages; gates that are not passed are none.
 pub fn evaluated<T>(parent: &Run<'_>, inner: Inner<'_>, then: impl FnOnce(&Run<'_>, Report) -> Result<T>) -> Result<T> {
     let mut settings: Settings = parent.settings.clone();
+    settings.outer.get_or_insert_with(|| Outer {
+        name: parent.recipe().name.clone(),
+        runs_dir: parent.settings.runs_dir.clone(),
+        eval: parent.folder(Stage::Eval),
+    });
     settings.runs_dir = parent.dir.join(inner.folder);
     settings.sets.extend(inner.set.iter().cloned());
     settings.sets.push(("name".to_owned(), inner.name));
@@ -33,13 +38,16 @@ pub fn evaluated<T>(parent: &Run<'_>, inner: Inner<'_>, then: impl FnOnce(&Run<'
     let run = Run::open(&settings, resolved)?;
     run.sink.be_brief();
     take_over(parent, &run, inner.stages)?;
+    share_answers(parent, &run)?;
     let begun = Instant::now();
     run.sink.emit(started(&run));
     let outcome = stages::upto(&run, Stage::Eval);
     let exit_code = outcome.as_ref().map_or_else(|failure| failure.exit.code(), |_| 0);
     run.sink.emit(EventKind::RunFinished { exit_code, wall_ms: begun.elapsed().as_millis() as u64 });
     run.sink.clear();
-    let evaluated = outcome?.evaluated.ok_or_else(|| lacks(&run.dir, "an evaluation"))?;
+    let outcome = outcome?;
+    share_answers(&run, parent)?;
+    let evaluated = outcome.evaluated.ok_or_else(|| lacks(&run.dir, "an evaluation"))?;
     let report = Report::load(&run.dir.join(&evaluated.report)).map_err(Failure::from)?;
     then(&run, report)
 }

@@ -2,6 +2,7 @@
 
 use crate::args::Global;
 use crate::exit::{Exit, Failure, Result};
+use limbeck_eval::looks;
 use limbeck_recipes::Resolved;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,19 @@ pub struct Settings {
     pub sets: Vec<(String, String)>,
     pub device: Option<String>,
     pub recording: Recording,
+    /// Of a run inside another's folder: where the outermost run keeps what all of them share.
+    pub outer: Option<Outer>,
+}
+
+/// What belongs to no single training.
+#[derive(Clone, Debug)]
+pub struct Outer {
+    /// Its model's name: the same training is the same file, and the same candidate, wherever it was made.
+    pub name: String,
+    /// Beside its runs the looks at test splits are counted.
+    pub runs_dir: PathBuf,
+    /// In its evaluation the replies of live models are kept, which cost money and depend on no seed.
+    pub eval: PathBuf,
 }
 
 /// Where the replies of live models come from and go to.
@@ -32,7 +46,7 @@ impl Settings {
             sets.push(("model.device".to_owned(), device.clone()));
         }
         let Global { json, offline, runs_dir, device, .. } = global.clone();
-        Settings { json, offline, runs_dir, sets, device, recording: Recording::default() }
+        Settings { json, offline, runs_dir, sets, device, recording: Recording::default(), outer: None }
     }
 
     /// The recipe at `path` under the overrides.
@@ -41,6 +55,11 @@ impl Settings {
     /// Exit code 3 with every mistake.
     pub fn recipe(&self, path: &Path) -> Result<Resolved> {
         limbeck_recipes::load(path, &self.sets).map_err(Failure::recipe)
+    }
+
+    /// Where looks at test splits are counted: a run inside another's folder judges on the other's rows.
+    pub fn looks_dir(&self) -> PathBuf {
+        self.outer.as_ref().map_or(&self.runs_dir, |outer| &outer.runs_dir).join(looks::FOLDER)
     }
 
     pub fn run_dir(&self, name: &str) -> PathBuf {

@@ -147,12 +147,9 @@ impl Answered {
             };
             rows.insert(row.id.clone(), answered);
         }
-        let judged = match (&report.test.looks, run.canonicalize().ok().as_deref().and_then(Path::parent)) {
-            (Some(looks), Some(runs)) => {
-                let seen = looks::seen(&runs.join(looks::FOLDER), &looks.test)?.len() as u64;
-                Some((looks.test.clone(), seen.max(looks.candidates)))
-            }
-            _ => None,
+        let judged = match &report.test.looks {
+            Some(looks) => Some((looks.test.clone(), looks::judged(run, &looks.test)?.max(looks.candidates))),
+            None => None,
         };
         let name = format!("{} {} ({})", report.name, report.version, arm);
         Ok(Answered { name, rows, times_ms, judged })

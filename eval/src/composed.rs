@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// How an arm is made of others.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Composition {
-    /// Each arm in turn until one is at least so sure of its answer, after calibration; the last one's answer stands.
+    /// Each arm in turn until one has a valid answer that it is at least so sure of, after calibration; the last one's answer stands.
     Cascade { threshold: f64 },
     /// All of them; the answer with the greatest sum of what each gives it: its calibrated probability, or 1 where an arm does
     /// not say how sure it is. Of equals, that of the arm named first.
@@ -55,6 +55,11 @@ fn sureness(prediction: &Prediction, calibrator: &Calibrator) -> Option<f64> {
     }
 }
 
+/// Whether a cascade goes no further: what is no valid answer is no answer, however little it takes.
+fn stands(prediction: &Prediction, calibrator: &Calibrator, threshold: f64) -> bool {
+    prediction.label.is_some() && sureness(prediction, calibrator).is_some_and(|sure| sure >= threshold)
+}
+
 fn cascade(members: &[Member<'_>], threshold: f64) -> Composed {
     let calibrators: Vec<Calibrator> = members.iter().map(Member::calibrator).collect();
     let rows = members.first().map_or(0, |member| member.answers.test.len());
@@ -65,8 +70,7 @@ fn cascade(members: &[Member<'_>], threshold: f64) -> Composed {
             let prediction = &member.answers.test[row];
             asked[at] += 1;
             taken = taken.zip(prediction.latency_ms).map(|(before, ms)| before + ms);
-            let sure = sureness(prediction, &calibrators[at]).is_some_and(|sure| sure >= threshold);
-            if sure || at + 1 == members.len() {
+            if stands(prediction, &calibrators[at], threshold) || at + 1 == members.len() {
                 let said = prediction.said.as_ref().map(|said| Said { text: said.text.clone(), confidence: None });
                 let answer =
                     Prediction { posterior: None, said, latency_ms: taken, tokens: None, ..prediction.clone() };
@@ -89,7 +93,7 @@ fn cascade(members: &[Member<'_>], threshold: f64) -> Composed {
         .enumerate()
         .map(|(at, member)| format!("{} {} of {rows} rows ({})", member.result.name, asked[at], percent(share(at))))
         .collect();
-    let cost = costs(members, &|at| share(at), "every arm that is asked is paid");
+    let cost = costs(members, &|at| share(at), "every arm that is asked is paid, at its mean over all rows");
     Composed {
         answers: Answers { calibration: Vec::new(), test, facts: vec![Fact::new("asked", told.join(", "))] },
         cost,
@@ -139,7 +143,8 @@ fn together(given: &[&Prediction], calibrators: &[Calibrator], labels: usize) ->
     let total: f64 = weights.values().sum();
     let posterior = (labels > 0 && total > 0.0)
         .then(|| (0..labels).map(|l| (weights.get(&l).copied().unwrap_or(0.0) / total) as f32).collect());
-    let author = given.iter().find(|p| label.is_some() && p.label == label).or(given.first());
+    // A label may win that no arm put first: then none of the texts is the answer.
+    let author = given.iter().find(|p| p.label == label);
     let said = author
         .and_then(|p| p.said.as_ref())
         .map(|said| Said { text: said.text.clone(), confidence: Some(weight / given.len().max(1) as f64) });
@@ -162,4 +167,35 @@ fn costs(members: &[Member<'_>], share: &dyn Fn(usize) -> f64, basis: &str) -> R
     }
     let currency = currency.ok_or_else(|| "no arm was asked".to_owned())?;
     Ok(Cost { per_1k_calls, currency, basis: basis.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(label: Option<usize>, posterior: Option<Vec<f32>>, text: &str) -> Prediction {
+        let said = Some(Said { text: text.to_owned(), confidence: None });
+        Prediction { row: String::new(), label, posterior, latency_ms: None, said, tokens: None }
+    }
+
+    #[test]
+    fn no_valid_answer_is_no_answer_at_any_threshold() {
+        let by = Calibrator::None;
+        assert!(!stands(&answered(None, None, "?"), &by, 0.0));
+        let unsure = answered(Some(0), Some(vec![0.25, 0.75]), "a");
+        assert_eq!([0.0, 0.25, 0.5].map(|threshold| stands(&unsure, &by, threshold)), [true, true, false]);
+    }
+
+    #[test]
+    fn an_ensembles_text_is_its_answer_or_there_is_none() {
+        // Each arm is for another label, and both think the third nearly as likely.
+        let first = answered(Some(0), Some(vec![0.5, 0.05, 0.45]), "first");
+        let second = answered(Some(1), Some(vec![0.05, 0.5, 0.45]), "second");
+        let by = [Calibrator::None, Calibrator::None];
+        let made = together(&[&first, &second], &by, 3);
+        assert_eq!((made.label, made.said), (Some(2), None));
+        let sure = answered(Some(1), Some(vec![0.0, 0.9, 0.1]), "sure");
+        let made = together(&[&first, &sure], &by, 3);
+        assert_eq!((made.label, made.said.unwrap().text.as_str()), (Some(1), "sure"));
+    }
 }

@@ -155,7 +155,10 @@ pub fn evaluate_judged(
     let gates: Vec<_> = {
         let result = |name: &str| results.iter().find(|result| result.name == name);
         let own = result(&plan.candidate);
-        let frontier_cost = plan.frontier.as_deref().and_then(|name| result(name)?.cost.as_ref());
+        let frontier = plan.frontier.as_deref().and_then(result);
+        let frontier_cost = frontier.ok_or("no frontier model was evaluated").and_then(|frontier| {
+            frontier.cost.as_ref().ok_or(frontier.cost_missing.as_deref().unwrap_or("there is no price table"))
+        });
         let calibrator = own.and_then(|own| own.calibration.as_ref()).map(Calibration::calibrator);
         let evidence = Evidence {
             labels: &plan.labels,

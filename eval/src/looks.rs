@@ -96,6 +96,20 @@ pub fn seen(store: &Path, test: &str) -> Result<Vec<Seen>, EvalError> {
     }
 }
 
+/// How many candidates the test split of a run has judged by now, 0 where nothing tells. Looks are counted beside the outermost
+/// run: that of a seed or of a rung lies two folders further down.
+///
+/// # Errors
+/// When a file that is there can't be read or is none of these.
+pub fn judged(run: &Path, test: &str) -> Result<u64, EvalError> {
+    let Ok(run) = run.canonicalize() else { return Ok(0) };
+    let mut most = 0;
+    for runs in run.ancestors().skip(1).take(3) {
+        most = most.max(seen(&runs.join(FOLDER), test)?.len() as u64);
+    }
+    Ok(most)
+}
+
 /// Counts a candidate, unless the split has judged it before.
 ///
 /// # Errors
@@ -160,6 +174,19 @@ mod tests {
         std::fs::write(file(dir.path(), &test, 2), "damaged").unwrap();
         let told = count(&look(dir.path(), "new"), &test).unwrap_err().to_string();
         assert!(told.contains("000002.json"), "{told}");
+    }
+
+    #[test]
+    fn looks_are_found_from_a_run_inside_another() {
+        let runs = tempfile::tempdir().unwrap();
+        let test = sha256_hex(b"rows");
+        let (outer, inner) = (runs.path().join("run"), runs.path().join("run/seeds/run-seed-2"));
+        std::fs::create_dir_all(&inner).unwrap();
+        assert_eq!(judged(&inner, &test).unwrap(), 0);
+        for candidate in ["a", "b"] {
+            count(&look(&runs.path().join(FOLDER), candidate), &test).unwrap();
+        }
+        assert_eq!([judged(&outer, &test).unwrap(), judged(&inner, &test).unwrap()], [2, 2]);
     }
 
     #[test]

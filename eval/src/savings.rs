@@ -18,7 +18,7 @@ pub struct Savings {
     pub assumptions: Assumptions,
     /// Review, training and putting it to use, once.
     pub one_off: f64,
-    /// Calls a month from which one machine saves anything; none where nothing is served or calls cost nothing.
+    /// Calls a month from which on it loses at no volume; none where it never pays ([`Savings::why_never`]).
     pub break_even_calls: Option<f64>,
     pub at: Vec<Volume>,
 }
@@ -29,6 +29,23 @@ pub struct Volume {
     /// The number in the price table.
     pub own: bool,
     pub economics: Economics,
+}
+
+impl Savings {
+    /// Why it pays at no volume; None where it does.
+    pub(crate) fn why_never(&self) -> Option<&'static str> {
+        let per_call = self.at.first().map_or(0.0, |at| at.economics.per_call_now);
+        match self.break_even_calls {
+            Some(_) => None,
+            None if self.assumptions.coverage <= 0.0 => {
+                Some("Nothing is served, so nothing is saved: every call would be paid twice.")
+            }
+            None if per_call <= 0.0 => Some("A call costs nothing now, so there is nothing to save."),
+            None => {
+                Some("It pays at no volume: a machine costs more than it saves with all the calls that it can take.")
+            }
+        }
+    }
 }
 
 /// None where the frontier's calls or a machine have no price, or nothing is known of what would be served.

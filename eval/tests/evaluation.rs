@@ -100,9 +100,36 @@ fn savings_are_measured_figures_under_the_tables_assumptions() {
     assert!(render_html(&report).unwrap().contains("What it saves"));
     assert!(savings.at[0].economics.saving_per_month < 0.0 && savings.at[0].economics.payback_months.is_none());
 
+    // A machine that costs more than all the calls that it takes.
+    plan.prices.as_mut().unwrap().self_hosted.as_mut().unwrap().per_hour = 1e12;
+    let never = run(&plan, &data);
+    assert_eq!(never.savings.as_ref().unwrap().break_even_calls, None);
+    let why = "It pays at no volume: a machine costs more than it saves";
+    assert!(terminal_summary(&never).contains(why) && render_html(&never).unwrap().contains(why));
+
     plan.prices.as_mut().unwrap().self_hosted = None;
     let unknown = run(&plan, &data);
     assert!(unknown.savings.is_none() && !render_html(&unknown).unwrap().contains("What it saves"));
+}
+
+#[test]
+fn a_cost_without_the_price_of_what_escalates_is_not_known() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), Data::new(300));
+    let rule = Rule::Cost { max_per_1k_calls: 1e6 };
+    let mut plan = EvalPlan { gates: vec![Gate { name: "cost".into(), rule }], ..plan(dir.path()) };
+    assert_eq!(run(&plan, &data).gates[0].verdict, Verdict::Pass);
+    plan.prices.as_mut().unwrap().models.clear();
+    let unpriced = run(&plan, &data);
+    let served = &unpriced.routing.as_ref().unwrap().served;
+    assert!(served.served < served.rows, "some escalate");
+    let gate = &unpriced.gates[0];
+    assert_eq!(gate.verdict, Verdict::Inconclusive, "{}", gate.reason);
+    assert!(
+        gate.reason.contains("of the calls are escalated") && gate.reason.contains("add [models."),
+        "{}",
+        gate.reason
+    );
+    assert!(!gate.reason.contains("rows"), "no rows would decide it: {}", gate.reason);
 }
 
 #[test]

@@ -508,6 +508,18 @@ fn a_cell_counts_one_mistake_of_one_label() {
 
 /// A gate on what was measured beside the answers.
 fn beside(rule: Rule, candidate: &[Prediction], measured: Measured<'_>) -> GateResult {
+    with_evidence(candidate, measured, |evidence| decide(&Gate { name: "gate".into(), rule }, evidence))
+}
+
+/// How steady such a gate is, every row a group.
+fn again(rule: Rule, candidate: &[Prediction], measured: Measured<'_>) -> Option<Stability> {
+    let names: Vec<String> = (0..candidate.len()).map(|row| row.to_string()).collect();
+    let groups: Vec<&str> = names.iter().map(String::as_str).collect();
+    let gate = Gate { name: "gate".into(), rule };
+    with_evidence(candidate, measured, |evidence| stability(&gate, Verdict::Pass, evidence, &groups, 20))
+}
+
+fn with_evidence<T>(candidate: &[Prediction], measured: Measured<'_>, then: impl FnOnce(&Evidence<'_>) -> T) -> T {
     let gold = vec![0_usize; candidate.len()];
     let labels = ["yes".to_owned(), "no".to_owned()];
     let evidence = Evidence {
@@ -526,7 +538,7 @@ fn beside(rule: Rule, candidate: &[Prediction], measured: Measured<'_>) -> GateR
         planted: &[],
         measured,
     };
-    decide(&Gate { name: "gate".into(), rule }, &evidence)
+    then(&evidence)
 }
 
 fn timed(ms: f64) -> Prediction {
@@ -559,7 +571,7 @@ fn a_cost_is_as_sure_as_the_times_that_it_comes_from() {
     let rows: Vec<Prediction> = (0..100).map(|i| timed(if i % 2 == 0 { 10.0 } else { 30.0 })).collect();
     let own = Cost { per_1k_calls: 0.20, currency: "USD".into(), basis: String::new() };
     let cost = |max| {
-        let measured = Measured { costs: Some(Costs { own: &own, frontier: None }), ..Measured::default() };
+        let measured = Measured { costs: Some(Costs { own: &own, frontier: Err("no price") }), ..Measured::default() };
         beside(Rule::Cost { max_per_1k_calls: max }, &rows, measured)
     };
     // The standard error of the mean is 1 ms, or 0.01 USD; at 97.5 % some 0.02 to either side.
@@ -596,5 +608,9 @@ fn confidences_that_are_too_high_fail_and_few_rows_leave_it_open() {
     assert_eq!(gate(&rows(3_000, 70)).verdict, Verdict::Fail);
     let open = gate(&rows(100, 95));
     assert_eq!(open.verdict, Verdict::Inconclusive);
+    // Rows drawn anew would carry the noise of these rows and their own.
+    let sure = rows(3_000, 95);
+    let measured = Measured { calibrator: Some(&calibrator), ..Measured::default() };
+    assert_eq!(again(Rule::Calibration { max_error: 0.05 }, &sure, measured), None);
     assert!(open.reason.contains("would be there by chance") && open.examples_needed.unwrap() > 100, "{}", open.reason);
 }

@@ -5,7 +5,7 @@ use crate::error::RecipeError;
 use crate::kinds;
 use crate::read::{GivenTable, Reader, nearest};
 use crate::resolve::table_names;
-use crate::schema::{ARMS, GATES, JUDGES, Kind, Need, OWN_ARMS};
+use crate::schema::{self, ARMS, GATES, JUDGES, Kind, Need, OWN_ARMS};
 use toml::Value;
 
 /// As `limbeck_distill::endpoint::Codes` has them: the letters.
@@ -28,6 +28,7 @@ pub(crate) fn check(reader: &Reader, get: &dyn Fn(&str) -> Option<Value>) -> Vec
     }
     let base = get("eval.base").and_then(|base| base.as_bool()) != Some(false);
     errors.extend(composed(&arms, &names, base, get));
+    errors.extend(boundless(reader, &arms, get));
     errors.extend(reader.of(&GATES).chain(reader.of(&JUDGES)).flat_map(|table| unknown_arms(table, &names, base)));
     errors.extend(judges(reader, get));
     errors.extend(unpriced(reader, get));
@@ -72,10 +73,56 @@ fn composed(
                 let message = "recorded answers don't say how sure they are, so a cascade ends with them".to_owned();
                 wrong(message, "put \"frontier\" last".to_owned());
             }
+            if arm.text("kind") == Some("cascade") {
+                for unsure in of.iter().rev().skip(1).filter_map(|name| unsure(name, arms, names)) {
+                    wrong(unsure.0, unsure.1.to_owned());
+                }
+            }
         }
         known.push(name.clone());
     }
     errors
+}
+
+/// Cascades whose first arm always has the last word: `eval.threshold` is 0 by itself where answers are texts.
+fn boundless(reader: &Reader, arms: &[&GivenTable], get: &dyn Fn(&str) -> Option<Value>) -> Vec<RecipeError> {
+    let given = reader.values.get("eval.threshold").map(|given| given.value.clone());
+    let threshold = given.or_else(|| Some(schema::find("eval.threshold")?.default_under(get)?.0));
+    if threshold.and_then(|value| value.as_float()) != Some(0.0) {
+        return Vec::new();
+    }
+    let own = |arm: &&&GivenTable| arm.text("kind") == Some("cascade") && !arm.fields.contains_key("threshold");
+    let error = |arm: &&GivenTable| {
+        let message =
+            "a cascade goes on where an arm is less sure than `threshold`, and eval.threshold is 0".to_owned();
+        RecipeError::new(message, Some(arm.place.clone()))
+            .hint("add `threshold = 0.5` to the arm: how sure an answer has to be to stand")
+    };
+    arms.iter().filter(own).map(error).collect()
+}
+
+/// Why an arm never says that it is sure, so that a cascade would always go on behind it, and the cure.
+fn unsure(name: &str, arms: &[&GivenTable], names: &[String]) -> Option<(String, &'static str)> {
+    let arm = arms.iter().zip(names).find(|(_, own)| *own == name)?.0;
+    let value = |key: &str| arm.fields.get(key).map(|given| &given.value);
+    match arm.text("kind")? {
+        "cascade" => {
+            let message = format!(
+                "\"{name}\" is a cascade, which does not say how sure it is: what comes after it is always asked"
+            );
+            Some((message, "name the cascade's own arms here, one after another"))
+        }
+        "endpoint"
+            if value("logprobs").and_then(Value::as_bool) == Some(false)
+                && value("samples").and_then(Value::as_integer).unwrap_or(1) <= 1 =>
+        {
+            let message = format!(
+                "\"{name}\" has no log-probabilities and one draw, so that it does not say how sure it is: what comes after it is always asked"
+            );
+            Some((message, "put it last, or give it `samples = 5` and `temperature = 0.7`"))
+        }
+        _ => None,
+    }
 }
 
 /// Gates on a cost that nobody knows.

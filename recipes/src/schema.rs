@@ -400,7 +400,7 @@ const GATE_KINDS: &[TableKind] = &[
         field("max_leaks", OPEN, Required, "share of answers that may give one away; about 300 rows without any show 0.01"),
     ] },
     TableKind { kind: "calibration", doc: "the calibrated confidences are right on average: their expected calibration error is at most max_error", fields: &[
-        field("max_error", OPEN, Required, "expected calibration error over 15 bins of equal mass, as a share; rows enough are told: with well-calibrated answers 0.05 takes some 500, 0.03 some 1,500"),
+        field("max_error", OPEN, Required, "expected calibration error over 15 bins of equal mass, as a share; rows enough are told: with well-calibrated answers 0.05 takes some 1,300, 0.03 some 3,500"),
     ] },
     TableKind { kind: "cost", doc: "a thousand calls cost at most max_per_1k_calls, those that escalate paid twice", fields: &[
         field("max_per_1k_calls", Positive { max: 1e9 }, Required, "in the currency of eval.prices, which must price the model that calls escalate to"),
@@ -449,7 +449,7 @@ const ARM_KINDS: &[TableKind] = &[
     ] },
     TableKind { kind: "cascade", doc: "other arms in turn, until one is sure enough of its answer; made of their answers, nobody is asked anew", fields: &[
         field("of", Texts { min: 2 }, Required, OF),
-        field("threshold", UNIT, Optional, "calibrated confidence from which an answer stands and nobody else is asked; eval.threshold when left out"),
+        field("threshold", UNIT, Optional, "calibrated confidence from which an answer stands and nobody else is asked, an answer that is not valid never; eval.threshold when left out, which must not be 0 then"),
     ] },
     TableKind { kind: "ensemble", doc: "other arms side by side, their calibrated probabilities added up; made of their answers, nobody is asked anew", fields: &[
         field("of", Texts { min: 2 }, Required, OF),

@@ -219,6 +219,20 @@ fn what_is_asked_again_tells_how_flaky_an_endpoint_is() {
 }
 
 #[test]
+fn trainings_with_other_seeds_ask_nothing_twice() {
+    let mini = Mini::new(0.0001, true);
+    let server = serve(|_, _| (200, "age_limit".to_owned()));
+    add_arms(&mini, &server.url, "");
+    let (stdout, _) = limbeck(&mini, 0, &["seeds", "mini", "--seeds", "2", "--json"]);
+    let json: Value = serde_json::from_str(&stdout).unwrap();
+    let rows = json["spread"]["rows"].as_u64().unwrap() as usize;
+    assert_eq!(server.asked(), rows);
+    // Nor does the run itself, which has not been evaluated yet.
+    limbeck(&mini, 0, &["eval", "mini", "--offline"]);
+    assert_eq!((server.asked(), arm(&report(&mini), "live")["scores"]["rows"].as_u64()), (rows, Some(rows as u64)));
+}
+
+#[test]
 fn a_teachers_answers_are_traces_and_what_it_is_not_sure_of_is_for_the_reviewers() {
     let mini = Mini::new(0.0001, true);
     let server = serve(|text, before| match text {
@@ -298,13 +312,13 @@ fn arms_are_tested_under_load_once() {
     let gate = "[[eval.gate]]\nname = \"busy\"\nkind = \"latency\"\np95_ms = 60000\nunder_load = true\n\n[promote]";
     std::fs::write(&path, recipe.replace("[promote]", gate)).unwrap();
     // On a machine that others use a hundred calls may be worth too few; none of them is late.
-    let eval = || {
-        let out = mini.command(&["eval", "mini"]).env("MINI_LIVE_KEY", KEY).output().unwrap();
+    let eval = |more: &[&str]| {
+        let out = mini.command(&[&["eval", "mini"], more].concat()).env("MINI_LIVE_KEY", KEY).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         assert!(matches!(out.status.code(), Some(0 | 7)), "{}", text(&out.stderr));
         (text(&out.stdout), text(&out.stderr))
     };
-    let (stdout, said) = eval();
+    let (stdout, said) = eval(&[]);
     assert!(
         said.contains("under load: 120 calls, 40 a second") && stdout.contains("Q8_0 under load"),
         "{said}\n{stdout}"
@@ -331,9 +345,12 @@ fn arms_are_tested_under_load_once() {
     let rows = arm(&first, "live")["scores"]["rows"].as_u64().unwrap() as usize;
     assert_eq!(server.asked(), rows + 120 + 20, "rows, calls, and what warms up");
     std::fs::remove_file(mini.run_dir().join("eval/report.json")).unwrap();
-    let (_, said) = eval();
+    let (_, said) = eval(&[]);
     assert!(said.contains("the load test kept from before is used"), "{said}");
     assert_eq!(report(&mini), first);
+    // Computed otherwise it is another server; the live model is not asked again.
+    let (_, said) = eval(&["--set", "eval.arithmetic=f32"]);
+    assert!(said.contains("arm Q8_0 under load: 120") && said.contains("arm live: the load test kept"), "{said}");
     let (_, said) =
         limbeck(&mini, 1, &["eval", "mini", "--set", "eval.load.calls=121", "--set", "eval.arm.live.max_spend=0.1"]);
     assert!(said.contains("exceed the cap of 0.1"), "{said}");

@@ -51,3 +51,34 @@ fn a_gate_that_hangs_on_the_seed_is_named() {
     let out = mini.limbeck(&["seeds", "mini", "--offline", "--seeds", "2"]);
     assert!([4, 7].contains(&out.status.code().unwrap()), "{out:?}");
 }
+
+#[test]
+fn a_training_that_the_recipe_has_left_behind_is_not_taken_over() {
+    let mini = Mini::new(0.0001, true);
+    mini.expect(0, &["train", "mini", "--offline"]);
+    let words = ["seeds", "mini", "--offline", "--seeds", "2", "--set", "train.learning_rate=5e-3", "--json"];
+    let json: Value = serde_json::from_str(&mini.expect(0, &words)).unwrap();
+    let trainings: Vec<_> = json["trainings"].as_array().unwrap().iter().map(|t| t["run"].as_str().unwrap()).collect();
+    let started = || {
+        let journal = |run: &&str| std::fs::read_to_string(mini.path().join(run).join("journal.jsonl")).unwrap();
+        trainings.iter().map(|run| journal(run).matches("\"stage_started\"").count()).sum::<usize>()
+    };
+    let before = started();
+    mini.expect(0, &words);
+    assert_eq!(started(), before, "the same again is nothing to do");
+}
+
+#[test]
+fn every_seed_is_a_look_at_the_test_split() {
+    let mini = Mini::new(0.0001, true);
+    let words = ["seeds", "mini", "--offline", "--seeds", "2", "--json"];
+    let json: Value = serde_json::from_str(&mini.expect(0, &words)).unwrap();
+    let (second, run) = (&json["trainings"][1]["seed"], json["run"].as_str().unwrap());
+    // Who ships the better one has chosen it by what the test rows said.
+    mini.expect(0, &["eval", "mini", "--offline", "--set", &format!("train.seed={second}")]);
+    let path = mini.path().join(run).join("eval/report.json");
+    let report: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let looks = &report["test"]["looks"];
+    assert_eq!((&looks["candidates"], &looks["number"]), (&2.into(), &2.into()), "{looks}");
+    assert!(!looks["corrected"].is_null(), "{looks}");
+}

@@ -120,3 +120,20 @@ fn a_dry_run_says_what_a_training_takes_and_leaves_nothing() {
     assert!(text.contains("trained") && text.contains("whole run") && !text.contains("cost"), "{text}");
     assert_eq!(mini.limbeck(&["train", "mini", "--price-per-hour", "1"]).status.code(), Some(2), "usage");
 }
+
+#[test]
+fn an_order_of_items_needs_the_word_between_query_and_item() {
+    let mini = Mini::new(0.0001, true);
+    let eval = |code: i32, separator: &[&str]| {
+        let words = ["eval", "mini", "--offline", "--set", "eval.ranking.positive=age_limit"];
+        let out = mini.limbeck(&[&words[..], separator].concat());
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(code), "{said}");
+        said
+    };
+    let said = eval(3, &[]);
+    assert!(said.contains("no message of the test split holds \"Passage\""), "{said}");
+    assert!(said.contains("set eval.ranking.separator to the word"), "{said}");
+    let said = eval(0, &["--set", "eval.ranking.separator=my"]);
+    assert!(said.contains("test messages do not hold \"my\" (eval.ranking.separator)"), "{said}");
+}

@@ -4,17 +4,17 @@ use super::quantize::QuantizedFiles;
 use super::train::outcome;
 use super::{Finished, PROGRAM_VERSION, Run, Work, cannot, load, program};
 use crate::base::Base;
-use crate::exit::Result;
+use crate::exit::{Exit, Failure, Result};
 use crate::live::{self, Live, LiveArm, LiveJudge, Task};
 use crate::prices;
 use crate::settings::recipe_arg;
 use limbeck_artifact::dataset::{Dataset, DatasetCard, Example, Message, Split};
 use limbeck_artifact::digest::{sha256_file, sha256_hex};
-use limbeck_artifact::event::{EventKind, Stage};
+use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_artifact::journal;
 use limbeck_artifact::schema::Schema;
 use limbeck_distill::prompt::Prompt;
-use limbeck_eval::looks::{self, Look};
+use limbeck_eval::looks::Look;
 use limbeck_eval::statistics::Risk;
 use limbeck_eval::{
     AnswerError, AnswerWriter, Answerer, Arm, By, Comparer, Composition, Constraint, Escalation, EvalPlan, Fact,
@@ -60,8 +60,8 @@ pub const POLICY: &str = "eval/policy.json";
 pub const FRONTIER: &str = "frontier";
 /// The candidate the other way, where answers are fields.
 const OTHER_WAY: [&str; 2] = ["constrained", "unconstrained"];
-const BASE: &str = "base";
-const LINEAR: &str = "linear";
+pub const BASE: &str = "base";
+pub const LINEAR: &str = "linear";
 const TUNED: &str = "tuned";
 
 /// A model that answers by the exact posterior over the labels.
@@ -314,6 +314,7 @@ pub fn run(
             Some(file) => Task::Fields(file.schema.clone(), file.text.clone()),
             None => Task::Labels(labels.clone()),
         };
+        let ranking = ranking(recipe, &labels, dataset.rows(Split::Test), emit)?;
         // Before the models are in this process's memory, and before what takes long.
         let loads = load::tests(run, &dataset, quantized, &task, prices.as_ref(), emit)?;
         let mut arms = vec![Arm::recorded(FRONTIER, "the frontier model, as recorded in the traces")];
@@ -356,7 +357,7 @@ pub fn run(
             let train = dataset.rows(Split::Train);
             match kind {
                 ArmKind::Endpoint(arm) => {
-                    let kept = live::kept_in(&run.folder(Stage::Eval), name);
+                    let kept = live::kept_in(&run.asked_in(), name);
                     let prices = prices.as_ref();
                     let live = Live::new(name, arm, task.clone(), train, recipe, prices, kept, run.settings)?;
                     let title = format!("{}, a live model at {}", arm.model, arm.url);
@@ -381,7 +382,6 @@ pub fn run(
                 }
             }
         }
-        let ranking = ranking(recipe, &labels, dataset.rows(Split::Test));
         let constraint = (in_words && !texts).then(|| Constraint { constrained, other: other.to_owned() });
         let plan = plan(run, &labels, prices.clone(), &base.name, quantized);
         let plan = EvalPlan { fields, constraint, loads, ranking, ..plan };
@@ -393,7 +393,7 @@ pub fn run(
         };
         let mut judges = Vec::new();
         for EvalJudge { name, kind: JudgeKind::Pairwise(judge) } in &recipe.eval.judges {
-            let kept = live::kept_in(&run.folder(Stage::Eval), &format!("judge-{name}"));
+            let kept = live::kept_in(&run.asked_in(), &format!("judge-{name}"));
             let (prices, endpoint) = (prices.as_ref(), judge.endpoint());
             let live = Live::new(name, &endpoint, task.clone(), &[], recipe, prices, kept, run.settings)?;
             judges.push(PairwiseJudge::new(name, &judge.against, judge.rows, move || {
@@ -512,7 +512,7 @@ fn plan(
         seed: recipe.seed,
         prices,
         look: quantized.summary.get(&recipe.quantize.ship).map(|file| Look {
-            store: run.settings.runs_dir.join(looks::FOLDER),
+            store: run.settings.looks_dir(),
             candidate: file.sha256.clone(),
             run: recipe.name.clone(),
             at: journal::now(),
@@ -528,15 +528,34 @@ fn plan(
 }
 
 /// Query and item of each row, where items are put in order.
-fn ranking(recipe: &Recipe, labels: &[String], rows: &[Example]) -> Option<RankingPlan> {
-    let wanted = recipe.eval.ranking.positive.as_ref()?;
-    let positive = labels.iter().position(|label| label == wanted)?;
+///
+/// # Errors
+/// When no message has both.
+fn ranking(recipe: &Recipe, labels: &[String], rows: &[Example], emit: &dyn Emit) -> Result<Option<RankingPlan>> {
+    let Some(wanted) = &recipe.eval.ranking.positive else { return Ok(None) };
+    let Some(positive) = labels.iter().position(|label| label == wanted) else { return Ok(None) };
+    let separator = &recipe.eval.ranking.separator;
     let item = |row: &Example| {
         let text = &row.messages.iter().rfind(|message| message.role == "user")?.content;
-        let (query, item) = text.split_once(&recipe.eval.ranking.separator)?;
+        let (query, item) = text.split_once(separator)?;
         Some((row.id.clone(), (query.to_owned(), item.chars().count() as u64)))
     };
-    Some(RankingPlan { positive, items: rows.iter().filter_map(item).collect() })
+    let items: BTreeMap<_, _> = rows.iter().filter_map(item).collect();
+    let without = rows.len() - items.len();
+    if items.is_empty() && without > 0 {
+        let message =
+            format!("no message of the test split holds \"{separator}\", where a query ends and its item begins");
+        let help = "set eval.ranking.separator to the word at which your messages go on from query to item";
+        return Err(Failure::new(Exit::RecipeInvalid, message).help(help));
+    }
+    if without > 0 {
+        let text = format!(
+            "{without} of {} test messages do not hold \"{separator}\" (eval.ranking.separator): they are left out of the order",
+            rows.len()
+        );
+        emit.emit(EventKind::Warning { text });
+    }
+    Ok(Some(RankingPlan { positive, items }))
 }
 
 /// Where a written answer is cut off, in tokens.

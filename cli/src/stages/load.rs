@@ -57,7 +57,10 @@ pub fn tests(
     let ship = &run.recipe().quantize.ship;
     if let Some(file) = quantized.summary.get(ship) {
         let path = run.dir.join(&file.file);
-        let how = json!({"file": file.sha256, "workers": load.workers, "device": run.recipe().model.device});
+        let how = json!({
+            "file": file.sha256, "workers": load.workers, "device": run.recipe().model.device,
+            "arithmetic": arithmetic(run, &path)?.name(), "task": task_of(run.recipe(), dataset),
+        });
         tests.insert(ship.clone(), tester.kept(ship, &how, || tester.served(dataset, &path, load.workers))?);
     }
     for arm in &run.recipe().eval.arms {
@@ -65,7 +68,7 @@ pub fn tests(
         if !load.arms.contains(&arm.name) {
             continue;
         }
-        let kept = live::kept_in(&run.folder(Stage::Eval), &arm.name);
+        let kept = live::kept_in(&run.asked_in(), &arm.name);
         let train = dataset.rows(Split::Train);
         let mut live = Live::new(&arm.name, endpoint, task.clone(), train, run.recipe(), prices, kept, run.settings)?;
         live.plan.concurrency = load.at_most;

@@ -121,6 +121,12 @@ impl<'a> Run<'a> {
         self.dir.join(stage.name())
     }
 
+    /// The evaluation with which the replies of live models are kept: that of the run itself or, inside another's folder, the
+    /// other's, so that no question is paid twice.
+    pub fn asked_in(&self) -> PathBuf {
+        self.settings.outer.as_ref().map_or_else(|| self.folder(Stage::Eval), |outer| outer.eval.clone())
+    }
+
     pub fn dataset_dir(&self) -> PathBuf {
         self.dir.join("dataset")
     }

@@ -57,7 +57,7 @@ pub fn run(
                 types: BTreeMap::new(),
                 imatrix: imatrix.clone(),
                 out: run.dir.join(&file),
-                name: recipe.name.clone(),
+                name: run.settings.outer.as_ref().map_or(&recipe.name, |outer| &outer.name).clone(),
                 version: Some(recipe.version.clone()),
                 license: None,
                 provenance,

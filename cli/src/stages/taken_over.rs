@@ -1,5 +1,6 @@
 //! A run inside another's folder takes over what the outer one has done: trials of a sweep, rungs of a ladder.
 
+use super::eval::{BASE, LINEAR};
 use super::review::{decision_files, decisions_dir};
 use super::{Run, cannot};
 use crate::exit::Result;
@@ -7,6 +8,7 @@ use limbeck_artifact::event::Stage;
 use limbeck_artifact::files::{create_dirs, write_atomic};
 use limbeck_artifact::relpath::SafeRelPath;
 use limbeck_artifact::stage::{self, StageRecord};
+use limbeck_recipes::{ArmKind, EvalArm};
 use std::path::Path;
 
 /// Makes the parent's finished stages the run's: the same files under the same records, so that the stage cache finds them
@@ -35,6 +37,25 @@ pub fn take_over(parent: &Run<'_>, run: &Run<'_>, stages: &[Stage]) -> Result<()
                 link(&parent.dir.join(path.as_path()), &run.dir.join(path.as_path()))?;
             }
             stage::save(&run.dir, &record)?;
+        }
+    }
+    Ok(())
+}
+
+/// Links answers that no training changes, and load tests of live models, from one run's evaluation to another's where the other
+/// has none. They are kept under the key of what they were made from: what does not fit is made anew.
+///
+/// # Errors
+/// When a file can't be linked or copied.
+pub fn share_answers(from: &Run<'_>, to: &Run<'_>) -> Result<()> {
+    let (from, to, recipe) = (from.folder(Stage::Eval), to.folder(Stage::Eval), to.recipe());
+    let asked = |arm: &&EvalArm| matches!(arm.kind, ArmKind::Endpoint(_) | ArmKind::FewShot { .. });
+    let arms = recipe.eval.arms.iter().filter(asked).map(|arm| arm.name.as_str());
+    for name in [BASE, LINEAR].into_iter().chain(arms) {
+        for file in [format!("predictions/{name}.jsonl"), format!("load/{name}.json")] {
+            if from.join(&file).is_file() && !to.join(&file).exists() {
+                link(&from.join(&file), &to.join(&file))?;
+            }
         }
     }
     Ok(())

@@ -52,14 +52,16 @@ pub fn seeds(settings: &Settings, args: &Seeds) -> Result<Exit> {
 }
 
 fn train_all(run: &Run<'_>, seeds: u64) -> Result<(Vec<Training>, SeedSpread)> {
-    stages::upto(run, Stage::Review)?;
     let own = run.recipe().train.seed.unwrap_or(run.recipe().seed);
     let (mut trainings, mut answered): (Vec<Training>, Vec<Answered>) = (Vec::new(), Vec::new());
     for nth in 0..seeds {
         let seed = own.wrapping_add(nth);
         run.sink.emit(EventKind::Note { text: format!("training {} of {seeds}: seed {seed}", nth + 1) });
         run.sink.clear();
-        // The recipe's own is the run's own, if it is trained already.
+        if nth == 0 {
+            // The recipe's own seed is the run's own, and what the others take over is then what the recipe says now.
+            stages::upto(run, Stage::Train)?;
+        }
         let set: Vec<(String, String)> = match nth {
             0 => Vec::new(),
             _ => vec![("train.seed".to_owned(), seed.to_string())],

@@ -142,10 +142,10 @@ pub fn verdict(f: &Figures, score: f64, needs: &Needs, money: Option<&Economics>
     }
     match money.map(|m| (m, m.payback_months)) {
         Some((m, None)) => {
-            let from = m
-                .break_even_calls
-                .map_or("no volume".to_string(), |n| format!("{} calls a month", thousands(n.ceil() as u64)));
-            return (Verdict::NotWorthIt, format!("fixed costs eat the saving; it pays from {from}"));
+            let from = m.break_even_calls.map_or("at no volume".to_string(), |n| {
+                format!("from {} calls a month on", thousands(n.ceil() as u64))
+            });
+            return (Verdict::NotWorthIt, format!("fixed costs eat the saving; it pays {from}"));
         }
         Some((_, Some(months))) if months > MAX_PAYBACK_MONTHS => {
             return (
@@ -229,10 +229,13 @@ mod tests {
         let host = Host { per_hour: 0.1, utilisation: 0.5 };
         let pays = economics(f.calls_per_month, 0.01, host, &Assumptions::default());
         assert_eq!(verdict(&f, s, &needs, Some(&pays)).0, Verdict::Move);
-        let cheap = economics(f.calls_per_month, 0.00001, host, &Assumptions::default());
-        let (no, why) = verdict(&f, s, &needs, Some(&cheap));
-        assert_eq!(no, Verdict::NotWorthIt);
-        assert!(why.contains("calls a month"), "{why}");
+        for (per_call, says) in
+            [(0.00002, "it pays from 12,250,000 calls a month on"), (0.00001, "it pays at no volume")]
+        {
+            let cheap = economics(f.calls_per_month, per_call, host, &Assumptions::default());
+            let (no, why) = verdict(&f, s, &needs, Some(&cheap));
+            assert!(no == Verdict::NotWorthIt && why.contains(says), "{why}");
+        }
         let few = Figures { distinct_inputs: 999, ..f };
         assert_eq!(verdict(&few, s, &needs, Some(&pays)).0, Verdict::TooFewCalls);
         let open = Needs { knowledge: 0.9, ..needs };

@@ -14,8 +14,8 @@ use limbeck_artifact::dataset::Split;
 #[derive(Clone, Copy, Debug)]
 pub struct Costs<'a> {
     pub own: &'a Cost,
-    /// Of a call that is escalated; None where nothing is known of it.
-    pub frontier: Option<&'a Cost>,
+    /// Of a call that is escalated, or why nobody knows it.
+    pub frontier: Result<&'a Cost, &'a str>,
 }
 
 /// A count that meets the demand or does not.
@@ -67,11 +67,16 @@ pub(super) fn cost(candidate: &[Prediction], max: f64, evidence: &Evidence<'_>) 
     let per_ms = own.per_1k_calls / time.estimate.max(f64::MIN_POSITIVE);
     let served = evidence.routing.map(|routing| (routing.served.served, routing.served.rows));
     let (escalated, with) = match (served, frontier) {
-        (Some((served, rows)), Some(frontier)) => {
+        (Some((served, rows)), Ok(frontier)) => {
             let rate = |share: f64| (1.0 - share) * frontier.per_1k_calls;
             let (least, most) = (lower_bound(served, rows, half), 1.0 - lower_bound(rows - served, rows, half));
             let seen = served as f64 / rows.max(1) as f64;
             ((rate(most), rate(seen), rate(least)), ", escalated ones paid twice")
+        }
+        (Some((served, rows)), Err(why)) if served < rows => {
+            let share = percent((rows - served) as f64 / rows as f64);
+            let reason = format!("{share} of the calls are escalated, and nobody knows what these cost: {why}.");
+            return Finding { reason, ..absent(evidence.candidate) };
         }
         _ => ((0.0, 0.0, 0.0), ", those that are escalated left out"),
     };

@@ -3,7 +3,7 @@
 //! since rows of one customer come together.
 
 use super::{Evidence, Gate, Rule, Verdict, decide};
-use crate::metrics::{Prediction, Said};
+use crate::metrics::Prediction;
 use limbeck_artifact::random::{SplitMix64, mix};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,9 @@ pub struct Stability {
 }
 
 /// Decides `gate` on `repeats` draws of the rows' `groups`. None for what does not depend on the test rows' draw alone (a
-/// certificate, a fallback, a load test, a judge, what was planted, a cost, a size, a review) and for slices, which a draw would cut anew.
+/// certificate, a fallback, a load test, a judge, what was planted, a cost, a size, a review), for slices, which a draw would cut
+/// anew, and for a calibration error, which grows by the noise of a draw: rows drawn anew have that of the first draw in them, and
+/// fail where fresh rows would not.
 pub fn stability(
     gate: &Gate,
     verdict: Verdict,
@@ -44,6 +46,7 @@ pub fn stability(
             | Rule::Cost { .. }
             | Rule::Size { .. }
             | Rule::Reviewed { .. }
+            | Rule::Calibration { .. }
     ) || gate.rule.canary().is_some()
         || evidence.gold.is_empty()
     {
@@ -55,15 +58,14 @@ pub fn stability(
     }
     let groups: Vec<Vec<usize>> = rows_of.into_values().collect();
     let asked: Vec<&str> = std::iter::once(evidence.candidate).chain(gate.rule.other_arm()).collect();
-    let by_confidence = matches!(gate.rule, Rule::Calibration { .. });
-    let looks_at_posteriors = by_confidence || matches!(gate.rule, Rule::Quantization { max_kl: Some(_), .. });
+    let looks_at_posteriors = matches!(gate.rule, Rule::Quantization { max_kl: Some(_), .. });
     // What no verdict looks at is left behind: a row is then copied without allocating.
     let light = |p: &Prediction| Prediction {
         row: String::new(),
         label: p.label,
         posterior: p.posterior.clone().filter(|_| looks_at_posteriors),
         latency_ms: p.latency_ms,
-        said: p.said.as_ref().filter(|_| by_confidence).map(|said| Said { text: String::new(), ..*said }),
+        said: None,
         tokens: None,
     };
     let arms: BTreeMap<&str, Vec<Prediction>> = evidence

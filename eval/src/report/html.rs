@@ -289,6 +289,7 @@ fn savings(savings: &Savings) -> Value {
     let money = |amount: f64| signed_money(amount, currency);
     context! {
         break_even => savings.break_even_calls.map(significant),
+        why_never => savings.why_never(),
         rows => savings.at.iter().map(|at| context! {
             calls => significant(at.calls_per_month),
             own => at.own,

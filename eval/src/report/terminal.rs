@@ -156,7 +156,9 @@ fn routed(routing: &Routing) -> String {
 
 /// Payback at the user's own number of calls, or the number from which it pays.
 fn saved(savings: &Savings) -> String {
-    let Some(break_even) = savings.break_even_calls else { return String::new() };
+    let Some(break_even) = savings.break_even_calls else {
+        return savings.why_never().map_or(String::new(), |why| format!("  savings: {why}\n"));
+    };
     let mut out = format!("  pays from {} calls a month on", significant(break_even));
     if let Some(own) = savings.at.iter().find(|at| at.own) {
         let payback =

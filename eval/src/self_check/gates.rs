@@ -183,17 +183,37 @@ fn likeness(setting: &Setting) -> Vec<Figure> {
     heavily(what, setting, decided)
 }
 
-/// Confidences that are five points too high wherever they are: the error is the demand, in whatever bins.
+/// Confidences that err by the demand: wherever they are, close to one where all of few may be right by luck, and in half of the
+/// rows beside others that are beyond doubt.
 fn calibration(setting: &Setting) -> Vec<Figure> {
-    const ROWS: usize = 600;
-    let what = "calibration error, 5 points, 600 rows";
-    let gate = Gate { name: "gate".to_owned(), rule: Rule::Calibration { max_error: 0.05 } };
+    let mut figures =
+        off_by(0.05, 600, "calibration error, 5 points, 600 rows", setting, |at| 0.6 + 0.4 * at, |said| said - 0.05);
+    for rows in [150, 600] {
+        let what = format!("calibration error, says 99 % and is right on 96 %, {rows} rows");
+        figures.extend(off_by(0.03, rows, &what, setting, |_| 0.99, |_| 0.96));
+    }
+    let half = |at: f64| if at < 0.5 { 0.999 } else { 0.4 + 0.4 * at };
+    let unsure = |said: f64| if said < 0.9 { said - 0.06 } else { said };
+    figures.extend(off_by(0.03, 300, "calibration error, 6 points in one half, 300 rows", setting, half, unsure));
+    figures
+}
+
+/// `said` makes a confidence of a draw from 0 to 1, `right` says how often it is right.
+fn off_by(
+    max_error: f64,
+    rows: usize,
+    what: &str,
+    setting: &Setting,
+    said: impl Fn(f64) -> f64 + Sync + Send,
+    right: impl Fn(f64) -> f64 + Sync + Send,
+) -> Vec<Figure> {
+    let gate = Gate { name: "gate".to_owned(), rule: Rule::Calibration { max_error } };
     let decided = |seed: &u64| {
         let mut rng = SplitMix64::new(*seed);
-        let (mut candidate, mut gold) = (Vec::with_capacity(ROWS), Vec::with_capacity(ROWS));
-        for _ in 0..ROWS {
-            let confidence = 0.6 + 0.4 * rng.unit();
-            gold.push(usize::from(rng.unit() >= confidence - 0.05));
+        let (mut candidate, mut gold) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+        for _ in 0..rows {
+            let confidence = said(rng.unit());
+            gold.push(usize::from(rng.unit() >= right(confidence)));
             let posterior = vec![confidence as f32, (1.0 - confidence) as f32];
             candidate.push(Prediction { posterior: Some(posterior), ..answered(Some(0), None) });
         }
@@ -219,7 +239,7 @@ fn cost(setting: &Setting) -> Vec<Figure> {
         let candidate: Vec<Prediction> = (0..CALLS).map(|_| answered(Some(0), Some(time()))).collect();
         let mean = candidate.iter().filter_map(|p| p.latency_ms).sum::<f64>() / CALLS as f64;
         let own = Cost { per_1k_calls: mean, currency: "USD".to_owned(), basis: String::new() };
-        let measured = Measured { costs: Some(Costs { own: &own, frontier: None }), ..Measured::default() };
+        let measured = Measured { costs: Some(Costs { own: &own, frontier: Err("no price") }), ..Measured::default() };
         let arms = BTreeMap::from([("candidate", candidate.as_slice())]);
         let evidence = Evidence { measured, seed: *seed, ..evidence(&[], &[0; CALLS], arms, setting) };
         decide(&gate, &evidence).verdict
