@@ -265,6 +265,8 @@ pub struct Distill {
     pub unlabeled: Vec<PathBuf>,
     pub lambda: f64,
     pub temperature: f64,
+    /// Of spelled labels.
+    pub exact_mass: f64,
     pub divergence: Divergence,
     /// There where the divergence has one.
     pub divergence_alpha: Option<f64>,
