@@ -174,7 +174,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("review.min_reviewed.test", UNIT, Default("1.0"), "the same for test"),
 
     field("train.method", Choice(&["lora", "full"]), Default("\"lora\""), "how the base is adapted: lora trains an adapter, full trains every weight (its r, lora_alpha and targets then play no part)"),
-    field("train.head", Choice(&["verbalizer", "classification"]), Default("\"verbalizer\""), "what answers: verbalizer, the base's own head, which spells a label; classification, a linear head on the prompt's last token, trained beside the adapter and folded into the served file as a token a label"),
+    field("train.head", Choice(&["verbalizer", "classification"]), Default("\"verbalizer\""), "what answers: verbalizer, the base's own head, which spells a label; classification, a linear head on the prompt's last token, trained beside the adapter (or all weights) and folded into the served file as a token a label"),
     field("train.r", Int { min: 1, max: 1024 }, Default("16"), "rank of the adapter"),
     field("train.lora_alpha", Positive { max: 65_536.0 }, Default("32"), "scale of the adapter: lora_alpha / r, or / sqrt(r) with use_rslora"),
     field("train.use_rslora", Bool, Default("false"), "rank-stabilised scale"),
@@ -300,7 +300,6 @@ pub(crate) const OF_ADAPTERS: &[(&str, &str)] = &[
     ("train.lora_dropout", "0.0"),
     ("train.loraplus_lr_ratio", "1.0"),
     ("train.turbo_layers", "0"),
-    ("train.head", "\"verbalizer\""),
 ];
 
 /// An array of tables among the sections.

@@ -11,7 +11,8 @@
 //! w Q^(1/T), with w = Σ (p/P)^(1/T). So the teacher's side is the softened posterior itself, summed; the student's is right where it agrees
 //! with the teacher within an outcome; and an outcome of n labels weighs as they do, not as one. (Softening P and Q as they are
 //! would take most of the softened weight from unlikely labels as soon as they are lumped together: n labels of ε weigh n √ε at T = 2,
-//! and one outcome of them √(n ε).)
+//! and one outcome of them √(n ε). Beside the whole posterior's gradient the built one has 0.97 to 1.00 of the length and a cosine of
+//! 0.995 or more at T = 2 with 0.99 of 77 labels' mass told apart: LOG.md.)
 
 use limbeck_model::label_trie::LabelTrie;
 use std::collections::{BTreeMap, BTreeSet};
