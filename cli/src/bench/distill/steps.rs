@@ -1,6 +1,6 @@
 //! What learning from a teacher costs a step: time on rows that have a label and a teacher's answer over time on the labels alone.
 
-use super::{Work, asked, ordered};
+use super::{Work, asked, draw, message, ordered};
 use crate::bench::banking::{Row, Rows};
 use crate::bench::ours::{freeze, median};
 use crate::exit::Result;
@@ -12,7 +12,6 @@ use limbeck_model::adapter::AdapterConfig;
 use limbeck_trainer::divergence::Divergence;
 use limbeck_trainer::learner::Learner;
 use limbeck_trainer::parameters::Parameters;
-use limbeck_trainer::random::Random;
 use limbeck_trainer::rows::{encode_with, soft_loss};
 use limbeck_trainer::{Base, Distilled, HeadKind, TrainPlan, TrainSettings};
 use serde::Serialize;
@@ -37,11 +36,10 @@ impl Work<'_> {
     /// that the teacher says, or the row would not listen to it.
     pub(super) fn step_costs(&self, rows: &Rows) -> Result<Vec<StepCost>> {
         let scratch = crate::scratch::Scratch::new("bench-distill")?;
-        let mut drawn = rows.test.clone();
-        Random::new(0, "bench distill steps").shuffle(&mut drawn);
-        drawn.truncate(self.args.batch_size * self.args.step_rounds.max(1));
-        let posteriors = ordered(&self.answers("steps", &asked(&drawn))?, &self.labels);
-        let said = |row: &Row| posteriors.get(&prompt_key(&super::message(&row.0))).and_then(|p| argmax(p));
+        let n = self.args.batch_size * self.args.step_rounds.max(1);
+        let (_, drawn) = draw(&rows.test, 0, n, 0);
+        let posteriors = ordered(&self.answers(&format!("steps-{n}"), &asked(&drawn))?, &self.labels);
+        let said = |row: &Row| posteriors.get(&prompt_key(&message(&row.0))).and_then(|p| argmax(p));
         let train = drawn.iter().filter_map(|row| Some((row.0.clone(), self.labels[said(row)?].clone()))).collect();
         let dataset = freeze(&Rows { train, test: Vec::new() }, &self.labels, "", scratch.path())?;
         let exact_mass = self.args.exact_mass;
