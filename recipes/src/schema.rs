@@ -218,7 +218,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("distill.unlabeled", Paths { min: 0 }, Default("[]"), "files of messages that nobody labelled (JSON lines, CSV or plain lines), learnt from the teacher alone; what is like a held-out row is left out"),
     field("distill.lambda", UNIT, Default("0.5"), "share of the teacher in the loss of a row that has a label too; where a person decided otherwise than the teacher it is 0"),
     field("distill.temperature", Positive { max: 100.0 }, Default("2.0"), "softens the posteriors of teacher and student alike; the loss is multiplied by its square"),
-    field("distill.exact_mass", UNIT, Default("0.99"), "labels that are spelled: the likeliest ones that hold this share of a teacher's posterior are told apart in a row, and its own; the others may count together with those they share a beginning with. 1 tells all apart, at the cost of their common tokens in each row"),
+    field("distill.exact_mass", UNIT, Default("0.98"), "labels that are spelled: the likeliest ones that hold this share of a teacher's posterior are told apart in a row, and its own; the others may count together with those they share a beginning with. 1 tells all apart, at the cost of their common tokens in each row"),
     field("distill.divergence", Choice(&["forward_kl", "reverse_kl", "js", "skew_kl", "alpha_beta"]), Default("\"forward_kl\""), "how far the student is from the teacher: forward_kl keeps it calibrated, the others weigh unlikely labels otherwise"),
     field("distill.divergence_alpha", Positive { max: 1.0 }, Optional, "alpha of skew_kl (its default 0.1) or of alpha_beta (0.2)"),
     field("distill.divergence_beta", Positive { max: 1.0 }, Optional, "beta of js (its default 0.5) or of alpha_beta (0.7)"),

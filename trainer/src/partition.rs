@@ -12,7 +12,7 @@
 //! with the teacher within an outcome; and an outcome of n labels weighs as they do, not as one. (Softening P and Q as they are
 //! would take most of the softened weight from unlikely labels as soon as they are lumped together: n labels of ε weigh n √ε at T = 2,
 //! and one outcome of them √(n ε). Beside the whole posterior's gradient the built one has 0.97 to 1.00 of the length and a cosine of
-//! 0.995 or more at T = 2 with 0.99 of 77 labels' mass told apart: LOG.md.)
+//! 0.995 or more at T = 2 with 0.98 of 77 labels' mass told apart: LOG.md.)
 
 use limbeck_model::label_trie::LabelTrie;
 use std::collections::{BTreeMap, BTreeSet};

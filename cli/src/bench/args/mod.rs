@@ -95,7 +95,7 @@ pub struct BenchDistill {
     #[arg(long, value_enum, default_value_t = StudentHead::Classification)]
     pub head: StudentHead,
     /// Of spelled labels: share of the teacher's posterior whose labels are told apart (1: all)
-    #[arg(long, value_name = "0..1", default_value_t = 0.99, value_parser = crate::args::share)]
+    #[arg(long, value_name = "0..1", default_value_t = 0.98, value_parser = crate::args::share)]
     pub exact_mass: f64,
     /// Rounds of steps that are timed in turn, the first of which does not count
     #[arg(long, value_name = "N", default_value_t = 9)]
