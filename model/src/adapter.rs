@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 const PREFIX: &str = "base_model.model.";
 /// PEFT writes DoRA's vectors without `.weight` behind.
 const MAGNITUDE: &str = "lora_magnitude_vector";
-/// The head of transformers' `AutoModelForSequenceClassification`, after [`PREFIX`].
-const SCORE: &str = "score.weight";
+/// The head of transformers' `AutoModelForSequenceClassification`; in an adapter's file after [`PREFIX`].
+pub const SCORE: &str = "score.weight";
 const SEQ_CLS: &str = "SEQ_CLS";
 /// What PEFT saves whole beside an adapter of that task, where the model has it.
 const HEADS: [&str; 2] = ["classifier", "score"];
@@ -197,6 +197,33 @@ pub struct Head {
 }
 
 impl Head {
+    /// From a file's matrix; the classes' names lie beside the file, or nowhere.
+    ///
+    /// # Errors
+    /// [`AdapterError::Malformed`] when it is no matrix, or there are not as many names as rows.
+    pub(crate) fn of_file(file: &Path, shape: &[usize], weight: Vec<f32>) -> Result<Head, AdapterError> {
+        match *shape {
+            [classes, n_in] if classes > 0 && n_in > 0 => {
+                Ok(Head { labels: labels(&file.with_file_name(LABELS), classes)?, weight, n_in })
+            }
+            _ => {
+                let reason = format!("{SCORE} is {shape:?}, no matrix");
+                Err(AdapterError::Malformed { path: file.into(), reason })
+            }
+        }
+    }
+
+    /// Writes the classes' names into the folder that the matrix goes to.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn save_labels(&self, dir: &Path) -> Result<(), AdapterError> {
+        let mut names = serde_json::json!(self.labels).to_string();
+        names.push('\n');
+        let path = dir.join(LABELS);
+        write_atomic(&path, names.as_bytes()).map_err(|source| AdapterError::Write { path, source })
+    }
+
     pub fn classes(&self) -> usize {
         self.weight.len() / self.n_in.max(1)
     }
@@ -234,6 +261,15 @@ pub struct Adapter {
 }
 
 impl Adapter {
+    /// A head alone, over weights that were all trained: no factors.
+    pub fn of_head(head: Head) -> Adapter {
+        Adapter {
+            config: AdapterConfig::lora("", 1, 1.0, &[], false).with_head(),
+            pairs: BTreeMap::new(),
+            head: Some(head),
+        }
+    }
+
     pub fn scaling(&self) -> f32 {
         self.config.scaling()
     }
@@ -293,10 +329,7 @@ impl Adapter {
         }
         if let Some(head) = &self.head {
             bytes.push((format!("{PREFIX}{SCORE}"), le(&head.weight), vec![head.classes(), head.n_in]));
-            let mut names = serde_json::json!(head.labels).to_string();
-            names.push('\n');
-            let path = dir.join(LABELS);
-            write_atomic(&path, names.as_bytes()).map_err(|source| AdapterError::Write { path, source })?;
+            head.save_labels(dir)?;
         }
         let malformed = |reason: String| AdapterError::Malformed { path: weights.clone(), reason };
         let mut views = Vec::with_capacity(bytes.len());
@@ -381,12 +414,7 @@ impl Adapter {
         let head = match score {
             None if classifies => return Err(malformed(format!("task_type is {SEQ_CLS}, and there is no {SCORE}"))),
             None => None,
-            Some((shape, weight)) => match shape[..] {
-                [classes, n_in] if classes > 0 && n_in > 0 => {
-                    Some(Head { labels: labels(&dir.join(LABELS), classes)?, weight, n_in })
-                }
-                _ => return Err(malformed(format!("{SCORE} is {shape:?}, no matrix"))),
-            },
+            Some((shape, weight)) => Some(Head::of_file(&path, &shape, weight)?),
         };
         Ok(Adapter { config, pairs, head })
     }

@@ -60,12 +60,13 @@ impl Divergence {
         }
     }
 
-    /// T² D(p_T ‖ q_T), where x_T is x^(1/T) made to sum to 1, and its gradient by `log_q`. T² keeps the gradient's size.
+    /// T² D(p_T ‖ q_T), where x_T is w x^(1/T) made to sum to 1, and its gradient by `log_q`. T² keeps the gradient's size.
+    /// `log_width` is ln w: 0 of a label, and of several labels under one outcome see [`crate::partition`].
     /// Source: Hinton et al., "Distilling the Knowledge in a Neural Network" (2015).
-    pub fn at_temperature(self, temperature: f64, p: &[f64], log_q: &[f64]) -> (f64, Vec<f64>) {
-        let soft_p: Vec<f64> =
-            softened(&p.iter().map(|p| p.ln()).collect::<Vec<_>>(), temperature).into_iter().map(f64::exp).collect();
-        let soft_q = softened(log_q, temperature);
+    pub fn at_temperature(self, temperature: f64, p: &[f64], log_q: &[f64], log_width: &[f64]) -> (f64, Vec<f64>) {
+        let logs: Vec<f64> = p.iter().map(|p| p.ln()).collect();
+        let soft_p: Vec<f64> = softened(&logs, temperature, log_width).into_iter().map(f64::exp).collect();
+        let soft_q = softened(log_q, temperature, log_width);
         let (value, by_soft_q) = self.of(&soft_p, &soft_q);
         let all: f64 = by_soft_q.iter().sum();
         // The softened logarithms are normalised: each of them moves all the others.
@@ -74,9 +75,9 @@ impl Divergence {
     }
 }
 
-/// The logarithms of x^(1/T) made to sum to 1; -inf stays.
-fn softened(logs: &[f64], temperature: f64) -> Vec<f64> {
-    let scaled: Vec<f64> = logs.iter().map(|l| l / temperature).collect();
+/// The logarithms of w x^(1/T) made to sum to 1; -inf stays.
+fn softened(logs: &[f64], temperature: f64, log_width: &[f64]) -> Vec<f64> {
+    let scaled: Vec<f64> = logs.iter().zip(log_width).map(|(l, width)| l / temperature + width).collect();
     let max = scaled.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let log_sum = max + scaled.iter().map(|l| (l - max).exp()).sum::<f64>().ln();
     scaled.into_iter().map(|l| l - log_sum).collect()
@@ -103,12 +104,13 @@ mod tests {
 
     #[test]
     fn the_gradient_is_that_of_the_value() {
-        for teacher in [[0.7, 0.2, 0.08, 0.02], [0.9, 0.1, 0.0, 0.0]] {
+        let teachers = [[0.7, 0.2, 0.08, 0.02], [0.9, 0.1, 0.0, 0.0]];
+        for (teacher, width) in teachers.iter().flat_map(|p| [(p, [0.0; 4]), (p, [0.0, 0.9, 0.0, 1.7])]) {
             let log_q = logs(&[0.2, 0.5, 0.2, 0.1]);
             for divergence in ALL {
                 for temperature in [1.0, 2.0, 0.5] {
-                    let of = |log_q: &[f64]| divergence.at_temperature(temperature, &teacher, log_q).0;
-                    let (value, gradient) = divergence.at_temperature(temperature, &teacher, &log_q);
+                    let of = |log_q: &[f64]| divergence.at_temperature(temperature, teacher, log_q, &width).0;
+                    let (value, gradient) = divergence.at_temperature(temperature, teacher, &log_q, &width);
                     assert!(value > 0.0 && value.is_finite(), "{divergence:?}");
                     for i in 0..4 {
                         let moved = |by: f64| {
@@ -129,7 +131,7 @@ mod tests {
     fn who_says_the_same_pays_nothing_and_gets_no_gradient() {
         let p = [0.6, 0.3, 0.1];
         for divergence in ALL {
-            let (value, gradient) = divergence.at_temperature(2.0, &p, &logs(&p));
+            let (value, gradient) = divergence.at_temperature(2.0, &p, &logs(&p), &[0.0, 0.4, 0.0]);
             assert!(value.abs() < 1e-12 && gradient.iter().all(|g| g.abs() < 1e-9), "{divergence:?}: {value}");
         }
     }

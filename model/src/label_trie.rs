@@ -82,6 +82,50 @@ impl LabelTrie {
         self.labels
     }
 
+    /// The forks that a label goes through, as indices into [`LabelTrie::forks`].
+    pub fn forks_of(&self, label: usize) -> impl Iterator<Item = usize> + '_ {
+        let goes = move |fork: &Fork| fork.labels.iter().any(|members| members.contains(&label));
+        self.forks.iter().enumerate().filter(move |(_, fork)| goes(fork)).map(|(i, _)| i)
+    }
+
+    /// The same labels with some of the forks alone (ascending, none without those above it) and the nodes that lead there. Labels
+    /// that none of them part are one outcome; each of them then has the log posterior of all its members together.
+    pub fn part(&self, forks: &[usize]) -> LabelTrie {
+        let mut needed = vec![false; self.nodes.len()];
+        for &fork in forks {
+            let mut at = self.forks[fork].at;
+            while at != ROOT && !std::mem::replace(&mut needed[at as usize], true) {
+                at = self.nodes[at as usize].1;
+            }
+        }
+        // A node comes behind its parent, so that what is needed stays in order.
+        let kept: Vec<u32> = (0u32..).zip(&needed).filter(|(_, needed)| **needed).map(|(node, _)| node).collect();
+        let moved = |at: u32| if at == ROOT { ROOT } else { kept.partition_point(|node| *node < at) as u32 };
+        let nodes = kept.iter().map(|&node| self.nodes[node as usize]).map(|(token, at)| (token, moved(at))).collect();
+        let fork = |&i: &usize| Fork { at: moved(self.forks[i].at), ..self.forks[i].clone() };
+        LabelTrie { nodes, forks: forks.iter().map(fork).collect(), labels: self.labels }
+    }
+
+    /// Labels that no fork parts, by the first of each: of a whole trie every label by itself.
+    pub fn outcomes(&self) -> Vec<Vec<usize>> {
+        let mut turns: Vec<Vec<(usize, usize)>> = vec![Vec::new(); self.labels];
+        for (i, fork) in self.forks.iter().enumerate() {
+            for (child, members) in fork.labels.iter().enumerate() {
+                members.iter().for_each(|&label| turns[label].push((i, child)));
+            }
+        }
+        let mut known: BTreeMap<&[(usize, usize)], usize> = BTreeMap::new();
+        let mut outcomes: Vec<Vec<usize>> = Vec::new();
+        for (label, turns) in turns.iter().enumerate() {
+            let at = *known.entry(turns).or_insert(outcomes.len());
+            match outcomes.get_mut(at) {
+                Some(members) => members.push(label),
+                None => outcomes.push(vec![label]),
+            }
+        }
+        outcomes
+    }
+
     /// The log posterior of each label, by each fork's logits in the order of its tokens.
     pub fn log_posterior<L: AsRef<[f32]>>(&self, logits: &[L]) -> Vec<f64> {
         let mut total = vec![0f64; self.labels];
@@ -133,6 +177,36 @@ mod tests {
         assert_eq!(trie.forks.len(), 3);
         assert_eq!(trie.forks[0].tokens, [1, 5]);
         assert_eq!(trie.forks[0].labels, [vec![0, 1, 3], vec![2]]);
+    }
+
+    #[test]
+    fn of_a_part_an_outcome_has_what_its_labels_have_together() {
+        let labels = vec![vec![1, 2, 3, 9], vec![1, 2, 4, 9], vec![5, 6, 9], vec![1, 9], vec![5, 7, 8], vec![5, 7, 9]];
+        let whole = LabelTrie::new(&labels).unwrap();
+        let all: Vec<usize> = (0..whole.forks.len()).collect();
+        assert_eq!(whole.part(&all), whole);
+        assert_eq!(whole.outcomes(), [[0], [1], [2], [3], [4], [5]]);
+        let logits: Vec<Vec<f32>> = (0..all.len()).map(|i| vec![0.3 * i as f32, -0.7]).collect();
+        let posterior = whole.log_posterior(&logits);
+        // With a label all forks on its way.
+        for (kept, want) in [
+            (vec![], vec![vec![0, 1, 2, 3, 4, 5]]),
+            (whole.forks_of(3).collect(), vec![vec![0, 1], vec![2, 4, 5], vec![3]]),
+            (whole.forks_of(0).collect(), vec![vec![0], vec![1], vec![2, 4, 5], vec![3]]),
+            (whole.forks_of(4).collect(), vec![vec![0, 1, 3], vec![2], vec![4], vec![5]]),
+        ] {
+            let part = whole.part(&kept);
+            assert_eq!(part.outcomes(), want, "{kept:?}");
+            let chosen: Vec<&Vec<f32>> = kept.iter().map(|fork| &logits[*fork]).collect();
+            let coarse = part.log_posterior(&chosen);
+            for members in want {
+                let sum: f64 = members.iter().map(|label| posterior[*label].exp()).sum();
+                assert!(members.iter().all(|label| (coarse[*label].exp() - sum).abs() < 1e-6), "{kept:?} {members:?}");
+            }
+        }
+        let deep = whole.part(&whole.forks_of(4).collect::<Vec<_>>());
+        assert_eq!(deep.nodes, [(5, ROOT), (7, 0)], "what leads to no kept fork is gone");
+        assert_eq!(deep.forks.iter().map(|fork| fork.at).collect::<Vec<_>>(), [ROOT, 0, 1]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! of the shape that the config promises. What a file adds outside the layers is left alone; a tensor in a layer that the
 //! decoder has no place for is refused, for the model was trained with it.
 
-use crate::adapter::{Adapter, AdapterError};
+use crate::adapter::{Adapter, AdapterError, Head, SCORE};
 use crate::config::DecoderConfig;
 use crate::error::{ModelError, Result};
 use crate::gguf::{GgmlType, GgufFile, TensorInfo};
@@ -12,6 +12,9 @@ use crate::ops::codes::{Codes, QuantizeBase};
 use crate::safetensor::Shards;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// What a full fine-tuning leaves.
+const TUNED: &str = "model.safetensors";
 
 /// A weight, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,7 +74,7 @@ impl Weights {
 
     /// Whether a folder holds what a full fine-tuning leaves, not an adapter.
     pub fn is_tuned(folder: &Path) -> bool {
-        folder.join("model.safetensors").is_file()
+        folder.join(TUNED).is_file()
     }
 
     /// This model with all its weights taken from `folder`, in which a full fine-tuning left them; what else belongs to a
@@ -94,7 +97,22 @@ impl Weights {
         Ok(Self { tuned: Some(tuned), ..self })
     }
 
-    /// A base under what a training left: all of its weights, or an adapter, which stays apart.
+    /// The classification head that was trained beside all weights, where there is one.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    fn tuned_head<E>(&self, folder: &Path) -> Result<Option<Head>, E>
+    where
+        E: std::convert::From<ModelError> + std::convert::From<AdapterError>,
+    {
+        let Some((tuned, shape)) = self.tuned.as_ref().and_then(|tuned| Some((tuned, tuned.shape(SCORE)?))) else {
+            return Ok(None);
+        };
+        Ok(Some(Head::of_file(&folder.join(TUNED), shape, tuned.load(SCORE)?)?))
+    }
+
+    /// A base under what a training left: all of its weights, or an adapter, which stays apart. A classification head that was
+    /// trained beside all weights is an adapter without factors.
     ///
     /// # Errors
     /// When one of the two can't be read, or the weights are not those of this base.
@@ -105,7 +123,11 @@ impl Weights {
         let weights = Weights::open(base)?;
         Ok(match trained {
             None => (weights, None),
-            Some(folder) if Weights::is_tuned(folder) => (weights.with_tuned(folder)?, None),
+            Some(folder) if Weights::is_tuned(folder) => {
+                let weights = weights.with_tuned(folder)?;
+                let head = weights.tuned_head::<E>(folder)?;
+                (weights, head.map(Adapter::of_head))
+            }
             Some(folder) => (weights, Some(Adapter::load(folder)?)),
         })
     }

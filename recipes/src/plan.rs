@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 const DISTILLED: &[&str] = &[
     "distill.lambda",
     "distill.temperature",
+    "distill.exact_mass",
     "distill.divergence",
     "distill.divergence_alpha",
     "distill.divergence_beta",

@@ -268,6 +268,8 @@ pub struct Distill {
     pub draws: Option<usize>,
     pub lambda: f64,
     pub temperature: f64,
+    /// Of spelled labels.
+    pub exact_mass: f64,
     pub divergence: Divergence,
     /// There where the divergence has one.
     pub divergence_alpha: Option<f64>,

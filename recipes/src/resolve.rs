@@ -351,8 +351,7 @@ fn adapter_only(get: &dyn Fn(&str) -> Option<Value>) -> Vec<(&'static str, Strin
         let message = format!("`{key}` is for adapters, and `train.method` is \"full\", which trains every weight");
         let hint = match *nothing {
             "0" | "0.0" => "set it to 0, or `train.method` to \"lora\"",
-            "false" => "set it to false, or `train.method` to \"lora\"",
-            _ => "leave it out, or set `train.method` to \"lora\"",
+            _ => "set it to false, or `train.method` to \"lora\"",
         };
         (*key, message, hint)
     };

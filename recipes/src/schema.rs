@@ -174,7 +174,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("review.min_reviewed.test", UNIT, Default("1.0"), "the same for test"),
 
     field("train.method", Choice(&["lora", "full"]), Default("\"lora\""), "how the base is adapted: lora trains an adapter, full trains every weight (its r, lora_alpha and targets then play no part)"),
-    field("train.head", Choice(&["verbalizer", "classification"]), Default("\"verbalizer\""), "what answers: verbalizer, the base's own head, which spells a label; classification, a linear head on the prompt's last token, trained beside the adapter and folded into the served file as a token a label"),
+    field("train.head", Choice(&["verbalizer", "classification"]), Default("\"verbalizer\""), "what answers: verbalizer, the base's own head, which spells a label; classification, a linear head on the prompt's last token, trained beside the adapter (or all weights) and folded into the served file as a token a label"),
     field("train.r", Int { min: 1, max: 1024 }, Default("16"), "rank of the adapter"),
     field("train.lora_alpha", Positive { max: 65_536.0 }, Default("32"), "scale of the adapter: lora_alpha / r, or / sqrt(r) with use_rslora"),
     field("train.use_rslora", Bool, Default("false"), "rank-stabilised scale"),
@@ -220,6 +220,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("distill.draws", Int { min: 1, max: 100 }, OptionalOf(WRITTEN), "instead of the likeliest: so many draws, which are unbiased and take half the room (50 do)"),
     field("distill.lambda", UNIT, Default("0.5"), "share of the teacher in the loss of a row that has a label too, or of a token; where a person decided otherwise than the teacher it is 0"),
     field("distill.temperature", Positive { max: 100.0 }, Default("2.0"), "softens the posteriors of teacher and student alike; the loss is multiplied by its square. 1 where answers are written: of a part of a distribution no other can be made"),
+    field("distill.exact_mass", UNIT, Default("0.98"), "labels that are spelled: the likeliest ones that hold this share of a teacher's posterior are told apart in a row, and its own; the others may count together with those they share a beginning with. 1 tells all apart, at the cost of their common tokens in each row"),
     field("distill.divergence", Choice(&["forward_kl", "reverse_kl", "js", "skew_kl", "alpha_beta"]), Default("\"forward_kl\""), "how far the student is from the teacher: forward_kl keeps it calibrated, the others weigh unlikely labels otherwise"),
     field("distill.divergence_alpha", Positive { max: 1.0 }, Optional, "alpha of skew_kl (its default 0.1) or of alpha_beta (0.2)"),
     field("distill.divergence_beta", Positive { max: 1.0 }, Optional, "beta of js (its default 0.5) or of alpha_beta (0.7)"),
@@ -304,7 +305,6 @@ pub(crate) const OF_ADAPTERS: &[(&str, &str)] = &[
     ("train.lora_dropout", "0.0"),
     ("train.loraplus_lr_ratio", "1.0"),
     ("train.turbo_layers", "0"),
-    ("train.head", "\"verbalizer\""),
 ];
 
 /// An array of tables among the sections.

@@ -139,6 +139,7 @@ fn what_only_an_adapter_can_do_is_not_asked_of_all_weights() {
         assert!(error.contains(&format!("`{key}` is for adapters")) && error.contains("to \"lora\""), "{error}");
     }
     assert!(sets("train.lora_dropout", "0").is_ok() && sets("train.r", "4").is_ok());
+    assert_eq!(sets("train.head", "classification").unwrap().recipe.train.head, Head::Classification);
 }
 
 #[test]
@@ -257,11 +258,6 @@ fn settings_that_do_not_go_together_are_refused_at_both() {
             [("train.quantize_base", "int8"), ("train.bnb_4bit_use_double_quant", "true")],
             "is about the scales of nf4",
             "set `train.quantize_base` to \"nf4\"",
-        ),
-        (
-            [("train.method", "full"), ("train.head", "classification")],
-            "`train.head` is for adapters",
-            "`train.method` to \"lora\"",
         ),
     ] {
         let sets = sets.map(|(k, v)| (k.to_string(), v.to_string()));

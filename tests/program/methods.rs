@@ -3,6 +3,7 @@
 
 mod mini;
 
+use limbeck_model::safetensor::SafetensorsFile;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
 use mini::Mini;
@@ -126,14 +127,52 @@ fn a_classification_head_goes_the_whole_way() {
 
     let told = run(0, &["explain", "mini", "--masks"]);
     assert!(told.contains("The head reads the last token's state"), "{told}");
-    for (with, because) in [
-        ("train.train_on=all_assistant", "answers the last turn only"),
-        ("train.method=full", "`train.head` is for adapters"),
-    ] {
-        let out = mini.limbeck(&["train", "mini", "--set", "train.head=classification", "--set", with]);
-        let said = String::from_utf8_lossy(&out.stderr);
-        assert!(!out.status.success() && said.contains(because), "{said}");
-    }
+    let with = ["--set", "train.head=classification", "--set", "train.train_on=all_assistant"];
+    let out = mini.limbeck(&[&["train", "mini"], &with[..]].concat());
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && said.contains("answers the last turn only"), "{said}");
+}
+
+/// As ladders heal a carved student over all its weights.
+#[test]
+fn so_does_a_head_over_all_weights() {
+    let mini = Mini::new(0.0001, true);
+    let sets = ["train.head=classification", "train.method=full", "train.learning_rate=2e-3"];
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let told = mini.expect(0, &[&["train", "mini", "--offline", "--dry-run"], &sets[..]].concat());
+    assert!(told.contains("0.00 M frozen"), "{told}");
+    mini.expect(0, &[&["run", "mini", "--offline"], &sets[..]].concat());
+    let made = mini.run_dir().join("train/model");
+    let labels: Vec<String> = serde_json::from_slice(&std::fs::read(made.join("labels.json")).unwrap()).unwrap();
+    let report = report(&mini);
+    let (tuned, shipped) = (accuracy(&report, "tuned"), accuracy(&report, "Q8_0"));
+    assert!((tuned - shipped).abs() < 0.05, "{tuned} and {shipped}");
+    assert!(report.to_string().contains("all its weights trained, under a head"));
+    // The head's rows are the last of the served file's own, whose blocks have 127 steps to their largest value.
+    let file = Weights::open(&mini.run_dir().join("quantize/mini-Q8_0.gguf")).unwrap();
+    let score = SafetensorsFile::open(&made.join("model.safetensors")).unwrap().load("score.weight").unwrap();
+    let rows = file.load("model.embed_tokens.weight").unwrap().data;
+    let served = &rows[rows.len() - score.len()..];
+    let size = score.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let gap = score.iter().zip(served).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+    assert!(size > 1e-3 && gap <= size / 127.0, "{gap} of {size}");
+
+    // What is served is one file with a token a label; the weights in float32 stay in the run.
+    let package = mini.run_dir().join("package");
+    assert!(!package.join("adapter").exists());
+    let tokenizer = ChatTokenizer::open(&package.join("tokenizer")).unwrap();
+    assert!(labels.len() > 2 && labels.iter().all(|label| tokenizer.label_id(label).is_some()), "{labels:?}");
+    let answer =
+        mini.expect(0, &["score", &package.display().to_string(), "my card was stolen", "--no-verify", "--json"]);
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert!(labels.iter().any(|label| answer["label"] == label.as_str()), "{answer}");
+    let card = std::fs::read_to_string(package.join("README.md")).unwrap();
+    assert!(card.contains("label:NAME"), "{card}");
+
+    // Without its labels nobody could tell which row is which.
+    std::fs::remove_file(made.join("labels.json")).unwrap();
+    let again = mini.expect(0, &[&["run", "mini", "--offline"], &sets[..]].concat());
+    assert!(made.join("labels.json").is_file(), "{again}");
 }
 
 /// The artifact says in which arithmetic its file was judged, and answers in it.

@@ -42,7 +42,7 @@ pub struct SoftRow {
     pub label: SoftLabel,
     /// Tokens of the prompt, the last of which all labels follow.
     pub prompt: usize,
-    /// `(token, parent)` behind the prompt: the label trie's nodes, then the answer's where they are not among those. Empty
+    /// `(token, parent)` behind the prompt: the nodes of the row's part of the label trie, then the answer's where they are not among those. Empty
     /// where the labels part at their first token: the answer is then a chain as in any row.
     pub tree: Vec<(u32, u32)>,
     /// `(parent, token)` of the answer in that tree.

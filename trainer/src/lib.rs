@@ -9,6 +9,7 @@ mod dry_run;
 pub mod learner;
 pub mod optimizer;
 pub mod parameters;
+pub mod partition;
 mod plan;
 pub mod random;
 pub mod rows;

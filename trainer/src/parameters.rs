@@ -5,7 +5,7 @@ use crate::optimizer::Moments;
 use crate::random::Random;
 use burn::tensor::{Tensor, TensorData};
 use limbeck_model::ModelError;
-use limbeck_model::adapter::{Adapter, AdapterConfig, AdapterError, Head, LoraPair};
+use limbeck_model::adapter::{Adapter, AdapterConfig, AdapterError, Head, LoraPair, SCORE};
 use limbeck_model::decoder::{Decoder, LoraSet, TensorSet, module_path};
 use limbeck_model::layout::Packed;
 use limbeck_model::ops::dora::Dora;
@@ -26,9 +26,6 @@ pub struct Parameter {
     pub moments: Moments,
 }
 
-/// The classification head, `[classes, hidden]`.
-const SCORE: &str = "score.weight";
-
 /// What a training trains.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tuning {
@@ -37,6 +34,8 @@ pub enum Tuning {
     Classifier(AdapterConfig, Vec<String>),
     /// Every weight of the base.
     Full,
+    /// Every weight of the base, and a head that tells these labels apart.
+    FullClassifier(Vec<String>),
 }
 
 /// All parts by name (`model.layers.0.self_attn.q_proj.lora_A`, or a weight's own name), in the order of their names.
@@ -140,9 +139,7 @@ impl Parameters {
     /// no random number more, and the factors' gradients begin with the second step.
     pub fn init_classifier(config: AdapterConfig, labels: &[String], decoder: &Decoder, seed: u64) -> Self {
         let mut all = Self::init(config.clone(), decoder, seed).all;
-        let shape = [labels.len(), decoder.config.hidden_size];
-        let n = shape[0] * shape[1];
-        all.insert(SCORE.to_owned(), Parameter { values: vec![0.0; n], shape, moments: Moments::zeros(n) });
+        all.insert(SCORE.to_owned(), score(labels, decoder.config.hidden_size));
         Parameters { tuning: Tuning::Classifier(config, labels.to_vec()), all }
     }
 
@@ -174,7 +171,7 @@ impl Parameters {
     fn config(&self) -> Option<&AdapterConfig> {
         match &self.tuning {
             Tuning::Adapter(config) | Tuning::Classifier(config, _) => Some(config),
-            Tuning::Full => None,
+            Tuning::Full | Tuning::FullClassifier(_) => None,
         }
     }
 
@@ -194,6 +191,16 @@ impl Parameters {
         };
         let all = weights.names().into_iter().map(parameter).collect::<Result<_, ModelError>>()?;
         Ok(Parameters { tuning: Tuning::Full, all })
+    }
+
+    /// The same with a classification head for these labels, which begins as zeros.
+    ///
+    /// # Errors
+    /// When a weight can't be read.
+    pub fn full_classifier(weights: &Weights, labels: &[String]) -> Result<Self, ModelError> {
+        let mut all = Self::full(weights)?.all;
+        all.insert(SCORE.to_owned(), score(labels, weights.config().hidden_size));
+        Ok(Parameters { tuning: Tuning::FullClassifier(labels.to_vec()), all })
     }
 
     /// What a training holds beside activations and a frozen base: masters, two moments, the gradient, and the step's own
@@ -217,8 +224,9 @@ impl Parameters {
             Tensor::from_data(TensorData::new(p.values.clone(), p.shape), &device).require_grad()
         };
         let Some(config) = self.config() else {
-            let weights = self.all.iter().map(|(name, p)| (name.clone(), tensor(p))).collect();
-            return Leaves { weights, ..Leaves::default() };
+            let weights = self.all.iter().filter(|(name, _)| *name != SCORE);
+            let weights = weights.map(|(name, p)| (name.clone(), tensor(p))).collect();
+            return Leaves { weights, score: self.all.get(SCORE).map(tensor), ..Leaves::default() };
         };
         let scaling = config.scaling();
         let mut set = LoraSet::new();
@@ -255,16 +263,21 @@ impl Parameters {
             };
             pairs.insert(path.to_string(), pair);
         }
-        let head = self.all.get(SCORE).map(|score| Head {
-            labels: if let Tuning::Classifier(_, labels) = &self.tuning { labels.clone() } else { Vec::new() },
-            weight: score.values.clone(),
-            n_in: score.shape[1],
-        });
-        Some(Adapter { config: config.clone(), pairs, head })
+        Some(Adapter { config: config.clone(), pairs, head: self.head() })
+    }
+
+    /// The classification head, with the names of its classes.
+    fn head(&self) -> Option<Head> {
+        let score = self.all.get(SCORE)?;
+        let labels = match &self.tuning {
+            Tuning::Classifier(_, labels) | Tuning::FullClassifier(labels) => labels.clone(),
+            Tuning::Adapter(_) | Tuning::Full => Vec::new(),
+        };
+        Some(Head { labels, weight: score.values.clone(), n_in: score.shape[1] })
     }
 
     /// Writes what the training is for into `out`: `adapter/` as PEFT has it, or `model/model.safetensors`, all weights in
-    /// float32 under Hugging Face's names and in its shapes.
+    /// float32 under Hugging Face's names and in its shapes, a classification head among them and its labels beside them.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -272,9 +285,19 @@ impl Parameters {
         if let Some(adapter) = self.adapter() {
             return adapter.save(&out.join("adapter"));
         }
+        if let Some(head) = self.head() {
+            head.save_labels(&out.join("model"))?;
+        }
         let path = out.join("model/model.safetensors");
         let shape = |p: &Parameter| if p.shape[0] == 1 { vec![p.shape[1]] } else { p.shape.to_vec() };
         let tensors: Vec<_> = self.all.iter().map(|(name, p)| (name.clone(), shape(p), p.values.as_slice())).collect();
         safetensor::write(&path, &tensors).map_err(|source| AdapterError::Write { path, source })
     }
+}
+
+/// A classification head before its first step.
+fn score(labels: &[String], hidden: usize) -> Parameter {
+    let shape = [labels.len(), hidden];
+    let n = shape[0] * shape[1];
+    Parameter { values: vec![0.0; n], shape, moments: Moments::zeros(n) }
 }

@@ -153,6 +153,8 @@ pub struct Distilled {
     pub lambda: f32,
     pub divergence: Divergence,
     pub temperature: f64,
+    /// Share of the teacher's word on a row whose labels are told apart where labels are spelled: [`crate::partition`]. 1 tells all apart.
+    pub exact_mass: f64,
     /// By the prompt's digest ([`limbeck_artifact::capture::prompt_key`]): the posterior over the dataset's labels, in their order.
     pub posteriors: BTreeMap<String, Vec<f32>>,
     /// What the teacher's word is worth where nobody confirmed it, by the label that it says: 0 to 1.

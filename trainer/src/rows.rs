@@ -2,6 +2,7 @@
 //! is cut, skipped or trained on silently.
 
 use crate::batch::{SoftRow, TrainRow};
+use crate::partition::Partitions;
 use crate::plan::{Distilled, HeadKind, TrainError, TrainPlan, TrainSettings};
 use crate::soft::{SoftLabel, SoftLoss};
 use crate::told;
@@ -116,6 +117,7 @@ pub fn encode_with(
     }
     let (Some(distilled), Some(soft)) = (&plan.distilled, soft) else { return Ok(rows) };
     let labels = &dataset.card.labels;
+    let mut partitions = Partitions::new(soft.trie(), distilled.exact_mass);
     let (mut told, mut corrected) = (0u64, 0u64);
     for (row, example) in rows.iter_mut().zip(dataset.rows(Split::Train)) {
         let Some(posterior) = distilled.posteriors.get(&prompt_key(&example.messages)) else { continue };
@@ -131,9 +133,10 @@ pub fn encode_with(
             (LabelSource::Teacher, _) => distilled.trust[said],
         };
         if distilled.lambda > 0.0 && worth > 0.0 {
-            let label = SoftLabel { posterior: posterior.clone(), weight: row.weight * distilled.lambda * worth };
+            let own = labels.iter().position(|label| *label == example.target);
+            let (partition, weight) = (partitions.of(posterior, own), row.weight * distilled.lambda * worth);
             row.weight *= 1.0 - distilled.lambda;
-            row.soft = Some(laid(&row.encoded, label, soft.nodes(), s.head));
+            row.soft = Some(laid(&row.encoded, SoftLabel { posterior: posterior.clone(), weight, partition }, s.head));
             told += 1;
         }
     }
@@ -154,12 +157,12 @@ pub fn encode_with(
             return Err(refused(PromptError::TooLong { len: prompt.len(), max: s.max_seq_length }));
         }
         let encoded = EncodedExample::of(prompt, &[]);
-        let label = SoftLabel { posterior: posterior.clone(), weight };
-        let soft = laid(&encoded, label, soft.nodes(), s.head);
+        let partition = partitions.of(posterior, None);
+        let soft = laid(&encoded, SoftLabel { posterior: posterior.clone(), weight, partition }, s.head);
         let row = TrainRow::new(unlabeled.id.clone(), encoded, 0.0);
         rows.push(TrainRow { soft: Some(soft), ..row });
     }
-    tell(distilled, soft, [told, corrected, without, untrusted], rows.len() - dataset.rows(Split::Train).len(), emit);
+    tell(distilled, soft, [told, corrected, without, untrusted], &rows, emit);
     Ok(rows)
 }
 
@@ -167,9 +170,10 @@ fn tell(
     distilled: &Distilled,
     soft: &SoftLoss,
     [told, corrected, without, untrusted]: [u64; 4],
-    unlabeled: usize,
+    rows: &[TrainRow],
     emit: &dyn Emit,
 ) {
+    let unlabeled = rows.iter().filter(|row| row.soft.is_some() && row.encoded.loss_tokens() == 0).count();
     let mut text = format!("the teacher answers {told} rows beside their labels and {unlabeled} that have none");
     for (n, why) in [
         (corrected, "keep their label alone, for a person decided otherwise"),
@@ -181,8 +185,14 @@ fn tell(
         }
     }
     if soft.added_tokens() > 0 && told + unlabeled as u64 > 0 {
+        // The last token of an answer is never read.
+        let plain = |row: &TrainRow| row.encoded.len() - usize::from(row.encoded.loss_tokens() > 0);
+        let taught = rows.iter().filter(|row| row.soft.is_some());
+        let added: usize = taught.map(|row| row.computed() - plain(row)).sum();
         text.push_str(&format!(
-            "; labels share beginnings, so each of these rows computes {} tokens more (a classification head needs none)",
+            "; labels share beginnings, so these rows compute {:.1} tokens more in the mean ({} where all labels are told \
+             apart, none under a classification head)",
+            added as f64 / (told as f64 + unlabeled as f64),
             soft.added_tokens()
         ));
     }
@@ -207,8 +217,9 @@ fn said(id: &str, posterior: &[f32], labels: usize) -> Result<usize, TrainError>
     Ok((0..labels).rev().max_by(|&a, &b| posterior[a].total_cmp(&posterior[b])).unwrap_or(0))
 }
 
-/// How a row lies in a batch so that all labels are scored behind its prompt.
-fn laid(encoded: &EncodedExample, label: SoftLabel, nodes: &[(u32, u32)], head: HeadKind) -> SoftRow {
+/// How a row lies in a batch so that what it tells apart is scored behind its prompt.
+fn laid(encoded: &EncodedExample, label: SoftLabel, head: HeadKind) -> SoftRow {
+    let nodes = label.partition.trie.nodes();
     // The answer is what carries loss without a gap up to the end.
     let answer = encoded.mask.iter().rev().take_while(|loss| **loss).count();
     let prompt = encoded.len() - answer;

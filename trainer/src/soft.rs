@@ -1,24 +1,25 @@
 //! Distillation over labels: rows whose answer a teacher told as a posterior, and the student's divergence from it. The student's
-//! posterior is the exact one that scores: every fork of the label trie is computed, and each is normalised over its own
-//! children.
+//! posterior is the exact one that scores, over the outcomes that a row tells apart ([`crate::partition`]): the forks of the label
+//! trie that part them are computed, and each is normalised over its own children.
 //!
 //! A row's loss is `(1 - λ) · CE(gold) + λ · T² · D(teacher ‖ student)`, each term under the row's weight; a row that has one of
 //! them has that one whole. A step's loss is divided by the weight of its terms, the divergence counting as one token.
 //!
 //! What it costs: where labels part at their first token (and under a classification head always) a row that has both runs
 //! exactly the tokens of a plain row, and one that has only the teacher's answer runs fewer; logits exist for the labels'
-//! tokens alone. Labels that share a beginning add the nodes above their forks to each row ([`SoftLoss::added_tokens`]):
-//! exactness is bought with that many more tokens.
+//! tokens alone. Labels that share a beginning add the nodes above the row's forks, but for those on its own answer's way.
 //!
 //! The arithmetic over labels runs on the host in float64. The graph gets it as a linear form of the logits: its gradient is
 //! exact, and its value the loss, on every op set.
 
 use crate::divergence::Divergence;
+use crate::partition::Partition;
 use burn::tensor::{Int, Tensor, TensorData};
 use limbeck_model::label_trie::LabelTrie;
 use limbeck_model::layout::ROOT;
 use limbeck_model::ops::{Frozen, Ops, capped};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// A teacher's answer to one row.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +28,8 @@ pub struct SoftLabel {
     pub posterior: Vec<f32>,
     /// Of the divergence: the row's λ times what the teacher's word is worth.
     pub weight: f32,
+    /// What the row tells apart.
+    pub partition: Arc<Partition>,
 }
 
 /// A row of a micro-batch that a teacher answered.
@@ -34,9 +37,16 @@ pub struct SoftLabel {
 pub struct SoftPlace {
     /// Where the prompt's last token lies.
     pub root: usize,
-    /// Where the first node of the trie lies.
+    /// Where the first node of its partition's trie lies.
     pub nodes: usize,
     pub label: SoftLabel,
+}
+
+impl SoftPlace {
+    /// After which nodes its forks come.
+    fn forks(&self) -> impl Iterator<Item = u32> + '_ {
+        self.label.partition.trie.forks().iter().map(|fork| fork.at)
+    }
 }
 
 /// The divergence over a fixed set of labels.
@@ -62,12 +72,12 @@ impl SoftLoss {
         SoftLoss { trie, tokens, columns, whole, divergence, temperature }
     }
 
-    /// `(token, parent)` of what a row has behind its prompt.
-    pub fn nodes(&self) -> &[(u32, u32)] {
-        self.trie.nodes()
+    /// Of all labels.
+    pub fn trie(&self) -> &LabelTrie {
+        &self.trie
     }
 
-    /// Tokens that the exact posterior adds to a row.
+    /// Tokens that a row has behind its prompt where it tells all labels apart.
     pub fn added_tokens(&self) -> usize {
         self.trie.nodes().len()
     }
@@ -81,13 +91,13 @@ impl SoftLoss {
         rows: &[SoftPlace],
         denominator: f32,
     ) -> Tensor<1> {
-        let (forks, device) = (self.trie.forks(), ops.device());
+        let device = ops.device();
         let place = |row: &SoftPlace, at: u32| match at {
             ROOT => row.root,
             node => row.nodes + node as usize,
         };
-        let places: Vec<i32> =
-            rows.iter().flat_map(|row| forks.iter().map(|fork| place(row, fork.at) as i32)).collect();
+        let of_row = |row| SoftPlace::forks(row).map(move |at| place(row, at) as i32);
+        let places: Vec<i32> = rows.iter().flat_map(of_row).collect();
         if places.is_empty() {
             return hidden.slice([0..1, 0..1]).sum() * 0.0;
         }
@@ -110,25 +120,31 @@ impl SoftLoss {
         Frozen::trained(ops.embed(head, &self.tokens), None).with_softcap(head.softcap)
     }
 
-    /// The loss, and its gradient by the logits `[rows · forks, width]`.
+    /// The loss, and its gradient by the logits `[forks of all rows, width]`.
     fn loss(&self, logits: &[f32], width: usize, rows: &[SoftPlace], denominator: f32) -> (f64, Vec<f32>) {
-        let forks = self.columns.len();
-        let (mut loss, mut gradient) = (0f64, vec![0f32; logits.len()]);
-        for (row, at) in rows.iter().zip((0..).step_by(forks.max(1))) {
-            let of_fork = |i: usize| -> Vec<f32> {
-                self.columns[i].iter().map(|column| logits[(at + i) * width + column]).collect()
+        let (mut loss, mut gradient, mut at) = (0f64, vec![0f32; logits.len()], 0);
+        for row in rows {
+            let Partition { forks, trie, outcomes } = row.label.partition.as_ref();
+            let columns: Vec<&Vec<usize>> = forks.iter().map(|fork| &self.columns[*fork]).collect();
+            let of_fork = |(i, columns): (usize, &&Vec<usize>)| -> Vec<f32> {
+                columns.iter().map(|column| logits[(at + i) * width + column]).collect()
             };
-            let chosen: Vec<Vec<f32>> = (0..forks).map(of_fork).collect();
-            let log_q = self.trie.log_posterior(&chosen);
-            let p: Vec<f64> = row.label.posterior.iter().map(|p| f64::from(*p)).collect();
-            let (value, by_label) = self.divergence.at_temperature(self.temperature, &p, &log_q);
+            let chosen: Vec<Vec<f32>> = columns.iter().enumerate().map(of_fork).collect();
+            let by_label = trie.log_posterior(&chosen);
+            // Each label has what its outcome has; the first speaks for all.
+            let log_q: Vec<f64> = outcomes.iter().map(|members| by_label[members[0]]).collect();
+            let (p, log_width) = row.label.partition.told(&row.label.posterior, self.temperature);
+            let (value, by_outcome) = self.divergence.at_temperature(self.temperature, &p, &log_q, &log_width);
+            let mut by_label = vec![0f64; by_label.len()];
+            outcomes.iter().zip(by_outcome).for_each(|(members, g)| by_label[members[0]] = g);
             let weight = f64::from(row.label.weight / denominator);
             loss += weight * value;
-            for (i, of_fork) in self.trie.gradient(&chosen, &by_label).iter().enumerate() {
-                for (column, g) in self.columns[i].iter().zip(of_fork) {
+            for (i, of_fork) in trie.gradient(&chosen, &by_label).iter().enumerate() {
+                for (column, g) in columns[i].iter().zip(of_fork) {
                     gradient[(at + i) * width + column] = (weight * g) as f32;
                 }
             }
+            at += forks.len();
         }
         (loss, gradient)
     }

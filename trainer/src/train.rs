@@ -199,9 +199,6 @@ fn no_head(base: Base, dataset: &Dataset) -> Option<String> {
     if labels < 2 {
         return Some(format!("tells labels apart, and the dataset has {labels}"));
     }
-    if let Base::Open(_) = base {
-        return Some("is trained beside an adapter, and this training trains all weights".to_owned());
-    }
     // In the served file its rows are the model's own head, and that one's logits are capped.
     let cap = base.config().final_logit_softcapping?;
     Some(format!("has plain logits, and this base caps its own at {cap}"))
@@ -212,7 +209,12 @@ pub(crate) fn start(plan: &TrainPlan, base: Base, labels: &[String]) -> Result<P
     let s = &plan.settings;
     let decoder = match base {
         Base::Frozen(decoder) => decoder,
-        Base::Open(open) => return Ok(Parameters::full(&open.weights)?),
+        Base::Open(open) => {
+            return Ok(match s.head {
+                HeadKind::Verbalizer => Parameters::full(&open.weights)?,
+                HeadKind::Classification => Parameters::full_classifier(&open.weights, labels)?,
+            });
+        }
     };
     let targets = decoder
         .config

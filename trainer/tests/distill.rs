@@ -17,6 +17,7 @@ use limbeck_trainer::batch::TrainRow;
 use limbeck_trainer::divergence::Divergence;
 use limbeck_trainer::learner::{Gradients, Learner};
 use limbeck_trainer::parameters::Parameters;
+use limbeck_trainer::partition::Partition;
 use limbeck_trainer::rows::{encode_with, soft_loss};
 use limbeck_trainer::soft::{SoftLabel, SoftLoss, SoftPlace};
 use limbeck_trainer::turbo::{CacheDtype, HiddenCache};
@@ -39,6 +40,10 @@ struct Golden {
     hidden: Vec<f32>,
     head: Vec<f32>,
     cases: Vec<Case>,
+    /// Of each row, the forks that it computes in the cases of `coarse`, and what its teacher says there.
+    forks: Vec<Vec<usize>>,
+    coarse_teacher: Vec<Vec<f32>>,
+    coarse: Vec<Case>,
 }
 
 #[derive(Deserialize)]
@@ -62,29 +67,31 @@ fn loss_and_gradients_are_pytorchs() {
     let nodes: Vec<(u32, i64)> =
         trie.nodes().iter().map(|(t, p)| (*t, if *p == u32::MAX { -1 } else { *p as i64 })).collect();
     assert_eq!(nodes, golden.nodes);
-    let rows: Vec<SoftPlace> = golden
-        .rows
-        .iter()
-        .zip(&golden.teacher)
-        .map(|((root, nodes, weight), p)| SoftPlace {
+    let rows = |teacher: &[Vec<f32>], partition: &dyn Fn(usize) -> Partition| -> Vec<SoftPlace> {
+        let row = |(i, (root, nodes, weight)): (usize, &(usize, usize, f32))| SoftPlace {
             root: *root,
             nodes: *nodes,
-            label: SoftLabel { posterior: p.clone(), weight: *weight },
-        })
-        .collect();
+            label: SoftLabel { posterior: teacher[i].clone(), weight: *weight, partition: Arc::new(partition(i)) },
+        };
+        golden.rows.iter().enumerate().map(row).collect()
+    };
+    let whole = rows(&golden.teacher, &|_| Partition::whole(&trie));
+    let coarse = rows(&golden.coarse_teacher, &|i| Partition::new(&trie, golden.forks[i].clone()));
+    let cases = golden.cases.iter().map(|case| (case, &whole)).chain(golden.coarse.iter().map(|case| (case, &coarse)));
     let stock: Arc<dyn Ops> = Arc::new(StockOps::new(Device::flex()));
     for ops in [stock, ops(DeviceName::Cpu).unwrap()] {
         let tensor = |data: &[f32], rows: usize| -> Tensor<2> {
             Tensor::from_data(TensorData::new(data.to_vec(), [rows, golden.width]), &ops.device()).require_grad()
         };
-        for case in &golden.cases {
-            let what = format!("{:?} at {}", case.divergence, case.temperature);
+        for (case, rows) in cases.clone() {
+            let part = if rows[0].label.partition.forks.len() == 3 { "" } else { ", in part" };
+            let what = format!("{:?} at {}{part}", case.divergence, case.temperature);
             let loss = SoftLoss::new(trie.clone(), case.divergence, case.temperature, false);
             let frozen = ops.freeze(golden.head.clone(), golden.vocab, golden.width, true);
             for head in [None, Some(tensor(&golden.head, golden.vocab))] {
                 let hidden = tensor(&golden.hidden, golden.tokens);
                 let used = head.as_ref().map_or(frozen.clone(), |head| Frozen::trained(head.clone(), None));
-                let value = loss.of(ops.as_ref(), hidden.clone(), &used, &rows, golden.denominator);
+                let value = loss.of(ops.as_ref(), hidden.clone(), &used, rows, golden.denominator);
                 let read = |data: TensorData| data.convert::<f32>().try_into_vec::<f32>().unwrap();
                 let found = f64::from(read(value.to_data())[0]);
                 assert!((found - case.loss).abs() < 2e-6 * case.loss.max(1.0), "{what}: {found} for {}", case.loss);
@@ -155,6 +162,7 @@ impl Taught {
             lambda: 0.5,
             divergence: Divergence::ForwardKl,
             temperature: 2.0,
+            exact_mass: 1.0,
             posteriors,
             trust: vec![0.75, 1.0, 0.5],
             unlabeled,
@@ -215,6 +223,8 @@ fn the_loss_is_the_divergence_of_the_posterior_that_scores() {
         let taught = Taught::new(&s, |d| d.temperature = 1.0);
         let (rows, soft) = taught.rows();
         assert_eq!(soft.added_tokens() > 0, head == HeadKind::Verbalizer);
+        let whole = Partition::whole(soft.trie());
+        assert!(rows.iter().filter_map(|row| row.soft.as_ref()).all(|soft| *soft.label.partition == whole));
         let unlabeled: Vec<TrainRow> = rows[rows.len() - 6..].to_vec();
         let parameters = taught.parameters();
         let found = taught.step(&unlabeled, &soft, &parameters, None).loss;
@@ -239,12 +249,42 @@ fn the_loss_is_the_divergence_of_the_posterior_that_scores() {
     }
 }
 
+/// Where "the end" and "the thing" are not told apart, they count as what they have together in the posterior that scores.
+#[test]
+fn what_is_not_told_apart_counts_together() {
+    let taught = Taught::new(&settings(), |d| (d.temperature, d.exact_mass) = (1.0, 0.5));
+    let (rows, soft) = taught.rows();
+    let (parameters, decoder) = (taught.parameters(), taught.bench.decoder.clone());
+    let lora = parameters.adapter().unwrap().constants(decoder.ops().as_ref());
+    let labels = &taught.dataset.card.labels;
+    let scorer = LabelScorer::new(decoder, taught.bench.tokenizer.clone(), labels).unwrap().with_lora(lora);
+    let distilled = taught.plan.distilled.as_ref().unwrap();
+    let mut lumped = 0;
+    for (u, row) in distilled.unlabeled.iter().zip(&rows[rows.len() - 6..]) {
+        let (p, q) = (&distilled.posteriors[&prompt_key(&u.messages)], scorer.score(&u.messages).unwrap());
+        let mut pairs: Vec<(f32, f32)> = p.iter().copied().zip(q).collect();
+        if p[0] > 0.5 {
+            let (end, thing) = (pairs[1], pairs[2]);
+            pairs = vec![pairs[0], (end.0 + thing.0, end.1 + thing.1)];
+            lumped += 1;
+        }
+        let told = row.soft.as_ref().unwrap();
+        assert_eq!((told.label.partition.outcomes.len(), told.tree.is_empty()), (pairs.len(), pairs.len() == 2));
+        let kl: f64 = pairs.iter().map(|(p, q)| f64::from(*p) * f64::from(p / q).ln()).sum();
+        let found = taught.step(std::slice::from_ref(row), &soft, &parameters, None).loss;
+        assert!((found - kl).abs() < 1e-4 * kl.max(0.1), "{found} for {kl}");
+    }
+    assert!(lumped > 0 && lumped < 6);
+}
+
 /// The gradient of a step that has rows of all kinds, against differences of its loss.
 #[test]
 fn the_gradient_of_a_mixed_step_is_that_of_its_loss() {
-    for head in HEADS {
+    for (head, exact_mass) in HEADS.into_iter().map(|head| (head, 1.0)).chain([(HeadKind::Verbalizer, 0.5)]) {
         for divergence in [Divergence::ForwardKl, Divergence::JensenShannon { beta: 0.5 }] {
-            let taught = Taught::new(&TrainSettings { head, ..settings() }, |d| d.divergence = divergence);
+            let taught = Taught::new(&TrainSettings { head, ..settings() }, |d| {
+                (d.divergence, d.exact_mass) = (divergence, exact_mass);
+            });
             let (rows, soft) = taught.rows();
             let mut parameters = taught.parameters();
             let gradients = taught.step(&rows, &soft, &parameters, None);
@@ -284,16 +324,16 @@ fn a_row_in_a_tree_learns_its_answer_as_a_chain_does() {
 
 #[test]
 fn how_rows_are_cut_and_cached_changes_nothing_but_rounding() {
-    for head in HEADS {
+    for (head, exact_mass) in HEADS.into_iter().map(|head| (head, 1.0)).chain([(HeadKind::Verbalizer, 0.5)]) {
         let s = TrainSettings { head, turbo_layers: 2, ..settings() };
-        let taught = Taught::new(&s, |_| ());
+        let taught = Taught::new(&s, |d| d.exact_mass = exact_mass);
         let (rows, soft) = taught.rows();
         let mut parameters = taught.parameters();
         parameters.all.retain(|name, _| !name.contains("layers.0."));
         let whole = taught.step(&rows, &soft, &parameters, None);
         let cache = HiddenCache::fill(&taught.bench.decoder, &rows, 1, CacheDtype::F32).unwrap();
         assert!(distance(&taught.step(&rows, &soft, &parameters, Some(&cache)), &whole) < 1e-5, "{head:?}");
-        let mut one = Taught::new(&TrainSettings { batch_size: 1, ..s.clone() }, |_| ());
+        let mut one = Taught::new(&TrainSettings { batch_size: 1, ..s.clone() }, |d| d.exact_mass = exact_mass);
         one.plan.settings.gradient_accumulation_steps = rows.len();
         assert!(distance(&one.step(&rows, &soft, &parameters, None), &whole) < 1e-5, "{head:?}");
     }

@@ -7,18 +7,21 @@ mod common;
 use common::{Bench, die_at, files, settings};
 use limbeck_artifact::dataset::Split;
 use limbeck_artifact::event::{EventKind, Silent};
+use limbeck_model::decoder::Decoder;
 use limbeck_model::device::{DeviceName, Dtype, ops, training_ops};
-use limbeck_model::prompt::{TrainOn, encode_example};
+use limbeck_model::prompt::{EncodedExample, TrainOn, encode_example, encode_prompt};
 use limbeck_model::safetensor::SafetensorsFile;
+use limbeck_model::score::LabelScorer;
 use limbeck_model::weights::Weights;
 use limbeck_trainer::batch::TrainRow;
 use limbeck_trainer::learner::{Gradients, Learner};
 use limbeck_trainer::optimizer::{AdamWSettings, Group};
 use limbeck_trainer::parameters::Parameters;
 use limbeck_trainer::watch::Metric;
-use limbeck_trainer::{Base, OpenBase, TrainError, TrainReport, TrainSettings, dry_run, train};
+use limbeck_trainer::{Base, HeadKind, OpenBase, TrainError, TrainReport, TrainSettings, dry_run, train};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn open(bench: &Bench, checkpoint: bool) -> OpenBase {
@@ -90,8 +93,8 @@ fn layers_that_are_run_again_give_the_same_bits() {
     let weights = Weights::open(&bench.folder.path().join("base.gguf")).unwrap();
     let decoder = |checkpoint| {
         let ops = ops(DeviceName::Cpu).unwrap();
-        let decoder = limbeck_model::decoder::Decoder::from_weights(&weights, ops, true).unwrap();
-        std::sync::Arc::new(decoder.with_checkpointing(checkpoint))
+        let decoder = Decoder::from_weights(&weights, ops, true).unwrap();
+        Arc::new(decoder.with_checkpointing(checkpoint))
     };
     let (kept, again) = (decoder(false), decoder(true));
     for (use_dora, lora_dropout) in [(true, 0.0), (false, 0.2), (true, 0.2)] {
@@ -191,6 +194,90 @@ fn it_learns_every_weight_and_leaves_a_model() {
         assert_eq!(file.shapes()[&name], base.weights.shape(&name).unwrap());
         assert_ne!(tuned.load(&name).unwrap().data, base.weights.load(&name).unwrap().data, "{name}");
     }
+}
+
+/// Rows whose answer is a class, and a head that is not zero.
+fn classified(bench: &Bench, base: &OpenBase) -> (Vec<TrainRow>, Parameters) {
+    let row = |(i, e): (usize, &limbeck_artifact::dataset::Example)| {
+        let prompt = encode_prompt(&bench.tokenizer, &e.messages).unwrap();
+        TrainRow::new(String::new(), EncodedExample::of(prompt, &[i as u32 % 3]), e.weight)
+    };
+    let rows = bench.dataset.rows(Split::Train).iter().enumerate().map(row).collect();
+    let mut parameters = Parameters::full_classifier(&base.weights, &bench.dataset.card.labels).unwrap();
+    let score = &mut parameters.all.get_mut("score.weight").unwrap().values;
+    score.iter_mut().enumerate().for_each(|(i, x)| *x = (i as f32 * 0.7).sin() * 0.3);
+    (rows, parameters)
+}
+
+#[test]
+fn a_head_over_all_weights_has_the_gradient_of_its_loss() {
+    let bench = Bench::new();
+    let (kept, again) = (open(&bench, false), open(&bench, true));
+    let (rows, mut parameters) = classified(&bench, &kept);
+    let s = TrainSettings { head: HeadKind::Classification, batch_size: 8, ..full() };
+    let whole = gradients(Base::Open(&kept), &s, &rows, &parameters);
+    same(&gradients(Base::Open(&again), &s, &rows, &parameters), &whole, "layers that are run again");
+    let parts = TrainSettings { batch_size: 2, gradient_accumulation_steps: 4, ..s.clone() };
+    let cut = gradients(Base::Open(&kept), &parts, &rows, &parameters);
+    assert!((cut.loss - whole.loss).abs() < 1e-5);
+    for name in ["score.weight", "model.norm.weight", "model.layers.1.mlp.up_proj.weight", "model.embed_tokens.weight"]
+    {
+        let grad = &whole.of[name];
+        let at = (0..grad.len()).max_by(|a, b| grad[*a].abs().total_cmp(&grad[*b].abs())).unwrap();
+        assert!((cut.of[name][at] - grad[at]).abs() < 1e-4 * grad[at].abs(), "{name} in parts");
+        let mut moved = |by: f32| {
+            parameters.all.get_mut(name).unwrap().values[at] += by;
+            let loss = gradients(Base::Open(&kept), &s, &rows, &parameters).loss;
+            parameters.all.get_mut(name).unwrap().values[at] -= by;
+            loss
+        };
+        let difference = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+        let gap = (difference - f64::from(grad[at])).abs();
+        assert!(gap < 2e-2 * f64::from(grad[at].abs()) + 2e-4, "{name}: {difference} for {}", grad[at]);
+    }
+}
+
+#[test]
+fn a_head_is_learnt_beside_all_weights_and_found_beside_them() {
+    let bench = Bench::new();
+    let base = open(&bench, false);
+    let s = TrainSettings {
+        head: HeadKind::Classification,
+        num_epochs: 12,
+        learning_rate: 3e-3,
+        batch_size: 4,
+        save_steps: 5,
+        ..full()
+    };
+    let report = run(&bench, "headed", &s, &base).unwrap();
+    let hidden = base.weights.config().hidden_size as u64;
+    assert_eq!(report.trained_parameters, base.weights.config().parameters() + 3 * hidden);
+    assert!(report.final_loss < 0.8 * 3f64.ln() && report.valid_accuracy > Some(0.5), "{report:?}");
+
+    // The base's file and the folder together are what the valid split was scored by.
+    let (file, folder) = (bench.folder.path().join("base.gguf"), bench.folder.path().join("headed/model"));
+    let (weights, adapter) = Weights::open_trained::<Box<dyn std::error::Error>>(&file, Some(&folder)).unwrap();
+    let (head, labels) = (adapter.unwrap().head.unwrap(), &bench.dataset.card.labels);
+    assert_eq!((&head.labels, head.classes()), (labels, 3));
+    let decoder = Arc::new(Decoder::from_weights(&weights, base.ops.clone(), false).unwrap());
+    let frozen = head.freeze(base.ops.as_ref(), labels).unwrap();
+    let scorer = LabelScorer::by_head(decoder, bench.tokenizer.clone(), labels, frozen).unwrap();
+    let (mut loss, mut weight) = (0f64, 0f64);
+    for e in bench.dataset.rows(Split::Valid) {
+        let right = labels.iter().position(|label| *label == e.target).unwrap();
+        loss -= f64::from(e.weight) * f64::from(scorer.score(&e.messages).unwrap()[right]).ln();
+        weight += f64::from(e.weight);
+    }
+    let (got, want) = (report.valid_loss.unwrap(), loss / weight);
+    assert!((got - want).abs() < 1e-4 * want + 1e-6, "{got} for {want}");
+
+    // Killed, it ends in the same bytes.
+    let dies = catch_unwind(AssertUnwindSafe(|| {
+        train(&bench.plan("killed", &s), &base, &bench.tokenizer, &bench.dataset, &die_at(17))
+    }));
+    assert!(dies.is_err());
+    assert_eq!(run(&bench, "killed", &s, &base).unwrap(), report);
+    assert!(files(&bench.folder.path().join("killed")) == files(&bench.folder.path().join("headed")));
 }
 
 #[test]

@@ -221,7 +221,8 @@ pub struct OpenModel {
 
 impl OpenModel {
     pub fn lora(&self) -> Option<LoraSet> {
-        self.adapter.as_ref().map(|adapter| adapter.constants(self.ops.as_ref()))
+        let factors = self.adapter.as_ref().filter(|adapter| !adapter.pairs.is_empty());
+        factors.map(|adapter| adapter.constants(self.ops.as_ref()))
     }
 }
 
@@ -330,6 +331,9 @@ pub fn run(
             match recipe.train.method {
                 Method::Lora if recipe.train.head == Head::Classification => "the base under its adapter and head",
                 Method::Lora => "the base under its adapter",
+                Method::Full if recipe.train.head == Head::Classification => {
+                    "the base with all its weights trained, under a head"
+                }
                 Method::Full => "the base with all its weights trained",
             },
             &format!("{} {}", base.digest, trained.digest()),

@@ -3,7 +3,7 @@
 
 use super::eval::{Evaluated, POLICY, arithmetic, max_new_tokens};
 use super::quantize::QuantizedFiles;
-use super::train::adapter_files;
+use super::train::outcome_files;
 use super::{Finished, PROGRAM_VERSION, Run, Work, cannot, provenance};
 use crate::base::Base;
 use crate::exit::Result;
@@ -70,7 +70,7 @@ pub fn run(
         parts.copy(&shipped, &model, "model")?;
         // All weights, trained, are in the file that is served; in float32 they would be many times its size.
         let adapter = recipe.train.method == Method::Lora;
-        for file in adapter_files(recipe).filter(|_| adapter) {
+        for file in outcome_files(recipe).filter(|_| adapter) {
             parts.copy(&format!("train/adapter/{file}"), &format!("adapter/{file}"), "adapter")?;
         }
         // A head that was folded into the file gave its tokenizer a token a label.

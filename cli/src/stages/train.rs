@@ -49,16 +49,24 @@ impl Opened {
 
 /// Where a training leaves what the stages after it take: the adapter's folder, or that of all weights.
 pub fn outcome(run: &Run<'_>) -> PathBuf {
-    run.folder(Stage::Train).join(match run.recipe().train.method {
-        Method::Lora => "adapter",
-        Method::Full => "model",
-    })
+    run.folder(Stage::Train).join(folder(run.recipe()))
 }
 
-/// The files of an adapter's folder.
-pub fn adapter_files(recipe: &Recipe) -> impl Iterator<Item = &'static str> {
+fn folder(recipe: &Recipe) -> &'static str {
+    match recipe.train.method {
+        Method::Lora => "adapter",
+        Method::Full => "model",
+    }
+}
+
+/// The files of the folder that a training leaves.
+pub fn outcome_files(recipe: &Recipe) -> impl Iterator<Item = &'static str> {
     let labels = (recipe.train.head == recipe::Head::Classification).then_some("labels.json");
-    ["adapter_config.json", "adapter_model.safetensors"].into_iter().chain(labels)
+    let files: &[&str] = match recipe.train.method {
+        Method::Lora => &["adapter_config.json", "adapter_model.safetensors"],
+        Method::Full => &["model.safetensors"],
+    };
+    files.iter().copied().chain(labels)
 }
 
 /// Above this a full fine-tuning soon forgets what the base knows; adapters begin about here.
@@ -191,14 +199,12 @@ fn work(run: &Run<'_>, report: TrainReport) -> Work<TrainReport> {
     let accuracy =
         report.valid_accuracy.map_or(String::new(), |a| format!(", {:.1} % of the valid rows right", a * 100.0));
     let best = report.best_step.map_or(String::new(), |step| format!(", the best after step {step}"));
-    let made: Vec<String> = match run.recipe().train.method {
-        Method::Lora => adapter_files(run.recipe()).map(|file| format!("train/adapter/{file}")).collect(),
-        Method::Full => vec!["train/model/model.safetensors".to_owned()],
-    };
+    let folder = folder(run.recipe());
+    let made = outcome_files(run.recipe()).map(|file| format!("train/{folder}/{file}"));
     let logs = ["train/loss.jsonl", "train/valid.jsonl"].map(String::from);
     Work {
         line: format!("{} steps, loss {:.3}{best}{accuracy}", report.steps, report.final_loss),
-        outputs: made.into_iter().chain(logs).collect(),
+        outputs: made.chain(logs).collect(),
         summary: report,
     }
 }

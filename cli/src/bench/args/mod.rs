@@ -8,12 +8,30 @@ use super::distill::Arm;
 use clap::{Args, Subcommand, ValueEnum};
 use limbeck_model::device::Dtype;
 use limbeck_model::ops::codes::QuantizeBase;
+use limbeck_trainer::HeadKind;
 use std::path::PathBuf;
 
 #[derive(Args, Debug)]
 pub struct Bench {
     #[command(subcommand)]
     pub verb: BenchVerb,
+}
+
+/// What a student answers by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StudentHead {
+    Classification,
+    /// The labels as they are spelled.
+    Verbalizer,
+}
+
+impl StudentHead {
+    pub fn kind(self) -> HeadKind {
+        match self {
+            StudentHead::Classification => HeadKind::Classification,
+            StudentHead::Verbalizer => HeadKind::Verbalizer,
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -25,7 +43,7 @@ pub struct BenchDistill {
     /// An adapter on the teacher, with its classification head
     #[arg(long, value_name = "DIR")]
     pub teacher_adapter: Option<PathBuf>,
-    /// The base that every arm trains a classification head and an adapter on
+    /// The base that every arm trains an adapter on
     #[arg(long, value_name = "PATH")]
     pub student: PathBuf,
     /// A folder with train.csv and test.csv, columns text,category
@@ -73,7 +91,13 @@ pub struct BenchDistill {
     pub lambda: f32,
     #[arg(long, value_name = "T", default_value_t = 2.0)]
     pub temperature: f64,
-    /// Pairs of steps that are timed, the first of which does not count
+    /// What the students answer by: a classification head, or the spelled labels
+    #[arg(long, value_enum, default_value_t = StudentHead::Classification)]
+    pub head: StudentHead,
+    /// Of spelled labels: share of the teacher's posterior whose labels are told apart (1: all)
+    #[arg(long, value_name = "0..1", default_value_t = 0.98, value_parser = crate::args::share)]
+    pub exact_mass: f64,
+    /// Rounds of steps that are timed in turn, the first of which does not count
     #[arg(long, value_name = "N", default_value_t = 9)]
     pub step_rounds: usize,
 }

@@ -1,8 +1,10 @@
 //! The arms beside each other: accuracies over the seeds, what one gains over another row by row, as JSON and as text.
 
+use super::steps::StepCost;
 use super::{Answered, Arm, Course, Work};
 use crate::bench::banking::Rows;
 use limbeck_eval::statistics::{Paired, mcnemar_exact};
+use limbeck_trainer::HeadKind;
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -23,7 +25,8 @@ fn pairs(courses: &[Course]) -> Vec<(Course, Course)> {
     let against = |course: &Course| -> Vec<Course> {
         let others = match course.arm {
             Arm::Labels => Vec::new(),
-            Arm::Soft => vec![Arm::Labels, Arm::Hard],
+            Arm::Soft => vec![Arm::Labels, Arm::Hard, Arm::SoftWhole],
+            Arm::SoftWhole => vec![Arm::Labels, Arm::Hard],
             Arm::Hard => vec![Arm::Labels],
             Arm::NoisySoft => vec![Arm::Soft, Arm::NoisyHard],
             Arm::NoisyHard => vec![Arm::Hard],
@@ -60,7 +63,13 @@ fn gaps(seeds: &Seeds, (a, b): (Course, Course)) -> Vec<(f64, f64)> {
     seeds.iter().filter_map(|seed| Some(paired(seed.get(&a.name())?, seed.get(&b.name())?))).collect()
 }
 
-pub fn report(work: &Work<'_>, rows: &Rows, teacher: &Answered, seeds: &Seeds, ratio: [f64; 2]) -> serde_json::Value {
+pub fn report(
+    work: &Work<'_>,
+    rows: &Rows,
+    teacher: &Answered,
+    seeds: &Seeds,
+    costs: &[StepCost],
+) -> serde_json::Value {
     let courses = courses(work);
     let arms: serde_json::Map<String, serde_json::Value> = courses
         .iter()
@@ -89,11 +98,11 @@ pub fn report(work: &Work<'_>, rows: &Rows, teacher: &Answered, seeds: &Seeds, r
         "student": work.args.student, "per_class": work.args.per_class, "unlabeled": work.args.unlabeled,
         "test_rows": rows.test.len(), "seeds": seeds.len(), "lambda": work.args.lambda,
         "temperature": work.args.temperature, "noise": work.args.noise, "arms": arms, "paired": pairs,
-        "step_ratio": {"classification": ratio[0], "verbalizer": ratio[1]},
+        "head": work.args.head.kind(), "exact_mass": work.args.exact_mass, "steps": costs,
     })
 }
 
-pub fn text_of(work: &Work<'_>, rows: &Rows, teacher: &Answered, seeds: &Seeds, ratio: [f64; 2]) -> String {
+pub fn text_of(work: &Work<'_>, rows: &Rows, teacher: &Answered, seeds: &Seeds, costs: &[StepCost]) -> String {
     let mut out = format!(
         "teacher {}: {:.2} % right on {} test rows, NLL {:.3}\nstudent {}, {} labelled rows a class, {} unlabeled, {} seeds\n\n",
         work.teacher.named().name,
@@ -141,10 +150,15 @@ pub fn text_of(work: &Work<'_>, rows: &Rows, teacher: &Answered, seeds: &Seeds, 
         let what = format!("{} over {}", pair.0.name(), pair.1.name());
         out.push_str(&format!("  {what:<48} {mean:+.2} points ± {sd:.2}   ({})\n", each.join("; ")));
     }
-    out.push_str(&format!(
-        "\n  a step with a teacher's answers over a plain one: {:.2} under a classification head, {:.2} spelling the labels\n",
-        ratio[0], ratio[1]
-    ));
+    out.push_str("\n  a step with a teacher's answers over a plain one\n");
+    for StepCost { head, exact_mass, ratio, tokens: [plain, taught] } in costs {
+        let how = match (*head, *exact_mass < 1.0) {
+            (HeadKind::Classification, _) => "classification head".to_owned(),
+            (_, true) => format!("spelled labels, {exact_mass} of the posterior told apart"),
+            (_, false) => "spelled labels, all told apart".to_owned(),
+        };
+        out.push_str(&format!("    {how:<52} {ratio:.2}   ({taught:.1} tokens a row for {plain:.1})\n"));
+    }
     out
 }
 

@@ -7,6 +7,8 @@ pub enum Arm {
     Labels,
     /// These, and the teacher's posteriors of all.
     Soft,
+    /// The same, all labels told apart: of spelled labels the exact posterior, whatever it costs.
+    SoftWhole,
     /// These, and the teacher's likeliest label of the others as if it were one.
     Hard,
     /// As soft, a share of the teacher's answers turned into wrong ones.
@@ -46,6 +48,7 @@ impl Course {
         match self.arm {
             Arm::Labels => "labels alone".to_owned(),
             Arm::Soft => "soft labels".to_owned(),
+            Arm::SoftWhole => "soft labels, all apart".to_owned(),
             Arm::Hard => "hard labels".to_owned(),
             Arm::NoisySoft => "noisy soft labels".to_owned(),
             Arm::NoisyHard => "noisy hard labels".to_owned(),
@@ -58,7 +61,12 @@ impl Course {
         matches!(self.arm, Arm::NoisySoft | Arm::NoisyHard | Arm::Reviewed | Arm::ReviewedAtRandom)
     }
 
+    /// Of the teacher's posterior, whose labels are told apart.
+    pub fn exact_mass(self, asked: f64) -> f64 {
+        if self.arm == Arm::SoftWhole { 1.0 } else { asked }
+    }
+
     pub fn is_soft(self) -> bool {
-        matches!(self.arm, Arm::Soft | Arm::NoisySoft)
+        matches!(self.arm, Arm::Soft | Arm::SoftWhole | Arm::NoisySoft)
     }
 }

@@ -143,7 +143,7 @@ pub fn bench(settings: &Settings, args: &BenchDistill) -> Result<Exit> {
         labels: rows.labels(),
         device,
     };
-    let ratio = work.step_ratio(&rows)?;
+    let costs = work.step_costs(&rows)?;
     let mut seeds = vec![BTreeMap::new(); args.seeds as usize];
     let mut of_teacher = None;
     // The comparison that matters most is there first.
@@ -155,18 +155,18 @@ pub fn bench(settings: &Settings, args: &BenchDistill) -> Result<Exit> {
             of_teacher = Some(judged(&work, &rows.test, &work.answers("test", &asked(&rows.test))?));
         }
         let of_teacher = of_teacher.clone().unwrap_or_else(Answered::none);
-        let so_far = report(&work, &rows, &of_teacher, &seeds, ratio);
+        let so_far = report(&work, &rows, &of_teacher, &seeds, &costs);
         let path = args.out.join("report.json");
         let text = serde_json::to_string_pretty(&so_far)? + "\n";
         write_atomic(&path, text.as_bytes()).map_err(|e| cannot("write", &path, &e))?;
-        work.say(&text_of(&work, &rows, &of_teacher, &seeds, ratio));
+        work.say(&text_of(&work, &rows, &of_teacher, &seeds, &costs));
     }
     work.sink.clear();
     let of_teacher = of_teacher.unwrap_or_else(Answered::none);
-    let report = report(&work, &rows, &of_teacher, &seeds, ratio);
+    let report = report(&work, &rows, &of_teacher, &seeds, &costs);
     match settings.json {
         true => output::json(&report)?,
-        false => output::stdout(&text_of(&work, &rows, &of_teacher, &seeds, ratio))?,
+        false => output::stdout(&text_of(&work, &rows, &of_teacher, &seeds, &costs))?,
     }
     Ok(Exit::Ok)
 }
@@ -283,6 +283,7 @@ impl Work<'_> {
             num_epochs: epochs,
             batch_size: self.args.batch_size,
             turbo_layers: self.args.turbo_layers,
+            head: self.args.head.kind(),
             ..classifier_settings(&self.decoder)
         }
     }
@@ -345,6 +346,7 @@ impl Work<'_> {
             lambda: self.args.lambda,
             divergence: Divergence::ForwardKl,
             temperature: self.args.temperature,
+            exact_mass: course.exact_mass(self.args.exact_mass),
             posteriors: taught.posteriors.clone(),
             // The teacher's precision can't be measured on rows that it was trained on.
             trust: vec![1.0; self.labels.len()],
@@ -352,7 +354,7 @@ impl Work<'_> {
         });
         let mut key = json!({
             "settings": settings, "rows": train_rows, "capture": told.digest, "lambda": self.args.lambda,
-            "temperature": self.args.temperature, "compute": self.decoder.ops().compute(), "program": program(Stage::Train),
+            "temperature": self.args.temperature, "exact_mass": course.exact_mass(self.args.exact_mass), "compute": self.decoder.ops().compute(), "program": program(Stage::Train),
             "student": self.args.student, "test": rows.test.len(),
         });
         if share > 0.0 {

@@ -390,6 +390,7 @@ pub fn distilled(run: &Run<'_>, labels: &[String]) -> Result<Option<Distilled>> 
         lambda: asked.lambda as f32,
         divergence: divergence(asked),
         temperature: asked.temperature,
+        exact_mass: asked.exact_mass,
         posteriors: posteriors(&capture, labels),
         trust: captured.trust.iter().map(|worth| worth.weight as f32).collect(),
         unlabeled: unlabeled.into_iter().map(|kept| Unlabeled { id: kept.from, messages: kept.messages }).collect(),
