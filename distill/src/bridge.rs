@@ -86,7 +86,7 @@ impl Bridge {
             return None;
         }
         let (last, mut places) = (teacher.len() - 1, Vec::with_capacity(student.len()));
-        let mut at = Place { token: 0, read: 0 };
+        let mut at = self.opening(teacher, student);
         for id in &student[..student.len() - 1] {
             places.push(at);
             for byte in self.student_bytes.get(*id as usize)?.as_ref()? {
@@ -102,6 +102,20 @@ impl Bridge {
         }
         places.push(at);
         (at == Place { token: last, read: 0 }).then_some(places)
+    }
+
+    /// Where the student's answer begins in the teacher's: behind the space that a SentencePiece tokenizer puts before a text, where
+    /// the student's puts none.
+    fn opening(&self, teacher: &[u32], student: &[u32]) -> Place {
+        let first = |of: &[Option<Vec<u8>>], ids: &[u32]| {
+            ids.first().and_then(|id| of.get(*id as usize)?.clone()).unwrap_or_default()
+        };
+        let (theirs, ours) = (first(&self.teacher, teacher), first(&self.student_bytes, student));
+        match theirs.first() == Some(&b' ') && ours.first().is_some_and(|byte| *byte != b' ') {
+            false => Place { token: 0, read: 0 },
+            true if theirs.len() == 1 => Place { token: 1, read: 0 },
+            true => Place { token: 0, read: 1 },
+        }
     }
 
     /// What the teacher expects at a place of the student's. `probs` gives its distribution over its own tokens where it
@@ -242,6 +256,12 @@ mod tests {
             bridge.align(&[1, 2, 0], &[0, 1, 2]),
             Some(vec![Place { token: 0, read: 0 }, Place { token: 0, read: 1 }, Place { token: 2, read: 0 }])
         );
+        // A space that only the teacher's tokenizer puts before a text, in a token of its own or not.
+        let spaced = Bridge::of(bytes(&["", " ", "a", " a"]), bytes(&["a", "", " "]), [0, 1]);
+        let [one, two] = [Place { token: 1, read: 0 }, Place { token: 0, read: 1 }];
+        assert_eq!(spaced.align(&[1, 2, 0], &[0, 1]), Some(vec![one, Place { token: 2, read: 0 }]));
+        assert_eq!(spaced.align(&[3, 0], &[0, 1]), Some(vec![two, Place { token: 1, read: 0 }]));
+        assert_eq!(spaced.align(&[3, 0], &[2, 0, 1]).map(|places| places.len()), Some(3));
         for (teacher, student) in [
             (&[1, 0][..], &[0, 1, 2][..]),
             (&[1, 2, 0], &[0, 2]),

@@ -66,6 +66,11 @@ pub enum CaptureError {
     Score(#[from] ScoreError),
     #[error("there are no prompts to answer. Try: another --data")]
     NoRows,
+    #[error(
+        "teacher and student write the same bytes in none of {0} rows, so nothing can be carried over. Take a teacher of the base's \
+         family, or let it write answers: `limbeck teach`"
+    )]
+    Unlike(u64),
 }
 
 /// What stands for a tokenizer: its tokens in their order.

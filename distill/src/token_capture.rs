@@ -103,6 +103,9 @@ pub fn capture_tokens(
         distinct.retain(|(_, asked)| places(bridge, asked).is_some());
     }
     let unlike = (all - distinct.len()) as u64;
+    if all > 0 && distinct.is_empty() {
+        return Err(CaptureError::Unlike(unlike));
+    }
     if distinct.is_empty() {
         return Err(CaptureError::NoRows);
     }
@@ -220,7 +223,9 @@ fn answer(sparse: Sparse, teacher: &TokenTeacher, rows: &[Keyed<'_>]) -> Result<
     }
     begins.push(places.len());
     let read = packed.len();
-    let named = |e| (rows[0].1.id.clone(), e);
+    // What a row can be refused for is its length.
+    let longest = || rows.iter().max_by_key(|(_, asked)| asked.read().len()).map(|(_, asked)| asked.id.clone());
+    let named = |e| (longest().unwrap_or_default(), e);
     let states = teacher.decoder.states_under(&Arc::new(packed), teacher.lora.as_ref()).map_err(named)?;
     let mut pass = Pass { teacher, states, places, took: since.elapsed() };
     let told: Vec<TokenRow> = match &teacher.bridge {

@@ -153,6 +153,9 @@ fn answers_are_written_freely_where_that_is_asked_for() {
         assert!(told.contains(part), "no {part} in:\n{told}");
     }
     mini.expect(0, &["explain", "mini", "--set", "task.constrained=false"]);
+    // The cure leads to the end, and says what it can't measure.
+    let told = said(&mini, 0, &["run", "mini", "--offline", "--set", "task.constrained=false"]);
+    assert!(told.contains("what keeping answers to the schema would do is not measured"), "{told}");
     let told = said(&mini, 3, &["explain", "mini", "--set", "task.kind=generate"]);
     assert!(told.contains("`task.constrained`") || told.contains("`task.schema`"), "{told}");
 }

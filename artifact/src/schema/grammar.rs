@@ -155,6 +155,16 @@ impl Making {
         let any = RegexAst::Regex("(?s:.)".to_owned());
         let mut says = vec![RegexAst::Repeat(Box::new(any), least, most)];
         if let Some(pattern) = &rules.pattern {
+            // To the engine a group of this name is no group, but where the text ends.
+            if ["(?P<stop>", "(?<stop>"].iter().any(|group| pattern.text().contains(group)) {
+                return Err(SchemaError {
+                    at: format!("{at}.pattern"),
+                    what: format!(
+                        "{:?} has a group called `stop`, which can't be kept to: rename the group",
+                        pattern.text()
+                    ),
+                });
+            }
             let ast = RegexAst::SearchRegex(pattern.text().to_owned());
             self.builder.mk(&ast).map_err(|_| SchemaError {
                 at: format!("{at}.pattern"),

@@ -232,3 +232,21 @@ fn no_pattern_takes_for_ever() {
     let seconds = begun.elapsed().as_secs();
     assert!(kept >= 20 && seconds < 60, "{kept} in {seconds} s");
 }
+
+/// The engine would take it for a mark of where the text ends.
+#[test]
+fn a_group_called_stop_is_refused_and_any_other_is_none() {
+    let of = |group: &str| {
+        let pattern = format!("^({group}[0-9]+)$");
+        let text =
+            json!({"type": "object", "properties": {"n": {"type": "string", "pattern": pattern}}, "required": ["n"]});
+        Schema::parse(&text.to_string()).unwrap().grammar("")
+    };
+    for group in ["?P<stop>", "?<stop>"] {
+        let e = of(group).err().unwrap().to_string();
+        assert!(e.contains("rename the group") && e.contains("n.pattern"), "{e}");
+    }
+    let mut grammar = of("?P<line>").unwrap();
+    let start = Some(grammar.start());
+    assert!(br#"{"n":"12"}"#.iter().fold(start, |at, byte| grammar.after(at?, *byte)).is_some());
+}

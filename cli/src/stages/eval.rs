@@ -284,6 +284,15 @@ pub fn run(
             max_new_tokens: max_new_tokens(recipe),
             within: schema.clone().filter(|_| constrained),
         });
+        // Freely they can be written under any schema, kept to it not under every one.
+        let unkept = schema.as_ref().filter(|_| !constrained && !texts).and_then(|schema| schema.grammar("").err());
+        if let Some(e) = &unkept {
+            let text = format!(
+                "what keeping answers to the schema would do is not measured, for they can't be kept to it: {e}"
+            );
+            emit.emit(EventKind::Note { text });
+        }
+        let both_ways = in_words && !texts && unkept.is_none();
         let write = |name: &str,
                      title: &str,
                      (digest, by): (&str, Arithmetic),
@@ -349,7 +358,7 @@ pub fn run(
                 Arithmetic::F32 => format!("the {format} file itself, read back"),
             };
             arms.push(model(format, &title, &file.sha256, run.dir.join(&file.file), None, by));
-            if *format == recipe.quantize.ship && in_words && !texts {
+            if *format == recipe.quantize.ship && both_ways {
                 let what = if constrained { "its answers written freely" } else { "its answers kept to the schema" };
                 let title = format!("the {format} file, {what}");
                 let digest = if by == Arithmetic::F32 { file.sha256.clone() } else { format!("{} {by}", file.sha256) };
@@ -386,7 +395,7 @@ pub fn run(
                 }
             }
         }
-        let constraint = (in_words && !texts).then(|| Constraint { constrained, other: other.to_owned() });
+        let constraint = both_ways.then(|| Constraint { constrained, other: other.to_owned() });
         let plan = plan(run, &labels, prices.clone(), &base.name, quantized);
         let plan = EvalPlan { fields, constraint, loads, ranking, ..plan };
         let rows = Rows {

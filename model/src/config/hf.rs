@@ -335,7 +335,11 @@ impl Hf<'_> {
             }
             (Some(Some(inner)), _) => Ok(inner),
             // Phi-3's default.
-            (None, _) => self.size(KEY, MAX_POSITIONS, Some(4096)),
+            (None, _) => match self.size(KEY, MAX_POSITIONS, Some(4096))? {
+                // Its logarithm divides.
+                1 => self.wrong(format!("'{KEY}' is no usable number")),
+                size => Ok(size),
+            },
         }
     }
 
