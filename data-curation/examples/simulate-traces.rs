@@ -1,19 +1,21 @@
 //! Writes `traces.jsonl` and `decisions.jsonl` of simulated calls, made from Banking77:
 //! `cargo run --release -p limbeck-data-curation --example simulate-traces -- --source DIR/banking77 --out DIR
-//! [--classes 12] [--per-class 87] [--customers 160] [--seed 17]`. 0 classes or 0 a class take all. `--bookings
-//! recipes/booking-extractor/schema.json` makes traces of an extraction out of restaurant8k instead. With `--count N` no
-//! source is needed: N traces of made-up words, and `pairs.jsonl` with the near-duplicates that were planted.
+//! [--classes 12] [--skip 0] [--per-class 87] [--customers 160] [--seed 17]`. 0 classes or 0 a class take all; the first
+//! `--skip` categories in byte order are left out. `--bookings recipes/booking-extractor/schema.json` makes traces of an
+//! extraction out of restaurant8k instead. With `--count N` no source is needed: N traces of made-up words, and
+//! `pairs.jsonl` with the near-duplicates that were planted.
 
 use limbeck_artifact::files::{AtomicFile, write_atomic};
 use limbeck_data_curation::simulate::booking::{BookingPlan, read_restaurant8k, simulate_bookings};
 use limbeck_data_curation::simulate::bulk::{BulkPlan, bulk};
 use limbeck_data_curation::simulate::{SimulatePlan, read_banking77, simulate};
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut plan = SimulatePlan::default();
-    let (mut source, mut out, mut count, mut schema) = (None, None::<PathBuf>, None, None);
+    let (mut source, mut out, mut count, mut schema, mut skip) = (None, None::<PathBuf>, None, None, 0);
     let mut args = std::env::args().skip(1);
     while let Some(name) = args.next() {
         let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
@@ -22,6 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--out" => out = Some(PathBuf::from(value)),
             "--count" => count = Some(value.parse()?),
             "--classes" => plan.classes = value.parse()?,
+            "--skip" => skip = value.parse()?,
             "--per-class" => plan.per_class = value.parse()?,
             "--customers" => plan.customers = value.parse()?,
             "--bookings" => schema = Some(PathBuf::from(value)),
@@ -46,7 +49,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         write_atomic(&out.join("decisions.jsonl"), decisions.as_bytes())?;
         return Ok(());
     }
-    let made = simulate(&plan, &read_banking77(&source)?)?;
+    let mut source = read_banking77(&source)?;
+    let categories: BTreeSet<String> = source.iter().map(|l| l.category.clone()).collect();
+    let skipped: BTreeSet<String> = categories.into_iter().take(skip).collect();
+    source.retain(|l| !skipped.contains(&l.category));
+    let made = simulate(&plan, &source)?;
     write_atomic(&out.join("traces.jsonl"), made.traces.as_bytes())?;
     write_atomic(&out.join("decisions.jsonl"), made.decisions.as_bytes())?;
     Ok(())
