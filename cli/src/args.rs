@@ -319,16 +319,18 @@ Example:
     /// Our side of a comparison, as `bench` starts it: one line of JSON
     #[command(hide = true, after_help = "Example:\n  limbeck bench-ours step --model smollm2-135m")]
     BenchOurs(crate::bench::args::BenchOurs),
-    /// Ask a local teacher for its posterior over the labels of each prompt, into a file that training learns from
+    /// Ask a local teacher for its posteriors over labels, or what it expects at each token of answers, for training
     #[command(after_help = "\
 Example:
   limbeck capture --teacher big.gguf --data runs/router/dataset --out router.capture
   limbeck capture --teacher smollm2-135m --adapter runs/big/train/adapter --data calls.jsonl --out calls.capture
+  limbeck capture --teacher big.gguf --data runs/bookings/dataset --draws 50 --out bookings.capture
   limbeck capture show router.capture
 
 A recipe does the same by itself where distill.teacher is set; distill.capture takes such a file instead. A dataset's train and
 valid rows are answered, or each message of a file (JSON lines, CSV or plain lines). Killed, the same command goes on to the same
-bytes; a file of another teacher, tokenizer, template, label list or data is refused. A row takes 16 bytes and two a label.")]
+bytes; a file of another teacher, tokenizer, template, label list or data is refused. A row takes 16 bytes and two a label;
+of written answers (extract, generate) a token takes some 80 bytes, with --draws 50 some 10 to 40.")]
     Capture(capture::Capture),
     /// Make a smaller base model out of a base model: some layers, some neurons, and the vocabulary of the first merges
     #[command(after_help = "\
