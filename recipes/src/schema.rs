@@ -213,7 +213,7 @@ pub(crate) const FIELDS: &[Field] = &[
 
     field("distill.unreviewed_weight", UNIT, Default("0.0"), "loss weight of the recorded model's answers that nobody reviewed (0 leaves them out); times the share of draws that agree, where a teacher was asked several times"),
     field("distill.teacher", Path, Optional, "a local teacher whose posteriors over the labels, or what it expects at each token of written answers, the student learns beside them: a .gguf, a folder of safetensors, or an artifact's folder; naming one adds the capture stage"),
-    field("distill.teacher_adapter", Path, Optional, "adapter on that teacher, a folder as PEFT and `limbeck train` write it, with its classification head if it has one"),
+    field("distill.teacher_adapter", Path, Optional, "what a training left on that teacher, with its classification head if it has one: an adapter's folder as PEFT and `limbeck train` write it, or that of all weights (runs/NAME/train/model)"),
     field("distill.capture", Path, Optional, "a teacher's answers that `limbeck capture` wrote, instead of a teacher"),
     field("distill.unlabeled", Paths { min: 0 }, Default("[]"), "files of messages that nobody labelled (JSON lines, CSV or plain lines), learnt from the teacher alone; what is like a held-out row is left out"),
     field("distill.top_k", Int { min: 1, max: 100 }, OptionalOf(WRITTEN), "of what a teacher expects at a token, so many likeliest tokens are kept, and the sum of all others (20 where neither this nor distill.draws is said)"),

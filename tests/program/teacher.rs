@@ -269,3 +269,18 @@ fn written_answers_are_learnt_token_by_token() {
     said("teacher = \"teacher.gguf\"\ndraws = 20\ndivergence = \"skew_kl\"", &["forward_kl alone"]);
     said("teacher = \"teacher.gguf\"\nunlabeled = [\"traces.jsonl\"]", &["has none", "limbeck teach"]);
 }
+
+/// All weights of a full fine-tuning are a teacher as an adapter is, with their head.
+#[test]
+fn a_fully_trained_model_teaches() {
+    let mini = Mini::new(0.0001, true);
+    mini.expect(0, &["train", "mini", "--offline", "--set", "train.method=full", "--set", "train.head=classification"]);
+    let model = mini.run_dir().join("train/model").display().to_string();
+    let (base, calls) = (mini.path().join("mini/base.gguf"), mini.path().join("calls.txt"));
+    fs::write(&calls, "where is my card\nis the cheque in\n").unwrap();
+    let [base, calls, out] = [base, calls, mini.path().join("of-all.capture")].map(|p| p.display().to_string());
+    let args =
+        ["capture", "--teacher", &base, "--adapter", &model, "--data", &calls, "--out", &out, "--system", "Classify."];
+    let said = mini.expect(0, &args);
+    assert!(said.contains("2 prompts answered over 12 labels"), "{said}");
+}

@@ -33,7 +33,8 @@ pub struct Ask {
     /// The teacher: a .gguf, a folder of safetensors, or an artifact's folder
     #[arg(long, value_name = "PATH")]
     pub teacher: PathBuf,
-    /// An adapter on it, with its classification head if it has one: a folder as PEFT and `limbeck train` write it
+    /// What a training left on it, with its classification head if it has one: an adapter's folder as PEFT and `limbeck train` write it,
+    /// or that of all weights (runs/NAME/train/model)
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
     /// A frozen dataset's folder (runs/NAME/dataset), or a file of messages

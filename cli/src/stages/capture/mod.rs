@@ -24,7 +24,6 @@ use limbeck_data_curation::redact::RedactOptions;
 use limbeck_distill::{Asked, CapturePlan, TokenTeacher, capture};
 use limbeck_eval::statistics::wilson;
 use limbeck_eval::{AnswerError, argmax};
-use limbeck_model::adapter::Adapter;
 use limbeck_model::arithmetic::Arithmetic;
 use limbeck_model::device::DeviceName;
 use limbeck_model::score::LabelScorer;
@@ -102,8 +101,10 @@ impl Teacher {
         };
         let mut digest = base::digest(&file, &Weights::open(&file).map_err(|e| cannot_open(model, &e))?)?;
         if let Some(folder) = adapter {
-            let head = Adapter::load(folder).map_err(|e| cannot_open(folder, &e))?.head;
-            labels = head.map_or(labels, |head| head.labels);
+            // All weights of a full fine-tuning have a head, too, where one was trained.
+            let (_, adapter) = Weights::open_trained::<AnswerError>(&file, Some(folder))
+                .map_err(|e| cannot_open(folder, e.as_ref()))?;
+            labels = adapter.and_then(|adapter| adapter.head).map_or(labels, |head| head.labels);
             name = format!("{name} + {}", base::name_of(folder));
             digest = sha256_hex(format!("{digest} {}", folder_digest(folder)?).as_bytes());
         }
