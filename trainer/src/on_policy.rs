@@ -9,11 +9,12 @@ use crate::base::Base;
 use crate::batch::TrainRow;
 use crate::divergence::Divergence;
 use crate::parameters::Parameters;
-use crate::plan::{TrainError, TrainSettings};
+use crate::plan::{TrainError, TrainPlan, TrainSettings};
 use crate::random::Random;
 use crate::told::strange;
-use limbeck_artifact::capture::Position;
-use limbeck_artifact::dataset::{Example, LabelSource, Message};
+use limbeck_artifact::capture::{Position, tokens_key};
+use limbeck_artifact::dataset::{Dataset, Example, LabelSource, Message, Split};
+use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_model::decoder::DecoderError;
 use limbeck_model::generate::{Asked, Batch, Chosen, Draw, Ends, continuations};
 use limbeck_model::ops::SoftTarget;
@@ -89,6 +90,25 @@ impl Written {
     }
 }
 
+impl std::fmt::Display for Written {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Written { rows, tokens, instead_of, agrees, unread } = self;
+        if *rows == 0 {
+            return write!(
+                f,
+                "the teacher could read none of the {unread} answers that the student wrote, in its own tokens"
+            );
+        }
+        let share = 100.0 * *agrees as f64 / (*tokens).max(1) as f64;
+        write!(f, "the student wrote {rows} answers itself, {tokens} tokens in place of {instead_of}")?;
+        write!(f, "; {share:.1} % of them the teacher would have written there, too")?;
+        match unread {
+            0 => Ok(()),
+            unread => write!(f, "; {unread} more it could not read in its own tokens"),
+        }
+    }
+}
+
 /// A training's rows, and what may be written in place of their answers.
 pub struct Writer<'a> {
     pub plan: &'a OnPolicy,
@@ -103,7 +123,52 @@ pub struct Writer<'a> {
     pub total: u64,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    /// Of a plan; none where nothing is on-policy.
+    ///
+    /// # Errors
+    /// Settings that keep what the dataset's answers are.
+    pub fn of(
+        plan: &'a TrainPlan,
+        base: Base<'a>,
+        tokenizer: &'a ChatTokenizer,
+        dataset: &'a Dataset,
+        rows: &'a [TrainRow],
+        emit: &dyn Emit,
+    ) -> Result<Option<Writer<'a>>, TrainError> {
+        let (Some(on_policy), settings) = (&plan.on_policy, &plan.settings) else { return Ok(None) };
+        if settings.turbo_layers > 0 {
+            return Err(TrainError::TurboOnPolicy);
+        }
+        let examples = dataset.rows(Split::Train);
+        let told = |row: &TrainRow| {
+            let told = plan.told.as_ref()?;
+            told.rows.get(&tokens_key(&row.encoded.ids, &row.encoded.mask)).map(Vec::as_slice)
+        };
+        let trust = plan.told.as_ref().map_or((0.0, false), |told| (told.trust, told.contradicts));
+        let worth: Vec<f32> =
+            rows.iter().zip(examples).map(|(row, example)| worth(example, told(row), trust)).collect();
+        let open = worth.iter().filter(|worth| **worth > 0.0).count();
+        let mut text = format!(
+            "on-policy from {:.0} % of the steps on: of {open} rows of {} the student writes the answer itself with a chance of {:.0} %",
+            on_policy.after * 100.0,
+            rows.len(),
+            on_policy.share * 100.0,
+        );
+        if open < rows.len() {
+            text.push_str(
+                "; of the others the teacher would not have written the answer, or its word is worth nothing yet",
+            );
+        }
+        emit.emit(EventKind::Note { text });
+        if open == 0 {
+            let text = "nothing is on-policy: the teacher would have written the answer of no train row itself";
+            emit.emit(EventKind::Warning { text: text.to_owned() });
+        }
+        let total = settings.total_steps(rows.len());
+        Ok(Some(Writer { plan: on_policy, base, settings, tokenizer, rows, examples, worth, total }))
+    }
+
     /// The rows of step `step`, those that are on-policy under answers that the student wrote; none where the step has none.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use crate::batch::{TrainRow, epoch_order};
 use crate::checkpoint::{Checkpoints, Progress, StepLog};
 use crate::diverged::diagnose;
 use crate::learner::Learner;
-use crate::on_policy::{Writer, Written, worth};
+use crate::on_policy::{Writer, Written};
 use crate::optimizer::{Group, adamw, clip_factor};
 use crate::parameters::Parameters;
 use crate::plan::{HeadKind, TrainError, TrainPlan, TrainReport, TrainSettings};
@@ -14,7 +14,6 @@ use crate::rows::{encode, encode_with, soft_loss};
 use crate::turbo::HiddenCache;
 use crate::validate::Validator;
 use crate::watch::{Metric, ValidLog, best, should_stop};
-use limbeck_artifact::capture::tokens_key;
 use limbeck_artifact::dataset::{Dataset, Split};
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_artifact::files::write_atomic;
@@ -66,7 +65,7 @@ pub fn train<'a>(
     let on_policy = plan.on_policy.as_ref().map(|on_policy| on_policy.divergence);
     let learner =
         Learner { base, settings: s, rows: &rows, cache: cache.as_ref(), soft: soft.as_ref(), divergence, on_policy };
-    let writer = writer(plan, base, tokenizer, dataset, &rows, total, emit)?;
+    let writer = Writer::of(plan, base, tokenizer, dataset, &rows, emit)?;
 
     let started = Instant::now();
     let first_step = step;
@@ -158,6 +157,13 @@ pub fn train<'a>(
     }
     let written =
         plan.on_policy.as_ref().map(|_| log.iter().flat_map(|l| l.written).fold(Written::default(), Written::and));
+    if let Some(written) = written.filter(|written| written.rows + written.unread > 0) {
+        let text = written.to_string();
+        emit.emit(match written.unread > written.rows {
+            true => EventKind::Warning { text },
+            false => EventKind::Note { text },
+        });
+    }
     let tail = &log[log.len().saturating_sub(20)..];
     Ok(TrainReport {
         quantize_base: match base {
@@ -179,42 +185,6 @@ pub fn train<'a>(
         best_step,
         stopped_early,
     })
-}
-
-/// What may be written in place of the rows' answers, where the training is on-policy.
-fn writer<'a>(
-    plan: &'a TrainPlan,
-    base: Base<'a>,
-    tokenizer: &'a ChatTokenizer,
-    dataset: &'a Dataset,
-    rows: &'a [TrainRow],
-    total: u64,
-    emit: &dyn Emit,
-) -> Result<Option<Writer<'a>>, TrainError> {
-    let Some(on_policy) = &plan.on_policy else { return Ok(None) };
-    if plan.settings.turbo_layers > 0 {
-        return Err(TrainError::TurboOnPolicy);
-    }
-    let examples = dataset.rows(Split::Train);
-    let told = |row: &TrainRow| {
-        let told = plan.told.as_ref()?;
-        told.rows.get(&tokens_key(&row.encoded.ids, &row.encoded.mask)).map(Vec::as_slice)
-    };
-    let trust = plan.told.as_ref().map_or((0.0, false), |told| (told.trust, told.contradicts));
-    let worth: Vec<f32> = rows.iter().zip(examples).map(|(row, example)| worth(example, told(row), trust)).collect();
-    let open = worth.iter().filter(|worth| **worth > 0.0).count();
-    let text = format!(
-        "on-policy: the student answers {open} of {} rows itself, each with a chance of {} a time; of the others the dataset's \
-         answers stand alone, for the teacher would not have written them",
-        rows.len(),
-        on_policy.share,
-    );
-    emit.emit(EventKind::Note { text });
-    if open == 0 {
-        let text = "nothing is on-policy: there is no train row whose answer the teacher would have written itself";
-        emit.emit(EventKind::Warning { text: text.to_owned() });
-    }
-    Ok(Some(Writer { plan: on_policy, base, settings: &plan.settings, tokenizer, rows, examples, worth, total }))
 }
 
 /// What the settings ask of the data and the base.
