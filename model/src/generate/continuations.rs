@@ -2,7 +2,7 @@
 //! of many rows reads them once; rows that end make room for those that wait.
 
 use super::choice::{drawn, likeliest, likeliest_of};
-use super::constraint::{Allowed, Constraint};
+use super::constraint::{Allowed, Constraint, Entered};
 use crate::decoder::{Decoder, DecoderError, LoraSet};
 use crate::sequence::Sequence;
 use limbeck_artifact::random::{SplitMix64, mix};
@@ -111,14 +111,15 @@ pub fn continuations(
             false => waiting.push_back(number),
         }
     }
+    let entered = ends.within.map(Constraint::enter);
+    let within = entered.as_ref();
     let mut active: Vec<Row> = Vec::new();
     loop {
-        admit(&mut active, &mut waiting, asked, batch, ends.within);
+        admit(&mut active, &mut waiting, asked, batch, within);
         if active.is_empty() {
             return Ok(answers);
         }
         let mut choices = Ok(Vec::new());
-        let within = ends.within;
         decoder.ops().at_once(&mut || choices = step(decoder, lora, shared, &mut active, batch.prompt_tokens, within));
         let choices = choices?;
         for (row, choice) in active.iter_mut().zip(choices) {
@@ -184,7 +185,7 @@ fn admit<'a>(
     waiting: &mut VecDeque<usize>,
     asked: &[Asked<'a>],
     batch: Batch,
-    within: Option<&Constraint>,
+    within: Option<&Entered>,
 ) {
     let cost = |number: usize| asked[number].prompt.len() + asked[number].max_new_tokens;
     let mut kept: usize = active.iter().map(|row| cost(row.number)).sum();
@@ -195,7 +196,7 @@ fn admit<'a>(
         waiting.pop_front();
         kept += cost(number);
         let (sequence, Asked { prompt: unread, draw, .. }) = (Sequence::default(), asked[number]);
-        let at = within.map(Constraint::start);
+        let at = within.map(Entered::start);
         active.push(Row { number, sequence, unread, draw, chosen: 0, next: 0, at, over: false });
     }
 }
@@ -210,7 +211,7 @@ fn step(
     shared: &Sequence,
     active: &mut [Row],
     prompt_tokens: usize,
-    within: Option<&Constraint>,
+    within: Option<&Entered>,
 ) -> Result<Vec<Choice>, DecoderError> {
     let mut room = prompt_tokens.max(1);
     let (mut rows, mut tokens, mut last) = (Vec::new(), Vec::new(), Vec::new());
