@@ -18,5 +18,5 @@ mod vocabulary;
 pub use capture::{Asked, CaptureError, CapturePlan, CaptureReport, capture, tokenizer_digest};
 pub use carve::{CarvePlan, CarveReport, carve};
 pub use error::CarveError;
-pub use token_capture::{TokenCapturePlan, TokenCaptureReport, TokenTeacher, TokensAsked, capture_tokens};
+pub use token_capture::{TokenCapturePlan, TokenCaptureReport, TokenTeacher, TokensAsked, capture_tokens, tell};
 pub use vocabulary::{Cut, Vocabulary};

@@ -171,6 +171,30 @@ fn report(
     }
 }
 
+/// What a teacher expects at the tokens of rows, without a file: one for each token that carries loss. None of a row that is not
+/// of the same bytes in the teacher's tokens.
+///
+/// # Errors
+/// A row that the teacher can't take, by its id.
+pub fn tell(
+    teacher: &TokenTeacher,
+    sparse: Sparse,
+    asked: &[TokensAsked],
+) -> Result<Vec<Option<Vec<Position>>>, CaptureError> {
+    let keyed: Vec<Keyed> = asked.iter().map(|asked| (tokens_key(&asked.row.ids, &asked.row.mask), asked)).collect();
+    let read = |(_, asked): &Keyed| teacher.bridge.as_ref().is_none_or(|bridge| places(bridge, asked).is_some());
+    let readable: Vec<bool> = keyed.iter().map(read).collect();
+    let rows: Vec<Keyed> = keyed.into_iter().zip(&readable).filter(|(_, read)| **read).map(|(row, _)| row).collect();
+    let mut told = Vec::with_capacity(rows.len());
+    for pass in passes(&rows) {
+        let (rows, ..) =
+            answer(sparse, teacher, pass).map_err(|(id, source)| CaptureError::Row { id, source: source.into() })?;
+        told.extend(rows.into_iter().map(|row| row.positions));
+    }
+    let mut told = told.into_iter();
+    Ok(readable.into_iter().map(|read| if read { told.next() } else { None }).collect())
+}
+
 type Keyed<'a> = (String, &'a TokensAsked);
 
 impl TokensAsked {

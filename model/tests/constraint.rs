@@ -129,6 +129,29 @@ fn a_sure_token_costs_no_probability() {
     }
 }
 
+/// What places take in memory is given back, and what answers may say does not depend on it.
+#[test]
+fn a_constraint_that_is_used_for_months_stays_small() {
+    let schema = r#"{"type":"object","properties":{"said":{"type":"string","maxLength":2000}},"required":["said"]}"#;
+    let schema = Schema::parse(schema).unwrap();
+    let [model, _] = &*MODELS;
+    let vocab = model.decoder.config.vocab_size;
+    let new = || Constraint::new(&schema, &model.tokenizer, vocab).unwrap();
+    let (roomy, tight) = (new(), new().within_bytes(1 << 20));
+    let (begun, mut given_back) = (tight.bytes(), 0);
+    for n in [1, 200, 800, 30, 500, 900, 700, 3] {
+        let before = tight.bytes();
+        for text in [format!("{{\"said\":\"{}\"}}", "a".repeat(n)), format!("{{\"said\":\"{}", "b".repeat(n))] {
+            let tokens = pieces(&model.tokenizer, &text, n as u64);
+            assert_eq!(tight.accepts(&tokens), text.ends_with('}'), "{n}");
+            assert_eq!(roomy.accepts(&tokens), text.ends_with('}'), "{n}");
+        }
+        given_back += usize::from(tight.bytes() < before);
+    }
+    let [small, large] = [&tight, &roomy].map(Constraint::bytes);
+    assert!(given_back >= 2 && small >= begun && small < large / 4, "{given_back} times: {small} of {large}");
+}
+
 /// The same tokens written in pieces as a die falls.
 fn pieces(tokenizer: &ChatTokenizer, text: &str, mut seed: u64) -> Vec<u32> {
     let (mut rest, mut tokens) = (text.as_bytes(), Vec::new());

@@ -7,7 +7,7 @@ mod common;
 use common::{adapter, decoder, distance, step};
 use limbeck_model::decoder::{Decoder, DecoderError};
 use limbeck_model::device::{DeviceName, ops};
-use limbeck_model::generate::{Asked, Batch, Chosen, Ends, generate, greedy};
+use limbeck_model::generate::{Asked, Batch, Chosen, Ends, continuations, generate};
 use limbeck_model::layout::{Packed, ROOT};
 use limbeck_model::ops::Target;
 use limbeck_model::sequence::Sequence;
@@ -159,8 +159,8 @@ fn bad_input_is_an_error() {
 /// Up to five tokens behind `past` and `prompt`.
 fn five(d: &Decoder, past: &Sequence, prompt: &[u32], stop: &[u32], most: usize) -> Chosen {
     let ends = Ends { stop, within: None, goes_on: &|_, tokens| tokens.len() < most, done: &mut |_| () };
-    let asked = [Asked { prompt, max_new_tokens: 5 }];
-    greedy(d, None, past, &asked, Batch::default(), ends).unwrap().pop().unwrap()
+    let asked = [Asked::greedy(prompt, 5)];
+    continuations(d, None, past, &asked, Batch::default(), ends).unwrap().pop().unwrap()
 }
 
 /// The probability of what is chosen is the product of the plain forward pass's, with or without a kept beginning.

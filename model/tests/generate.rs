@@ -5,7 +5,7 @@
 use limbeck_model::adapter::Adapter;
 use limbeck_model::decoder::{Decoder, LoraSet};
 use limbeck_model::device::{DeviceName, ops, writing_ops};
-use limbeck_model::generate::{Asked, Batch, Chosen, Ends, greedy};
+use limbeck_model::generate::{Asked, Batch, Chosen, Draw, Ends, continuations};
 use limbeck_model::ops::Ops;
 use limbeck_model::sequence::Sequence;
 use limbeck_model::weights::Weights;
@@ -176,7 +176,7 @@ fn write(
     batch: Batch,
 ) -> Vec<Chosen> {
     let begun = case.decoder.begin(&[5, 6, 7, 8][..shared], lora).unwrap();
-    let asked: Vec<Asked> = prompts.iter().map(|(p, n)| Asked { prompt: &p[shared..], max_new_tokens: *n }).collect();
+    let asked: Vec<Asked> = prompts.iter().map(|(p, n)| Asked::greedy(&p[shared..], *n)).collect();
     let done = RefCell::new(Vec::new());
     let ends = Ends {
         stop: &[9, 17],
@@ -184,7 +184,7 @@ fn write(
         goes_on: &|_, t| t.len() < 6 || t[0] % 2 == 0,
         done: &mut |i| done.borrow_mut().push(i),
     };
-    let answers = greedy(&case.decoder, lora, &begun, &asked, batch, ends).unwrap();
+    let answers = continuations(&case.decoder, lora, &begun, &asked, batch, ends).unwrap();
     let mut told = done.into_inner();
     told.sort_unstable();
     assert_eq!(told, (0..prompts.len()).collect::<Vec<_>>(), "each answer is told of once");
@@ -230,7 +230,7 @@ fn no_more_is_kept_than_the_budget_says() {
     let case = writing(&families()[3]);
     let prompts: Vec<(Vec<u32>, usize)> = (0..20).map(|i| ((0..(i % 7 + 1)).collect(), 6)).collect();
     for (rows, cached_tokens) in [(3, 10_000), (20, 40), (20, 1), (20, 10_000)] {
-        let asked: Vec<Asked> = prompts.iter().map(|(p, n)| Asked { prompt: p, max_new_tokens: *n }).collect();
+        let asked: Vec<Asked> = prompts.iter().map(|(p, n)| Asked::greedy(p, *n)).collect();
         let open = RefCell::new(BTreeSet::new());
         let most = RefCell::new((0, 0));
         let begun = |number: usize, _: &[u32]| {
@@ -246,7 +246,7 @@ fn no_more_is_kept_than_the_budget_says() {
         };
         let ends = Ends { stop: &[], within: None, goes_on: &begun, done: &mut done };
         let batch = Batch { rows, cached_tokens, prompt_tokens: 512 };
-        let answers = greedy(&case.decoder, None, &Sequence::default(), &asked, batch, ends).unwrap();
+        let answers = continuations(&case.decoder, None, &Sequence::default(), &asked, batch, ends).unwrap();
         assert!(answers.iter().all(|answer| answer.tokens.len() == 6));
         let (most_rows, most_tokens) = *most.borrow();
         let longest = prompts.iter().map(|(p, n)| p.len() + n).max().unwrap();
@@ -267,12 +267,35 @@ fn a_prompt_that_is_too_long_or_strange_is_an_error() {
     let case = writing(&families()[3]);
     let vocab = case.decoder.config.vocab_size as u32;
     let try_it = |prompt: &[u32]| {
-        let asked = [Asked { prompt, max_new_tokens: 2 }];
+        let asked = [Asked::greedy(prompt, 2)];
         let ends = Ends { stop: &[], within: None, goes_on: &|_, _| true, done: &mut |_| () };
-        greedy(&case.decoder, None, &Sequence::default(), &asked, Batch::default(), ends)
+        continuations(&case.decoder, None, &Sequence::default(), &asked, Batch::default(), ends)
     };
     assert!(try_it(&[vocab]).unwrap_err().to_string().contains("outside the vocabulary"));
     let long = vec![1; case.decoder.config.max_position_embeddings];
     assert!(try_it(&long).unwrap_err().to_string().contains("longer than the model's context"));
     assert_eq!(try_it(&[]).unwrap(), [Chosen::default()]);
+}
+
+/// A row's draws are its own: what is written beside it, and in which batch, has no part in them.
+#[test]
+fn draws_follow_from_a_row_s_stream() {
+    let case = writing(&families()[3]);
+    let prompts: Vec<Vec<u32>> = (0..6).map(|i| (0..=(i % 3)).collect()).collect();
+    let write = |streams: &[u64], rows: usize| -> Vec<Vec<u32>> {
+        let draw = |stream: u64| Some(Draw { temperature: 1.0, stream });
+        let asked: Vec<Asked> =
+            prompts.iter().zip(streams).map(|(p, s)| Asked { draw: draw(*s), ..Asked::greedy(p, 8) }).collect();
+        let ends = Ends { stop: &[], within: None, goes_on: &|_, _| true, done: &mut |_| () };
+        let batch = Batch::of(rows);
+        let answers = continuations(&case.decoder, None, &Sequence::default(), &asked, batch, ends).unwrap();
+        answers.into_iter().map(|answer| answer.tokens).collect()
+    };
+    let streams = [1, 2, 3, 4, 5, 6];
+    let all = write(&streams, 6);
+    assert_eq!(write(&streams, 2), all);
+    let others = write(&[1, 20, 3, 40, 5, 60], 6);
+    for i in 0..6 {
+        assert_eq!(others[i] == all[i], i % 2 == 0, "row {i}: {:?} {:?}", others[i], all[i]);
+    }
 }

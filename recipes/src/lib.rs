@@ -26,8 +26,8 @@ pub use lock::is_locked;
 pub use plan::settings;
 pub use recipe::{
     Balance, BaseModel, CacheDtype, Data, DecayType, Distill, Divergence, Dtype, Encrypt, Head, Imatrix,
-    LossNormalization, LrScheduler, Method, MinReviewed, Model, Promote, Quantize, QuantizeBase, Recipe, Review,
-    Rounding, Sign, SplitRatios, Task, Train, TrainOn, Trust, ValidMetric,
+    LossNormalization, LrScheduler, Method, MinReviewed, Model, OnPolicyDivergence, Promote, Quantize, QuantizeBase,
+    Recipe, Review, Rounding, Sign, SplitRatios, Task, Train, TrainOn, Trust, ValidMetric,
 };
 pub use resolve::{Entry, Origin, Resolved, load, load_text, locate};
 pub use roles::{ROLES, Role, RoleFile};

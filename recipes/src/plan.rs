@@ -16,7 +16,14 @@ const DISTILLED: &[&str] = &[
     "distill.divergence_alpha",
     "distill.divergence_beta",
     "distill.trust",
+    "distill.on_policy",
+    "distill.on_policy_after",
+    "distill.on_policy_temperature",
+    "distill.on_policy_divergence",
 ];
+
+/// What a training depends on that writes answers itself.
+const ON_POLICY: &[&str] = &["task.max_new_tokens", "distill.top_k"];
 
 /// What a capture depends on beside its own settings where it is of tokens: what makes rows of them, and what is kept.
 const TOLD: &[&str] = &["seed", "model.max_seq_length", "train.train_on", "distill.top_k", "distill.draws"];
@@ -85,13 +92,15 @@ pub fn settings(resolved: &Resolved, stage: Stage) -> Value {
     // Without a teacher, how one would be learnt from is nothing that a training depends on.
     let distills = stage == Stage::Train && resolved.recipe.distill.is_asked();
     let written = resolved.recipe.task.kind != "classify";
+    let on_policy = distills && resolved.recipe.distill.on_policy > 0.0;
+    let written_anew = if stage == Stage::Train && on_policy { ON_POLICY } else { &[] };
     let own = match stage {
         Stage::Train if distills => DISTILLED,
         Stage::Capture if written => TOLD,
         _ => &[],
     };
     let wanted = |key: &str| {
-        let mut prefixes = prefixes(stage).iter().chain(own);
+        let mut prefixes = prefixes(stage).iter().chain(own).chain(written_anew);
         let told = stage == Stage::Promote || is_locked(key);
         told && prefixes.any(|p| if p.ends_with('.') || p.is_empty() { key.starts_with(p) } else { key == *p })
     };

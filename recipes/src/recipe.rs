@@ -275,6 +275,19 @@ pub struct Distill {
     pub divergence_alpha: Option<f64>,
     pub divergence_beta: Option<f64>,
     pub trust: Trust,
+    pub on_policy: f64,
+    pub on_policy_after: f64,
+    pub on_policy_temperature: f64,
+    pub on_policy_divergence: OnPolicyDivergence,
+}
+
+/// At the tokens of a student's own answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnPolicyDivergence {
+    ReverseKl,
+    ForwardKl,
+    Js,
 }
 
 impl Distill {

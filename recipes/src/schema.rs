@@ -225,6 +225,10 @@ pub(crate) const FIELDS: &[Field] = &[
     field("distill.divergence_alpha", Positive { max: 1.0 }, Optional, "alpha of skew_kl (its default 0.1) or of alpha_beta (0.2)"),
     field("distill.divergence_beta", Positive { max: 1.0 }, Optional, "beta of js (its default 0.5) or of alpha_beta (0.7)"),
     field("distill.trust", Choice(&["reviewed", "full"]), Default("\"reviewed\""), "weight of a teacher's answer that nobody confirmed: reviewed is the lower bound (Wilson, 95 %) of its precision on reviewed rows where it said that label, or of how often it would have written a reviewed answer; full is 1, and where answers are written its word counts beside a person's other one too"),
+    field("distill.on_policy", UNIT, Default("0.0"), "answers that are written: chance that a train row is answered by the student itself, as it stands at that step, and the teacher tells at each of its tokens what it would have written; needs distill.teacher. 0.25 to 0.5 are usual"),
+    field("distill.on_policy_after", Float { min: 0.0, max: 0.99 }, Default("0.25"), "share of the steps before the student answers any row itself: what it writes at first is not worth reading"),
+    field("distill.on_policy_temperature", Positive { max: 2.0 }, Default("1.0"), "of the student's own answers; 1 draws from its own distribution"),
+    field("distill.on_policy_divergence", Choice(&["reverse_kl", "forward_kl", "js"]), Default("\"reverse_kl\""), "how far the student is from the teacher at its own tokens: reverse_kl takes from it what the teacher would not write, js is half of either"),
 
     field("quantize.formats", Choices(FORMATS), Default("[\"Q8_0\", \"Q4_0\"]"), "GGUF files to make of the merged model"),
     field("quantize.ship", Choice(FORMATS), Default("\"Q8_0\""), "the one that is gated and packaged"),

@@ -36,6 +36,7 @@ pub(crate) fn misplaced(get: Get<'_>) -> Vec<(&'static str, String, &'static str
     if let Some(called) = kinds::written(get).filter(|_| teacher || capture) {
         found.extend(over_tokens(get, called, unlabeled));
     }
+    found.extend(on_policy(get, teacher));
     for (key, of) in WITH {
         let divergence = get("distill.divergence").and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
         if given(key) && !of.contains(&divergence.as_str()) {
@@ -46,6 +47,36 @@ pub(crate) fn misplaced(get: Get<'_>) -> Vec<(&'static str, String, &'static str
     if says("distill.divergence", "js") && get("distill.divergence_beta").and_then(|v| v.as_float()) == Some(1.0) {
         let message = "`distill.divergence_beta` is 1, where js is 0 whatever the student says".to_owned();
         found.push(("distill.divergence_beta", message, "take a number below 1, such as 0.5"));
+    }
+    found
+}
+
+/// What stands against answers that the student writes itself.
+fn on_policy(get: Get<'_>, teacher: bool) -> Vec<(&'static str, String, &'static str)> {
+    const KEY: &str = "distill.on_policy";
+    let mut found = Vec::new();
+    if get(KEY).and_then(|v| v.as_float()).is_none_or(|share| share == 0.0) {
+        return found;
+    }
+    if kinds::written(get).is_none() {
+        let message =
+            format!("`{KEY}` is of answers that are written; over labels a posterior tells of all answers at once");
+        found.push((KEY, message, "take it out: the student is compared with the teacher on every label as it is"));
+        return found;
+    }
+    if !teacher {
+        let message =
+            format!("`{KEY}` has the student's own answers read by a teacher while it trains, and none is named");
+        found.push((KEY, message, "add `teacher = …` under [distill]; a capture can't be asked anew"));
+    }
+    if get("train.train_on").is_some_and(|v| v.as_str() == Some("all_assistant")) {
+        let message = format!("`{KEY}` replaces the last answer alone, and `train.train_on` is \"all_assistant\"");
+        found.push((KEY, message, "set train.train_on to \"last\", or take it out"));
+    }
+    if get("train.turbo_layers").and_then(|v| v.as_integer()).is_some_and(|layers| layers > 0) {
+        let message =
+            format!("`{KEY}` has new answers at each step, and `train.turbo_layers` keeps the states of known ones");
+        found.push((KEY, message, "set train.turbo_layers to 0, or take it out"));
     }
     found
 }

@@ -270,6 +270,68 @@ fn written_answers_are_learnt_token_by_token() {
     said("teacher = \"teacher.gguf\"\nunlabeled = [\"traces.jsonl\"]", &["has none", "limbeck teach"]);
 }
 
+/// The student's own answers are read by its teacher while it trains, in the teacher's tokens where these are others.
+#[test]
+fn what_a_student_writes_is_read_by_its_teacher() {
+    let mini = Mini::bookings("name = \"fast\"\nkind = \"latency\"\np95_ms = 60000");
+    let folder = mini.path().join("mini");
+    tiny_base::write(&folder.join("teacher.gguf"), 3, GgmlType::F32, 7);
+    let toml = fs::read_to_string(folder.join("recipe.toml")).unwrap();
+    let with = |distill: &str| {
+        let toml = toml.replace("[quantize]", &format!("[distill]\n{distill}\n\n[quantize]"));
+        fs::write(folder.join("recipe.toml"), toml).unwrap();
+    };
+    let train = |distill: &str, most: usize| {
+        with(distill);
+        let most = format!("task.max_new_tokens={most}");
+        let args = ["train", "mini", "--offline", "--set", &most];
+        let out = mini.limbeck(&args);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        (said, record(&mini, "train")["summary"].clone())
+    };
+    let (said, summary) =
+        train("teacher = \"teacher.gguf\"\ntrust = \"full\"\non_policy = 0.5\non_policy_after = 0.2", 24);
+    assert!(said.contains("stays in memory beside the student") && said.contains("with a chance of 50 %"), "{said}");
+    let written = &summary["written"];
+    assert!(said.contains(&format!("the student wrote {} answers itself", written["rows"])), "{said}");
+    // Of two epochs eight tenths, and of these half.
+    let rows = written["rows"].as_f64().unwrap() / summary["rows"].as_f64().unwrap();
+    assert!((0.6..1.0).contains(&rows), "{summary}");
+    assert_eq!(written["unread"], 0);
+    // Its answers are cut off at 24 tokens, and none is empty.
+    let tokens = written["tokens"].as_f64().unwrap() / written["rows"].as_f64().unwrap();
+    assert!((1.0..=25.0).contains(&tokens), "{summary}");
+
+    // A base that is nothing yet writes bytes that are no text, too: a teacher with another tokenizer can't read those.
+    let quickstart = concat!(env!("CARGO_MANIFEST_DIR"), "/../recipes/quickstart/base.gguf");
+    let distill = format!("teacher = \"{quickstart}\"\ntrust = \"full\"\non_policy = 0.5\non_policy_after = 0.2");
+    let (said, summary) = train(&distill, 2);
+    let [rows, unread] = ["rows", "unread"].map(|count| summary["written"][count].as_u64().unwrap());
+    assert!(rows > 0 && unread > 0 && said.contains("could not read in its own tokens"), "{said}");
+
+    // Where the teacher would have written no reviewed answer, nobody follows it.
+    let (said, summary) = train("teacher = \"teacher.gguf\"\non_policy = 0.5", 24);
+    assert!(said.contains("nothing is on-policy") && summary["written"]["rows"] == 0, "{said}");
+
+    let refused = |distill: &str, sets: &[&str], says: &str| {
+        with(distill);
+        let args: Vec<&str> = ["explain", "mini"].into_iter().chain(sets.iter().flat_map(|s| ["--set", s])).collect();
+        let out = mini.limbeck(&args);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.code() == Some(3) && said.contains(says), "{said}");
+    };
+    refused("on_policy = 0.5", &[], "has the student's own answers read");
+    refused("capture = \"x.capture\"\non_policy = 0.5", &[], "a capture can't be asked anew");
+    let teacher = "teacher = \"teacher.gguf\"\non_policy = 0.5";
+    refused(teacher, &["train.turbo_layers=1"], "has new answers at each step");
+    refused(teacher, &["train.train_on=all_assistant"], "replaces the last answer alone");
+    refused(teacher, &["distill.on_policy_after=1.0"], "0.99");
+    let labels = taught();
+    let out = labels.limbeck(&["explain", "mini", "--set", "distill.on_policy=0.5"]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(3) && said.contains("is of answers that are written"), "{said}");
+}
+
 /// All weights of a full fine-tuning are a teacher as an adapter is, with their head.
 #[test]
 fn a_fully_trained_model_teaches() {

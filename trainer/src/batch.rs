@@ -34,6 +34,8 @@ pub struct TrainRow {
     pub soft: Option<SoftRow>,
     /// What a teacher expected of each token that carries loss, in their order, where it told; empty where it told nothing.
     pub told: Vec<Option<SoftTarget>>,
+    /// The student wrote its answer ([`crate::on_policy`]): what the teacher told of it is all there is to learn.
+    pub written: bool,
 }
 
 /// A teacher's answer to a row, and how the row lies in a batch for its sake.
@@ -52,7 +54,7 @@ pub struct SoftRow {
 impl TrainRow {
     /// A row that is learnt from its answer alone.
     pub fn new(id: String, encoded: EncodedExample, weight: f32) -> TrainRow {
-        TrainRow { id, encoded, weight, soft: None, told: Vec::new() }
+        TrainRow { id, encoded, weight, soft: None, told: Vec::new(), written: false }
     }
 
     /// What is computed of it: a chain of tokens, and a tree behind them. The last token predicts nothing.
@@ -106,6 +108,8 @@ pub struct MicroBatch {
     pub soft: Vec<SoftPlace>,
     /// Label positions of which a teacher told what it expected; they are none of `targets`.
     pub told: Vec<SoftTarget>,
+    /// Those of answers that the student wrote.
+    pub written: Vec<SoftTarget>,
 }
 
 /// Tokens that rows share at their beginning; 0 where it is not worth a segment of its own.
@@ -121,7 +125,7 @@ pub fn pack(rows: &[&TrainRow], min_prefix: usize, normalization: LossNormalizat
     let shared = prefix_of(rows, min_prefix);
     let first = rows.first().map_or(&[][..], |r| &r.encoded.ids[..shared]);
     let mut packed = Packed::with_prefix(first, 0);
-    let (mut targets, mut soft, mut told) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut targets, mut soft, mut told, mut written) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for row in rows {
         let ids = &row.encoded.ids;
         let (chain, tree) = row.laid();
@@ -135,6 +139,7 @@ pub fn pack(rows: &[&TrainRow], min_prefix: usize, normalization: LossNormalizat
             for (of_answer, (i, _)) in with_loss.enumerate() {
                 let place = start + i - 1 - shared;
                 match row.told.get(of_answer) {
+                    Some(Some(target)) if row.written => written.push(target.placed(place, weight)),
                     Some(Some(target)) => told.push(target.placed(place, weight)),
                     _ => targets.push(Target { row: place, token: ids[i], weight }),
                 }
@@ -154,7 +159,7 @@ pub fn pack(rows: &[&TrainRow], min_prefix: usize, normalization: LossNormalizat
             soft.push(SoftPlace { root, nodes, label: answered.label.clone() });
         }
     }
-    MicroBatch { packed: Arc::new(packed), targets, soft, told }
+    MicroBatch { packed: Arc::new(packed), targets, soft, told, written }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Where a killed run goes on from: what is trained, moments, step, loss log and the looks at the valid split, written whole or
 //! not at all. Data order and randomness need no state of their own, for both follow from seed and step.
 
+use crate::on_policy::Written;
 use crate::optimizer::Moments;
 use crate::parameters::{Parameter, Parameters};
 use crate::watch::{Metric, ValidLog, best};
@@ -18,6 +19,9 @@ pub struct StepLog {
     pub loss: f64,
     pub learning_rate: f64,
     pub grad_norm: f64,
+    /// Of answers that the student wrote itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<Written>,
 }
 
 /// How far a training is, beside its parameters.

@@ -16,6 +16,7 @@ use std::collections::btree_map::Entry;
 use std::ops::Range;
 
 /// What a step needs beside its parameters.
+#[derive(Clone, Copy)]
 pub struct Learner<'a> {
     pub base: Base<'a>,
     pub settings: &'a TrainSettings,
@@ -26,6 +27,8 @@ pub struct Learner<'a> {
     pub soft: Option<&'a SoftLoss>,
     /// From what a teacher expected at each token, where one told.
     pub divergence: Option<Divergence>,
+    /// From what it expected at each token that the student wrote itself.
+    pub on_policy: Option<Divergence>,
 }
 
 /// The sum over a step's micro-batches.
@@ -57,7 +60,12 @@ impl Gradients {
     }
 }
 
-impl Learner<'_> {
+impl<'a> Learner<'a> {
+    /// Of rows that are learnt from their answers alone, without a cache.
+    pub fn new(base: Base<'a>, settings: &'a TrainSettings, rows: &'a [TrainRow]) -> Learner<'a> {
+        Learner { base, settings, rows, cache: None, soft: None, divergence: None, on_policy: None }
+    }
+
     pub fn pack(&self, rows: &[usize]) -> MicroBatch {
         let rows: Vec<&TrainRow> = rows.iter().map(|&i| &self.rows[i]).collect();
         pack(&rows, MIN_PREFIX, self.settings.loss_normalization)
@@ -129,6 +137,9 @@ impl Learner<'_> {
         }
         if let Some(divergence) = self.divergence.filter(|_| !batch.told.is_empty()) {
             terms.push(ops.linear_divergence(hidden.clone(), head, &batch.told, divergence, denominator));
+        }
+        if let Some(divergence) = self.on_policy.filter(|_| !batch.written.is_empty()) {
+            terms.push(ops.linear_divergence(hidden.clone(), head, &batch.written, divergence, denominator));
         }
         if terms.is_empty() || !batch.targets.is_empty() {
             terms.insert(0, ops.linear_cross_entropy(hidden, head, &batch.targets, denominator));

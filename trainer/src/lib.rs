@@ -7,6 +7,7 @@ pub mod checkpoint;
 mod diverged;
 mod dry_run;
 pub mod learner;
+pub mod on_policy;
 pub mod optimizer;
 pub mod parameters;
 pub mod partition;

@@ -5,6 +5,7 @@ use crate::batch::LossNormalization;
 use crate::checkpoint::CheckpointError;
 use crate::diverged::Diverged;
 use crate::divergence::Divergence;
+use crate::on_policy::{OnPolicy, Written};
 use crate::optimizer::AdamWSettings;
 use crate::schedule::{Decay, Schedule, Scheduler};
 use crate::turbo::CacheDtype;
@@ -144,6 +145,8 @@ pub struct TrainPlan {
     pub distilled: Option<Distilled>,
     /// What a teacher expected at each token, where one told.
     pub told: Option<ToldTokens>,
+    /// Whether the student writes answers of its own, which need [`TrainPlan::told`] to say where its teacher may be followed.
+    pub on_policy: Option<OnPolicy>,
 }
 
 /// What a teacher told, and how it counts: see [`crate::soft`].
@@ -200,6 +203,9 @@ pub struct TrainReport {
     /// Tokens of the rows at which a teacher told what it expected.
     #[serde(default, skip_serializing_if = "none")]
     pub told_tokens: u64,
+    /// Answers that the student wrote itself and learnt from, over the steps taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<Written>,
     pub final_loss: f64,
     /// Of the model that is given back, on the valid split.
     pub valid_accuracy: Option<f64>,
@@ -243,6 +249,13 @@ pub enum TrainError {
     Posterior { id: String, why: String },
     #[error("what the teacher told of row {id} {why}. Capture it again")]
     Told { id: String, why: String },
+    #[error("the teacher could not be asked what it expects of the student's answers: {source}")]
+    Teacher { source: Box<dyn std::error::Error + Send + Sync> },
+    #[error(
+        "answers of the student's own begin at the prompt's end, and train.turbo_layers keeps what the dataset's answers are; \
+         set train.turbo_layers = 0 or distill.on_policy = 0"
+    )]
+    TurboOnPolicy,
     #[error("a teacher's posteriors are over labels, and the dataset has {0}. Take [distill] out of the recipe")]
     NoLabels(usize),
     #[error("a classification head {why}; train with train.head = \"verbalizer\"")]

@@ -12,6 +12,11 @@ use limbeck_artifact::dataset::{Example, LabelSource};
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_model::ops::SoftTarget;
 
+/// Said of a token that the base has not.
+pub(crate) fn strange(token: u32, vocab: usize) -> String {
+    format!("names token {token}, of {vocab} that the base has")
+}
+
 /// Adds to `rows`, which are those of `examples`, what the teacher told of them.
 ///
 /// # Errors
@@ -49,7 +54,7 @@ pub fn attach(
                 continue;
             }
             if let Some(token) = position.tokens.iter().find(|token| **token as usize >= vocab) {
-                return Err(wrong(format!("names token {token}, of {vocab} that the base has")));
+                return Err(wrong(strange(*token, vocab)));
             }
             let target = SoftTarget::new(0, position.tokens.clone(), position.log_probs(), 1.0);
             let target = target

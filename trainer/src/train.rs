@@ -6,6 +6,7 @@ use crate::batch::{TrainRow, epoch_order};
 use crate::checkpoint::{Checkpoints, Progress, StepLog};
 use crate::diverged::diagnose;
 use crate::learner::Learner;
+use crate::on_policy::{Writer, Written};
 use crate::optimizer::{Group, adamw, clip_factor};
 use crate::parameters::Parameters;
 use crate::plan::{HeadKind, TrainError, TrainPlan, TrainReport, TrainSettings};
@@ -61,7 +62,10 @@ pub fn train<'a>(
     emit.emit(EventKind::Note { text: note });
     let cache = fill_cache(s, base, &rows, emit)?;
     let divergence = plan.told.as_ref().map(|told| told.divergence);
-    let learner = Learner { base, settings: s, rows: &rows, cache: cache.as_ref(), soft: soft.as_ref(), divergence };
+    let on_policy = plan.on_policy.as_ref().map(|on_policy| on_policy.divergence);
+    let learner =
+        Learner { base, settings: s, rows: &rows, cache: cache.as_ref(), soft: soft.as_ref(), divergence, on_policy };
+    let writer = Writer::of(plan, base, tokenizer, dataset, &rows, emit)?;
 
     let started = Instant::now();
     let first_step = step;
@@ -79,7 +83,15 @@ pub fn train<'a>(
             break out_of_patience && step < total;
         }
 
-        let chosen = rows_of_step(s, rows.len(), step);
+        let mut chosen = rows_of_step(s, rows.len(), step);
+        let written = writer.as_ref().map(|writer| writer.rows_of(&parameters, &chosen, step)).transpose()?.flatten();
+        let (learner, written) = match &written {
+            None => (learner, None),
+            Some((rows, written)) => {
+                chosen = (0..rows.len()).collect();
+                (Learner { rows, ..learner }, Some(*written))
+            }
+        };
         let gradients = learner.gradients(&parameters, &chosen, step)?;
         let diverged = |parameters: &Parameters, what| -> Result<TrainReport, TrainError> {
             let mut found = diagnose(&learner, parameters, &chosen, step, what)?;
@@ -100,8 +112,8 @@ pub fn train<'a>(
             return diverged(&parameters, "the update");
         }
         step += 1;
-        log.push(StepLog { step, loss: gradients.loss, learning_rate: rate, grad_norm: gradients.norm });
-        seen_tokens += chosen.iter().map(|&i| rows[i].encoded.len()).sum::<usize>();
+        log.push(StepLog { step, loss: gradients.loss, learning_rate: rate, grad_norm: gradients.norm, written });
+        seen_tokens += chosen.iter().map(|&i| learner.rows[i].encoded.len()).sum::<usize>();
         let elapsed = started.elapsed().as_secs_f64().max(1e-9);
         emit.emit(EventKind::TrainStep {
             step,
@@ -143,6 +155,15 @@ pub fn train<'a>(
         write_lines(&plan.out.join("valid.jsonl"), &looks)?;
         parameters.save(&plan.out)?;
     }
+    let written =
+        plan.on_policy.as_ref().map(|_| log.iter().flat_map(|l| l.written).fold(Written::default(), Written::and));
+    if let Some(written) = written.filter(|written| written.rows + written.unread > 0) {
+        let text = written.to_string();
+        emit.emit(match written.unread > written.rows {
+            true => EventKind::Warning { text },
+            false => EventKind::Note { text },
+        });
+    }
     let tail = &log[log.len().saturating_sub(20)..];
     Ok(TrainReport {
         quantize_base: match base {
@@ -152,10 +173,12 @@ pub fn train<'a>(
         steps: step,
         rows: rows.len() as u64,
         trained_parameters: parameters.count() as u64,
-        loss_tokens: loss_tokens(s, &rows, step),
+        loss_tokens: loss_tokens(s, &rows, step) + written.map_or(0, |w| w.tokens)
+            - written.map_or(0, |w| w.instead_of),
         soft_rows: rows.iter().filter(|row| row.soft.is_some()).count() as u64,
         told_tokens: rows.iter().flat_map(|row| &row.told).flatten().count() as u64,
         unlabeled_rows: rows.iter().filter(|row| row.encoded.loss_tokens() == 0).count() as u64,
+        written,
         final_loss: tail.iter().map(|l| l.loss).sum::<f64>() / tail.len().max(1) as f64,
         valid_accuracy: given.and_then(|look| look.accuracy),
         valid_loss: given.map(|look| look.loss),

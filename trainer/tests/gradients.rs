@@ -65,14 +65,7 @@ fn eight_rows_at_once_are_two_times_four_are_eight_times_one() {
             let parameters = parameters(&bench, &s, 0);
             let step = |batch_size: usize| {
                 let settings = TrainSettings { batch_size, gradient_accumulation_steps: 8 / batch_size, ..s.clone() };
-                let learner = Learner {
-                    base: Base::Frozen(&bench.decoder),
-                    settings: &settings,
-                    rows: &rows,
-                    cache: None,
-                    soft: None,
-                    divergence: None,
-                };
+                let learner = Learner::new(Base::Frozen(&bench.decoder), &settings, &rows);
                 learner.gradients(&parameters, &ROWS, 3).unwrap()
             };
             let whole = step(8);
@@ -105,14 +98,7 @@ fn so_it_is_with_a_classification_head_and_layers_that_run_again() {
         Parameters::from_adapter(&Adapter { head: Some(Head { labels, weight, n_in: hidden }), ..adapter });
     let step = |decoder, batch_size: usize| {
         let settings = TrainSettings { batch_size, gradient_accumulation_steps: 8 / batch_size, ..s.clone() };
-        let learner = Learner {
-            base: Base::Frozen(decoder),
-            settings: &settings,
-            rows: &rows,
-            cache: None,
-            soft: None,
-            divergence: None,
-        };
+        let learner = Learner::new(Base::Frozen(decoder), &settings, &rows);
         learner.gradients(&parameters, &ROWS, 3).unwrap()
     };
     let whole = step(&bench.decoder, 8);
@@ -130,14 +116,7 @@ fn dropout_and_normalization_change_the_gradient() {
     let bench = Bench::new();
     let rows = rows(&bench);
     let of = |s: &TrainSettings, step| {
-        let learner = Learner {
-            base: Base::Frozen(&bench.decoder),
-            settings: s,
-            rows: &rows,
-            cache: None,
-            soft: None,
-            divergence: None,
-        };
+        let learner = Learner::new(Base::Frozen(&bench.decoder), s, &rows);
         learner.gradients(&parameters(&bench, s, 0), &ROWS, step).unwrap()
     };
     let plain = of(&settings(), 3);
@@ -158,14 +137,7 @@ fn a_weight_of_two_is_the_row_twice() {
     let s = settings();
     let parameters = parameters(&bench, &s, 0);
     let of = |rows: &[TrainRow], which: &[usize]| {
-        let learner = Learner {
-            base: Base::Frozen(&bench.decoder),
-            settings: &s,
-            rows,
-            cache: None,
-            soft: None,
-            divergence: None,
-        };
+        let learner = Learner::new(Base::Frozen(&bench.decoder), &s, rows);
         learner.gradients(&parameters, which, 0).unwrap()
     };
     let twice = of(&rows, &[1, 2, 2]);
@@ -182,14 +154,7 @@ fn kept_hidden_states_give_the_gradient_of_computed_ones() {
     let s = TrainSettings { turbo_layers: 2, lora_dropout: 0.1, ..settings() };
     let parameters = parameters(&bench, &s, 1);
     let of = |cache: Option<&HiddenCache>, which: &[usize]| {
-        let learner = Learner {
-            base: Base::Frozen(&bench.decoder),
-            settings: &s,
-            rows: &rows,
-            cache,
-            soft: None,
-            divergence: None,
-        };
+        let learner = Learner { cache, ..Learner::new(Base::Frozen(&bench.decoder), &s, &rows) };
         learner.gradients(&parameters, which, 1).unwrap()
     };
     let exact = HiddenCache::fill(&bench.decoder, &rows, 1, CacheDtype::F32).unwrap();

@@ -58,6 +58,11 @@ impl Grammar {
         At(self.regex.initial_state())
     }
 
+    /// In memory; it grows with the places that were asked for.
+    pub fn bytes(&self) -> usize {
+        self.regex.num_bytes()
+    }
+
     /// None where no answer can begin so.
     pub fn after(&mut self, at: At, byte: u8) -> Option<At> {
         let next = self.regex.transition(at.0, byte);

@@ -13,7 +13,7 @@ use limbeck_data_curation::text::Rng;
 use limbeck_model::arithmetic::{self, Arithmetic};
 use limbeck_model::decoder::Decoder;
 use limbeck_model::device::DeviceName;
-use limbeck_model::generate::{Asked, Batch, Ends, greedy};
+use limbeck_model::generate::{Asked, Batch, Ends, continuations};
 use limbeck_model::sequence::Sequence;
 use limbeck_model::weights::Weights;
 use serde::{Deserialize, Serialize};
@@ -121,9 +121,9 @@ fn speed(decoder: &Decoder, prompt: &[u32], tokens: usize) -> Result<Speed> {
         true
     };
     let ends = Ends { stop: &[], within: None, goes_on: &goes_on, done: &mut |_| () };
-    let asked = [Asked { prompt, max_new_tokens: tokens + 1 }];
+    let asked = [Asked::greedy(prompt, tokens + 1)];
     // The last token is not asked about.
-    greedy(decoder, None, &Sequence::default(), &asked, Batch::default(), ends)?;
+    continuations(decoder, None, &Sequence::default(), &asked, Batch::default(), ends)?;
     let times = times.into_inner();
     let (Some(first), Some(last)) = (times.first(), times.last()) else {
         return Err(Failure::new(Exit::Unexpected, "the model wrote nothing"));

@@ -13,7 +13,7 @@ use limbeck_artifact::schema::Schema;
 use limbeck_data_curation::text::Rng;
 use limbeck_model::decoder::Decoder;
 use limbeck_model::device::{self, DeviceName};
-use limbeck_model::generate::{Asked, Batch, Chosen, Constraint, Ends, greedy};
+use limbeck_model::generate::{Asked, Batch, Chosen, Constraint, Ends, continuations};
 use limbeck_model::sequence::Sequence;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
@@ -147,10 +147,9 @@ fn answers(
     batch: usize,
     within: Option<&Constraint>,
 ) -> Result<Vec<Chosen>> {
-    let asked: Vec<Asked> =
-        prompts.iter().map(|prompt| Asked { prompt: &prompt[SHARED..], max_new_tokens: tokens }).collect();
+    let asked: Vec<Asked> = prompts.iter().map(|prompt| Asked::greedy(&prompt[SHARED..], tokens)).collect();
     let ends = Ends { stop: &[], within, goes_on: &|_, _| true, done: &mut |_| () };
-    Ok(greedy(decoder, None, shared, &asked, Batch::of(batch), ends)?)
+    Ok(continuations(decoder, None, shared, &asked, Batch::of(batch), ends)?)
 }
 
 fn exactly(answer: &Chosen) -> (&[u32], u64) {

@@ -123,6 +123,7 @@ pub fn open(run: &Run<'_>, key: &str, stop_at_step: Option<u64>, emit: &dyn Emit
         stop_at_step,
         distilled: super::capture::distilled(run, &dataset.card.labels)?,
         told: super::capture::tokens::told(run)?,
+        on_policy: super::capture::on_policy::of(run, &tokenizer, emit)?,
     };
     Ok(Opened { model, tokenizer, dataset, plan })
 }

@@ -1,13 +1,20 @@
 //! Answers kept to a schema while they are written: which tokens of the vocabulary may come next. Asked of the schema's grammar
 //! byte by byte, once for each place that an answer gets to, and kept.
+//!
+//! What is kept belongs to those who write with it: [`Constraint::enter`] hands out what is there, or a new beginning once that
+//! has grown too large. So a server that runs for months holds no more than the limit and what its batches of the moment add.
 
 use crate::tokenizer::ChatTokenizer;
 use limbeck_artifact::schema::{At, Grammar, Schema, SchemaError};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Of what is kept, in tokens: 64 MiB.
+/// Of lists of tokens: 64 MiB.
 const MOST_KEPT: usize = 16 << 20;
+/// Of a grammar's places, with their lists' addresses.
+const MOST_BYTES: usize = 64 << 20;
+/// What a place takes in the table of lists.
+const ENTRY: usize = 32;
 
 /// The tokens that may come next, in order.
 pub(super) type Allowed = Arc<[u32]>;
@@ -18,7 +25,16 @@ pub struct Constraint {
     tokens: Vec<Token>,
     /// Places in `tokens`, by id; none of a token that stands for no text.
     places: HashMap<u32, usize>,
-    known: Mutex<Known>,
+    /// Nothing was asked of it.
+    grammar: Grammar,
+    current: Mutex<Arc<Mutex<Known>>>,
+    most_bytes: usize,
+}
+
+/// A constraint as some answers go through it: places are of this value alone.
+pub struct Entered<'a> {
+    constraint: &'a Constraint,
+    known: Arc<Mutex<Known>>,
 }
 
 struct Token {
@@ -31,8 +47,20 @@ struct Token {
 struct Known {
     grammar: Grammar,
     allowed: HashMap<At, Allowed>,
-    /// Tokens in `allowed`, all together.
+    /// Each list once: within a text most places allow the same tokens.
+    lists: HashSet<Allowed>,
+    /// Tokens in `lists`, all together.
     kept: usize,
+}
+
+impl Known {
+    fn new(grammar: Grammar) -> Known {
+        Known { grammar, allowed: HashMap::new(), lists: HashSet::new(), kept: 0 }
+    }
+
+    fn bytes(&self) -> usize {
+        self.grammar.bytes() + self.allowed.len() * ENTRY
+    }
 }
 
 impl Constraint {
@@ -55,47 +83,39 @@ impl Constraint {
             tokens.push(Token { id, bytes: bytes.into(), shared });
         }
         let places = tokens.iter().enumerate().map(|(place, token)| (token.id, place)).collect();
-        Ok(Constraint { tokens, places, known: Mutex::new(Known { grammar, allowed: HashMap::new(), kept: 0 }) })
+        let current = Mutex::new(Arc::new(Mutex::new(Known::new(grammar.clone()))));
+        Ok(Constraint { tokens, places, grammar, current, most_bytes: MOST_BYTES })
+    }
+
+    /// The same, keeping less.
+    #[must_use]
+    pub fn within_bytes(self, most_bytes: usize) -> Constraint {
+        Constraint { most_bytes, ..self }
+    }
+
+    /// For answers that are begun now and written to their end.
+    pub fn enter(&self) -> Entered<'_> {
+        let mut current = lock(&self.current);
+        if lock(&current).bytes() > self.most_bytes {
+            *current = Arc::new(Mutex::new(Known::new(self.grammar.clone())));
+        }
+        Entered { constraint: self, known: Arc::clone(&current) }
+    }
+
+    /// What the places that were asked for take, those of answers that are still written under an earlier beginning aside.
+    pub fn bytes(&self) -> usize {
+        lock(&lock(&self.current)).bytes()
     }
 
     /// Whether these are a whole answer, each token allowed where it stands.
     pub fn accepts(&self, tokens: &[u32]) -> bool {
-        let mut place = Some((self.start(), false));
+        let entered = self.enter();
+        let mut place = Some((entered.start(), false));
         for token in tokens {
-            let allowed = place.filter(|(at, _)| self.allowed(*at).binary_search(token).is_ok());
-            place = allowed.and_then(|(at, _)| self.after(at, *token));
+            let allowed = place.filter(|(at, _)| entered.allowed(*at).binary_search(token).is_ok());
+            place = allowed.and_then(|(at, _)| entered.after(at, *token));
         }
         place.is_some_and(|(_, whole)| whole)
-    }
-
-    /// Before anything is written.
-    pub(super) fn start(&self) -> At {
-        self.known().grammar.start()
-    }
-
-    /// The tokens that may come next; none where the answer is whole.
-    pub(super) fn allowed(&self, at: At) -> Allowed {
-        let mut known = self.known();
-        if let Some(allowed) = known.allowed.get(&at) {
-            return Arc::clone(allowed);
-        }
-        let allowed: Allowed = self.find(&mut known.grammar, at).into();
-        if known.kept + allowed.len() > MOST_KEPT {
-            known.allowed.clear();
-            known.kept = 0;
-        }
-        known.kept += allowed.len();
-        known.allowed.insert(at, Arc::clone(&allowed));
-        allowed
-    }
-
-    /// Where the answer is behind a token that may come next, and whether it is whole there.
-    pub(super) fn after(&self, at: At, token: u32) -> Option<(At, bool)> {
-        let token = &self.tokens[*self.places.get(&token)?];
-        let mut known = self.known();
-        let at = token.bytes.iter().try_fold(at, |at, byte| known.grammar.after(at, *byte))?;
-        let whole = known.grammar.is_whole(at);
-        Some((at, whole))
     }
 
     /// Walks the tokens in the order of their bytes, so that a beginning that many share is followed once, and left once.
@@ -126,9 +146,49 @@ impl Constraint {
         allowed.sort_unstable();
         allowed
     }
+}
 
-    /// What a thread that panicked left is as good as before: states and tokens are only added.
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+impl Entered<'_> {
+    /// Before anything is written.
+    pub(super) fn start(&self) -> At {
+        lock(&self.known).grammar.start()
     }
+
+    /// The tokens that may come next; none where the answer is whole.
+    pub(super) fn allowed(&self, at: At) -> Allowed {
+        let mut known = lock(&self.known);
+        if let Some(allowed) = known.allowed.get(&at) {
+            return Arc::clone(allowed);
+        }
+        let found: Allowed = self.constraint.find(&mut known.grammar, at).into();
+        let allowed = match known.lists.get(&found) {
+            Some(same) => Arc::clone(same),
+            None => {
+                if known.kept + found.len() > MOST_KEPT {
+                    known.allowed.clear();
+                    known.lists.clear();
+                    known.kept = 0;
+                }
+                known.kept += found.len();
+                known.lists.insert(Arc::clone(&found));
+                found
+            }
+        };
+        known.allowed.insert(at, Arc::clone(&allowed));
+        allowed
+    }
+
+    /// Where the answer is behind a token that may come next, and whether it is whole there.
+    pub(super) fn after(&self, at: At, token: u32) -> Option<(At, bool)> {
+        let token = &self.constraint.tokens[*self.constraint.places.get(&token)?];
+        let mut known = lock(&self.known);
+        let at = token.bytes.iter().try_fold(at, |at, byte| known.grammar.after(at, *byte))?;
+        let whole = known.grammar.is_whole(at);
+        Some((at, whole))
+    }
+}
+
+/// What a thread that panicked left is as good as before: places and tokens are only added.
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,12 +1,12 @@
-//! Greedy generation over growing caches of keys and values, many answers at once. For free-form answers and fields; labels
-//! are scored exactly instead.
+//! Generation over growing caches of keys and values, many answers at once, greedy or by draws. For free-form answers and fields;
+//! labels are scored exactly instead.
 
 mod choice;
 mod constraint;
-mod greedy;
+mod continuations;
 
 pub use constraint::Constraint;
-pub use greedy::{Asked, Batch, Chosen, Ends, greedy};
+pub use continuations::{Asked, Batch, Chosen, Draw, Ends, continuations};
 
 use crate::decoder::{Decoder, DecoderError, LoraSet};
 use crate::prompt::{PromptError, encode_prompt};
@@ -29,8 +29,8 @@ pub fn generate(
     stop: &[u32],
 ) -> Result<Vec<u32>, DecoderError> {
     let ends = Ends { stop, within: None, goes_on: &|_, _| true, done: &mut |_| () };
-    let asked = [Asked { prompt, max_new_tokens }];
-    let chosen = greedy(decoder, lora, &Sequence::default(), &asked, Batch::default(), ends)?;
+    let asked = [Asked::greedy(prompt, max_new_tokens)];
+    let chosen = continuations(decoder, lora, &Sequence::default(), &asked, Batch::default(), ends)?;
     Ok(chosen.into_iter().flat_map(|chosen| chosen.tokens).collect())
 }
 
@@ -124,10 +124,8 @@ impl Writer {
         let shared = self.prefix.of(&good, |tokens| self.decoder.begin(tokens, lora))?;
         let context = self.decoder.config.max_position_embeddings;
         let of_prompt = |prompt: &&'_ [u32]| context.saturating_sub(prompt.len()).min(self.max_new_tokens);
-        let rows: Vec<Asked> = good
-            .iter()
-            .map(|prompt| Asked { prompt: &prompt[shared.len()..], max_new_tokens: of_prompt(prompt) })
-            .collect();
+        let rows: Vec<Asked> =
+            good.iter().map(|prompt| Asked::greedy(&prompt[shared.len()..], of_prompt(prompt))).collect();
         let stop: Vec<u32> = self.tokenizer.end_of_turn_id().into_iter().chain(self.tokenizer.eos_id()).collect();
         let ends = Ends {
             stop: &stop,
@@ -135,7 +133,7 @@ impl Writer {
             goes_on: &|_, tokens| goes_on(self.text(tokens).trim_start()),
             done: &mut |row| done(numbers[row]),
         };
-        let chosen = greedy(&self.decoder, lora, &shared, &rows, self.batch, ends)?;
+        let chosen = continuations(&self.decoder, lora, &shared, &rows, self.batch, ends)?;
         let mut chosen = chosen.into_iter();
         let written = |prompt: Result<Vec<u32>, WriteError>| {
             let (prompt, chosen) = (prompt?, chosen.next().unwrap_or_default());

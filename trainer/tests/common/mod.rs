@@ -95,6 +95,7 @@ impl Bench {
             stop_at_step: None,
             distilled: None,
             told: None,
+            on_policy: None,
         }
     }
 }

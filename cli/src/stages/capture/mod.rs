@@ -5,6 +5,7 @@
 //! lower bound of how often it was right. A teacher that was trained on these very rows measures better than it is; the summary
 //! can't know, the recipe's notes should.
 
+pub mod on_policy;
 pub mod tokens;
 
 use super::{Finished, Run, StageLine, Work, cannot, digests, named};
@@ -408,6 +409,14 @@ pub fn unlabeled_rows(run: &Run<'_>) -> Result<u64> {
     }
     let record = stage::load(&run.dir, Stage::Capture)?.ok_or_else(not_done)?;
     Ok(serde_json::from_value::<Captured>(record.summary)?.learnt)
+}
+
+fn divergence_at_own_tokens(asked: &recipe::Distill) -> Divergence {
+    match asked.on_policy_divergence {
+        recipe::OnPolicyDivergence::ReverseKl => Divergence::ReverseKl,
+        recipe::OnPolicyDivergence::ForwardKl => Divergence::ForwardKl,
+        recipe::OnPolicyDivergence::Js => Divergence::JensenShannon { beta: 0.5 },
+    }
 }
 
 fn divergence(asked: &recipe::Distill) -> Divergence {

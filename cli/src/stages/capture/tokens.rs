@@ -73,8 +73,8 @@ pub fn meet(
     dataset: &Dataset,
     (reading, sparse): (Reading, Sparse),
 ) -> Result<Vec<TokensAsked>> {
-    let same = tokenizer_digest(own) == tokenizer_digest(tokenizer) && own.chat_template() == tokenizer.chat_template();
-    if !same {
+    teacher.bridge = bridge(own, tokenizer)?;
+    if teacher.bridge.is_some() {
         if reading.train_on != TrainOn::Last {
             let message = "a teacher with another tokenizer or chat template can be asked for the last answer only";
             return Err(Failure::new(Exit::Unexpected, message).help("set train.train_on to \"last\""));
@@ -84,12 +84,23 @@ pub fn meet(
                 "draws of a teacher with another tokenizer would leave out what no token of the student's begins";
             return Err(Failure::new(Exit::Unexpected, message).help("keep the likeliest tokens instead of draws"));
         }
-        teacher.bridge = Some(Bridge::new(own, tokenizer).ok_or_else(|| {
-            let message = "teacher and student have no tokens that end a turn, so nothing can be carried over";
-            Failure::new(Exit::Unexpected, message).help("take a teacher of the base's family, or `limbeck teach`")
-        })?);
     }
-    asked(tokenizer, (!same).then_some(own), dataset, reading)
+    asked(tokenizer, teacher.bridge.is_some().then_some(own), dataset, reading)
+}
+
+/// From a teacher's tokens to a student's; none where these are the same, and so is how conversations are laid out.
+///
+/// # Errors
+/// Where nothing can be carried over.
+pub fn bridge(own: &ChatTokenizer, tokenizer: &ChatTokenizer) -> Result<Option<Bridge>> {
+    if tokenizer_digest(own) == tokenizer_digest(tokenizer) && own.chat_template() == tokenizer.chat_template() {
+        return Ok(None);
+    }
+    let bridge = Bridge::new(own, tokenizer).ok_or_else(|| {
+        let message = "teacher and student have no tokens that end a turn, so nothing can be carried over";
+        Failure::new(Exit::Unexpected, message).help("take a teacher of the base's family, or `limbeck teach`")
+    })?;
+    Ok(Some(bridge))
 }
 
 /// The rows of train and valid split as a training reads them, and as a teacher with a tokenizer of its own does.

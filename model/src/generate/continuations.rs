@@ -1,10 +1,11 @@
-//! Many prompts written at once, each greedily. Reading the weights is what a step of a small model costs, and a step of
-//! many rows reads them once; rows that end make room for those that wait.
+//! Many prompts written at once, each greedily or by draws. Reading the weights is what a step of a small model costs, and a step
+//! of many rows reads them once; rows that end make room for those that wait.
 
-use super::choice::{likeliest, likeliest_of};
-use super::constraint::{Allowed, Constraint};
+use super::choice::{drawn, likeliest, likeliest_of};
+use super::constraint::{Allowed, Constraint, Entered};
 use crate::decoder::{Decoder, DecoderError, LoraSet};
 use crate::sequence::Sequence;
+use limbeck_artifact::random::{SplitMix64, mix};
 use limbeck_artifact::schema::At;
 use rayon::prelude::*;
 use std::collections::VecDeque;
@@ -51,6 +52,30 @@ pub struct Asked<'a> {
     /// Behind the shared beginning, at least one token.
     pub prompt: &'a [u32],
     pub max_new_tokens: usize,
+    /// How tokens are drawn; without it each is the likeliest.
+    pub draw: Option<Draw>,
+}
+
+impl<'a> Asked<'a> {
+    /// To be continued by the likeliest tokens.
+    pub fn greedy(prompt: &'a [u32], max_new_tokens: usize) -> Asked<'a> {
+        Asked { prompt, max_new_tokens, draw: None }
+    }
+}
+
+/// Tokens drawn from the model's own distribution. A row's draws follow from its stream alone, not from what is written beside it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Draw {
+    /// 1 is the model's own; lower ones prefer likely tokens. Above 0.
+    pub temperature: f32,
+    pub stream: u64,
+}
+
+impl Draw {
+    /// Uniform in [0, 1), for the token at a place of the answer.
+    fn unit(&self, at: usize) -> f64 {
+        SplitMix64::new(mix(self.stream).wrapping_add(at as u64)).unit()
+    }
 }
 
 /// Which answers end where, and who is told.
@@ -65,11 +90,12 @@ pub struct Ends<'a> {
     pub done: &'a mut dyn FnMut(usize),
 }
 
-/// The likeliest continuations of prompts that all go on from `shared`, token by token, in the order of the prompts.
+/// Continuations of prompts that all go on from `shared`, in the order of the prompts: of each token the likeliest next one, or one
+/// that is drawn.
 ///
 /// # Errors
 /// When a token is outside the vocabulary or a row gets longer than the context: then none has an answer.
-pub fn greedy(
+pub fn continuations(
     decoder: &Decoder,
     lora: Option<&LoraSet>,
     shared: &Sequence,
@@ -85,14 +111,15 @@ pub fn greedy(
             false => waiting.push_back(number),
         }
     }
+    let entered = ends.within.map(Constraint::enter);
+    let within = entered.as_ref();
     let mut active: Vec<Row> = Vec::new();
     loop {
-        admit(&mut active, &mut waiting, asked, batch, ends.within);
+        admit(&mut active, &mut waiting, asked, batch, within);
         if active.is_empty() {
             return Ok(answers);
         }
         let mut choices = Ok(Vec::new());
-        let within = ends.within;
         decoder.ops().at_once(&mut || choices = step(decoder, lora, shared, &mut active, batch.prompt_tokens, within));
         let choices = choices?;
         for (row, choice) in active.iter_mut().zip(choices) {
@@ -108,6 +135,7 @@ pub fn greedy(
                 continue;
             }
             answer.tokens.push(token);
+            row.chosen = answer.tokens.len();
             row.next = token;
             row.over =
                 answer.tokens.len() >= asked[row.number].max_new_tokens || !(ends.goes_on)(row.number, &answer.tokens);
@@ -130,6 +158,9 @@ struct Row<'a> {
     sequence: Sequence,
     /// What is still to be read of the prompt.
     unread: &'a [u32],
+    /// How its tokens are drawn, where they are, and how many were chosen.
+    draw: Option<Draw>,
+    chosen: usize,
     /// The token that was chosen last.
     next: u32,
     /// How far the answer has come in what it is kept to.
@@ -154,7 +185,7 @@ fn admit<'a>(
     waiting: &mut VecDeque<usize>,
     asked: &[Asked<'a>],
     batch: Batch,
-    within: Option<&Constraint>,
+    within: Option<&Entered>,
 ) {
     let cost = |number: usize| asked[number].prompt.len() + asked[number].max_new_tokens;
     let mut kept: usize = active.iter().map(|row| cost(row.number)).sum();
@@ -164,10 +195,14 @@ fn admit<'a>(
         }
         waiting.pop_front();
         kept += cost(number);
-        let (sequence, unread) = (Sequence::default(), asked[number].prompt);
-        active.push(Row { number, sequence, unread, next: 0, at: within.map(Constraint::start), over: false });
+        let (sequence, Asked { prompt: unread, draw, .. }) = (Sequence::default(), asked[number]);
+        let at = within.map(Entered::start);
+        active.push(Row { number, sequence, unread, draw, chosen: 0, next: 0, at, over: false });
     }
 }
+
+/// A temperature, and a number in [0, 1) that draws the token.
+type Drawn = (f32, f64);
 
 /// Reads what comes next in every row and chooses the token after it.
 fn step(
@@ -176,14 +211,14 @@ fn step(
     shared: &Sequence,
     active: &mut [Row],
     prompt_tokens: usize,
-    within: Option<&Constraint>,
+    within: Option<&Entered>,
 ) -> Result<Vec<Choice>, DecoderError> {
     let mut room = prompt_tokens.max(1);
     let (mut rows, mut tokens, mut last) = (Vec::new(), Vec::new(), Vec::new());
     let (mut chooses, mut end) = (Vec::with_capacity(active.len()), 0);
-    let mut allowed = Vec::new();
+    let (mut allowed, mut draws) = (Vec::new(), Vec::new());
     for row in active {
-        let Row { sequence, unread, next, at, .. } = row;
+        let Row { sequence, unread, draw, chosen, next, at, .. } = row;
         let read: &[u32] = match unread.is_empty() {
             true => std::slice::from_ref(next),
             false => {
@@ -202,6 +237,7 @@ fn step(
         if complete {
             last.push(end - 1);
             allowed.push(within.zip(*at).map(|(within, at)| within.allowed(at)));
+            draws.push(draw.map(|draw| (draw.temperature, draw.unit(*chosen))));
         }
         rows.push(sequence);
         tokens.push(read);
@@ -211,11 +247,13 @@ fn step(
         return Ok(vec![Choice::Reads; chooses.len()]);
     }
     let logits = decoder.ops().logits(&hidden, decoder.head(), &last);
-    let choose = |(logits, allowed): (&[f32], &Option<Allowed>)| match allowed {
-        None => Some(likeliest(logits)),
-        Some(allowed) => likeliest_of(logits, allowed),
+    let ways: Vec<(Option<Allowed>, Option<Drawn>)> = allowed.into_iter().zip(draws).collect();
+    let choose = |(logits, (allowed, draw)): (&[f32], &(Option<Allowed>, Option<Drawn>))| match (allowed, draw) {
+        (None, None) => Some(likeliest(logits)),
+        (Some(allowed), None) => likeliest_of(logits, allowed),
+        (allowed, Some((temperature, unit))) => drawn(logits, allowed.as_deref(), *temperature, *unit),
     };
-    let chosen: Vec<_> = logits.par_chunks(decoder.head().n_out).zip(&allowed).map(choose).collect();
+    let chosen: Vec<_> = logits.par_chunks(decoder.head().n_out).zip(&ways).map(choose).collect();
     let mut chosen = chosen.into_iter();
     let choice = |complete: bool| match complete.then(|| chosen.next().flatten()) {
         None => Choice::Reads,
