@@ -263,6 +263,9 @@ pub struct Distill {
     /// Instead of a teacher.
     pub capture: Option<PathBuf>,
     pub unlabeled: Vec<PathBuf>,
+    /// Draws of a teacher that writes, and the share of them that has to agree.
+    pub samples: usize,
+    pub min_agreement: f64,
     /// Of tasks whose answers are written: what is kept of a distribution over tokens.
     pub top_k: Option<usize>,
     pub draws: Option<usize>,

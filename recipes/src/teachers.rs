@@ -34,7 +34,7 @@ pub(crate) fn misplaced(get: Get<'_>) -> Vec<(&'static str, String, &'static str
         found.push(("distill.unlabeled", message, "add `teacher = …` or `capture = …` under [distill]"));
     }
     if let Some(called) = kinds::written(get).filter(|_| teacher || capture) {
-        found.extend(over_tokens(get, called, unlabeled));
+        found.extend(over_tokens(get, called, unlabeled && capture));
     }
     found.extend(on_policy(get, teacher));
     for (key, of) in WITH {
@@ -82,11 +82,12 @@ fn on_policy(get: Get<'_>, teacher: bool) -> Vec<(&'static str, String, &'static
 }
 
 /// What can't be asked of a teacher that tells what it expects at each token.
-fn over_tokens(get: Get<'_>, called: &str, unlabeled: bool) -> Vec<(&'static str, String, &'static str)> {
+fn over_tokens(get: Get<'_>, called: &str, unwritten: bool) -> Vec<(&'static str, String, &'static str)> {
     let mut found = Vec::new();
-    if unlabeled {
-        let message = format!("`distill.unlabeled` is learnt from posteriors over labels, and {called} has none");
-        found.push(("distill.unlabeled", message, "let the teacher write answers to them: `limbeck teach`"));
+    if unwritten {
+        let message =
+            format!("`distill.unlabeled` of {called} wants answers written, and `distill.capture` can write none");
+        found.push(("distill.unlabeled", message, "name the teacher itself: `teacher = …` in the place of `capture`"));
     }
     let temperature = get("distill.temperature").and_then(|v| v.as_float());
     if let Some(t) = temperature.filter(|t| *t != 1.0) {

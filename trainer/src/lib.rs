@@ -26,5 +26,7 @@ pub use base::{Base, OpenBase};
 pub use diverged::Diverged;
 pub use dry_run::{DryRun, dry_run};
 pub use limbeck_model::divergence;
-pub use plan::{Distilled, HeadKind, ToldTokens, TrainError, TrainPlan, TrainReport, TrainSettings, Unlabeled};
+pub use plan::{
+    Answered, Distilled, HeadKind, ToldTokens, TrainError, TrainPlan, TrainReport, TrainSettings, Unlabeled,
+};
 pub use train::train;

@@ -114,6 +114,7 @@ pub fn encode_with(
     let mut rows = encode(tokenizer, dataset, Split::Train, s)?;
     if let Some(told) = &plan.told {
         told::attach(&mut rows, dataset.rows(Split::Train), told, tokenizer.vocab_size(), emit)?;
+        rows.extend(told::answered(tokenizer, told, s.max_seq_length, emit)?);
     }
     let (Some(distilled), Some(soft)) = (&plan.distilled, soft) else { return Ok(rows) };
     let labels = &dataset.card.labels;

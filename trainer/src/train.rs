@@ -177,7 +177,7 @@ pub fn train<'a>(
             - written.map_or(0, |w| w.instead_of),
         soft_rows: rows.iter().filter(|row| row.soft.is_some()).count() as u64,
         told_tokens: rows.iter().flat_map(|row| &row.told).flatten().count() as u64,
-        unlabeled_rows: rows.iter().filter(|row| row.encoded.loss_tokens() == 0).count() as u64,
+        unlabeled_rows: (rows.len() - dataset.rows(Split::Train).len()) as u64,
         written,
         final_loss: tail.iter().map(|l| l.loss).sum::<f64>() / tail.len().max(1) as f64,
         valid_accuracy: given.and_then(|look| look.accuracy),

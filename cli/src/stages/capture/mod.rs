@@ -7,12 +7,13 @@
 
 pub mod on_policy;
 pub mod tokens;
+pub mod written;
 
 use super::{Finished, Run, StageLine, Work, cannot, digests, named};
 use crate::base;
 use crate::exit::{Exit, Failure, Result};
 use crate::stages::PROGRAM_VERSION;
-use crate::stages::eval::{open_model, open_scorer};
+use crate::stages::eval::{Writing, open_model, open_scorer, open_writer};
 use limbeck_artifact::capture::{Capture, Named, discard, prompt_key};
 use limbeck_artifact::dataset::{Dataset, DatasetCard, LabelSource, Split};
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
@@ -27,6 +28,7 @@ use limbeck_eval::statistics::wilson;
 use limbeck_eval::{AnswerError, argmax};
 use limbeck_model::arithmetic::Arithmetic;
 use limbeck_model::device::DeviceName;
+use limbeck_model::generate::Writer;
 use limbeck_model::score::LabelScorer;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
@@ -121,6 +123,15 @@ impl Teacher {
         let opened = open_model(&self.file, self.adapter.as_deref(), (device, Arithmetic::F32)).map_err(failed)?;
         let lora = opened.lora();
         Ok((TokenTeacher { decoder: opened.decoder, lora, bridge: None }, opened.tokenizer))
+    }
+
+    /// As it writes.
+    ///
+    /// # Errors
+    /// When its files don't fit together, or answers can't be kept to the schema.
+    pub fn writer(&self, device: DeviceName, writing: &Writing) -> Result<Writer> {
+        open_writer(&self.file, self.adapter.as_deref(), (device, Arithmetic::F32), writing)
+            .map_err(|e| cannot_open(&self.file, e.as_ref()))
     }
 
     /// # Errors
@@ -404,10 +415,13 @@ pub fn distilled(run: &Run<'_>, labels: &[String]) -> Result<Option<Distilled>> 
 /// # Errors
 /// When the stage's record can't be read.
 pub fn unlabeled_rows(run: &Run<'_>) -> Result<u64> {
-    if !run.recipe().distill.is_asked() || run.recipe().task.kind != "classify" {
+    if !run.recipe().distill.is_asked() {
         return Ok(0);
     }
     let record = stage::load(&run.dir, Stage::Capture)?.ok_or_else(not_done)?;
+    if run.recipe().task.kind != "classify" {
+        return Ok(serde_json::from_value::<tokens::CapturedTokens>(record.summary)?.learnt);
+    }
     Ok(serde_json::from_value::<Captured>(record.summary)?.learnt)
 }
 
