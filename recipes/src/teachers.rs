@@ -28,6 +28,12 @@ pub(crate) fn misplaced(get: Get<'_>) -> Vec<(&'static str, String, &'static str
             "add `teacher = …` under [distill], the base it was trained on",
         ));
     }
+    let some = |key: &str| get(key).and_then(|v| v.as_array().map(|list| !list.is_empty())).unwrap_or(false);
+    if some("distill.committee") && !teacher {
+        let message = "`distill.committee` are further teachers beside `distill.teacher`, which is missing".to_owned();
+        let help = "name one of them as `teacher = …`; `limbeck capture merge` makes one capture of several";
+        found.push(("distill.committee", message, help));
+    }
     let unlabeled = get("distill.unlabeled").and_then(|v| v.as_array().map(|list| !list.is_empty())).unwrap_or(false);
     if unlabeled && !teacher && !capture {
         let message = "`distill.unlabeled` is learnt from a teacher alone, and none is named".to_owned();

@@ -3,7 +3,7 @@
 
 mod mini;
 
-use limbeck_artifact::capture::{Capture, TokenRow};
+use limbeck_artifact::capture::{Capture, Row, TokenRow};
 use limbeck_model::gguf::GgmlType;
 use mini::{Mini, tiny_base};
 use serde_json::Value;
@@ -444,6 +444,98 @@ fn what_verifiers_refuse_is_for_the_reviewers() {
         count("queued"),
         "{read}"
     );
+}
+
+/// Two teachers: the student learns the mean of what they say, and where they differ on a message that nobody answered, a person is
+/// asked.
+#[test]
+fn a_committee_teaches_the_mean_of_its_members() {
+    let mini = taught();
+    let folder = mini.path().join("mini");
+    tiny_base::write(&folder.join("second.gguf"), 3, GgmlType::F32, 8);
+    let toml = fs::read_to_string(folder.join("recipe.toml")).unwrap();
+    let both = toml.replace("teacher = \"teacher.gguf\"", "teacher = \"teacher.gguf\"\ncommittee = [\"second.gguf\"]");
+    fs::write(folder.join("recipe.toml"), &both).unwrap();
+    mini.expect(0, &["train", "mini", "--offline"]);
+    let captured = record(&mini, "capture")["summary"].clone();
+    assert_eq!(captured["teacher"]["name"], "teacher.gguf + second.gguf");
+    let load = |name: &str| Capture::<Row>::load(&mini.run_dir().join("capture").join(name)).unwrap();
+    let (mean, members) = (load("teacher.capture"), [load("member-1.capture"), load("member-2.capture")]);
+    for (i, row) in mean.rows.iter().enumerate() {
+        let of_members = members.each_ref().map(|member| member.rows[i].posterior());
+        for (at, p) in row.posterior().iter().enumerate() {
+            let half = (of_members[0][at] + of_members[1][at]) / 2.0;
+            assert!((p - half).abs() < 2e-3, "row {i}, label {at}: {p} is not the mean {half}");
+        }
+    }
+    let queue = lines(&mini, "capture/queue.jsonl");
+    let best = |row: &Row| row.posterior().iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+    let unlabeled: Vec<String> =
+        lines(&mini, "capture/unlabeled.jsonl").iter().map(|l| l["id"].as_str().unwrap().to_owned()).collect();
+    let differ = |i: &usize| best(&members[0].rows[*i]) != best(&members[1].rows[*i]);
+    let disputed = (0..mean.rows.len()).filter(differ).filter(|i| unlabeled.contains(&mean.rows[*i].key)).count();
+    assert_eq!(queue.len(), disputed);
+    for trace in &queue {
+        let says = trace["feedback"].as_str().unwrap();
+        assert!(says.contains("teacher.gguf says ") && says.contains("second.gguf says "), "{says}");
+    }
+
+    // By hand: the same answers, and what is over other rows is refused.
+    let path = |name: &str| mini.run_dir().join("capture").join(name).display().to_string();
+    let out = mini.path().join("both.capture").display().to_string();
+    let said =
+        mini.expect(0, &["capture", "merge", &path("member-1.capture"), &path("member-2.capture"), "--out", &out]);
+    assert!(said.contains("the mean of 2 teachers, who differ on"), "{said}");
+    assert_eq!(Capture::<Row>::load(Path::new(&out)).unwrap().rows, mean.rows);
+    fs::write(mini.path().join("other.txt"), "where is my card\n").unwrap();
+    let labels: String = mean.header.labels.iter().map(|label| format!("{label}\n")).collect();
+    fs::write(mini.path().join("labels.txt"), labels).unwrap();
+    let args =
+        ["capture", "--teacher", "mini/teacher.gguf", "--data", "other.txt", "--labels", "labels.txt", "--out", "x"];
+    mini.expect(0, &args);
+    let refused = mini.limbeck(&["capture", "merge", &path("member-1.capture"), "x", "--out", "y"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("over the same rows"), "{said}");
+
+    // Back to one teacher: the mean is nobody's any more.
+    fs::write(folder.join("recipe.toml"), &toml).unwrap();
+    mini.expect(0, &["train", "mini", "--offline"]);
+    assert_eq!(load("teacher.capture").rows, members[0].rows);
+    fs::write(folder.join("recipe.toml"), both.replace("teacher = \"teacher.gguf\"\n", "")).unwrap();
+    let refused = mini.limbeck(&["train", "mini", "--offline"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("further teachers") && said.contains("capture merge"), "{said}");
+}
+
+/// Of written answers the members' distributions are mixed token by token.
+#[test]
+fn a_committee_tells_of_tokens() {
+    let mini = Mini::bookings("name = \"fast\"\nkind = \"latency\"\np95_ms = 60000");
+    let folder = mini.path().join("mini");
+    tiny_base::write(&folder.join("teacher.gguf"), 3, GgmlType::F32, 7);
+    tiny_base::write(&folder.join("second.gguf"), 3, GgmlType::F32, 8);
+    let toml = fs::read_to_string(folder.join("recipe.toml")).unwrap();
+    let distill =
+        "[distill]\nteacher = \"teacher.gguf\"\ncommittee = [\"second.gguf\"]\ntrust = \"full\"\n\n[quantize]";
+    fs::write(folder.join("recipe.toml"), toml.replace("[quantize]", distill)).unwrap();
+    mini.expect(0, &["train", "mini", "--offline"]);
+    let load = |name: &str| Capture::<TokenRow>::load(&mini.run_dir().join("capture").join(name)).unwrap();
+    let (mean, members) = (load("teacher.capture"), [load("member-1.capture"), load("member-2.capture")]);
+    assert_eq!(mean.rows.len(), members[0].rows.len());
+    for (i, row) in mean.rows.iter().enumerate() {
+        for (at, position) in row.positions.iter().enumerate() {
+            let told = members.each_ref().map(|member| &member.rows[i].positions[at]);
+            let of = |p: &limbeck_artifact::capture::Position, token: u32| {
+                let at = p.tokens.iter().position(|t| *t == token);
+                at.map_or(0.0, |at| f64::from(p.log_probs()[at]).exp())
+            };
+            for (token, log_prob) in position.tokens.iter().zip(position.log_probs()) {
+                let half = (of(told[0], *token) + of(told[1], *token)) / 2.0;
+                assert!((f64::from(log_prob).exp() - half).abs() < 2e-3, "row {i}, place {at}, token {token}");
+            }
+        }
+    }
+    assert!(record(&mini, "train")["summary"]["told_tokens"].as_u64() > Some(500));
 }
 
 /// All weights of a full fine-tuning are a teacher as an adapter is, with their head.

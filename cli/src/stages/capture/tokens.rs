@@ -10,7 +10,7 @@ use super::super::{Finished, PROGRAM_VERSION, Run, Work, cannot, digests, named}
 use super::written::{self, Answered, AnsweredSummary};
 use super::{CONFIDENCE, FILE, Reviewed, Teacher, divergence, not_done};
 use crate::exit::{Exit, Failure, Result};
-use limbeck_artifact::capture::{Capture, Header, Named, Sparse, TokenRow, discard, tokens_key};
+use limbeck_artifact::capture::{Capture, Header, Named, Sparse, TokenRow, tokens_key};
 use limbeck_artifact::dataset::{Dataset, DatasetCard, Example, LabelSource, Message, Split};
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
 use limbeck_artifact::event::{Emit, EventKind, Stage};
@@ -18,6 +18,7 @@ use limbeck_artifact::files::write_atomic;
 use limbeck_artifact::stage;
 use limbeck_data_curation::curate::unlabeled::Kept;
 use limbeck_distill::bridge::Bridge;
+use limbeck_distill::committee::{Member, merge_tokens};
 use limbeck_distill::{CaptureError, TokenCapturePlan, TokenTeacher, TokensAsked, capture_tokens, tokenizer_digest};
 use limbeck_eval::statistics::wilson;
 use limbeck_model::prompt::{EncodedExample, PromptError, TrainOn, encode_example};
@@ -144,7 +145,7 @@ pub fn template_digest(tokenizer: &ChatTokenizer) -> String {
 
 enum Source<'a> {
     File(&'a Path, Box<Capture<TokenRow>>),
-    Teacher(Box<Teacher>),
+    Teachers(Vec<Teacher>),
 }
 
 /// Runs the stage of a recipe that names a teacher.
@@ -155,12 +156,12 @@ pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Option<Fini
     let asked = &run.recipe().distill;
     let source = match (&asked.capture, &asked.teacher) {
         (Some(file), _) => Source::File(file, Box::new(Capture::load(file)?)),
-        (None, Some(model)) => Source::Teacher(Box::new(Teacher::find(model, asked.teacher_adapter.as_deref())?)),
+        (None, Some(_)) => Source::Teachers(super::committee(asked)?),
         (None, None) => return Ok(None),
     };
     let of_source = match &source {
         Source::File(_, capture) => capture.digest.clone(),
-        Source::Teacher(teacher) => teacher.named.digest.clone(),
+        Source::Teachers(teachers) => super::digest_of_all(teachers),
     };
     // Its tokenizer makes the rows.
     let base = run.base(&run.sink.stage(Stage::Capture))?;
@@ -177,7 +178,9 @@ pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Option<Fini
         let max_seq_length = run.recipe().model.max_seq_length;
         let reading = Reading { train_on: train_on(run.recipe().train.train_on), max_seq_length };
         let (answered, written) = match &source {
-            Source::Teacher(teacher) if !files.is_empty() => {
+            // The first one writes: whose words an answer is of cannot be averaged.
+            Source::Teachers(teachers) if !files.is_empty() && !teachers.is_empty() => {
+                let teacher = &teachers[0];
                 let fits = |kept: &Kept, answer: &str| {
                     row_of(&tokenizer, &kept.messages, answer, max_seq_length).map(drop).map_err(|e| e.to_string())
                 };
@@ -237,15 +240,46 @@ fn answers(
     emit: &dyn Emit,
 ) -> Result<Capture<TokenRow>> {
     let out = run.dir.join(FILE);
-    let teacher = match source {
+    let teachers = match source {
         Source::File(path, capture) => {
             check(&capture.header, tokenizer, &format!("the capture {}", path.display()))?;
             let bytes = std::fs::read(path).map_err(|e| cannot("read the capture", path, &e))?;
             write_atomic(&out, &bytes).map_err(|e| cannot("write", &out, &e))?;
             return Ok(capture.as_ref().clone());
         }
-        Source::Teacher(teacher) => teacher,
+        Source::Teachers(teachers) => teachers,
     };
+    let one =
+        |teacher: &Teacher, out: &Path| of_one(run, teacher, (dataset, answered), (tokenizer, reading), out, emit);
+    if let [alone] = teachers.as_slice() {
+        return one(alone, &out);
+    }
+    let mut captures = Vec::new();
+    for (i, teacher) in teachers.iter().enumerate() {
+        emit.emit(EventKind::Note { text: format!("{} tells, {} of {}", teacher.named.name, i + 1, teachers.len()) });
+        captures.push(one(teacher, &super::of_member(run, i))?);
+    }
+    let members: Vec<Member<_>> = captures.iter().map(|capture| Member { capture, weight: 1.0 }).collect();
+    let merged = super::anew(&out, super::is_another_merge, || merge_tokens(&members, &out, PROGRAM_VERSION))?;
+    let text = format!(
+        "of {} tokens, {} are what some of the {} teachers would have written and others not",
+        merged.of,
+        merged.disagree,
+        teachers.len()
+    );
+    emit.emit(EventKind::Note { text });
+    Ok(Capture::load(&out)?)
+}
+
+/// One teacher's answers.
+fn of_one(
+    run: &Run<'_>,
+    teacher: &Teacher,
+    (dataset, answered): (&Dataset, &[Answered]),
+    (tokenizer, reading): (&ChatTokenizer, Reading),
+    out: &Path,
+    emit: &dyn Emit,
+) -> Result<Capture<TokenRow>> {
     let (mut reader, own) = teacher.reader(run.recipe().model.device.parse()?)?;
     let sparse = sparse(run.recipe().distill.top_k, run.recipe().distill.draws, run.recipe().seed);
     let mut asked = meet(&mut reader, &own, tokenizer, dataset, (reading, sparse))?;
@@ -268,18 +302,11 @@ fn answers(
         sparse,
         tokenizer: tokenizer_digest(tokenizer),
         template: template_digest(tokenizer),
-        out: out.clone(),
+        out: out.to_owned(),
         program_version: PROGRAM_VERSION.to_owned(),
     };
-    let report = match capture_tokens(&plan, &reader, &asked, emit) {
-        // Of another teacher or of other rows: the stage is another now, and what it left is nobody's.
-        Err(CaptureError::File(limbeck_artifact::Error::Invalid { .. })) => {
-            discard(&out)?;
-            let _ = std::fs::remove_file(&out);
-            capture_tokens(&plan, &reader, &asked, emit)?
-        }
-        other => other?,
-    };
+    let is_other = |e: &CaptureError| matches!(e, CaptureError::File(limbeck_artifact::Error::Invalid { .. }));
+    let report = super::anew(out, is_other, || capture_tokens(&plan, &reader, &asked, emit))?;
     if report.tokens_per_s > 0.0 {
         let text = format!(
             "{:.0} tokens read a second; {:.1} bytes for each token that is predicted; the teacher would have written {:.1} % of \
@@ -293,7 +320,7 @@ fn answers(
     if report.unlike > 0 {
         emit.emit(EventKind::Warning { text: unlike(report.unlike) });
     }
-    Ok(Capture::load(&out)?)
+    Ok(Capture::load(out)?)
 }
 
 fn data_of(answered: &[Answered]) -> &'static str {

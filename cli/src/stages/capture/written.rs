@@ -3,7 +3,7 @@
 //!
 //! Drafts go to the disk chunk by chunk. A kill loses the chunk in the making, and going on gives the same bytes.
 
-use super::{LEFT_OUT, Teacher, UNLABELED, gather, read_unlabeled};
+use super::{LEFT_OUT, QUEUE, Teacher, UNLABELED, gather, read_unlabeled};
 use crate::exit::Result;
 use crate::live::Task;
 use crate::stages::eval::{Writing, max_new_tokens, may_go_on};
@@ -30,11 +30,12 @@ use std::path::Path;
 /// Relative to the run's folder: what the teacher wrote, what of it is learnt, and what is not.
 pub const DRAFTS: &str = "capture/drafts.jsonl";
 pub const ANSWERED: &str = "capture/answered.jsonl";
-pub const QUEUE: &str = "capture/queue.jsonl";
 pub const REJECTED: &str = "capture/rejected.jsonl";
 
 /// Messages that are written before they go to the disk.
 const CHUNK: usize = 64;
+/// Share of the draws that has to agree where nobody says otherwise; as `limbeck teach` has it.
+const MIN_AGREEMENT: f64 = 0.6;
 /// Temperature of several draws; one alone is the likeliest answer.
 const WARM: f32 = 0.7;
 
@@ -99,7 +100,14 @@ pub fn answered(
     let drafts = written(run, &task, teacher, &kept, emit)?;
     let mut sorted = Sorted::default();
     for (kept, drafts) in kept.iter().zip(&drafts) {
-        sorted.take(&task, &fields, teacher, (kept, drafts), run.recipe().distill.min_agreement, fits);
+        sorted.take(
+            &task,
+            &fields,
+            teacher,
+            (kept, drafts),
+            run.recipe().distill.min_agreement.unwrap_or(MIN_AGREEMENT),
+            fits,
+        );
     }
     let Sorted { answered, queue, rejected, reasons } = sorted;
     lines(&run.dir.join(ANSWERED), &answered)?;
@@ -152,7 +160,7 @@ fn written(run: &Run<'_>, task: &Task, teacher: &Teacher, kept: &[Kept], emit: &
     let recipe = run.recipe();
     let path = run.dir.join(DRAFTS);
     let within = task.schema().filter(|schema| recipe.task.constrained == Some(true) && !schema.is_text());
-    let samples = recipe.distill.samples;
+    let samples = draws_of(recipe);
     let header = json!({
         "teacher": teacher.named.digest, "samples": samples, "temperature": if samples > 1 { WARM } else { 0.0 },
         "seed": recipe.seed, "max_new_tokens": max_new_tokens(recipe), "schema": within.and(run.resolved.schema.as_ref()).map(|file| &file.text),
@@ -193,11 +201,15 @@ fn written(run: &Run<'_>, task: &Task, teacher: &Teacher, kept: &[Kept], emit: &
     Ok(drafts)
 }
 
+fn draws_of(recipe: &Recipe) -> usize {
+    recipe.distill.samples.unwrap_or(1)
+}
+
 /// How a draw is made: from a stream that follows from seed, message and number alone.
 fn how(recipe: &Recipe, kept: &Kept, draw: usize) -> Option<generate::Draw> {
     let of_message = kept.id.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0);
     let stream = mix(recipe.seed ^ mix(of_message).wrapping_add(draw as u64));
-    (recipe.distill.samples > 1).then_some(generate::Draw { temperature: WARM, stream })
+    (draws_of(recipe) > 1).then_some(generate::Draw { temperature: WARM, stream })
 }
 
 /// The whole chunks that an earlier try left under the same header, cut to these; without one the file begins anew.
@@ -273,14 +285,14 @@ impl Sorted {
             },
             Some(Best { answer, agreement }) => {
                 let why = format!("{:.0} % of {n} draws agree", agreement * 100.0);
-                self.ask_a_person((kept, teacher), &answer, &why, told);
+                self.ask_a_person((kept, teacher), &answer, &why, &told);
                 *self.reasons.entry("queued: the draws disagree".to_owned()).or_default() += 1;
             }
             None => {
                 let why = format!("no draw is valid ({})", faults.keys().copied().collect::<Vec<_>>().join(", "));
                 // What no verifier accepts is shown as it was written.
                 let first = drafts.draws.first().map_or("", |drawn| drawn.text.as_str());
-                self.ask_a_person((kept, teacher), first, &why, told);
+                self.ask_a_person((kept, teacher), first, &why, &told);
                 *self.reasons.entry(format!("queued: {why}")).or_default() += 1;
             }
         }
@@ -291,17 +303,21 @@ impl Sorted {
         *self.reasons.entry(format!("rejected: {reason}")).or_default() += 1;
     }
 
-    fn ask_a_person(&mut self, (kept, teacher): (&Kept, &Teacher), answer: &str, why: &str, told: Value) {
-        let model = &teacher.named.name;
-        self.queue.push(json!({
-            "id": kept.from,
-            "request": {"model": model, "messages": kept.messages},
-            "response": {
-                "object": "chat.completion", "model": model,
-                "choices": [{"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}],
-            },
-            "limbeck_teacher": told,
-            "feedback": format!("{TEACHER_DISAGREEMENT}: {why}"),
-        }));
+    fn ask_a_person(&mut self, (kept, teacher): (&Kept, &Teacher), answer: &str, why: &str, told: &Value) {
+        self.queue.push(for_a_person(kept, &teacher.named.name, answer, why, told));
     }
+}
+
+/// A message with what a model says to it, as a trace that the review queue puts before others.
+pub fn for_a_person(kept: &Kept, model: &str, answer: &str, why: &str, told: &Value) -> Value {
+    json!({
+        "id": kept.from,
+        "request": {"model": model, "messages": kept.messages},
+        "response": {
+            "object": "chat.completion", "model": model,
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}],
+        },
+        "limbeck_teacher": told,
+        "feedback": format!("{TEACHER_DISAGREEMENT}: {why}"),
+    })
 }
