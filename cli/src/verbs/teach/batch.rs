@@ -99,7 +99,7 @@ pub fn told(all: &[Requests]) -> String {
         }
         let beside = if kept > 0 { format!(" ({} have their end already)", count(kept as u64)) } else { String::new() };
         let cost = match cost {
-            Some(cost) if live.plan.batch_share < 1.0 => format!("about {} at a batch's price", live.money(*cost)),
+            Some(cost) if live.plan.batch_share < 1.0 => format!("at a batch's price about {}", live.money(*cost)),
             Some(cost) => format!("about {}", live.money(*cost)),
             None => "at no known price".to_owned(),
         };
@@ -173,7 +173,7 @@ pub fn read(teachers: &mut [Teacher], paths: &[PathBuf], emit: &dyn Emit) -> Res
         let why = match fate {
             Fate::Refused => "were refused, and are not asked again",
             Fate::Failed => "failed, and can be asked again",
-            Fate::Repeated => "answer what a line before answered, and are left out",
+            Fate::Repeated => "repeat a line before them, and are left out",
             Fate::Unknown => "answer nothing that is asked here, and are left out",
             Fate::Illegible => "can't be read as results",
             Fate::Answered | Fate::Known => continue,
