@@ -69,6 +69,8 @@ fn prefixes(stage: Stage) -> &'static [&'static str] {
             "quantize.rounding",
             "quantize.rounding_tokens",
             "quantize.target",
+            "quantize.recover_epochs",
+            "quantize.recover_learning_rate",
         ],
         Stage::Eval => &[
             "name",

@@ -329,6 +329,9 @@ pub struct Quantize {
     pub imatrix_text: Option<PathBuf>,
     pub imatrix_text_share: f64,
     pub imatrix_tokens: usize,
+    /// 0 recovers nothing.
+    pub recover_epochs: usize,
+    pub recover_learning_rate: f64,
 }
 
 /// How the layers' matrices are rounded.

@@ -239,6 +239,8 @@ pub(crate) const FIELDS: &[Field] = &[
     field("quantize.imatrix_text", Path, Optional, "a text file whose beginning is mixed into the task's rows, for imatrix = \"task\" and for compensated rounding, so that the file forgets the rest of the language less"),
     field("quantize.imatrix_text_share", Float { min: 0.0, max: 0.9 }, Default("0.25"), "share of the calibration's tokens that come from imatrix_text, where there is one"),
     field("quantize.imatrix_tokens", Int { min: 256, max: 100_000_000 }, Default("65536"), "tokens to calibrate on at most; of more rows, some all over the split are taken"),
+    field("quantize.recover_epochs", Int { min: 0, max: 100 }, Default("0"), "epochs over the train rows in which the codes of files with fewer than eight bits are trained to say what the exact model says (quantization-aware training; scales, types and size stay). Takes the memory of a full fine-tuning; kept where the valid split bears it out"),
+    field("quantize.recover_learning_rate", Positive { max: 1.0 }, Default("2e-5"), "of that training"),
 
     field("eval.prices", Path, Optional, "price table (TOML) for the cost of a call"),
     field("eval.threshold", UNIT, Default("0.7"), "confidence from which an answer is served, below it the call escalates: your own number, measured and not certified; in force where eval.escalation asks for no certificate"),

@@ -52,7 +52,7 @@ pub fn diagnose(
     what: &'static str,
 ) -> Result<Diverged, DecoderError> {
     let s = learner.settings;
-    let leaves = parameters.leaves(learner.base.ops().as_ref()).without_gradient();
+    let leaves = learner.base.leaves(parameters).without_gradient();
     let decoder = learner.base.decoder(&leaves)?;
     let layers = decoder.config.num_hidden_layers;
     let mut worst: Option<(f32, Diverged)> = None;

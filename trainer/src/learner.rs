@@ -90,7 +90,7 @@ impl<'a> Learner<'a> {
     pub fn gradients(&self, parameters: &Parameters, rows: &[usize], step: u64) -> Result<Gradients, DecoderError> {
         let s = self.settings;
         let denominator = loss_weight(rows.iter().map(|&i| &self.rows[i]), s.loss_normalization) as f32;
-        let leaves = parameters.leaves(self.base.ops().as_ref());
+        let leaves = self.base.leaves(parameters);
         let recomputes = self.base.recomputes(s.lora_dropout > 0.0);
         let mut sum = Gradients::default();
         for rows in rows.chunks(s.batch_size.max(1)) {

@@ -22,7 +22,7 @@ pub mod turbo;
 mod validate;
 pub mod watch;
 
-pub use base::{Base, OpenBase};
+pub use base::{Base, Grid, OpenBase};
 pub use diverged::Diverged;
 pub use dry_run::{DryRun, dry_run};
 pub use limbeck_model::divergence;

@@ -1,6 +1,7 @@
 //! What is trained, an adapter's parts or all weights: their start (an adapter's as PEFT initialises it), their life as tensors of a step, and the
 //! way back to an [`Adapter`]. Masters are f32 vectors whatever the device computes in.
 
+use crate::base::Grid;
 use crate::optimizer::Moments;
 use crate::random::Random;
 use burn::tensor::{Tensor, TensorData};
@@ -218,14 +219,20 @@ impl Parameters {
         self.all.values().map(|p| p.values.len()).sum()
     }
 
-    pub fn leaves(&self, ops: &dyn Ops) -> Leaves {
+    /// Weights that have a place on `grid` stand there; an adapter has none.
+    pub fn leaves(&self, ops: &dyn Ops, grid: Option<&dyn Grid>) -> Leaves {
         let device = ops.device();
-        let tensor = |p: &Parameter| -> Tensor<2> {
-            Tensor::from_data(TensorData::new(p.values.clone(), p.shape), &device).require_grad()
+        let of = |values: Vec<f32>, shape: [usize; 2]| -> Tensor<2> {
+            Tensor::from_data(TensorData::new(values, shape), &device).require_grad()
         };
+        let tensor = |p: &Parameter| of(p.values.clone(), p.shape);
         let Some(config) = self.config() else {
             let weights = self.all.iter().filter(|(name, _)| *name != SCORE);
-            let weights = weights.map(|(name, p)| (name.clone(), tensor(p))).collect();
+            let weight = |name: &str, p: &Parameter| match grid.and_then(|grid| grid.rounded(name, &p.values)) {
+                Some(rounded) => of(rounded, p.shape),
+                None => tensor(p),
+            };
+            let weights = weights.map(|(name, p)| (name.clone(), weight(name, p))).collect();
             return Leaves { weights, score: self.all.get(SCORE).map(tensor), ..Leaves::default() };
         };
         let scaling = config.scaling();

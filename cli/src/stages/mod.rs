@@ -12,6 +12,7 @@ pub mod package;
 pub mod promote;
 mod provenance;
 pub mod quantize;
+pub mod recover;
 pub mod review;
 pub mod taken_over;
 pub mod train;

@@ -102,7 +102,7 @@ pub fn open(run: &Run<'_>, key: &str, stop_at_step: Option<u64>, emit: &dyn Emit
                 );
                 emit.emit(EventKind::Warning { text });
             }
-            Model::Open(Box::new(OpenBase { weights, ops, checkpoint }))
+            Model::Open(Box::new(OpenBase { weights, ops, checkpoint, grid: None }))
         }
     };
     let tokenizer = Arc::new(ChatTokenizer::open(&base.path)?);
