@@ -253,9 +253,18 @@ fn write_event(file: &mut File, event: &Event) -> std::io::Result<()> {
 
 /// The time now: RFC 3339, UTC, milliseconds.
 pub fn now() -> String {
-    let t = OffsetDateTime::now_utc();
+    written(OffsetDateTime::now_utc())
+}
+
+/// Seconds since 1970 UTC as the journal writes times; None beyond the calendar.
+pub fn of_unix(seconds: i64) -> Option<String> {
+    let time = OffsetDateTime::from_unix_timestamp(seconds).ok()?;
+    (0..=9999).contains(&time.year()).then(|| written(time))
+}
+
+fn written(t: OffsetDateTime) -> String {
     let (date, (h, m, s, ms)) = (t.date(), t.to_hms_milli());
-    format!("{}-{:02}-{:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z", date.year(), u8::from(date.month()), date.day())
+    format!("{:04}-{:02}-{:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z", date.year(), u8::from(date.month()), date.day())
 }
 
 #[cfg(test)]
@@ -403,6 +412,8 @@ mod tests {
         assert_eq!(unix_ms("2026-11-22T02:57:47.168Z"), Some(1_795_316_267_168));
         assert_eq!(unix_ms("yesterday"), None);
         assert!(unix_ms(&now()).is_some());
+        assert_eq!(of_unix(1_795_316_267).as_deref(), Some("2026-11-22T02:57:47.000Z"));
+        assert_eq!(of_unix(i64::MAX), None);
     }
 
     #[test]

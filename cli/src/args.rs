@@ -368,6 +368,8 @@ Killed, the same command goes on where it stopped.")]
 Example:
   limbeck teach recipes/router --arm frontier-live --messages unlabeled.jsonl --out taught --dry-run    what it would cost
   limbeck teach recipes/router --arm frontier-live --messages unlabeled.jsonl --out taught --samples 5
+  limbeck teach recipes/router --arm frontier-live --messages unlabeled.jsonl --out taught --batch-write batch.jsonl
+  limbeck teach recipes/router --arm frontier-live --messages unlabeled.jsonl --out taught --batch-read results.jsonl errors.jsonl
 
 The arm is an [[eval.arm]] of kind endpoint. A line is {\"text\": \"...\"} or {\"messages\": [...]}, with an optional id, customer,
 thread and time. Several draws vote; answers must fit the labels or the schema, and what they quote must be in the message.

@@ -20,6 +20,12 @@ pub fn read(path: &Path) -> Result<PriceTable> {
     if let Some(problem) = table.self_hosted.and_then(|host| host.problem()) {
         return Err(bad("[self_hosted] is impossible", problem));
     }
+    if let Some((model, _)) =
+        table.models.iter().find(|(_, price)| price.batch_share.is_some_and(|s| !(0.0..=1.0).contains(&s)))
+    {
+        let why = format!("batch_share of `{model}` is no share");
+        return Err(bad(&why, "it is what a call costs in a batch, of what it costs by itself: 0.5 is half"));
+    }
     match table.assumptions.problem() {
         Some(problem) => Err(bad("[assumptions] holds an impossible number", problem)),
         None => Ok(table),

@@ -43,6 +43,9 @@ fn usd() -> String {
 pub struct TokenPrice {
     pub input_per_1m: f64,
     pub output_per_1m: f64,
+    /// What a call costs in a batch, of what it costs by itself: 0.5 with most providers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_share: Option<f64>,
 }
 
 /// Cost of a thousand calls and how it was reckoned.

@@ -81,6 +81,36 @@ END
 (cd "$work" && "$limbeck" teach quickstart --runs-dir runs --arm live --messages unlabeled.jsonl --samples 3)
 (cd "$work" && "$limbeck" import taught/traces.jsonl --out imported > /dev/null && wc -l < taught/traces.jsonl)
 
+echo "-- as a batch: what is written is run against the server line by line, and teaches what it teaches live"
+(cd "$work" && "$limbeck" teach quickstart --runs-dir runs --arm live --messages unlabeled.jsonl --out batched --offline \
+    --batch-write batch.jsonl --batch-requests 25)
+"$venv/bin/python" - "$work" "$url" <<'END'
+import json, pathlib, sys, urllib.request
+work, url = pathlib.Path(sys.argv[1]), sys.argv[2].removesuffix("/v1")
+with open(work / "results.jsonl", "w") as out:
+    for path in sorted(work.glob("batch-*.jsonl")):
+        for line in open(path):
+            asked = json.loads(line)
+            call = urllib.request.Request(url + asked["url"], json.dumps(asked["body"]).encode(), {"content-type": "application/json"})
+            with urllib.request.urlopen(call) as reply:
+                response = {"status_code": reply.status, "request_id": "r", "body": json.load(reply)}
+            out.write(json.dumps({"id": "b", "custom_id": asked["custom_id"], "response": response, "error": None}) + "\n")
+END
+(cd "$work" && "$limbeck" teach quickstart --runs-dir runs --arm live --messages unlabeled.jsonl --out batched --offline \
+    --batch-read results.jsonl)
+(cd "$work" && "$limbeck" teach quickstart --runs-dir runs --arm live --messages unlabeled.jsonl --out one-by-one > /dev/null)
+"$venv/bin/python" - "$work" <<'END'
+import json, pathlib, sys
+work = pathlib.Path(sys.argv[1])
+def told(folder, name):
+    lines = [json.loads(line) for line in open(work / folder / name)]
+    return [{k: v for k, v in line.items() if k not in ("time", "latency_ms")} for line in lines]
+for name in ("traces.jsonl", "queue.jsonl", "rejected.jsonl"):
+    batched, live = told("batched", name), told("one-by-one", name)
+    assert batched == live, f"{name}: {len(batched)} by batch, {len(live)} live, or not alike"
+    print(f"{name}: {len(live)} lines, alike")
+END
+
 exec {stdin}>&-
 wait "$server" 2>/dev/null || true
 rm -rf "$work/runs/quickstart/eval/predictions/live.jsonl" "$work/runs/quickstart/eval/replies" "$work/runs/quickstart/eval/report.json"

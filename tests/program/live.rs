@@ -300,6 +300,170 @@ fn a_teachers_answers_are_traces_and_what_it_is_not_sure_of_is_for_the_reviewers
     never_written(mini.path());
 }
 
+/// A provider's batch, by hand: what is sent is what would be asked, and what comes back ends as live answers do.
+#[test]
+fn a_batch_teaches_as_live_answers_do() {
+    let mini = Mini::new(0.0001, true);
+    let answer = |text: &str| match text {
+        t if t.starts_with("odd") => "no idea".to_owned(),
+        t if t.ends_with("1 ?") => "card_acceptance".to_owned(),
+        _ => "age_limit".to_owned(),
+    };
+    let server = serve(move |text, _| match text.starts_with("banned") {
+        true => (400, "not allowed".to_owned()),
+        false => (200, answer(text)),
+    });
+    add_arms(&mini, &server.url, "");
+    let prices = mini.path().join("mini/prices.toml");
+    std::fs::write(&prices, std::fs::read_to_string(&prices).unwrap() + "batch_share = 0.5\n").unwrap();
+    let mut texts: Vec<String> = (0..8).map(|i| format!("hello {i} ?")).collect();
+    texts.extend(["odd", "banned"].map(str::to_owned));
+    let lines: Vec<String> = texts.iter().map(|text| json!({"id": text, "text": text}).to_string()).collect();
+    std::fs::write(mini.path().join("unlabeled.jsonl"), lines.join("\n") + "\nno json\n").unwrap();
+    let with = |more: &[&'static str]| {
+        let teach = ["teach", "mini", "--arm", "live", "--messages", "unlabeled.jsonl", "--samples", "2"];
+        [&teach[..], &["--set", "eval.arm.live.shots=0"], more].concat()
+    };
+    let read = |name: &str| -> Vec<Value> {
+        let text = std::fs::read_to_string(mini.path().join(name)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+
+    let (_, said) = limbeck(&mini, 1, &with(&["--batch-write", "batch.jsonl", "--max-spend", "0.001"]));
+    assert!(said.contains("could cost about") && said.contains("raise --max-spend"), "{said}");
+    // No key is needed for what is not sent.
+    let out = mini.command(&with(&["--batch-write", "batch.jsonl", "--offline"])).env_remove("MINI_LIVE_KEY").output();
+    let told = String::from_utf8(out.unwrap().stdout).unwrap();
+    for part in ["1 lines could not be read", "20 requests to live", "at a batch's price", "batch.jsonl: 20 requests"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let requests = read("batch.jsonl");
+
+    // All but the last three requests, with one that failed and an error beside them.
+    let result = |request: &Value| {
+        let text = request["body"]["messages"].as_array().unwrap().last().unwrap()["content"].as_str().unwrap();
+        let (status, body) = match text {
+            "banned" => (400, json!({"error": {"message": "not allowed"}})),
+            text => (
+                200,
+                json!({"model": "live-2026-11", "system_fingerprint": "fp_7", "usage": {"prompt_tokens": 100, "completion_tokens": 4},
+                "choices": [{"message": {"role": "assistant", "content": answer(text)}, "finish_reason": "stop"}]}),
+            ),
+        };
+        json!({"id": "batch_req", "custom_id": request["custom_id"], "response": {"status_code": status, "body": body}, "error": null})
+    };
+    let mut results: Vec<String> = requests[..17].iter().map(|request| result(request).to_string()).collect();
+    results[4] = json!({"custom_id": requests[4]["custom_id"], "response": null,
+        "error": {"code": "batch_expired", "message": "This request could not be executed."}})
+    .to_string();
+    results.push("{\"custom_id".to_owned());
+    std::fs::write(mini.path().join("results.jsonl"), results.join("\n")).unwrap();
+    let (told, said) =
+        limbeck(&mini, 0, &with(&["--batch-read", "results.jsonl", "--batch-write", "rest.jsonl", "--json"]));
+    assert!(said.contains("results.jsonl:5: batch_expired") && said.contains("results.jsonl:18: no JSON"), "{said}");
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["results"]["fates"], json!({"answered": 16, "failed": 1, "illegible": 1}), "{told}");
+    assert_eq!([&told["results"]["missing"], &told["batches"][0]["requests"]], [4, 4]);
+    assert_eq!([&told["messages"], &told["taught"], &told["rejected"]], [11, 7, 4], "{told}");
+    assert_eq!(told["reasons"]["rejected: no_result"], 3);
+    assert_eq!(read("rest.jsonl").len(), 4);
+
+    // Results of something else are told from a batch that failed.
+    let (_, said) = limbeck(&mini, 2, &with(&["--batch-read", "results.jsonl", "--temperature", "0.3"]));
+    assert!(said.contains("none of the 18 lines is a result") && said.contains("same recipe"), "{said}");
+
+    let rest: Vec<String> = read("rest.jsonl").iter().map(|request| result(request).to_string()).collect();
+    std::fs::write(mini.path().join("more.jsonl"), rest.join("\n")).unwrap();
+    let (told, _) = limbeck(&mini, 0, &with(&["--batch-read", "more.jsonl"]));
+    for part in [
+        "4 lines of results: 2 answered, 2 refused; none is missing",
+        "8 of 11 messages are answered",
+        "18 answered, in a batch",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(told.contains("spent: USD 0.0097"), "half of 18 calls at .00108: {told}");
+    assert_eq!(server.asked(), 0);
+
+    // Live, elsewhere: the same answers in the same files, but for what only a live call tells.
+    limbeck(&mini, 0, &with(&["--out", "live"]));
+    assert_eq!(server.asked(), 20);
+    for name in ["traces.jsonl", "queue.jsonl", "rejected.jsonl"] {
+        let told = |folder: &str| -> Vec<Value> {
+            let mut lines = read(&format!("{folder}/{name}"));
+            for line in &mut lines {
+                line.as_object_mut().unwrap().retain(|key, _| !["time", "latency_ms"].contains(&key.as_str()));
+            }
+            lines
+        };
+        assert_eq!(told("taught"), told("live"), "{name}");
+    }
+    assert!(read("taught/traces.jsonl").iter().all(|trace| trace.get("latency_ms").is_none()));
+    // And nothing is asked twice, whichever way it was answered.
+    limbeck(&mini, 0, &with(&[]));
+    assert_eq!(server.asked(), 20);
+    never_written(mini.path());
+}
+
+/// Two models that vote: what they agree on is a trace, where they differ a person decides, and who said what is kept.
+#[test]
+fn several_arms_teach_together() {
+    let mini = Mini::new(0.0001, true);
+    let first = serve(|text, _| (200, if text.contains("torn") { "age_limit" } else { "atm_support" }.to_owned()));
+    let second =
+        serve(|text, _| (200, if text.contains("torn") { "card_acceptance" } else { "atm_support" }.to_owned()));
+    add_arms(&mini, &first.url, "");
+    let path = mini.path().join("mini/recipe.toml");
+    let recipe = std::fs::read_to_string(&path).unwrap();
+    let other = format!(
+        "[[eval.arm]]\nname = \"other\"\nkind = \"endpoint\"\nurl = \"{}\"\nmodel = \"live\"\nkey_env = \"MINI_LIVE_KEY\"\n\n[promote]",
+        second.url
+    );
+    std::fs::write(&path, recipe.replace("[promote]", &other)).unwrap();
+    let lines: Vec<String> = (0..6)
+        .map(|i| json!({"id": i, "text": format!("{} {i}", if i < 2 { "torn" } else { "clear" })}).to_string())
+        .collect();
+    std::fs::write(mini.path().join("unlabeled.jsonl"), lines.join("\n")).unwrap();
+    let with = |more: &[&'static str]| {
+        let teach = ["teach", "mini", "--arm", "live", "--arm", "other", "--messages", "unlabeled.jsonl"];
+        [&teach[..], &["--set", "eval.arm.live.shots=0"], more].concat()
+    };
+    let (_, said) = limbeck(&mini, 2, &with(&["--arm", "live"]));
+    assert!(said.contains("named twice"), "{said}");
+    let (told, _) = limbeck(&mini, 0, &with(&["--dry-run", "--json"]));
+    assert_eq!(serde_json::from_str::<Value>(&told).unwrap()["requests"], 12);
+    // A cap that is typed holds for all of them together: some of twelve calls at .00108, and what the next might cost.
+    let (_, said) = limbeck(&mini, 1, &with(&["--max-spend", "0.012"]));
+    assert!(said.contains("exceed the cap") && said.contains("raise --max-spend"), "{said}");
+    assert!(first.asked() == 6 && second.asked() < 6, "{} and {}", first.asked(), second.asked());
+    let (told, _) = limbeck(&mini, 0, &with(&[]));
+    for part in ["4 of 6 messages are answered, 2 go to the reviewers", "live · model", "other · model"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert_eq!((first.asked(), second.asked()), (6, 6));
+    let read = |name: &str| -> Vec<Value> {
+        let text = std::fs::read_to_string(mini.path().join("taught").join(name)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let torn = &read("queue.jsonl")[0];
+    assert_eq!(
+        torn["feedback"],
+        "teacher_disagreement: 50 % of 2 draws agree; live says age_limit, other says card_acceptance"
+    );
+    let members = torn["limbeck_teacher"]["members"].as_array().unwrap();
+    assert_eq!((&members[0]["arm"], &members[1]["answer"]), (&json!("live"), &json!("card_acceptance")));
+    let clear = &read("traces.jsonl")[0];
+    assert_eq!(
+        (&clear["request"]["model"], &clear["limbeck_teacher"]["agreement"]),
+        (&json!("live + live"), &json!(1.0))
+    );
+
+    // A batch has one model, so each arm has a file of its own; results are told apart by themselves.
+    let (told, _) = limbeck(&mini, 0, &with(&["--batch-write", "batch.jsonl", "--out", "new"]));
+    assert!(told.contains("batch-live.jsonl: 6 requests") && told.contains("batch-other.jsonl: 6 requests"), "{told}");
+    never_written(mini.path());
+}
+
 /// The file as it would be served and a live arm under calls that come at random times; what was measured is kept, decides a gate and is
 /// in the report.
 #[test]

@@ -135,13 +135,13 @@ fn layers(text: &str) -> Result<Layers, String> {
 pub struct Teach {
     #[command(flatten)]
     pub recipe: RecipeArg,
-    /// The live model: the name of an [[eval.arm]] of kind endpoint
-    #[arg(long, value_name = "NAME")]
-    pub arm: String,
+    /// The live model: the name of an [[eval.arm]] of kind endpoint; several vote together (may be repeated)
+    #[arg(long, required = true, value_name = "NAME")]
+    pub arm: Vec<String>,
     /// Messages, a line each
     #[arg(long, required = true, value_name = "FILE.jsonl")]
     pub messages: Vec<PathBuf>,
-    /// The folder to write: traces.jsonl, queue.jsonl, rejected.jsonl, replies.jsonl
+    /// The folder to write: traces.jsonl, queue.jsonl, rejected.jsonl, replies/NAME.jsonl
     #[arg(long, value_name = "DIR", default_value = "taught")]
     pub out: PathBuf,
     /// Draws a message; the arm's own number when left out
@@ -162,12 +162,27 @@ pub struct Teach {
     /// Say what would be asked and what it may cost; nothing is sent
     #[arg(long)]
     pub dry_run: bool,
+    /// Send nothing: write the requests as files for a provider's batch API (OpenAI's format); with --batch-read, those that still
+    /// have no result
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with = "dry_run")]
+    pub batch_write: Option<PathBuf>,
+    /// Send nothing: take a batch's results, and its errors, as the replies
+    #[arg(long, value_name = "FILE.jsonl", num_args = 1.., conflicts_with = "dry_run")]
+    pub batch_read: Vec<PathBuf>,
+    /// Requests in a batch file at most; what is more goes to further files
+    #[arg(long, value_name = "N", requires = "batch_write", value_parser = batch_requests)]
+    pub batch_requests: Option<usize>,
     /// Add the replies to FILE
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
     /// Take the replies from FILE; the network is not used
-    #[arg(long, value_name = "FILE", conflicts_with = "record")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["record", "batch_write", "batch_read"])]
     pub replay: Option<PathBuf>,
+}
+
+fn batch_requests(text: &str) -> Result<usize, String> {
+    let most = limbeck_distill::endpoint::MAX_REQUESTS;
+    text.parse().ok().filter(|n| (1..=most).contains(n)).ok_or_else(|| format!("expected a number from 1 to {most}"))
 }
 
 fn temperature(text: &str) -> Result<f64, String> {

@@ -190,6 +190,7 @@ impl Live {
                 price: price.map(|p| Price { input_per_1m: p.input_per_1m, output_per_1m: p.output_per_1m }),
                 max_spend: arm.max_spend,
             },
+            batch_share: price.and_then(|p| p.batch_share).unwrap_or(1.0),
             online,
             clock: journal::now,
         };
@@ -317,6 +318,17 @@ impl Live {
         Ok(asked)
     }
 
+    /// What is kept of the questions' ends, after a batch; adds it to the recording.
+    ///
+    /// # Errors
+    /// When the recording can't be written.
+    pub fn kept(&self, endpoint: &Endpoint, questions: &[Question]) -> Result<Asked> {
+        if let Some(path) = &self.recording.record {
+            endpoint.record(questions, &self.sampling, path)?;
+        }
+        Ok(endpoint.kept(questions, &self.sampling))
+    }
+
     /// Why it stopped, and what to do about it.
     pub fn stopped(&self, asked: &Asked) -> Option<Failure> {
         use limbeck_distill::endpoint::Stopped;
@@ -367,12 +379,17 @@ impl Live {
         let retries = replies.iter().map(|reply| reply.retries).chain(rejections().map(|r| r.retries));
         let retries: u64 = retries.map(u64::from).sum();
         let rejected: Vec<String> = asked.rejected().iter().map(|(why, n)| format!("{n} {why}")).collect();
+        let in_batch = replies.iter().filter(|reply| reply.batch).count();
+        let how = match (in_batch, replies.len() - in_batch) {
+            (0, _) => format!("{} at a time, {retries} retries", self.plan.concurrency),
+            (_, 0) => "in a batch".to_owned(),
+            (n, _) => format!("{n} of them in a batch, {} at a time, {retries} retries", self.plan.concurrency),
+        };
         facts.push(Fact::new(
             "requests",
             format!(
-                "{} answered, {} at a time, {retries} retries, {}",
+                "{} answered, {how}, {}",
                 replies.len(),
-                self.plan.concurrency,
                 if rejected.is_empty() {
                     "none rejected".to_owned()
                 } else {
@@ -407,7 +424,7 @@ impl Live {
             completion: replies.iter().filter_map(|r| r.completion_tokens).sum(),
         };
         let counted = Response {
-            latency_ms: replies.iter().map(|r| r.latency_ms).reduce(f64::max),
+            latency_ms: replies.iter().filter(|r| !r.batch).map(|r| r.latency_ms).reduce(f64::max),
             tokens: replies.iter().any(|r| r.prompt_tokens.is_some()).then_some(tokens),
             ..Response::default()
         };

@@ -104,11 +104,11 @@ impl fmt::Display for Stopped {
 }
 
 /// A question that has to be asked.
-struct Open {
-    key: String,
-    body: String,
+pub(super) struct Open {
+    pub key: String,
+    pub body: String,
     /// Tokens of the prompt: as reckoned, at most.
-    reckoned: u64,
+    pub reckoned: u64,
     at_most: u64,
 }
 
@@ -122,7 +122,9 @@ impl Endpoint {
     /// `replies` are what is known already, and where what comes is kept.
     pub fn new(plan: EndpointPlan, replies: Replies) -> Endpoint {
         let price = plan.budget.price.unwrap_or(Price { input_per_1m: 0.0, output_per_1m: 0.0 });
-        let spent = replies.tokens().iter().map(|(prompt, completion)| price.of(*prompt, *completion)).sum();
+        let cost =
+            |(prompt, completion, batch)| price.of(prompt, completion) * if batch { plan.batch_share } else { 1.0 };
+        let spent = replies.tokens().into_iter().map(cost).sum();
         let limits = Limits::new(plan.requests_per_minute, plan.tokens_per_minute);
         let purse = Purse::new(plan.budget, spent);
         Endpoint { wire: Wire::new(&plan), limits, purse, replies, plan, begun: Instant::now() }
@@ -137,6 +139,12 @@ impl Endpoint {
         self.purse.spent()
     }
 
+    /// Another cap, where several share one.
+    pub fn cap(&mut self, max_spend: Option<f64>) {
+        self.plan.budget.max_spend = max_spend;
+        self.purse.cap(max_spend);
+    }
+
     /// Where replies are kept.
     pub fn kept_at(&self) -> &Path {
         self.replies.path()
@@ -144,19 +152,20 @@ impl Endpoint {
 
     /// What asking these would cost beyond what is kept: (questions, prompt tokens as reckoned, most answer tokens).
     pub fn estimate(&self, questions: &[Question], sampling: &Sampling) -> (usize, u64, u64) {
-        let (_, open) = self.open(questions, sampling);
+        let (_, open) = self.open(questions, sampling, self.plan.online);
         let prompt = open.iter().map(|open| open.reckoned).sum();
         (open.len(), prompt, open.len() as u64 * u64::from(sampling.max_tokens))
     }
 
-    /// The questions' names, and those of them that have to be asked, each once.
-    fn open(&self, questions: &[Question], sampling: &Sampling) -> (Vec<String>, Vec<Open>) {
+    /// The questions' names, and those of them that have to be asked, each once; with `again` also those that failed for no fault
+    /// of theirs.
+    pub(super) fn open(&self, questions: &[Question], sampling: &Sampling, again: bool) -> (Vec<String>, Vec<Open>) {
         let (mut keys, mut open, mut seen) = (Vec::with_capacity(questions.len()), Vec::new(), HashSet::new());
         for question in questions {
             let body = body(self.plan.api, &self.plan.model, question, sampling);
             let key = key(&self.plan.url, self.plan.api, &body, question.sample);
             let known = match self.replies.get(&key) {
-                Some(End::Rejected(rejection)) => !rejection.again || !self.plan.online,
+                Some(End::Rejected(rejection)) => !rejection.again || !again,
                 end => end.is_some(),
             };
             if !known && seen.insert(key.clone()) {
@@ -178,18 +187,28 @@ impl Endpoint {
         sampling: &Sampling,
         told: &mut dyn FnMut(Told),
     ) -> Result<Asked, ReplyError> {
-        let (keys, open) = self.open(questions, sampling);
+        let (keys, open) = self.open(questions, sampling, self.plan.online);
         let stopped = match (open.is_empty(), self.plan.online) {
             (true, _) => None,
             (false, false) => Some(Stopped::Offline { left: open.len() }),
             (false, true) => self.ask_open(&open, sampling, keys.len(), told)?,
         };
+        Ok(Asked { ends: self.ends(&keys), stopped })
+    }
+
+    /// What is kept of how these questions ended; nothing is asked.
+    pub fn kept(&self, questions: &[Question], sampling: &Sampling) -> Asked {
+        let (keys, _) = self.open(questions, sampling, false);
+        Asked { ends: self.ends(&keys), stopped: None }
+    }
+
+    fn ends(&self, keys: &[String]) -> Vec<Option<Result<Reply, Rejection>>> {
         let end = |key: &String| match self.replies.get(key)? {
             End::Reply(reply) => Some(Ok(reply.clone())),
             End::Rejected(rejection) => Some(Err(rejection.clone())),
             End::Charged { .. } => None,
         };
-        Ok(Asked { ends: keys.iter().map(end).collect(), stopped })
+        keys.iter().map(end).collect()
     }
 
     /// Adds how these questions ended to the recording at `path`.
@@ -197,7 +216,7 @@ impl Endpoint {
     /// # Errors
     /// When it can't be written.
     pub fn record(&self, questions: &[Question], sampling: &Sampling, path: &Path) -> Result<(), ReplyError> {
-        let (keys, _) = self.open(questions, sampling);
+        let (keys, _) = self.open(questions, sampling, false);
         Replies::record(path, self.replies.recording(keys.iter()))
     }
 

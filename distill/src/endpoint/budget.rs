@@ -11,7 +11,7 @@ pub struct Price {
 }
 
 impl Price {
-    /// Of so many tokens of prompt and answer.
+    /// Of so many tokens of prompt and answer, asked one by one.
     pub fn of(&self, prompt: u64, completion: u64) -> f64 {
         (prompt as f64 * self.input_per_1m + completion as f64 * self.output_per_1m) / 1e6
     }
@@ -47,6 +47,10 @@ impl Purse {
         Purse { budget, state: Mutex::new(State { spent, set_aside: 0.0 }), changed: Condvar::new() }
     }
 
+    pub fn cap(&mut self, max_spend: Option<f64>) {
+        self.budget.max_spend = max_spend;
+    }
+
     /// Sets the worst case aside. Where it does not fit because of what others have set aside, it waits for them: most come
     /// to less. None where it does not fit at all.
     pub fn set_aside(&self, prompt: u64, completion: u64) -> Option<Aside> {
@@ -72,6 +76,11 @@ impl Purse {
     /// The request cost nothing: it was refused, or never got there.
     pub fn give_back(&self, aside: Aside) {
         self.settle(aside, 0.0);
+    }
+
+    /// Something was paid for that was not asked from here.
+    pub fn pay(&self, cost: f64) {
+        self.settle(Aside(0.0), cost);
     }
 
     fn settle(&self, aside: Aside, cost: f64) {

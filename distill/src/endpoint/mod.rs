@@ -3,6 +3,7 @@
 //! is handed on, and no more is spent than was allowed.
 
 mod ask;
+mod batch;
 mod budget;
 mod limits;
 mod load;
@@ -14,6 +15,7 @@ mod tls;
 mod wire;
 
 pub use ask::{Asked, Endpoint, Stopped, Told};
+pub use batch::{BatchError, BatchFile, Batched, Fate, MAX_REQUESTS, Taken, read_batch};
 pub use budget::{Budget, Price};
 pub use load::{LoadError, LoadPlan, Pace, Timed};
 pub use posterior::{Codes, of_codes, of_samples};
@@ -50,6 +52,8 @@ pub struct EndpointPlan {
     /// Tokens of prompts and answers; 0: as many as it takes.
     pub tokens_per_minute: u32,
     pub budget: Budget,
+    /// What a question costs in a batch, of what it costs asked by itself.
+    pub batch_share: f64,
     /// Whether the network may be used at all; without it only kept replies answer.
     pub online: bool,
     /// The time of day, RFC 3339: what is asked of a model that changes is dated.
@@ -97,6 +101,7 @@ impl EndpointPlan {
             requests_per_minute: 0,
             tokens_per_minute: 0,
             budget: Budget::default(),
+            batch_share: 1.0,
             online: true,
             clock,
         }

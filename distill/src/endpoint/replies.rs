@@ -135,13 +135,16 @@ impl Replies {
         self.file.as_ref().map_or(Ok(()), |file| file.sync_data().map_err(fails))
     }
 
-    /// Tokens of all that was asked, answered or not: of prompts, of answers.
-    pub(crate) fn tokens(&self) -> Vec<(u64, u64)> {
+    /// Tokens of all that was asked, answered or not: of prompts, of answers, and whether in a batch.
+    pub(crate) fn tokens(&self) -> Vec<(u64, u64, bool)> {
         let of = |end: &End| match end {
-            End::Reply(reply) => Some((reply.prompt_tokens.unwrap_or(0), reply.completion_tokens.unwrap_or(0))),
+            End::Reply(reply) => {
+                Some((reply.prompt_tokens.unwrap_or(0), reply.completion_tokens.unwrap_or(0), reply.batch))
+            }
             _ => None,
         };
-        self.known.values().filter_map(of).chain(self.charged.iter().copied()).collect()
+        let charged = self.charged.iter().map(|(prompt, completion)| (*prompt, *completion, false));
+        self.known.values().filter_map(of).chain(charged).collect()
     }
 
     /// Lines that could not be understood: at most one after a kill.
@@ -218,7 +221,7 @@ mod tests {
         assert_eq!((again.get("a"), again.get("b")), (Some(&reply("one")), Some(&rejection())));
         let mut tokens = again.tokens();
         tokens.sort_unstable();
-        assert_eq!(tokens, [(5, 0), (7, 2)]);
+        assert_eq!(tokens, [(5, 0, false), (7, 2, false)]);
     }
 
     #[test]

@@ -37,11 +37,14 @@ pub struct Reply {
     /// Why the log-probabilities that came are not kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logprobs_fault: Option<String>,
-    /// Of the attempt that was answered, in milliseconds.
+    /// Of the attempt that was answered, in milliseconds; 0 of one that a batch answered.
     pub latency_ms: f64,
     /// RFC 3339.
     pub at: String,
     pub retries: u32,
+    /// It came in a batch's results: at a batch's price, and nobody knows how fast.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub batch: bool,
 }
 
 impl Reply {

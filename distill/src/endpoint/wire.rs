@@ -31,6 +31,8 @@ pub enum Reason {
     NoJson,
     NoChoice,
     Refused,
+    /// A batch came back without its answer.
+    NoResult,
 }
 
 impl Reason {
@@ -45,6 +47,7 @@ impl Reason {
             Reason::NoJson => "no_json",
             Reason::NoChoice => "no_choice",
             Reason::Refused => "refused",
+            Reason::NoResult => "no_result",
         }
     }
 }

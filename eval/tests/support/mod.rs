@@ -161,7 +161,7 @@ pub fn plan(dir: &Path) -> EvalPlan {
         prices: Some(PriceTable {
             as_of: "2026-11-01".into(),
             currency: "USD".into(),
-            models: BTreeMap::from([("frontier-large".into(), TokenPrice { input_per_1m: 2.5, output_per_1m: 10.0 })]),
+            models: BTreeMap::from([("frontier-large".into(), TokenPrice { input_per_1m: 2.5, output_per_1m: 10.0, batch_share: None })]),
             assumptions: Default::default(),
             self_hosted: Some(Host { per_hour: 0.05, utilisation: 0.5 }),
         }),
