@@ -225,6 +225,9 @@ pub(crate) const FIELDS: &[Field] = &[
     field("distill.divergence_alpha", Positive { max: 1.0 }, Optional, "alpha of skew_kl (its default 0.1) or of alpha_beta (0.2)"),
     field("distill.divergence_beta", Positive { max: 1.0 }, Optional, "beta of js (its default 0.5) or of alpha_beta (0.7)"),
     field("distill.trust", Choice(&["reviewed", "full"]), Default("\"reviewed\""), "weight of a teacher's answer that nobody confirmed: reviewed is the lower bound (Wilson, 95 %) of its precision on reviewed rows where it said that label, or of how often it would have written a reviewed answer; full is 1, and where answers are written its word counts beside a person's other one too"),
+    field("distill.hidden_weight", Float { min: 0.0, max: 1000.0 }, Default("0.0"), "weight of hidden-state matching in the loss: what the student's layers give is held against the layers of distill.teacher, token by token, for students that were cut out of their teacher or begin from nothing; both need the same tokenizer. The teacher runs in every step, so a step costs that much more; nothing is stored. 0 leaves it out, 1 is a beginning"),
+    field("distill.hidden_layers", Int { min: 0, max: 1000 }, Default("0"), "so many of the student's layers are matched, evenly from the top one down (0: all). Each goes with the teacher's layer that it was carved from, as the base's file tells, or with one at the same share of the depth"),
+    field("distill.hidden_loss", Choice(&["relative", "mse", "cosine"]), Default("\"relative\""), "relative: squared error over the square of the teacher's state, by token, so that no token outweighs others by its size; mse: mean squared error; cosine: one minus the cosine, as in DistilBERT"),
 
     field("quantize.formats", Choices(FORMATS), Default("[\"Q8_0\", \"Q4_0\"]"), "GGUF files to make of the merged model"),
     field("quantize.ship", Choice(FORMATS), Default("\"Q8_0\""), "the one that is gated and packaged"),

@@ -18,6 +18,9 @@ pub struct StepLog {
     pub loss: f64,
     pub learning_rate: f64,
     pub grad_norm: f64,
+    /// Of a teacher's hidden states, where they are matched: without its weight, with which it is in the loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden_loss: Option<f64>,
 }
 
 /// How far a training is, beside its parameters.

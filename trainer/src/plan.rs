@@ -5,6 +5,7 @@ use crate::batch::LossNormalization;
 use crate::checkpoint::CheckpointError;
 use crate::diverged::Diverged;
 use crate::divergence::Divergence;
+use crate::matching::Matched;
 use crate::optimizer::AdamWSettings;
 use crate::schedule::{Decay, Schedule, Scheduler};
 use crate::turbo::CacheDtype;
@@ -144,6 +145,8 @@ pub struct TrainPlan {
     pub distilled: Option<Distilled>,
     /// What a teacher expected at each token, where one told.
     pub told: Option<ToldTokens>,
+    /// A teacher whose hidden states are matched, where there is one.
+    pub matched: Option<Matched>,
 }
 
 /// What a teacher told, and how it counts: see [`crate::soft`].
@@ -201,6 +204,9 @@ pub struct TrainReport {
     #[serde(default, skip_serializing_if = "none")]
     pub told_tokens: u64,
     pub final_loss: f64,
+    /// Of the teacher's hidden states alone, without its weight in the loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub final_hidden_loss: Option<f64>,
     /// Of the model that is given back, on the valid split.
     pub valid_accuracy: Option<f64>,
     pub valid_loss: Option<f64>,
@@ -245,6 +251,8 @@ pub enum TrainError {
     Told { id: String, why: String },
     #[error("a teacher's posteriors are over labels, and the dataset has {0}. Take [distill] out of the recipe")]
     NoLabels(usize),
+    #[error("the teacher's hidden states can't be matched: {why}")]
+    Matching { why: String },
     #[error("a classification head {why}; train with train.head = \"verbalizer\"")]
     NoHead { why: String },
     #[error("target_modules names {unknown:?}, which this base does not have; it has {known}")]

@@ -200,7 +200,15 @@ impl Taught {
     fn step(&self, rows: &[TrainRow], soft: &SoftLoss, p: &Parameters, cache: Option<&HiddenCache>) -> Gradients {
         let all: Vec<usize> = (0..rows.len()).collect();
         let base = Base::Frozen(&self.bench.decoder);
-        let learner = Learner { base, settings: &self.plan.settings, rows, cache, soft: Some(soft), divergence: None };
+        let learner = Learner {
+            base,
+            settings: &self.plan.settings,
+            rows,
+            cache,
+            soft: Some(soft),
+            divergence: None,
+            matched: None,
+        };
         learner.gradients(p, &all, 0).unwrap()
     }
 }

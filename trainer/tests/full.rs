@@ -64,7 +64,7 @@ fn rows(bench: &Bench) -> Vec<TrainRow> {
 }
 
 fn gradients(base: Base, s: &TrainSettings, rows: &[TrainRow], parameters: &Parameters) -> Gradients {
-    let learner = Learner { base, settings: s, rows, cache: None, soft: None, divergence: None };
+    let learner = Learner { base, settings: s, rows, cache: None, soft: None, divergence: None, matched: None };
     learner.gradients(parameters, &[0, 3, 5, 7, 8, 11, 14, 18], 3).unwrap()
 }
 

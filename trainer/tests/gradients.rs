@@ -72,6 +72,7 @@ fn eight_rows_at_once_are_two_times_four_are_eight_times_one() {
                     cache: None,
                     soft: None,
                     divergence: None,
+                    matched: None,
                 };
                 learner.gradients(&parameters, &ROWS, 3).unwrap()
             };
@@ -112,6 +113,7 @@ fn so_it_is_with_a_classification_head_and_layers_that_run_again() {
             cache: None,
             soft: None,
             divergence: None,
+            matched: None,
         };
         learner.gradients(&parameters, &ROWS, 3).unwrap()
     };
@@ -137,6 +139,7 @@ fn dropout_and_normalization_change_the_gradient() {
             cache: None,
             soft: None,
             divergence: None,
+            matched: None,
         };
         learner.gradients(&parameters(&bench, s, 0), &ROWS, step).unwrap()
     };
@@ -165,6 +168,7 @@ fn a_weight_of_two_is_the_row_twice() {
             cache: None,
             soft: None,
             divergence: None,
+            matched: None,
         };
         learner.gradients(&parameters, which, 0).unwrap()
     };
@@ -189,6 +193,7 @@ fn kept_hidden_states_give_the_gradient_of_computed_ones() {
             cache,
             soft: None,
             divergence: None,
+            matched: None,
         };
         learner.gradients(&parameters, which, 1).unwrap()
     };

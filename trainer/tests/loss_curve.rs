@@ -107,8 +107,15 @@ fn curve(base: &Path, golden: &Golden, start: &Adapter, change: impl FnOnce(&mut
         parameters.all.get_mut(&format!("{path}.lora_B")).unwrap().values.clone_from(&pair.b);
     }
     assert_eq!(parameters.all.len(), 2 * start.pairs.len());
-    let learner =
-        Learner { base: Base::Frozen(&decoder), settings: &s, rows: &rows, cache: None, soft: None, divergence: None };
+    let learner = Learner {
+        base: Base::Frozen(&decoder),
+        settings: &s,
+        rows: &rows,
+        cache: None,
+        soft: None,
+        divergence: None,
+        matched: None,
+    };
     let schedule = s.schedule(golden.steps);
     let (mut losses, mut worst, mut yardstick) = (Vec::new(), (0.0, 0), 0f64);
     for (step, batch) in golden.batches.iter().enumerate() {

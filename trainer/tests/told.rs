@@ -74,8 +74,15 @@ fn gradients(bench: &Bench, plan: &TrainPlan) -> Gradients {
         p.values.iter_mut().enumerate().for_each(|(j, x)| *x += 0.02 * ((i * 31 + j) as f32).sin());
     }
     let divergence = plan.told.as_ref().map(|told| told.divergence);
-    let learner =
-        Learner { base: Base::Frozen(&bench.decoder), settings: s, rows: &rows, cache: None, soft: None, divergence };
+    let learner = Learner {
+        base: Base::Frozen(&bench.decoder),
+        settings: s,
+        rows: &rows,
+        cache: None,
+        soft: None,
+        divergence,
+        matched: None,
+    };
     learner.gradients(&parameters, &[0, 1, 2, 3, 4, 5], 0).unwrap()
 }
 

@@ -98,8 +98,15 @@ pub fn step(args: &OursStep, device: Option<&str>) -> Result<StepFigures> {
         .collect();
     let config = AdapterConfig::lora("base", s.r, s.lora_alpha, &s.target_modules, s.use_rslora);
     let mut parameters = Parameters::init(config, &decoder, s.seed);
-    let learner =
-        Learner { base: Base::Frozen(&decoder), settings: &s, rows: &rows, cache: None, soft: None, divergence: None };
+    let learner = Learner {
+        base: Base::Frozen(&decoder),
+        settings: &s,
+        rows: &rows,
+        cache: None,
+        soft: None,
+        divergence: None,
+        matched: None,
+    };
     let chosen: Vec<usize> = (0..rows.len()).collect();
     let (mut wall, mut busy, mut loss) = (Vec::new(), Vec::new(), f64::NAN);
     for step in 0..args.warmup + args.steps {
@@ -177,6 +184,7 @@ pub fn finetune(args: &OursFinetune, device: Option<&str>) -> Result<FinetuneFig
         stop_at_step: None,
         distilled: None,
         told: None,
+        matched: None,
     };
     let (begun, cpu) = (Instant::now(), cpu_seconds());
     let report = train(&plan, &decoder, &tokenizer, &dataset, &Silent)?;

@@ -79,6 +79,7 @@ pub fn posteriors(
         stop_at_step: None,
         distilled: None,
         told: None,
+        matched: None,
     };
     train(&plan, &decoder, &tokenizer, &dataset, &sink)?;
     let adapter = Adapter::load(&plan.out.join("adapter"))?;

@@ -4,6 +4,8 @@
 #[path = "../../../tests/fixtures/tiny_base.rs"]
 mod tiny_base;
 
+pub use tiny_base::write as write_base;
+
 use limbeck_artifact::dataset::{
     Dataset, DatasetCard, Example, LabelSource, Message, Recorded, Split, TraceRef, example_id,
 };
@@ -95,6 +97,7 @@ impl Bench {
             stop_at_step: None,
             distilled: None,
             told: None,
+            matched: None,
         }
     }
 }

@@ -375,6 +375,7 @@ impl Work<'_> {
             stop_at_step: None,
             distilled,
             told: None,
+            matched: None,
         };
         self.say(&format!("seed {seed}, {}: training", course.name()));
         let report = train(&plan, &self.decoder, &self.tokenizer, &dataset, &self.sink)?;

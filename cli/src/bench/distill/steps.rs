@@ -74,6 +74,7 @@ impl Work<'_> {
                 unlabeled: Vec::new(),
             }),
             told: None,
+            matched: None,
         };
         let config = AdapterConfig::lora("", settings.r, settings.lora_alpha, &settings.target_modules, false);
         let parameters = match head {
@@ -92,7 +93,8 @@ impl Work<'_> {
         for (round, batch) in all.chunks(self.args.batch_size).enumerate() {
             for ((rows, soft), times) in sides.iter().zip(&mut times) {
                 let (base, soft) = (Base::Frozen(&self.decoder), soft.as_ref());
-                let learner = Learner { base, settings: &settings, rows, cache: None, soft, divergence: None };
+                let learner =
+                    Learner { base, settings: &settings, rows, cache: None, soft, divergence: None, matched: None };
                 let begun = Instant::now();
                 learner.gradients(&parameters, batch, 0)?;
                 if round > 0 {
