@@ -24,6 +24,8 @@ const DISTILLED: &[&str] = &[
 
 /// What a training depends on that writes answers itself.
 const ON_POLICY: &[&str] = &["task.max_new_tokens", "distill.top_k"];
+/// And one that matches its hidden states.
+const MATCHED: &[&str] = &["distill.hidden_weight", "distill.hidden_layers", "distill.hidden_loss"];
 
 /// What a capture depends on beside its own settings where it is of tokens: what makes rows of them, and what is kept.
 const TOLD: &[&str] = &["seed", "model.max_seq_length", "train.train_on", "distill.top_k", "distill.draws"];
@@ -101,8 +103,10 @@ pub fn settings(resolved: &Resolved, stage: Stage) -> Value {
         Stage::Capture if written => TOLD,
         _ => &[],
     };
+    let matches = stage == Stage::Train && resolved.recipe.distill.matches_states();
+    let matched = if matches { MATCHED } else { &[] };
     let wanted = |key: &str| {
-        let mut prefixes = prefixes(stage).iter().chain(own).chain(written_anew);
+        let mut prefixes = prefixes(stage).iter().chain(own).chain(written_anew).chain(matched);
         let told = stage == Stage::Promote || is_locked(key);
         told && prefixes.any(|p| if p.ends_with('.') || p.is_empty() { key.starts_with(p) } else { key == *p })
     };

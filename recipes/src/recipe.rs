@@ -279,6 +279,11 @@ pub struct Distill {
     pub on_policy_after: f64,
     pub on_policy_temperature: f64,
     pub on_policy_divergence: OnPolicyDivergence,
+    /// Of the teacher's hidden states in the loss.
+    pub hidden_weight: f64,
+    /// From the top, evenly; 0 for all.
+    pub hidden_layers: usize,
+    pub hidden_loss: HiddenLoss,
 }
 
 /// At the tokens of a student's own answers.
@@ -291,10 +296,24 @@ pub enum OnPolicyDivergence {
 }
 
 impl Distill {
-    /// Whether a teacher has a part in the training.
+    /// Whether a teacher's answers have a part in the training.
     pub fn is_asked(&self) -> bool {
-        self.teacher.is_some() || self.capture.is_some()
+        let states_alone = self.matches_states() && self.lambda == 0.0 && self.unlabeled.is_empty();
+        self.capture.is_some() || (self.teacher.is_some() && !states_alone)
     }
+
+    /// Whether its hidden states have.
+    pub fn matches_states(&self) -> bool {
+        self.teacher.is_some() && self.hidden_weight > 0.0
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HiddenLoss {
+    Relative,
+    Mse,
+    Cosine,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -229,6 +229,9 @@ pub(crate) const FIELDS: &[Field] = &[
     field("distill.on_policy_after", Float { min: 0.0, max: 0.99 }, Default("0.25"), "share of the steps before the student answers any row itself: what it writes at first is not worth reading"),
     field("distill.on_policy_temperature", Positive { max: 2.0 }, Default("1.0"), "of the student's own answers; 1 draws from its own distribution"),
     field("distill.on_policy_divergence", Choice(&["reverse_kl", "forward_kl", "js"]), Default("\"reverse_kl\""), "how far the student is from the teacher at its own tokens: reverse_kl takes from it what the teacher would not write, js is half of either"),
+    field("distill.hidden_weight", Float { min: 0.0, max: 1000.0 }, Default("0.0"), "weight of hidden-state matching in the loss: what the student's layers give is held against the layers of distill.teacher, token by token, for students that were cut out of their teacher or begin from nothing; both need the same tokenizer. The teacher runs in every step, so a step costs that much more; nothing is stored. 0 leaves it out, 1 is a beginning"),
+    field("distill.hidden_layers", Int { min: 0, max: 1000 }, Default("0"), "so many of the student's layers are matched, evenly from the top one down (0: all). Each goes with the teacher's layer that it was carved from, as the base's file tells, or with one at the same share of the depth"),
+    field("distill.hidden_loss", Choice(&["relative", "mse", "cosine"]), Default("\"relative\""), "relative: squared error over the square of the teacher's state, by token, so that no token outweighs others by its size; mse: mean squared error; cosine: one minus the cosine, as in DistilBERT"),
 
     field("quantize.formats", Choices(FORMATS), Default("[\"Q8_0\", \"Q4_0\"]"), "GGUF files to make of the merged model"),
     field("quantize.ship", Choice(FORMATS), Default("\"Q8_0\""), "the one that is gated and packaged"),

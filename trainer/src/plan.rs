@@ -5,6 +5,7 @@ use crate::batch::LossNormalization;
 use crate::checkpoint::CheckpointError;
 use crate::diverged::Diverged;
 use crate::divergence::Divergence;
+use crate::matching::Matched;
 use crate::on_policy::{OnPolicy, Written};
 use crate::optimizer::AdamWSettings;
 use crate::schedule::{Decay, Schedule, Scheduler};
@@ -147,6 +148,8 @@ pub struct TrainPlan {
     pub told: Option<ToldTokens>,
     /// Whether the student writes answers of its own, which need [`TrainPlan::told`] to say where its teacher may be followed.
     pub on_policy: Option<OnPolicy>,
+    /// A teacher whose hidden states are matched, where there is one.
+    pub matched: Option<Matched>,
 }
 
 /// What a teacher told, and how it counts: see [`crate::soft`].
@@ -207,6 +210,9 @@ pub struct TrainReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<Written>,
     pub final_loss: f64,
+    /// Of the teacher's hidden states alone, without its weight in the loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub final_hidden_loss: Option<f64>,
     /// Of the model that is given back, on the valid split.
     pub valid_accuracy: Option<f64>,
     pub valid_loss: Option<f64>,
@@ -258,6 +264,8 @@ pub enum TrainError {
     TurboOnPolicy,
     #[error("a teacher's posteriors are over labels, and the dataset has {0}. Take [distill] out of the recipe")]
     NoLabels(usize),
+    #[error("the teacher's hidden states can't be matched: {why}")]
+    Matching { why: String },
     #[error("a classification head {why}; train with train.head = \"verbalizer\"")]
     NoHead { why: String },
     #[error("target_modules names {unknown:?}, which this base does not have; it has {known}")]

@@ -80,6 +80,7 @@ pub fn posteriors(
         distilled: None,
         told: None,
         on_policy: None,
+        matched: None,
     };
     train(&plan, &decoder, &tokenizer, &dataset, &sink)?;
     let adapter = Adapter::load(&plan.out.join("adapter"))?;

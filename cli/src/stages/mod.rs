@@ -14,6 +14,7 @@ mod provenance;
 pub mod quantize;
 pub mod recover;
 pub mod review;
+mod states;
 pub mod taken_over;
 pub mod train;
 
@@ -259,6 +260,9 @@ pub fn upto(run: &Run<'_>, last: Stage) -> Result<Outcome> {
     }
     if let Some(target) = &run.recipe().quantize.target {
         mix::read_target(target)?;
+    }
+    if last >= Stage::Train {
+        states::check(run)?;
     }
     let imported = import::run(run)?;
     outcome.stages.push(imported.line());

@@ -129,6 +129,7 @@ pub fn recover(
         distilled: None,
         told: Some(told),
         on_policy: None,
+        matched: None,
     };
     let report = train(&plan, &open, &tokenizer, &dataset, emit)?;
 

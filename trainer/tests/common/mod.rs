@@ -1,8 +1,10 @@
 //! A base of some 100 KB, a dataset of a few rows of unequal length, and settings for both.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its part")]
 
 #[path = "../../../tests/fixtures/tiny_base.rs"]
 mod tiny_base;
+
+pub use tiny_base::write as write_base;
 
 use limbeck_artifact::dataset::{
     Dataset, DatasetCard, Example, LabelSource, Message, Recorded, Split, TraceRef, example_id,
@@ -96,6 +98,7 @@ impl Bench {
             distilled: None,
             told: None,
             on_policy: None,
+            matched: None,
         }
     }
 }
