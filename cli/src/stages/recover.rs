@@ -15,7 +15,7 @@ use limbeck_artifact::capture::{Capture, Named, TokenRow};
 use limbeck_artifact::dataset::{Dataset, Split};
 use limbeck_artifact::digest::sha256_file;
 use limbeck_artifact::event::{Emit, EventKind, Stage};
-use limbeck_distill::{TokenCapturePlan, capture_tokens, tokenizer_digest};
+use limbeck_distill::{TokenCapturePlan, tokenizer_digest};
 use limbeck_model::decoder::Decoder;
 use limbeck_model::device::{self, DeviceName, Dtype};
 use limbeck_model::prompt::encode_example;
@@ -217,7 +217,7 @@ fn told(
         out: folder.join("exact.capture"),
         program_version: PROGRAM_VERSION.to_owned(),
     };
-    capture_tokens(&plan, &reader, &asked, emit)?;
+    tokens::ask(&plan, &reader, &asked, emit)?;
     let capture = Capture::<TokenRow>::load(&plan.out)?;
     Ok(ToldTokens {
         lambda: 1.0,

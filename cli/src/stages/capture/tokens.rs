@@ -16,7 +16,9 @@ use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_artifact::files::write_atomic;
 use limbeck_artifact::stage;
 use limbeck_distill::bridge::Bridge;
-use limbeck_distill::{CaptureError, TokenCapturePlan, TokenTeacher, TokensAsked, capture_tokens, tokenizer_digest};
+use limbeck_distill::{
+    CaptureError, TokenCapturePlan, TokenCaptureReport, TokenTeacher, TokensAsked, capture_tokens, tokenizer_digest,
+};
 use limbeck_eval::statistics::wilson;
 use limbeck_model::prompt::{TrainOn, encode_example};
 use limbeck_model::tokenizer::ChatTokenizer;
@@ -229,15 +231,7 @@ fn answers(
         out: out.clone(),
         program_version: PROGRAM_VERSION.to_owned(),
     };
-    let report = match capture_tokens(&plan, &reader, &asked, emit) {
-        // Of another teacher or of other rows: the stage is another now, and what it left is nobody's.
-        Err(CaptureError::File(limbeck_artifact::Error::Invalid { .. })) => {
-            discard(&out)?;
-            let _ = std::fs::remove_file(&out);
-            capture_tokens(&plan, &reader, &asked, emit)?
-        }
-        other => other?,
-    };
+    let report = ask(&plan, &reader, &asked, emit)?;
     if report.tokens_per_s > 0.0 {
         let text = format!(
             "{:.0} tokens read a second; {:.1} bytes for each token that is predicted; the teacher would have written {:.1} % of \
@@ -252,6 +246,26 @@ fn answers(
         emit.emit(EventKind::Warning { text: unlike(report.unlike) });
     }
     Ok(Capture::load(&out)?)
+}
+
+/// Captures into a stage's own file. What lies there of another teacher or of other rows is nobody's: the stage is another now.
+///
+/// # Errors
+/// As [`capture_tokens`].
+pub fn ask(
+    plan: &TokenCapturePlan,
+    reader: &TokenTeacher,
+    asked: &[TokensAsked],
+    emit: &dyn Emit,
+) -> Result<TokenCaptureReport> {
+    match capture_tokens(plan, reader, asked, emit) {
+        Err(CaptureError::File(limbeck_artifact::Error::Invalid { .. })) => {
+            discard(&plan.out)?;
+            let _ = std::fs::remove_file(&plan.out);
+            Ok(capture_tokens(plan, reader, asked, emit)?)
+        }
+        other => Ok(other?),
+    }
 }
 
 /// What is said of rows that could not be carried over.
