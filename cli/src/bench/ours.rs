@@ -185,6 +185,7 @@ pub fn finetune(args: &OursFinetune, device: Option<&str>) -> Result<FinetuneFig
         distilled: None,
         told: None,
         matched: None,
+        rationales: None,
     };
     let (begun, cpu) = (Instant::now(), cpu_seconds());
     let report = train(&plan, &decoder, &tokenizer, &dataset, &Silent)?;

@@ -80,6 +80,7 @@ pub fn posteriors(
         distilled: None,
         told: None,
         matched: None,
+        rationales: None,
     };
     train(&plan, &decoder, &tokenizer, &dataset, &sink)?;
     let adapter = Adapter::load(&plan.out.join("adapter"))?;

@@ -125,6 +125,7 @@ pub fn open(run: &Run<'_>, key: &str, stop_at_step: Option<u64>, emit: &dyn Emit
         distilled: super::capture::distilled(run, &dataset.card.labels)?,
         told: super::capture::tokens::told(run)?,
         matched,
+        rationales: super::rationales::of(run, emit)?,
     };
     Ok(Opened { model, tokenizer, dataset, plan })
 }
@@ -184,6 +185,7 @@ pub fn inputs(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<BTreeMap
     ]);
     inputs.extend(super::capture::digest(run)?.map(|digest| ("capture".to_owned(), digest)));
     inputs.extend(super::states::inputs(run)?);
+    inputs.extend(super::rationales::inputs(run)?);
     Ok(inputs)
 }
 

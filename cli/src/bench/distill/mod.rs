@@ -376,6 +376,7 @@ impl Work<'_> {
             distilled,
             told: None,
             matched: None,
+            rationales: None,
         };
         self.say(&format!("seed {seed}, {}: training", course.name()));
         let report = train(&plan, &self.decoder, &self.tokenizer, &dataset, &self.sink)?;

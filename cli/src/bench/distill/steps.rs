@@ -75,6 +75,7 @@ impl Work<'_> {
             }),
             told: None,
             matched: None,
+            rationales: None,
         };
         let config = AdapterConfig::lora("", settings.r, settings.lora_alpha, &settings.target_modules, false);
         let parameters = match head {
