@@ -284,6 +284,9 @@ pub struct Distill {
     /// From the top, evenly; 0 for all.
     pub hidden_layers: usize,
     pub hidden_loss: HiddenLoss,
+    pub rationales: Vec<PathBuf>,
+    pub rationale_weight: f64,
+    pub rationale_prompt: String,
 }
 
 /// At the tokens of a student's own answers.
@@ -300,6 +303,11 @@ impl Distill {
     pub fn is_asked(&self) -> bool {
         let states_alone = self.matches_states() && self.lambda == 0.0 && self.unlabeled.is_empty();
         self.capture.is_some() || (self.teacher.is_some() && !states_alone)
+    }
+
+    /// Whether reasons are learnt beside answers.
+    pub fn explains(&self) -> bool {
+        !self.rationales.is_empty() && self.rationale_weight > 0.0
     }
 
     /// Whether its hidden states have.
@@ -433,6 +441,7 @@ impl Recipe {
         self.distill.teacher_adapter.iter_mut().for_each(join);
         self.distill.capture.iter_mut().for_each(join);
         self.distill.unlabeled.iter_mut().for_each(join);
+        self.distill.rationales.iter_mut().for_each(join);
         if let Imatrix::File(path) = &mut self.quantize.imatrix {
             join(path);
         }

@@ -7,6 +7,7 @@ use crate::matching::{Matched, Targets, Term};
 use crate::optimizer::global_norm;
 use crate::parameters::{Leaves, Parameters};
 use crate::plan::TrainSettings;
+use crate::rationale;
 use crate::soft::SoftLoss;
 use crate::turbo::HiddenCache;
 use burn::tensor::Tensor;
@@ -32,6 +33,13 @@ pub struct Learner<'a> {
     pub on_policy: Option<Divergence>,
     /// A teacher whose hidden states are matched.
     pub matched: Option<&'a Matched>,
+}
+
+/// What the parts of a step's loss are divided by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Denominators {
+    pub answers: f32,
+    pub rationales: f32,
 }
 
 /// The sum over a step's micro-batches.
@@ -101,7 +109,11 @@ impl<'a> Learner<'a> {
     /// step, so how the rows are cut into micro-batches changes nothing but rounding.
     pub fn gradients(&self, parameters: &Parameters, rows: &[usize], step: u64) -> Result<Gradients, DecoderError> {
         let s = self.settings;
-        let denominator = loss_weight(rows.iter().map(|&i| &self.rows[i]), s.loss_normalization) as f32;
+        let of_step = || rows.iter().map(|&i| &self.rows[i]);
+        let denominators = Denominators {
+            answers: loss_weight(of_step(), s.loss_normalization) as f32,
+            rationales: rationale::loss_weight(of_step(), s.loss_normalization) as f32,
+        };
         let tokens: usize = rows.iter().map(|&i| self.rows[i].computed()).sum();
         let leaves = self.base.leaves(parameters);
         let recomputes = self.base.recomputes(s.lora_dropout > 0.0);
@@ -111,7 +123,7 @@ impl<'a> Learner<'a> {
             let decoder = self.base.decoder(&leaves)?;
             let lora = leaves.with_dropout(s.lora_dropout, &batch.packed, s.seed, step);
             let head = leaves.head(&decoder);
-            let loss = |hidden: Tensor<2>| self.loss(&decoder, hidden, &head, &batch, denominator);
+            let loss = |hidden: Tensor<2>| self.loss(&decoder, hidden, &head, &batch, denominators);
             let targets = self.matched.map(|matched| matched.targets(&batch, tokens)).transpose()?;
             if recomputes {
                 let still = leaves.without_gradient();
@@ -157,10 +169,15 @@ impl<'a> Learner<'a> {
         hidden: Tensor<2>,
         head: &Frozen,
         batch: &MicroBatch,
-        denominator: f32,
+        Denominators { answers: denominator, rationales }: Denominators,
     ) -> Tensor<1> {
         let ops = decoder.ops();
         let mut terms = Vec::new();
+        if !batch.explained.is_empty() {
+            // Words come from the model's own head, whatever answers.
+            let own = decoder.head();
+            terms.push(ops.linear_cross_entropy(hidden.clone(), own, &batch.explained, rationales));
+        }
         if let Some(soft) = self.soft.filter(|_| !batch.soft.is_empty()) {
             terms.push(soft.of(ops.as_ref(), hidden.clone(), head, &batch.soft, denominator));
         }

@@ -180,6 +180,8 @@ pub fn train<'a>(
             - written.map_or(0, |w| w.instead_of),
         soft_rows: rows.iter().filter(|row| row.soft.is_some()).count() as u64,
         told_tokens: rows.iter().flat_map(|row| &row.told).flatten().count() as u64,
+        explained_rows: rows.iter().filter(|row| row.explained.is_some()).count() as u64,
+        explained_tokens: rows.iter().flat_map(|row| &row.explained).map(|e| e.encoded.loss_tokens() as u64).sum(),
         unlabeled_rows: rows.iter().filter(|row| row.encoded.loss_tokens() == 0).count() as u64,
         written,
         final_loss: tail.iter().map(|l| l.loss).sum::<f64>() / tail.len().max(1) as f64,
@@ -209,6 +211,9 @@ pub(crate) fn check(plan: &TrainPlan, base: Base, rows: &[TrainRow], validator: 
     let layers = base.config().num_hidden_layers;
     if s.turbo_layers > layers {
         return Err(TrainError::TooManyLayers { asked: s.turbo_layers, layers });
+    }
+    if plan.rationales.is_some() && s.turbo_layers > 0 {
+        return Err(TrainError::TurboExplains);
     }
     if let Some(matched) = &plan.matched {
         matched.check(&(s.first_layer(layers)..layers))?;

@@ -11,7 +11,6 @@ use limbeck_model::adapter::AdapterConfig;
 use limbeck_model::config::DecoderConfig;
 use limbeck_model::decoder::{Decoder, LoraSet};
 use limbeck_model::device::{DeviceName, Dtype, ops, training_ops};
-use limbeck_model::gguf::GgmlType;
 use limbeck_model::ops::Ops;
 use limbeck_model::ops::stock::StockOps;
 use limbeck_model::prompt::{TrainOn, encode_example};
@@ -86,7 +85,7 @@ fn the_loss_and_its_gradients_are_pytorchs() {
 fn teacher(bench: &Bench, ops: Arc<dyn Ops>, width: Option<usize>) -> Arc<Decoder> {
     let file = bench.folder.path().join("teacher.gguf");
     if !file.is_file() {
-        common::write_base(&file, 6, GgmlType::F32, 9);
+        common::write_base(&file, 6, 9);
     }
     let weights = Weights::open(&file).unwrap();
     let Some(width) = width else { return Arc::new(Decoder::from_weights(&weights, ops, false).unwrap()) };

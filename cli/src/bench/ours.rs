@@ -178,6 +178,7 @@ pub fn finetune(args: &OursFinetune, device: Option<&str>) -> Result<FinetuneFig
         told: None,
         on_policy: None,
         matched: None,
+        rationales: None,
     };
     let (begun, cpu) = (Instant::now(), cpu_seconds());
     let report = train(&plan, &decoder, &tokenizer, &dataset, &Silent)?;

@@ -81,6 +81,7 @@ pub fn posteriors(
         told: None,
         on_policy: None,
         matched: None,
+        rationales: None,
     };
     train(&plan, &decoder, &tokenizer, &dataset, &sink)?;
     let adapter = Adapter::load(&plan.out.join("adapter"))?;

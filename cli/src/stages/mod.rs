@@ -12,6 +12,7 @@ pub mod package;
 pub mod promote;
 mod provenance;
 pub mod quantize;
+mod rationales;
 pub mod recover;
 pub mod review;
 mod states;

@@ -130,6 +130,7 @@ pub fn recover(
         told: Some(told),
         on_policy: None,
         matched: None,
+        rationales: None,
     };
     let report = train(&plan, &open, &tokenizer, &dataset, emit)?;
 

@@ -126,6 +126,7 @@ pub fn open(run: &Run<'_>, key: &str, stop_at_step: Option<u64>, emit: &dyn Emit
         told: super::capture::tokens::told(run)?,
         on_policy: super::capture::on_policy::of(run, &tokenizer, emit)?,
         matched,
+        rationales: super::rationales::of(run, emit)?,
     };
     Ok(Opened { model, tokenizer, dataset, plan })
 }
@@ -185,6 +186,7 @@ pub fn inputs(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<BTreeMap
     ]);
     inputs.extend(super::capture::digest(run)?.map(|digest| ("capture".to_owned(), digest)));
     inputs.extend(super::states::inputs(run)?);
+    inputs.extend(super::rationales::inputs(run)?);
     Ok(inputs)
 }
 

@@ -4,8 +4,6 @@
 #[path = "../../../tests/fixtures/tiny_base.rs"]
 mod tiny_base;
 
-pub use tiny_base::write as write_base;
-
 use limbeck_artifact::dataset::{
     Dataset, DatasetCard, Example, LabelSource, Message, Recorded, Split, TraceRef, example_id,
 };
@@ -55,6 +53,11 @@ pub fn example(i: usize, split: Split) -> Example {
     }
 }
 
+/// A base as the bench's own, of so many layers and with other weights.
+pub fn write_base(path: &Path, layers: u32, seed: u64) {
+    tiny_base::write(path, layers, GgmlType::F32, seed);
+}
+
 impl Bench {
     pub fn new() -> Bench {
         Bench::with(|_| ())
@@ -99,6 +102,7 @@ impl Bench {
             told: None,
             on_policy: None,
             matched: None,
+            rationales: None,
         }
     }
 }

@@ -76,6 +76,7 @@ impl Work<'_> {
             told: None,
             on_policy: None,
             matched: None,
+            rationales: None,
         };
         let config = AdapterConfig::lora("", settings.r, settings.lora_alpha, &settings.target_modules, false);
         let parameters = match head {
