@@ -27,6 +27,7 @@ mod stages;
 mod stores;
 mod sweep;
 mod verbs;
+mod verifiers;
 
 use args::{Cli, Verb};
 use clap::Parser;

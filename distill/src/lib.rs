@@ -1,12 +1,13 @@
 //! Teacher to student. [`carve()`] makes the student: some layers, neurons and the first merges of a base, and what it writes is
 //! again a base, with a tokenizer that fits; [`influence`] says which layers and neurons a task can go without. [`capture()`] asks
-//! a local teacher for its posteriors over the labels, [`capture_tokens()`] for what it expects at each token of an answer, [`endpoint`] a teacher behind an address, [`best`] says what several of its
-//! answers agree on; training on them is the trainer's.
+//! a local teacher for its posteriors over the labels, [`capture_tokens()`] for what it expects at each token of an answer, [`endpoint`] a teacher behind an address; [`committee`] makes one
+//! capture of several, [`best`] says what several answers agree on. Training on them is the trainer's.
 
 pub mod best;
 pub mod bridge;
 mod capture;
 mod carve;
+pub mod committee;
 pub mod endpoint;
 mod error;
 pub mod influence;

@@ -34,6 +34,9 @@ const EXPLAINED: &[&str] =
 /// What a capture depends on beside its own settings where it is of tokens: what makes rows of them, and what is kept.
 const TOLD: &[&str] = &["seed", "model.max_seq_length", "train.train_on", "distill.top_k", "distill.draws"];
 
+/// What it depends on beside where the teacher writes answers.
+const WRITTEN: &[&str] = &["task.max_new_tokens", "task.constrained", "distill.samples", "distill.min_agreement"];
+
 /// Key prefixes a stage's result depends on.
 fn prefixes(stage: Stage) -> &'static [&'static str] {
     match stage {
@@ -101,7 +104,12 @@ pub fn settings(resolved: &Resolved, stage: Stage) -> Value {
     let distills = stage == Stage::Train && resolved.recipe.distill.is_asked();
     let written = resolved.recipe.task.kind != "classify";
     let on_policy = distills && resolved.recipe.distill.on_policy > 0.0;
-    let written_anew = if stage == Stage::Train && on_policy { ON_POLICY } else { &[] };
+    let answers = written && !resolved.recipe.distill.unlabeled.is_empty();
+    let written_anew = match stage {
+        Stage::Train if on_policy => ON_POLICY,
+        Stage::Capture if answers => WRITTEN,
+        _ => &[],
+    };
     let own = match stage {
         Stage::Train if distills => DISTILLED,
         Stage::Capture if written => TOLD,

@@ -260,9 +260,14 @@ pub struct Distill {
     pub unreviewed_weight: f64,
     pub teacher: Option<PathBuf>,
     pub teacher_adapter: Option<PathBuf>,
+    /// Further teachers.
+    pub committee: Vec<PathBuf>,
     /// Instead of a teacher.
     pub capture: Option<PathBuf>,
     pub unlabeled: Vec<PathBuf>,
+    /// Draws of a teacher that writes, and the share of them that has to agree.
+    pub samples: Option<usize>,
+    pub min_agreement: Option<f64>,
     /// Of tasks whose answers are written: what is kept of a distribution over tokens.
     pub top_k: Option<usize>,
     pub draws: Option<usize>,
@@ -440,6 +445,7 @@ impl Recipe {
         self.distill.teacher.iter_mut().for_each(join);
         self.distill.teacher_adapter.iter_mut().for_each(join);
         self.distill.capture.iter_mut().for_each(join);
+        self.distill.committee.iter_mut().for_each(join);
         self.distill.unlabeled.iter_mut().for_each(join);
         self.distill.rationales.iter_mut().for_each(join);
         if let Imatrix::File(path) = &mut self.quantize.imatrix {

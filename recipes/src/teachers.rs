@@ -28,6 +28,12 @@ pub(crate) fn misplaced(get: Get<'_>) -> Vec<(&'static str, String, &'static str
             "add `teacher = …` under [distill], the base it was trained on",
         ));
     }
+    let some = |key: &str| get(key).and_then(|v| v.as_array().map(|list| !list.is_empty())).unwrap_or(false);
+    if some("distill.committee") && !teacher {
+        let message = "`distill.committee` are further teachers beside `distill.teacher`, which is missing".to_owned();
+        let help = "name one of them as `teacher = …`; `limbeck capture merge` makes one capture of several";
+        found.push(("distill.committee", message, help));
+    }
     let unlabeled = get("distill.unlabeled").and_then(|v| v.as_array().map(|list| !list.is_empty())).unwrap_or(false);
     if unlabeled && !teacher && !capture {
         let message = "`distill.unlabeled` is learnt from a teacher alone, and none is named".to_owned();
@@ -52,7 +58,7 @@ pub(crate) fn misplaced(get: Get<'_>) -> Vec<(&'static str, String, &'static str
         ));
     }
     if let Some(called) = kinds::written(get).filter(|_| teacher || capture) {
-        found.extend(over_tokens(get, called, unlabeled));
+        found.extend(over_tokens(get, called, unlabeled && capture));
     }
     found.extend(on_policy(get, teacher));
     for (key, of) in WITH {
@@ -100,11 +106,12 @@ fn on_policy(get: Get<'_>, teacher: bool) -> Vec<(&'static str, String, &'static
 }
 
 /// What can't be asked of a teacher that tells what it expects at each token.
-fn over_tokens(get: Get<'_>, called: &str, unlabeled: bool) -> Vec<(&'static str, String, &'static str)> {
+fn over_tokens(get: Get<'_>, called: &str, unwritten: bool) -> Vec<(&'static str, String, &'static str)> {
     let mut found = Vec::new();
-    if unlabeled {
-        let message = format!("`distill.unlabeled` is learnt from posteriors over labels, and {called} has none");
-        found.push(("distill.unlabeled", message, "let the teacher write answers to them: `limbeck teach`"));
+    if unwritten {
+        let message =
+            format!("`distill.unlabeled` of {called} wants answers written, and `distill.capture` can write none");
+        found.push(("distill.unlabeled", message, "name the teacher itself: `teacher = …` in the place of `capture`"));
     }
     let temperature = get("distill.temperature").and_then(|v| v.as_float());
     if let Some(t) = temperature.filter(|t| *t != 1.0) {

@@ -3,7 +3,7 @@
 
 mod mini;
 
-use limbeck_artifact::capture::{Capture, TokenRow};
+use limbeck_artifact::capture::{Capture, Row, TokenRow};
 use limbeck_model::gguf::GgmlType;
 use mini::{Mini, tiny_base};
 use serde_json::Value;
@@ -393,7 +393,10 @@ fn written_answers_are_learnt_token_by_token() {
     said("teacher = \"teacher.gguf\"\ntemperature = 2.0", &["`distill.temperature` is 2", "set it to 1.0"]);
     said("teacher = \"teacher.gguf\"\ndraws = 20\ntop_k = 5", &["two ways", "keep one"]);
     said("teacher = \"teacher.gguf\"\ndraws = 20\ndivergence = \"skew_kl\"", &["forward_kl alone"]);
-    said("teacher = \"teacher.gguf\"\nunlabeled = [\"traces.jsonl\"]", &["has none", "limbeck teach"]);
+    said(
+        "capture = \"../alone.capture\"\nunlabeled = [\"traces.jsonl\"]",
+        &["can write none", "name the teacher itself"],
+    );
 }
 
 /// The student's own answers are read by its teacher while it trains, in the teacher's tokens where these are others.
@@ -456,6 +459,209 @@ fn what_a_student_writes_is_read_by_its_teacher() {
     let out = labels.limbeck(&["explain", "mini", "--set", "distill.on_policy=0.5"]);
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(out.status.code() == Some(3) && said.contains("is of answers that are written"), "{said}");
+}
+
+/// The lines of a file in the run's folder.
+fn lines(mini: &Mini, name: &str) -> Vec<Value> {
+    let text = fs::read_to_string(mini.run_dir().join(name)).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Where answers are written, the teacher writes them to messages that nobody answered: what it agrees with itself on is learnt, what
+/// it does not is for the reviewers, and each message ends somewhere.
+#[test]
+fn a_teacher_writes_to_messages_that_nobody_answered() {
+    let mini = Mini::replies("name = \"fast\"\nkind = \"latency\"\np95_ms = 60000");
+    let folder = mini.path().join("mini");
+    let toml = fs::read_to_string(folder.join("recipe.toml")).unwrap();
+    let unreviewed = "[review.min_reviewed]\ntrain = 0.0\nvalid = 0.0\ncalibration = 0.0\ntest = 0.0\n\n[distill]\nunreviewed_weight = 1.0\n";
+    let with = |distill: &str| {
+        let distill = format!("{unreviewed}{distill}\n\n[quantize]");
+        fs::write(folder.join("recipe.toml"), toml.replace("[quantize]", &distill)).unwrap();
+    };
+    with("");
+    let full = ["train.method=full", "train.learning_rate=3e-3", "train.num_epochs=8", "train.batch_size=8"];
+    let mut args = vec!["train", "mini", "--offline"];
+    full.iter().for_each(|setting| args.extend(["--set", setting]));
+    mini.expect(0, &args);
+    fs::rename(mini.run_dir().join("train/model"), mini.path().join("teacher")).unwrap();
+    fs::remove_dir_all(mini.run_dir()).unwrap();
+
+    let said = |i: usize| format!("Where is parcel {} ?", 100 + 37 * i);
+    let mut calls: Vec<String> = (240..310).map(said).collect();
+    // One of the dataset's, one twice, one with an address, and one that no row has room for.
+    calls.extend([said(0), said(240), "Where is ann@example.org ?".to_owned(), "Please ".repeat(40)]);
+    let calls: String = calls.iter().map(|text| format!("{}\n", serde_json::json!({"text": text}))).collect();
+    fs::write(folder.join("calls.jsonl"), calls).unwrap();
+    let taught =
+        "teacher = \"base.gguf\"\nteacher_adapter = \"../teacher\"\nunlabeled = [\"calls.jsonl\"]\nsamples = 3\n";
+    with(&format!("{taught}trust = \"full\""));
+    let out = mini.limbeck(&["train", "mini", "--offline"]);
+    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success() && told.contains("answers of the teacher's own"), "{told}");
+    let captured = record(&mini, "capture")["summary"].clone();
+    let count = |key: &str| captured["written"][key].as_u64().unwrap();
+    let kept = captured["written"]["unlabeled"]["kept"].as_u64().unwrap();
+    assert_eq!(captured["written"]["unlabeled"]["read"], 74);
+    assert!(captured["written"]["unlabeled"]["left_out"]["exact_duplicate"] == 1, "{captured}");
+    assert_eq!(count("answered") + count("queued") + count("rejected"), kept, "{captured}");
+    assert!(count("answered") > 30 && count("rejected") == 1, "{captured}");
+    let answered = lines(&mini, "capture/answered.jsonl");
+    for one in &answered {
+        assert!(one["answer"].as_str().unwrap().starts_with("Sorry for "), "{one}");
+        assert!(one["agreement"].as_f64().unwrap() >= 0.6, "{one}");
+        assert!(!one.to_string().contains("ann@"), "personal data goes to no teacher");
+    }
+    let trained = record(&mini, "train")["summary"].clone();
+    assert_eq!(trained["unlabeled_rows"], count("answered"));
+    assert_eq!(captured["learnt"], count("answered"));
+    // The teacher told what it expects along its own answers, too.
+    let dataset: u64 = lines(&mini, "dataset/train.jsonl").len() as u64;
+    assert!(captured["rows"].as_u64().unwrap() > dataset + count("answered"), "{captured}");
+    // What goes to the reviewers is read like any trace.
+    let queue = lines(&mini, "capture/queue.jsonl");
+    assert_eq!(queue.len() as u64, count("queued"));
+    assert!(queue.iter().all(|trace| trace["feedback"].as_str().unwrap().starts_with("teacher_disagreement")));
+
+    // Killed while it wrote, it goes on to the same bytes: the chunk in the making is written again.
+    let drafts = mini.run_dir().join("capture/drafts.jsonl");
+    let whole = fs::read(&drafts).unwrap();
+    fs::write(&drafts, &whole[..whole.len() * 19 / 20]).unwrap();
+    for left in ["stages/capture.json", "stages/train.json", "capture/answered.jsonl", "capture/teacher.capture"] {
+        fs::remove_file(mini.run_dir().join(left)).unwrap();
+    }
+    let said = mini.limbeck(&["train", "mini", "--offline"]);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("message 64 of"), "{said}");
+    assert_eq!(fs::read(&drafts).unwrap(), whole);
+    assert_eq!(lines(&mini, "capture/answered.jsonl"), answered);
+
+    // Where no reviewed row confirms it, its word counts nothing, and the program says so.
+    with(taught);
+    let out = mini.limbeck(&["train", "mini", "--offline"]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(said.contains("counts nothing") && said.contains("distill.trust=full"), "{said}");
+    assert_eq!(record(&mini, "train")["summary"]["unlabeled_rows"].as_u64().unwrap_or(0), 0);
+}
+
+/// Fields are kept to the schema while they are written, and a value that the message does not hold is for a person.
+#[test]
+fn what_verifiers_refuse_is_for_the_reviewers() {
+    let mini = Mini::bookings("name = \"fast\"\nkind = \"latency\"\np95_ms = 60000");
+    let folder = mini.path().join("mini");
+    tiny_base::write(&folder.join("teacher.gguf"), 3, GgmlType::F32, 7);
+    let calls: String = (0..20).map(|i| format!("a table for {i} at {i} pm\n")).collect();
+    fs::write(folder.join("calls.txt"), calls).unwrap();
+    let toml = fs::read_to_string(folder.join("recipe.toml")).unwrap();
+    let distill = "[distill]\nteacher = \"teacher.gguf\"\nunlabeled = [\"calls.txt\"]\ntrust = \"full\"\n\n[quantize]";
+    fs::write(folder.join("recipe.toml"), toml.replace("[quantize]", distill)).unwrap();
+    mini.expect(0, &["train", "mini", "--offline"]);
+    let captured = record(&mini, "capture")["summary"]["written"].clone();
+    let count = |key: &str| captured[key].as_u64().unwrap();
+    assert_eq!(
+        count("answered") + count("queued") + count("rejected"),
+        captured["unlabeled"]["kept"].as_u64().unwrap()
+    );
+    assert!(count("queued") > 10, "weights of chance know no booking: {captured}");
+    let queue = mini.run_dir().join("capture/queue.jsonl").display().to_string();
+    let read = json(&mini, &["import", &queue, "--out", "queued", "--json"]);
+    assert_eq!(
+        read["accepted"].as_u64().unwrap_or(0) + read["rejected"].as_u64().unwrap_or(0),
+        count("queued"),
+        "{read}"
+    );
+}
+
+/// Two teachers: the student learns the mean of what they say, and where they differ on a message that nobody answered, a person is
+/// asked.
+#[test]
+fn a_committee_teaches_the_mean_of_its_members() {
+    let mini = taught();
+    let folder = mini.path().join("mini");
+    tiny_base::write(&folder.join("second.gguf"), 3, GgmlType::F32, 8);
+    let toml = fs::read_to_string(folder.join("recipe.toml")).unwrap();
+    let both = toml.replace("teacher = \"teacher.gguf\"", "teacher = \"teacher.gguf\"\ncommittee = [\"second.gguf\"]");
+    fs::write(folder.join("recipe.toml"), &both).unwrap();
+    mini.expect(0, &["train", "mini", "--offline"]);
+    let captured = record(&mini, "capture")["summary"].clone();
+    assert_eq!(captured["teacher"]["name"], "teacher.gguf + second.gguf");
+    let load = |name: &str| Capture::<Row>::load(&mini.run_dir().join("capture").join(name)).unwrap();
+    let (mean, members) = (load("teacher.capture"), [load("member-1.capture"), load("member-2.capture")]);
+    for (i, row) in mean.rows.iter().enumerate() {
+        let of_members = members.each_ref().map(|member| member.rows[i].posterior());
+        for (at, p) in row.posterior().iter().enumerate() {
+            let half = (of_members[0][at] + of_members[1][at]) / 2.0;
+            assert!((p - half).abs() < 2e-3, "row {i}, label {at}: {p} is not the mean {half}");
+        }
+    }
+    let queue = lines(&mini, "capture/queue.jsonl");
+    let best = |row: &Row| row.posterior().iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+    let unlabeled: Vec<String> =
+        lines(&mini, "capture/unlabeled.jsonl").iter().map(|l| l["id"].as_str().unwrap().to_owned()).collect();
+    let differ = |i: &usize| best(&members[0].rows[*i]) != best(&members[1].rows[*i]);
+    let disputed = (0..mean.rows.len()).filter(differ).filter(|i| unlabeled.contains(&mean.rows[*i].key)).count();
+    assert_eq!(queue.len(), disputed);
+    for trace in &queue {
+        let says = trace["feedback"].as_str().unwrap();
+        assert!(says.contains("teacher.gguf says ") && says.contains("second.gguf says "), "{says}");
+    }
+
+    // By hand: the same answers, and what is over other rows is refused.
+    let path = |name: &str| mini.run_dir().join("capture").join(name).display().to_string();
+    let out = mini.path().join("both.capture").display().to_string();
+    let said =
+        mini.expect(0, &["capture", "merge", &path("member-1.capture"), &path("member-2.capture"), "--out", &out]);
+    assert!(said.contains("the mean of 2 teachers, who differ on"), "{said}");
+    assert_eq!(Capture::<Row>::load(Path::new(&out)).unwrap().rows, mean.rows);
+    fs::write(mini.path().join("other.txt"), "where is my card\n").unwrap();
+    let labels: String = mean.header.labels.iter().map(|label| format!("{label}\n")).collect();
+    fs::write(mini.path().join("labels.txt"), labels).unwrap();
+    let args =
+        ["capture", "--teacher", "mini/teacher.gguf", "--data", "other.txt", "--labels", "labels.txt", "--out", "x"];
+    mini.expect(0, &args);
+    let refused = mini.limbeck(&["capture", "merge", &path("member-1.capture"), "x", "--out", "y"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("over the same rows"), "{said}");
+
+    // Back to one teacher: the mean is nobody's any more.
+    fs::write(folder.join("recipe.toml"), &toml).unwrap();
+    mini.expect(0, &["train", "mini", "--offline"]);
+    assert_eq!(load("teacher.capture").rows, members[0].rows);
+    fs::write(folder.join("recipe.toml"), both.replace("teacher = \"teacher.gguf\"\n", "")).unwrap();
+    let refused = mini.limbeck(&["train", "mini", "--offline"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("further teachers") && said.contains("capture merge"), "{said}");
+}
+
+/// Of written answers the members' distributions are mixed token by token.
+#[test]
+fn a_committee_tells_of_tokens() {
+    let mini = Mini::bookings("name = \"fast\"\nkind = \"latency\"\np95_ms = 60000");
+    let folder = mini.path().join("mini");
+    tiny_base::write(&folder.join("teacher.gguf"), 3, GgmlType::F32, 7);
+    tiny_base::write(&folder.join("second.gguf"), 3, GgmlType::F32, 8);
+    let toml = fs::read_to_string(folder.join("recipe.toml")).unwrap();
+    let distill =
+        "[distill]\nteacher = \"teacher.gguf\"\ncommittee = [\"second.gguf\"]\ntrust = \"full\"\n\n[quantize]";
+    fs::write(folder.join("recipe.toml"), toml.replace("[quantize]", distill)).unwrap();
+    mini.expect(0, &["train", "mini", "--offline"]);
+    let load = |name: &str| Capture::<TokenRow>::load(&mini.run_dir().join("capture").join(name)).unwrap();
+    let (mean, members) = (load("teacher.capture"), [load("member-1.capture"), load("member-2.capture")]);
+    assert_eq!(mean.rows.len(), members[0].rows.len());
+    for (i, row) in mean.rows.iter().enumerate() {
+        for (at, position) in row.positions.iter().enumerate() {
+            let told = members.each_ref().map(|member| &member.rows[i].positions[at]);
+            let of = |p: &limbeck_artifact::capture::Position, token: u32| {
+                let at = p.tokens.iter().position(|t| *t == token);
+                at.map_or(0.0, |at| f64::from(p.log_probs()[at]).exp())
+            };
+            for (token, log_prob) in position.tokens.iter().zip(position.log_probs()) {
+                let half = (of(told[0], *token) + of(told[1], *token)) / 2.0;
+                assert!((f64::from(log_prob).exp() - half).abs() < 2e-3, "row {i}, place {at}, token {token}");
+            }
+        }
+    }
+    assert!(record(&mini, "train")["summary"]["told_tokens"].as_u64() > Some(500));
 }
 
 /// All weights of a full fine-tuning are a teacher as an adapter is, with their head.

@@ -30,6 +30,8 @@ pub use diverged::Diverged;
 pub use dry_run::{DryRun, dry_run};
 pub use limbeck_model::divergence;
 pub use matching::{Matched, StateLoss};
-pub use plan::{Distilled, HeadKind, ToldTokens, TrainError, TrainPlan, TrainReport, TrainSettings, Unlabeled};
+pub use plan::{
+    Answered, Distilled, HeadKind, ToldTokens, TrainError, TrainPlan, TrainReport, TrainSettings, Unlabeled,
+};
 pub use rationale::Rationales;
 pub use train::train;

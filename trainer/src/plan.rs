@@ -184,6 +184,19 @@ pub struct ToldTokens {
     pub trust: f32,
     /// Whether it counts, too, where a person's token is not its likeliest.
     pub contradicts: bool,
+    /// Messages that nobody else answered, with what it wrote.
+    pub answered: Vec<Answered>,
+}
+
+/// A prompt with a teacher's own answer, learnt as a row beside the dataset's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answered {
+    /// For messages.
+    pub id: String,
+    pub messages: Vec<Message>,
+    pub answer: String,
+    /// What it weighs as a row: above 0.
+    pub weight: f32,
 }
 
 #[derive(Clone, Debug, PartialEq)]

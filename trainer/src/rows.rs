@@ -115,6 +115,7 @@ pub fn encode_with(
     let mut rows = encode(tokenizer, dataset, Split::Train, s)?;
     if let Some(told) = &plan.told {
         told::attach(&mut rows, dataset.rows(Split::Train), told, tokenizer.vocab_size(), emit)?;
+        rows.extend(told::answered(tokenizer, told, s.max_seq_length, emit)?);
     }
     if let (Some(distilled), Some(soft)) = (&plan.distilled, soft) {
         taught(&mut rows, tokenizer, dataset, (distilled, soft), s, emit)?;

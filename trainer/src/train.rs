@@ -182,7 +182,7 @@ pub fn train<'a>(
         told_tokens: rows.iter().flat_map(|row| &row.told).flatten().count() as u64,
         explained_rows: rows.iter().filter(|row| row.explained.is_some()).count() as u64,
         explained_tokens: rows.iter().flat_map(|row| &row.explained).map(|e| e.encoded.loss_tokens() as u64).sum(),
-        unlabeled_rows: rows.iter().filter(|row| row.encoded.loss_tokens() == 0).count() as u64,
+        unlabeled_rows: (rows.len() - dataset.rows(Split::Train).len()) as u64,
         written,
         final_loss: tail.iter().map(|l| l.loss).sum::<f64>() / tail.len().max(1) as f64,
         final_hidden_loss: matched

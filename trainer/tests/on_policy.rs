@@ -93,6 +93,7 @@ fn agreeing(bench: &Bench, s: &TrainSettings) -> ToldTokens {
         rows: rows.iter().map(told).collect(),
         trust: 0.5,
         contradicts: false,
+        answered: Vec::new(),
     }
 }
 

@@ -41,6 +41,7 @@ fn told(bench: &Bench, s: &TrainSettings, of: impl Fn(usize, u32, &[f32]) -> Pos
         rows: rows.iter().map(position).collect(),
         trust: 0.5,
         contradicts: false,
+        answered: Vec::new(),
     }
 }
 

@@ -20,6 +20,28 @@ pub enum CaptureVerb {
         /// A capture, finished or not
         file: PathBuf,
     },
+    /// Make one capture of several over the same rows: the mean of what their teachers say
+    #[command(after_help = "\
+Example:
+  limbeck capture merge large.capture other.capture --out both.capture
+  limbeck capture merge large.capture other.capture --weight 3 --weight 1 --out both.capture
+
+A recipe takes it with distill.capture; one that names distill.teacher and distill.committee does this by itself.")]
+    Merge {
+        /// Captures over the same labels and prompts, or over the same rows' tokens
+        #[arg(required = true, num_args = 2.., value_name = "CAPTURE")]
+        files: Vec<PathBuf>,
+        /// What each counts beside the others, in their order; all count alike when left out
+        #[arg(long, value_name = "W", value_parser = weight)]
+        weight: Vec<f64>,
+        /// The file to write
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+fn weight(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|w: &f64| *w > 0.0 && w.is_finite()).ok_or_else(|| "expected a number above 0".to_owned())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

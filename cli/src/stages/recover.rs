@@ -226,6 +226,7 @@ fn told(
         rows: capture.rows.into_iter().map(|row| (row.key, row.positions)).collect(),
         trust: 1.0,
         contradicts: true,
+        answered: Vec::new(),
     })
 }
 

@@ -9,23 +9,25 @@ use crate::settings::Settings;
 use crate::stages::capture::tokens::{self, Reading};
 use crate::stages::capture::{Teacher, digest_of};
 use crate::stages::{PROGRAM_VERSION, cannot, named};
-use limbeck_artifact::capture::{Capture, Named, Position, TOKEN_LOGITS, TokenRow, header_of};
+use limbeck_artifact::capture::{Capture, Named, Position, Row, TOKEN_LOGITS, TokenRow, header_of};
 use limbeck_artifact::dataset::{Dataset, Message, Split};
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_artifact::untrusted::visible_line;
 use limbeck_data_curation::curate::unlabeled::read;
+use limbeck_distill::committee::{Member, Merged, merge_labels, merge_tokens};
 use limbeck_distill::{Asked, CapturePlan, TokenCapturePlan, capture as run, capture_tokens, tokenizer_digest};
 use limbeck_eval::argmax;
 use limbeck_model::prompt::TrainOn;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_tui::progress::{bytes, count, duration};
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub fn capture(settings: &Settings, args: &Args) -> Result<Exit> {
     match (&args.verb, &args.ask) {
         (Some(CaptureVerb::Show { file }), _) => show(settings, file),
+        (Some(CaptureVerb::Merge { files, weight, out }), _) => merge(settings, files, weight, out),
         (None, Some(args)) => ask(settings, args),
         (None, None) => Err(Failure::new(Exit::Usage, "there is nothing to capture")
             .help("limbeck capture --teacher MODEL --data DATASET --out FILE")),
@@ -213,6 +215,45 @@ fn labels_of(path: &Path) -> Result<Vec<String>> {
             Err(Failure::new(Exit::Usage, format!("{} names a label twice", path.display())).help("once is enough"))
         }
     }
+}
+
+fn merge(settings: &Settings, files: &[PathBuf], weights: &[f64], out: &Path) -> Result<Exit> {
+    if !weights.is_empty() && weights.len() != files.len() {
+        let message = format!("{} weights of {} captures", weights.len(), files.len());
+        return Err(
+            Failure::new(Exit::Usage, message).help("give one --weight for each capture, in their order, or none")
+        );
+    }
+    let weight = |i: usize| weights.get(i).copied().unwrap_or(1.0);
+    let of_tokens = header_of(&files[0])?.kind == TOKEN_LOGITS;
+    let (merged, what) = match of_tokens {
+        true => {
+            let captures = files.iter().map(|file| Ok(Capture::<TokenRow>::load(file)?)).collect::<Result<Vec<_>>>()?;
+            let members = captures.iter().enumerate().map(|(i, capture)| Member { capture, weight: weight(i) });
+            (merge_tokens(&members.collect::<Vec<_>>(), out, PROGRAM_VERSION)?, "tokens")
+        }
+        false => {
+            let captures = files.iter().map(|file| Ok(Capture::<Row>::load(file)?)).collect::<Result<Vec<_>>>()?;
+            let members = captures.iter().enumerate().map(|(i, capture)| Member { capture, weight: weight(i) });
+            (merge_labels(&members.collect::<Vec<_>>(), out, PROGRAM_VERSION)?, "prompts")
+        }
+    };
+    let Merged { digest, rows, disagree, of, .. } = merged;
+    if settings.json {
+        output::json(
+            &json!({"file": out, "rows": rows, "digest": digest, "disagree": disagree, "of": of, "unit": what}),
+        )?;
+        return Ok(Exit::Ok);
+    }
+    output::stdout(&format!(
+        "{}: {} rows, the mean of {} teachers, who differ on {} of {} {what}\n  SHA-256 {digest}\n",
+        out.display(),
+        count(rows),
+        files.len(),
+        count(disagree),
+        count(of),
+    ))?;
+    Ok(Exit::Ok)
 }
 
 /// Answers below this probability are counted as unsure.

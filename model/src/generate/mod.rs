@@ -116,7 +116,22 @@ impl Writer {
         goes_on: &dyn Fn(&str) -> bool,
         done: &mut dyn FnMut(usize),
     ) -> Result<Vec<Result<Written, WriteError>>, WriteError> {
-        let prompts: Vec<Result<Vec<u32>, WriteError>> = asked.iter().map(|messages| self.encode(messages)).collect();
+        let asked: Vec<(&[Message], Option<Draw>)> = asked.iter().map(|messages| (*messages, None)).collect();
+        self.draw_all(&asked, goes_on, done)
+    }
+
+    /// As [`Writer::write_all`], each answer by draws where they are asked for.
+    ///
+    /// # Errors
+    /// Those of [`Writer::write_all`].
+    pub fn draw_all(
+        &self,
+        asked: &[(&[Message], Option<Draw>)],
+        goes_on: &dyn Fn(&str) -> bool,
+        done: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Result<Written, WriteError>>, WriteError> {
+        let prompts: Vec<Result<Vec<u32>, WriteError>> =
+            asked.iter().map(|(messages, _)| self.encode(messages)).collect();
         let good: Vec<&[u32]> = prompts.iter().flatten().map(Vec::as_slice).collect();
         let numbers: Vec<usize> = (0..prompts.len()).filter(|i| prompts[*i].is_ok()).collect();
         (0..prompts.len()).filter(|i| prompts[*i].is_err()).for_each(&mut *done);
@@ -124,8 +139,13 @@ impl Writer {
         let shared = self.prefix.of(&good, |tokens| self.decoder.begin(tokens, lora))?;
         let context = self.decoder.config.max_position_embeddings;
         let of_prompt = |prompt: &&'_ [u32]| context.saturating_sub(prompt.len()).min(self.max_new_tokens);
-        let rows: Vec<Asked> =
-            good.iter().map(|prompt| Asked::greedy(&prompt[shared.len()..], of_prompt(prompt))).collect();
+        let rows: Vec<Asked> = (good.iter().zip(&numbers))
+            .map(|(prompt, number)| Asked {
+                prompt: &prompt[shared.len()..],
+                max_new_tokens: of_prompt(prompt),
+                draw: asked[*number].1,
+            })
+            .collect();
         let stop: Vec<u32> = self.tokenizer.end_of_turn_id().into_iter().chain(self.tokenizer.eos_id()).collect();
         let ends = Ends {
             stop: &stop,

@@ -7,12 +7,13 @@
 
 pub mod on_policy;
 pub mod tokens;
+pub mod written;
 
 use super::{Finished, Run, StageLine, Work, cannot, digests, named};
 use crate::base;
 use crate::exit::{Exit, Failure, Result};
 use crate::stages::PROGRAM_VERSION;
-use crate::stages::eval::{open_model, open_scorer};
+use crate::stages::eval::{Writing, open_model, open_scorer, open_writer};
 use limbeck_artifact::capture::{Capture, Named, discard, prompt_key};
 use limbeck_artifact::dataset::{Dataset, DatasetCard, LabelSource, Split};
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
@@ -22,12 +23,14 @@ use limbeck_artifact::manifest::{self, ArtifactManifest};
 use limbeck_artifact::stage;
 use limbeck_data_curation::curate::unlabeled::{Kept, UnlabeledPlan, UnlabeledSummary, unlabeled};
 use limbeck_data_curation::redact::RedactOptions;
-use limbeck_distill::{Asked, CapturePlan, TokenTeacher, capture};
+use limbeck_distill::committee::{Member, MergeError, Merged, merge_labels};
+use limbeck_distill::{Asked, CaptureError, CapturePlan, TokenTeacher, capture};
 use limbeck_eval::statistics::wilson;
 use limbeck_eval::{AnswerError, argmax};
 use limbeck_model::arithmetic::Arithmetic;
 use limbeck_model::decoder::{Decoder, LoraSet};
 use limbeck_model::device::DeviceName;
+use limbeck_model::generate::Writer;
 use limbeck_model::ops::Ops;
 use limbeck_model::score::LabelScorer;
 use limbeck_model::tokenizer::ChatTokenizer;
@@ -37,13 +40,15 @@ use limbeck_trainer::divergence::Divergence;
 use limbeck_trainer::{Distilled, Unlabeled};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Relative to the run's folder.
 const FILE: &str = "capture/teacher.capture";
 const UNLABELED: &str = "capture/unlabeled.jsonl";
+/// Messages that a person should answer: their teachers differ, or what one wrote was refused.
+const QUEUE: &str = "capture/queue.jsonl";
 const LEFT_OUT: &str = "capture/left_out.jsonl";
 
 /// Of the bound on a label's precision, two-sided.
@@ -145,6 +150,15 @@ impl Teacher {
         Ok(ChatTokenizer::open(&self.file)?)
     }
 
+    /// As it writes.
+    ///
+    /// # Errors
+    /// When its files don't fit together, or answers can't be kept to the schema.
+    pub fn writer(&self, device: DeviceName, writing: &Writing) -> Result<Writer> {
+        open_writer(&self.file, self.adapter.as_deref(), (device, Arithmetic::F32), writing)
+            .map_err(|e| cannot_open(&self.file, e.as_ref()))
+    }
+
     /// # Errors
     /// When its files don't fit together, or not these labels.
     pub fn open(&self, labels: &[String], device: DeviceName) -> Result<LabelScorer> {
@@ -193,10 +207,10 @@ fn labels(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Option<Finis
     }
     let source = match (&asked.capture, &asked.teacher) {
         (Some(file), _) => Source::File(file, Box::new(Capture::load(file)?)),
-        (None, Some(model)) => Source::Teacher(Box::new(Teacher::find(model, asked.teacher_adapter.as_deref())?)),
+        (None, Some(_)) => Source::Teachers(committee(asked)?),
         (None, None) => return Ok(None),
     };
-    inputs.insert("teacher".to_owned(), source.digest().to_owned());
+    inputs.insert("teacher".to_owned(), source.digest());
     run.stage(Stage::Capture, inputs, |emit, _| {
         let unlabeled = gather(run, files, emit)?;
         let dataset = Dataset::load(&run.dataset_dir())?;
@@ -223,23 +237,69 @@ fn labels(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Option<Finis
         };
         let line =
             format!("{} prompts answered by {}, {of}; {learnt} unlabeled learnt", summary.rows, summary.teacher.name);
-        Ok(Work { summary, outputs: [FILE, UNLABELED, LEFT_OUT].map(String::from).to_vec(), line })
+        let queue = matches!(&source, Source::Teachers(teachers) if teachers.len() > 1).then_some(QUEUE);
+        let outputs = [FILE, UNLABELED, LEFT_OUT].into_iter().chain(queue).map(String::from).collect();
+        Ok(Work { summary, outputs, line })
     })
     .map(Some)
 }
 
 enum Source<'a> {
     File(&'a Path, Box<Capture>),
-    Teacher(Box<Teacher>),
+    Teachers(Vec<Teacher>),
 }
 
 impl Source<'_> {
-    fn digest(&self) -> &str {
+    fn digest(&self) -> String {
         match self {
-            Source::File(_, capture) => &capture.digest,
-            Source::Teacher(teacher) => &teacher.named.digest,
+            Source::File(_, capture) => capture.digest.clone(),
+            Source::Teachers(teachers) => digest_of_all(teachers),
         }
     }
+}
+
+/// The recipe's teachers, the first one first.
+///
+/// # Errors
+/// When one can't be read.
+fn committee(asked: &recipe::Distill) -> Result<Vec<Teacher>> {
+    let first = asked.teacher.iter().map(|model| Teacher::find(model, asked.teacher_adapter.as_deref()));
+    first.chain(asked.committee.iter().map(|model| Teacher::find(model, None))).collect()
+}
+
+/// One teacher's own, or what stands for several.
+fn digest_of_all(teachers: &[Teacher]) -> String {
+    match teachers {
+        [alone] => alone.named.digest.clone(),
+        several => {
+            let lines: Vec<String> = several.iter().map(|teacher| format!("{}\n", teacher.named.digest)).collect();
+            sha256_hex(lines.concat().as_bytes())
+        }
+    }
+}
+
+/// Where a committee's member's answers lie until they are merged.
+fn of_member(run: &Run<'_>, i: usize) -> PathBuf {
+    run.dir.join(format!("capture/member-{}.capture", i + 1))
+}
+
+/// Makes a capture anew where the file in its place is of another stage than this one is now, and so nobody's.
+fn anew<T, E>(out: &Path, is_other: impl Fn(&E) -> bool, make: impl Fn() -> std::result::Result<T, E>) -> Result<T>
+where
+    Failure: From<E>,
+{
+    match make() {
+        Err(e) if is_other(&e) => {
+            discard(out)?;
+            let _ = std::fs::remove_file(out);
+            Ok(make()?)
+        }
+        made => Ok(made?),
+    }
+}
+
+fn is_another_merge(e: &MergeError) -> bool {
+    matches!(e, MergeError::File(limbeck_artifact::Error::Invalid { .. }))
 }
 
 fn gather(run: &Run<'_>, files: Vec<limbeck_data_curation::NamedFile>, emit: &dyn Emit) -> Result<UnlabeledSummary> {
@@ -268,32 +328,90 @@ fn read_unlabeled(path: &Path) -> Result<Vec<Kept>> {
 /// The teacher's answers in the run's folder: asked for now, or copied from where they were captured.
 fn answers(run: &Run<'_>, source: &Source<'_>, dataset: &Dataset, emit: &dyn Emit) -> Result<Capture> {
     let out = run.dir.join(FILE);
-    let teacher = match source {
+    let teachers = match source {
         Source::File(path, capture) => {
             let bytes = std::fs::read(path).map_err(|e| cannot("read the capture", path, &e))?;
             write_atomic(&out, &bytes).map_err(|e| cannot("write", &out, &e))?;
             check_labels(path, capture, &dataset.card.labels)?;
             return Ok(capture.as_ref().clone());
         }
-        Source::Teacher(teacher) => teacher,
+        Source::Teachers(teachers) => teachers,
     };
     let rows = [Split::Train, Split::Valid].into_iter().flat_map(|split| dataset.rows(split));
     let mut asked: Vec<Asked> = rows.map(|e| Asked { id: e.id.clone(), messages: e.messages.clone() }).collect();
     let unlabeled = read_unlabeled(&run.dir.join(UNLABELED))?;
-    asked.extend(unlabeled.into_iter().map(|kept| Asked { id: kept.from, messages: kept.messages }));
-    let data = Named { name: "train and valid rows, unlabeled messages".to_owned(), digest: digest_of(&asked) };
-    let named = teacher.named.clone();
-    let plan = CapturePlan { teacher: named, data, out: out.clone(), program_version: PROGRAM_VERSION.to_owned() };
-    let scorer = teacher.open(&dataset.card.labels, run.recipe().model.device.parse()?)?;
-    let report = match capture(&plan, &scorer, &asked, emit) {
-        // Of another teacher or of other rows: the stage is another now, and what it left is nobody's.
-        Err(limbeck_distill::CaptureError::File(limbeck_artifact::Error::Invalid { .. })) => {
-            discard(&out)?;
-            let _ = std::fs::remove_file(&out);
-            capture(&plan, &scorer, &asked, emit)?
-        }
-        other => other?,
+    asked.extend(unlabeled.iter().map(|kept| Asked { id: kept.from.clone(), messages: kept.messages.clone() }));
+    if let [alone] = teachers.as_slice() {
+        return ask(run, alone, &asked, &dataset.card.labels, &out, emit);
+    }
+    let mut captures = Vec::new();
+    for (i, teacher) in teachers.iter().enumerate() {
+        emit.emit(EventKind::Note { text: format!("{} answers, {} of {}", teacher.named.name, i + 1, teachers.len()) });
+        captures.push(ask(run, teacher, &asked, &dataset.card.labels, &of_member(run, i), emit)?);
+    }
+    let members: Vec<Member<_>> = captures.iter().map(|capture| Member { capture, weight: 1.0 }).collect();
+    let merged = anew(&out, is_another_merge, || merge_labels(&members, &out, PROGRAM_VERSION))?;
+    let merged_capture = Capture::load(&out)?;
+    for_reviewers(run, &merged, &merged_capture, &captures, &unlabeled)?;
+    let text = format!(
+        "the {} teachers differ on {} of {} prompts; what they say of unlabeled ones among these is for the reviewers, too: \
+         data.traces with {}",
+        teachers.len(),
+        merged.disagree,
+        merged.of,
+        run.dir.join(QUEUE).display()
+    );
+    emit.emit(EventKind::Note { text });
+    Ok(merged_capture)
+}
+
+/// Unlabeled messages that a committee differs on, as traces with who says what: a person's word is worth most there.
+fn for_reviewers(
+    run: &Run<'_>,
+    merged: &Merged,
+    mean: &Capture,
+    captures: &[Capture],
+    unlabeled: &[Kept],
+) -> Result<()> {
+    let disputed: BTreeSet<&str> = merged.disputed.iter().map(String::as_str).collect();
+    let labels = &mean.header.labels;
+    let said = |capture: &Capture| -> BTreeMap<String, usize> {
+        let best = |(key, posterior): (String, Vec<f32>)| Some((key, argmax(&posterior)?));
+        posteriors(capture, labels).into_iter().filter_map(best).collect()
     };
+    let (of_all, of_each) = (said(mean), captures.iter().map(said).collect::<Vec<_>>());
+    let mut lines = String::new();
+    for kept in unlabeled.iter().filter(|kept| disputed.contains(kept.id.as_str())) {
+        let Some(answer) = of_all.get(&kept.id).map(|at| labels[*at].as_str()) else { continue };
+        let who = |(capture, said): (&Capture, &BTreeMap<String, usize>)| {
+            let label = said.get(&kept.id).map_or("nothing", |at| labels[*at].as_str());
+            format!("{} says {label}", capture.header.teacher.name)
+        };
+        let each: Vec<String> = captures.iter().zip(&of_each).map(who).collect();
+        let agree = of_each.iter().filter(|said| said.get(&kept.id) == of_all.get(&kept.id)).count();
+        let told = json!({"teacher": mean.header.teacher, "agreement": agree as f64 / captures.len() as f64});
+        let trace = written::for_a_person(kept, &mean.header.teacher.name, answer, &each.join(", "), &told);
+        lines.push_str(&format!("{trace}\n"));
+    }
+    let path = run.dir.join(QUEUE);
+    write_atomic(&path, lines.as_bytes()).map_err(|e| cannot("write", &path, &e))
+}
+
+/// One teacher's answers.
+fn ask(
+    run: &Run<'_>,
+    teacher: &Teacher,
+    asked: &[Asked],
+    labels: &[String],
+    out: &Path,
+    emit: &dyn Emit,
+) -> Result<Capture> {
+    let data = Named { name: "train and valid rows, unlabeled messages".to_owned(), digest: digest_of(asked) };
+    let (named, version) = (teacher.named.clone(), PROGRAM_VERSION.to_owned());
+    let plan = CapturePlan { teacher: named, data, out: out.to_owned(), program_version: version };
+    let scorer = teacher.open(labels, run.recipe().model.device.parse()?)?;
+    let is_other = |e: &CaptureError| matches!(e, CaptureError::File(limbeck_artifact::Error::Invalid { .. }));
+    let report = anew(out, is_other, || capture(&plan, &scorer, asked, emit))?;
     if report.rows_per_s > 0.0 {
         let text = format!(
             "{:.1} rows a second ({:.0} tokens), {:.0} bytes a row",
@@ -301,7 +419,7 @@ fn answers(run: &Run<'_>, source: &Source<'_>, dataset: &Dataset, emit: &dyn Emi
         );
         emit.emit(EventKind::Note { text });
     }
-    Ok(Capture::load(&out)?)
+    Ok(Capture::load(out)?)
 }
 
 /// What stands for the prompts that were asked, in their order.
@@ -426,10 +544,13 @@ pub fn distilled(run: &Run<'_>, labels: &[String]) -> Result<Option<Distilled>> 
 /// # Errors
 /// When the stage's record can't be read.
 pub fn unlabeled_rows(run: &Run<'_>) -> Result<u64> {
-    if !run.recipe().distill.is_asked() || run.recipe().task.kind != "classify" {
+    if !run.recipe().distill.is_asked() {
         return Ok(0);
     }
     let record = stage::load(&run.dir, Stage::Capture)?.ok_or_else(not_done)?;
+    if run.recipe().task.kind != "classify" {
+        return Ok(serde_json::from_value::<tokens::CapturedTokens>(record.summary)?.learnt);
+    }
     Ok(serde_json::from_value::<Captured>(record.summary)?.learnt)
 }
 

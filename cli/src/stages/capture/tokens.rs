@@ -6,21 +6,24 @@
 //! answer itself, token for token. A teacher that was trained on these very rows measures better than it is.
 
 use super::super::train::train_on;
-use super::super::{Finished, PROGRAM_VERSION, Run, Work, cannot};
+use super::super::{Finished, PROGRAM_VERSION, Run, Work, cannot, digests, named};
+use super::written::{self, Answered, AnsweredSummary};
 use super::{CONFIDENCE, FILE, Reviewed, Teacher, divergence, not_done};
 use crate::exit::{Exit, Failure, Result};
-use limbeck_artifact::capture::{Capture, Header, Named, Sparse, TokenRow, discard, tokens_key};
-use limbeck_artifact::dataset::{Dataset, DatasetCard, Example, LabelSource, Split};
+use limbeck_artifact::capture::{Capture, Header, Named, Sparse, TokenRow, tokens_key};
+use limbeck_artifact::dataset::{Dataset, DatasetCard, Example, LabelSource, Message, Split};
 use limbeck_artifact::digest::{canonical_json, sha256_hex};
 use limbeck_artifact::event::{Emit, EventKind, Stage};
 use limbeck_artifact::files::write_atomic;
 use limbeck_artifact::stage;
+use limbeck_data_curation::curate::unlabeled::Kept;
 use limbeck_distill::bridge::Bridge;
+use limbeck_distill::committee::{Member, merge_tokens};
 use limbeck_distill::{
     CaptureError, TokenCapturePlan, TokenCaptureReport, TokenTeacher, TokensAsked, capture_tokens, tokenizer_digest,
 };
 use limbeck_eval::statistics::wilson;
-use limbeck_model::prompt::{TrainOn, encode_example};
+use limbeck_model::prompt::{EncodedExample, PromptError, TrainOn, encode_example};
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_recipes::{Distill, Trust};
 use limbeck_trainer::ToldTokens;
@@ -42,6 +45,12 @@ pub struct CapturedTokens {
     pub agreement: Reviewed,
     /// What its word is worth in rows that no person decided.
     pub trust: f64,
+    /// What became of messages that nobody answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<AnsweredSummary>,
+    /// Those among them that carry weight in the training.
+    #[serde(default)]
+    pub learnt: u64,
 }
 
 /// How much is kept of a distribution, as a recipe or a command asks for it.
@@ -138,7 +147,7 @@ pub fn template_digest(tokenizer: &ChatTokenizer) -> String {
 
 enum Source<'a> {
     File(&'a Path, Box<Capture<TokenRow>>),
-    Teacher(Box<Teacher>),
+    Teachers(Vec<Teacher>),
 }
 
 /// Runs the stage of a recipe that names a teacher.
@@ -149,26 +158,40 @@ pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Option<Fini
     let asked = &run.recipe().distill;
     let source = match (&asked.capture, &asked.teacher) {
         (Some(file), _) => Source::File(file, Box::new(Capture::load(file)?)),
-        (None, Some(model)) => Source::Teacher(Box::new(Teacher::find(model, asked.teacher_adapter.as_deref())?)),
+        (None, Some(_)) => Source::Teachers(super::committee(asked)?),
         (None, None) => return Ok(None),
     };
     let of_source = match &source {
         Source::File(_, capture) => capture.digest.clone(),
-        Source::Teacher(teacher) => teacher.named.digest.clone(),
+        Source::Teachers(teachers) => super::digest_of_all(teachers),
     };
     // Its tokenizer makes the rows.
     let base = run.base(&run.sink.stage(Stage::Capture))?;
-    let inputs = BTreeMap::from([
+    let mut inputs = BTreeMap::from([
         ("base".to_owned(), base.digest.clone()),
         ("dataset".to_owned(), dataset.summary.digest.clone()),
         ("teacher".to_owned(), of_source),
     ]);
+    let files = named(&asked.unlabeled);
+    inputs.extend(digests(&files, false)?.into_iter().map(|(name, digest)| (format!("unlabeled/{name}"), digest)));
     run.stage(Stage::Capture, inputs, |emit, _| {
         let dataset = Dataset::load(&run.dataset_dir())?;
         let tokenizer = ChatTokenizer::open(&base.path)?;
         let max_seq_length = run.recipe().model.max_seq_length;
         let reading = Reading { train_on: train_on(run.recipe().train.train_on), max_seq_length };
-        let captured = answers(run, &source, &dataset, (&tokenizer, reading), emit)?;
+        let (answered, written) = match &source {
+            // The first one writes: whose words an answer is of cannot be averaged.
+            Source::Teachers(teachers) if !files.is_empty() && !teachers.is_empty() => {
+                let teacher = &teachers[0];
+                let fits = |kept: &Kept, answer: &str| {
+                    row_of(&tokenizer, &kept.messages, answer, max_seq_length).map(drop).map_err(|e| e.to_string())
+                };
+                let (answered, summary) = written::answered(run, files, teacher, &fits, emit)?;
+                (answered, Some(summary))
+            }
+            _ => (Vec::new(), None),
+        };
+        let captured = answers(run, &source, (&dataset, &answered), (&tokenizer, reading), emit)?;
         let agreement = agreement(&dataset, &captured, &self::asked(&tokenizer, None, &dataset, reading)?);
         let tokens = captured.rows.iter().map(|row| row.positions.len() as u64).sum::<u64>();
         let trust = match asked.trust {
@@ -183,16 +206,29 @@ pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Option<Fini
             bytes_per_token: captured.bytes as f64 / tokens.max(1) as f64,
             agreement,
             trust,
+            learnt: if trust > 0.0 { answered.len() as u64 } else { 0 },
+            written,
         };
+        if trust <= 0.0 && !answered.is_empty() {
+            let text = "no reviewed answer is what the teacher would have written, token for token: what it wrote to unlabeled messages \
+                        counts nothing. Review answers, or take it at its word with --set distill.trust=full";
+            emit.emit(EventKind::Warning { text: text.to_owned() });
+        }
         let of = match summary.agreement.of {
             0 => "no reviewed row to measure it by".to_owned(),
             n => format!("{} of {n} reviewed answers are what it would write", summary.agreement.right),
         };
         let line = format!(
-            "{} tokens of {} rows told by {} ({}), {of}",
-            summary.tokens, summary.rows, summary.teacher.name, summary.kept
+            "{} tokens of {} rows told by {} ({}), {of}{}",
+            summary.tokens,
+            summary.rows,
+            summary.teacher.name,
+            summary.kept,
+            summary.written.as_ref().map_or_else(String::new, |_| format!("; {} unlabeled learnt", summary.learnt)),
         );
-        Ok(Work { summary, outputs: vec![FILE.to_owned()], line })
+        let written = summary.written.iter().flat_map(|_| written::outputs());
+        let outputs = std::iter::once(FILE.to_owned()).chain(written).collect();
+        Ok(Work { summary, outputs, line })
     })
     .map(Some)
 }
@@ -201,34 +237,74 @@ pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Option<Fini
 fn answers(
     run: &Run<'_>,
     source: &Source<'_>,
-    dataset: &Dataset,
+    (dataset, answered): (&Dataset, &[Answered]),
     (tokenizer, reading): (&ChatTokenizer, Reading),
     emit: &dyn Emit,
 ) -> Result<Capture<TokenRow>> {
     let out = run.dir.join(FILE);
-    let teacher = match source {
+    let teachers = match source {
         Source::File(path, capture) => {
             check(&capture.header, tokenizer, &format!("the capture {}", path.display()))?;
             let bytes = std::fs::read(path).map_err(|e| cannot("read the capture", path, &e))?;
             write_atomic(&out, &bytes).map_err(|e| cannot("write", &out, &e))?;
             return Ok(capture.as_ref().clone());
         }
-        Source::Teacher(teacher) => teacher,
+        Source::Teachers(teachers) => teachers,
     };
+    let one =
+        |teacher: &Teacher, out: &Path| of_one(run, teacher, (dataset, answered), (tokenizer, reading), out, emit);
+    if let [alone] = teachers.as_slice() {
+        return one(alone, &out);
+    }
+    let mut captures = Vec::new();
+    for (i, teacher) in teachers.iter().enumerate() {
+        emit.emit(EventKind::Note { text: format!("{} tells, {} of {}", teacher.named.name, i + 1, teachers.len()) });
+        captures.push(one(teacher, &super::of_member(run, i))?);
+    }
+    let members: Vec<Member<_>> = captures.iter().map(|capture| Member { capture, weight: 1.0 }).collect();
+    let merged = super::anew(&out, super::is_another_merge, || merge_tokens(&members, &out, PROGRAM_VERSION))?;
+    let text = format!(
+        "of {} tokens, {} are what some of the {} teachers would have written and others not",
+        merged.of,
+        merged.disagree,
+        teachers.len()
+    );
+    emit.emit(EventKind::Note { text });
+    Ok(Capture::load(&out)?)
+}
+
+/// One teacher's answers.
+fn of_one(
+    run: &Run<'_>,
+    teacher: &Teacher,
+    (dataset, answered): (&Dataset, &[Answered]),
+    (tokenizer, reading): (&ChatTokenizer, Reading),
+    out: &Path,
+    emit: &dyn Emit,
+) -> Result<Capture<TokenRow>> {
     let (mut reader, own) = teacher.reader(run.recipe().model.device.parse()?)?;
     let sparse = sparse(run.recipe().distill.top_k, run.recipe().distill.draws, run.recipe().seed);
-    let asked = meet(&mut reader, &own, tokenizer, dataset, (reading, sparse))?;
+    let mut asked = meet(&mut reader, &own, tokenizer, dataset, (reading, sparse))?;
+    for Answered { from, messages, answer, .. } in answered {
+        let read = |tokenizer: &ChatTokenizer, most: usize| {
+            row_of(tokenizer, messages, answer, most)
+                .map_err(|e| Failure::new(Exit::Unexpected, format!("the answer to {from}: {e}")))
+        };
+        let row = read(tokenizer, reading.max_seq_length)?;
+        let read = reader.bridge.is_some().then(|| read(&own, usize::MAX)).transpose()?;
+        asked.push(TokensAsked { id: from.clone(), row, read });
+    }
     if reader.bridge.is_some() {
         let text = "the teacher has a tokenizer or chat template of its own: what it expects is carried over by bytes";
         emit.emit(EventKind::Note { text: text.to_owned() });
     }
     let plan = TokenCapturePlan {
         teacher: teacher.named.clone(),
-        data: Named { name: "train and valid rows".to_owned(), digest: digest_of(&asked) },
+        data: Named { name: data_of(answered).to_owned(), digest: digest_of(&asked) },
         sparse,
         tokenizer: tokenizer_digest(tokenizer),
         template: template_digest(tokenizer),
-        out: out.clone(),
+        out: out.to_owned(),
         program_version: PROGRAM_VERSION.to_owned(),
     };
     let report = ask(&plan, &reader, &asked, emit)?;
@@ -245,7 +321,24 @@ fn answers(
     if report.unlike > 0 {
         emit.emit(EventKind::Warning { text: unlike(report.unlike) });
     }
-    Ok(Capture::load(&out)?)
+    Ok(Capture::load(out)?)
+}
+
+fn data_of(answered: &[Answered]) -> &'static str {
+    match answered.is_empty() {
+        true => "train and valid rows",
+        false => "train and valid rows, the teacher's answers to unlabeled messages",
+    }
+}
+
+/// A message and the teacher's answer as a row of training.
+fn row_of(
+    tokenizer: &ChatTokenizer,
+    messages: &[Message],
+    answer: &str,
+    max_seq_length: usize,
+) -> std::result::Result<EncodedExample, PromptError> {
+    encode_example(tokenizer, messages, &Message::new("assistant", answer), TrainOn::Last, max_seq_length)
 }
 
 /// Captures into a stage's own file. What lies there of another teacher or of other rows is nobody's: the stage is another now.
@@ -258,14 +351,8 @@ pub fn ask(
     asked: &[TokensAsked],
     emit: &dyn Emit,
 ) -> Result<TokenCaptureReport> {
-    match capture_tokens(plan, reader, asked, emit) {
-        Err(CaptureError::File(limbeck_artifact::Error::Invalid { .. })) => {
-            discard(&plan.out)?;
-            let _ = std::fs::remove_file(&plan.out);
-            Ok(capture_tokens(plan, reader, asked, emit)?)
-        }
-        other => Ok(other?),
-    }
+    let is_other = |e: &CaptureError| matches!(e, CaptureError::File(limbeck_artifact::Error::Invalid { .. }));
+    super::anew(&plan.out, is_other, || capture_tokens(plan, reader, asked, emit))
 }
 
 /// What is said of rows that could not be carried over.
@@ -311,7 +398,15 @@ pub fn told(run: &Run<'_>) -> Result<Option<ToldTokens>> {
     let record = stage::load(&run.dir, Stage::Capture)?.ok_or_else(not_done)?;
     let captured: CapturedTokens = serde_json::from_value(record.summary)?;
     let capture = Capture::<TokenRow>::load(&run.dir.join(FILE))?;
+    let answered = if captured.learnt > 0 { written::read(run)? } else { Vec::new() };
+    let weighed = |Answered { from, messages, answer, agreement }| limbeck_trainer::Answered {
+        id: from,
+        messages,
+        answer,
+        weight: (captured.trust * agreement) as f32,
+    };
     Ok(Some(ToldTokens {
+        answered: answered.into_iter().map(weighed).filter(|answered| answered.weight > 0.0).collect(),
         lambda: asked.lambda as f32,
         divergence: divergence(asked),
         rows: capture.rows.into_iter().map(|row| (row.key, row.positions)).collect(),

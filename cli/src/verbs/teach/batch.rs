@@ -179,10 +179,9 @@ pub fn read(teachers: &mut [Teacher], paths: &[PathBuf], emit: &dyn Emit) -> Res
             Fate::Answered | Fate::Known => continue,
         };
         let (n, shown) = (taken.of(*fate), places.len() as u64);
-        let more = if n > shown { format!("\n  and {} more", count(n - shown)) } else { String::new() };
-        let places: Vec<String> = places.iter().map(|place| format!("\n  {place}")).collect();
+        let more = if n > shown { format!("; and {} more", count(n - shown)) } else { String::new() };
         let lines = if n == 1 { "line" } else { "lines" };
-        emit.emit(EventKind::Warning { text: format!("{} {lines} {why}{}{more}", count(n), places.concat()) });
+        emit.emit(EventKind::Warning { text: format!("{} {lines} {why}: {}{more}", count(n), places.join("; ")) });
     }
     Ok(taken)
 }

@@ -3,13 +3,12 @@
 
 use super::Teacher;
 use super::messages::Unanswered;
-use crate::live::Live;
+use crate::verifiers::{best_of, verified};
 use limbeck_data_curation::review::TEACHER_DISAGREEMENT;
 use limbeck_data_curation::taxonomy::Fields;
 use limbeck_data_curation::trace::visible_message;
-use limbeck_distill::best::{Best, Draw, best_fields, best_label, best_text};
+use limbeck_distill::best::{Best, Draw};
 use limbeck_distill::endpoint::{Rejection, Reply};
-use limbeck_eval::rouge_l;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -46,9 +45,10 @@ pub fn sort_in(
     for (teacher, ends) in teachers.iter().zip(ends) {
         let replies: Vec<&Reply> = ends.iter().flatten().filter_map(|end| end.as_ref().ok()).collect();
         let draw = |reply: &&Reply| {
-            let answer = verified(&teacher.live, fields, &message, one.time.as_deref(), reply).map_err(|fault| {
-                *faults.entry(fault).or_default() += 1;
-            });
+            let live = &teacher.live;
+            let said = (reply.text.as_str(), reply.finish_reason.as_deref() == Some("length"));
+            let answer = verified(&live.task, live.codes.as_ref(), fields, (&message, one.time.as_deref()), said);
+            let answer = answer.map_err(|fault| *faults.entry(fault).or_default() += 1);
             Draw { answer: answer.ok(), probability: reply.probability() }
         };
         let draws = replies.iter().map(draw).collect();
@@ -62,7 +62,7 @@ pub fn sort_in(
     };
     // Each draw has a vote, whoever's it is.
     let draws: Vec<Draw> = said.iter().flat_map(|said| said.draws.iter().cloned()).collect();
-    let best = best_of(&said[0].teacher.live, &draws);
+    let best = best_of(&said[0].teacher.live.task, &draws);
     let valid = draws.iter().filter(|draw| draw.answer.is_some()).count();
     let mut told = json!({
         "draws": draws.len(), "valid": valid, "agreement": best.as_ref().map_or(0.0, |best| best.agreement), "faults": faults,
@@ -82,7 +82,7 @@ pub fn sort_in(
             let member = |said: &Said| {
                 let mut member = who(said);
                 member["draws"] = json!(said.draws.len());
-                member["answer"] = json!(best_of(&said.teacher.live, &said.draws).map(|best| best.answer));
+                member["answer"] = json!(best_of(&said.teacher.live.task, &said.draws).map(|best| best.answer));
                 member
             };
             told["members"] = several.iter().map(member).collect();
@@ -105,14 +105,6 @@ pub fn sort_in(
     }
 }
 
-fn best_of(live: &Live, draws: &[Draw]) -> Option<Best> {
-    match live.task.schema() {
-        None => best_label(draws),
-        Some(schema) if schema.is_text() => best_text(draws, |a, b| rouge_l(a, b).f1),
-        Some(schema) => best_fields(schema, draws),
-    }
-}
-
 /// Longer answers are not repeated in a line that a reviewer reads.
 const SHORT: usize = 40;
 
@@ -125,7 +117,10 @@ fn members(said: &[Said]) -> String {
         .iter()
         .map(|said| {
             let live = &said.teacher.live;
-            (live.name.as_str(), best_of(live, &said.draws).map_or_else(|| "nothing".to_owned(), |best| best.answer))
+            (
+                live.name.as_str(),
+                best_of(&live.task, &said.draws).map_or_else(|| "nothing".to_owned(), |best| best.answer),
+            )
         })
         .collect();
     if answers.iter().any(|(_, answer)| answer.chars().count() > SHORT || answer.contains('\n')) {
@@ -133,29 +128,6 @@ fn members(said: &[Said]) -> String {
     }
     let answers: Vec<String> = answers.iter().map(|(name, answer)| format!("{name} says {answer}")).collect();
     format!("; {}", answers.join(", "))
-}
-
-/// The answer in canonical form, or the verifier that refuses it.
-fn verified(
-    live: &Live,
-    fields: Option<&Fields>,
-    message: &str,
-    sent: Option<&str>,
-    reply: &Reply,
-) -> Result<String, &'static str> {
-    if reply.text.trim().is_empty() {
-        return Err("empty");
-    }
-    // Of a label nothing is missing where a model merely goes on talking.
-    if fields.is_some() && reply.finish_reason.as_deref() == Some("length") {
-        return Err("cut_off");
-    }
-    let answer = live.task.read(&reply.text, live.codes.as_ref());
-    let answer = answer.ok_or(if fields.is_some() { "schema" } else { "outside_taxonomy" })?;
-    match fields {
-        Some(fields) if !fields.not_in(&answer, message, sent).is_empty() => Err("not_in_message"),
-        _ => Ok(answer),
-    }
 }
 
 /// A call as chat-completion logs have it. Its prompt is the recipe's, not what a teacher was told beside it.
