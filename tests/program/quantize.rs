@@ -246,10 +246,7 @@ fn what_a_file_lost_is_recovered_where_that_helps() {
     };
     mini.expect(0, &["quantize", "mini", "--set", "quantize.formats=[\"Q8_0\", \"Q4_0\"]"]);
     let [wide, plain] = ["mini-Q8_0.gguf", "mini-Q4_0.gguf"].map(|file| digest(&mini, file));
-    let told = ["3e-6", "1e-5", "3e-5", "1e-4", "3e-4"]
-        .map(|rate| format!("{rate} {}", quantize(rate).1["Q4_0"]["recovered"]));
-    assert!(told.is_empty(), "{told:#?}");
-    let (said, files) = quantize("1e-3");
+    let (said, files) = quantize("1e-4");
     let recovered = &files["Q4_0"]["recovered"];
     let [before, after] = ["kl_before", "kl_after"].map(|kl| recovered[kl].as_f64().unwrap());
     assert!(recovered["kept"] == true && after < 0.9 * before, "{said}");
@@ -258,7 +255,7 @@ fn what_a_file_lost_is_recovered_where_that_helps() {
     assert!(own != plain && files["Q4_0"]["sha256"] == own.as_str());
     assert!(!mini.run_dir().join("quantize/recover-Q4_0").exists(), "masters are not left behind");
     // Far too fast: what comes out is worse, and the file stays as it was.
-    let (said, files) = quantize("0.9");
+    let (said, files) = quantize("0.01");
     assert!(files["Q4_0"]["recovered"]["kept"] == false && said.contains("stays as it was written"), "{said}");
     assert_eq!(digest(&mini, "mini-Q4_0.gguf"), plain);
 }

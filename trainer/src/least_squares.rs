@@ -70,7 +70,8 @@ mod tests {
         let map = [[0.5f32, -1.0, 2.0], [1.5, 0.25, -0.75]];
         let mut fit = Fit::new(3, 2);
         for i in 0..50 {
-            let x: Vec<f32> = (0..3).map(|j| ((i * 7 + j * 3) as f32 * 0.37).sin()).collect();
+            // Of other frequencies: phases of one would lie in a plane.
+            let x: Vec<f32> = (0..3).map(|j| ((i * 7 * (j + 1)) as f32 * 0.37).sin()).collect();
             let y: Vec<f32> = map.iter().map(|row| row.iter().zip(&x).map(|(a, b)| a * b).sum()).collect();
             fit.add(&x, &y, 1.0 + (i % 3) as f64);
         }
