@@ -8,6 +8,7 @@ mod diagnostics;
 mod exit;
 mod inner;
 mod keys;
+mod kl;
 mod ladder;
 mod live;
 mod load;

@@ -7,6 +7,7 @@ pub mod curate;
 mod error;
 pub mod frozen;
 pub mod import;
+pub mod rationales;
 pub mod redact;
 pub mod review;
 pub mod said;

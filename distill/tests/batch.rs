@@ -162,7 +162,8 @@ fn what_is_out_of_order_is_told_by_line_and_what_is_missing_is_a_smaller_batch()
     assert_eq!(shown(Fate::Unknown), "results.jsonl:3: its custom_id is none of ours");
     assert_eq!(
         shown(Fate::Repeated),
-        "results.jsonl:2: answered before | results.jsonl:9: batch_expired: not run in\\u{1b} time"
+        "results.jsonl:2: answered before | results.jsonl:9: batch_expired: not run in\\u{1b} time",
+        "what a terminal would obey is shown"
     );
     assert!(
         shown(Fate::Illegible).contains("results.jsonl:4: it has no custom_id | results.jsonl:5: it has no custom_id")

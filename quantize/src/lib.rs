@@ -12,6 +12,7 @@ mod format;
 pub mod imatrix;
 pub mod merge;
 mod metadata;
+pub mod recover;
 mod write;
 
 pub use adapter_file::write_adapter;

@@ -25,7 +25,7 @@ pub use kinds::SchemaFile;
 pub use lock::is_locked;
 pub use plan::settings;
 pub use recipe::{
-    Balance, BaseModel, CacheDtype, Data, DecayType, Distill, Divergence, Dtype, Encrypt, Head, Imatrix,
+    Balance, BaseModel, CacheDtype, Data, DecayType, Distill, Divergence, Dtype, Encrypt, Head, HiddenLoss, Imatrix,
     LossNormalization, LrScheduler, Method, MinReviewed, Model, OnPolicyDivergence, Promote, Quantize, QuantizeBase,
     Recipe, Review, Rounding, Sign, SplitRatios, Task, Train, TrainOn, Trust, ValidMetric,
 };

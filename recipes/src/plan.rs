@@ -24,6 +24,12 @@ const DISTILLED: &[&str] = &[
 
 /// What a training depends on that writes answers itself.
 const ON_POLICY: &[&str] = &["task.max_new_tokens", "distill.top_k"];
+/// And one that matches its hidden states.
+const MATCHED: &[&str] = &["distill.hidden_weight", "distill.hidden_layers", "distill.hidden_loss"];
+
+/// And one that learns rationales.
+const EXPLAINED: &[&str] =
+    &["distill.rationale_weight", "distill.rationale_prompt", "data.redact", "data.redact_patterns"];
 
 /// What a capture depends on beside its own settings where it is of tokens: what makes rows of them, and what is kept.
 const TOLD: &[&str] = &["seed", "model.max_seq_length", "train.train_on", "distill.top_k", "distill.draws"];
@@ -72,6 +78,8 @@ fn prefixes(stage: Stage) -> &'static [&'static str] {
             "quantize.rounding",
             "quantize.rounding_tokens",
             "quantize.target",
+            "quantize.recover_epochs",
+            "quantize.recover_learning_rate",
         ],
         Stage::Eval => &[
             "name",
@@ -107,8 +115,11 @@ pub fn settings(resolved: &Resolved, stage: Stage) -> Value {
         Stage::Capture if written => TOLD,
         _ => &[],
     };
+    let distill = &resolved.recipe.distill;
+    let only = |asked: bool, keys: &'static [&'static str]| if stage == Stage::Train && asked { keys } else { &[] };
+    let (matched, explained) = (only(distill.matches_states(), MATCHED), only(distill.explains(), EXPLAINED));
     let wanted = |key: &str| {
-        let mut prefixes = prefixes(stage).iter().chain(own).chain(written_anew);
+        let mut prefixes = prefixes(stage).iter().chain(own).chain(written_anew).chain(matched).chain(explained);
         let told = stage == Stage::Promote || is_locked(key);
         told && prefixes.any(|p| if p.ends_with('.') || p.is_empty() { key.starts_with(p) } else { key == *p })
     };

@@ -284,6 +284,14 @@ pub struct Distill {
     pub on_policy_after: f64,
     pub on_policy_temperature: f64,
     pub on_policy_divergence: OnPolicyDivergence,
+    /// Of the teacher's hidden states in the loss.
+    pub hidden_weight: f64,
+    /// From the top, evenly; 0 for all.
+    pub hidden_layers: usize,
+    pub hidden_loss: HiddenLoss,
+    pub rationales: Vec<PathBuf>,
+    pub rationale_weight: f64,
+    pub rationale_prompt: String,
 }
 
 /// At the tokens of a student's own answers.
@@ -296,10 +304,29 @@ pub enum OnPolicyDivergence {
 }
 
 impl Distill {
-    /// Whether a teacher has a part in the training.
+    /// Whether a teacher's answers have a part in the training.
     pub fn is_asked(&self) -> bool {
-        self.teacher.is_some() || self.capture.is_some()
+        let states_alone = self.matches_states() && self.lambda == 0.0 && self.unlabeled.is_empty();
+        self.capture.is_some() || (self.teacher.is_some() && !states_alone)
     }
+
+    /// Whether reasons are learnt beside answers.
+    pub fn explains(&self) -> bool {
+        !self.rationales.is_empty() && self.rationale_weight > 0.0
+    }
+
+    /// Whether its hidden states have.
+    pub fn matches_states(&self) -> bool {
+        self.teacher.is_some() && self.hidden_weight > 0.0
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HiddenLoss {
+    Relative,
+    Mse,
+    Cosine,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -334,6 +361,9 @@ pub struct Quantize {
     pub imatrix_text: Option<PathBuf>,
     pub imatrix_text_share: f64,
     pub imatrix_tokens: usize,
+    /// 0 recovers nothing.
+    pub recover_epochs: usize,
+    pub recover_learning_rate: f64,
 }
 
 /// How the layers' matrices are rounded.
@@ -417,6 +447,7 @@ impl Recipe {
         self.distill.capture.iter_mut().for_each(join);
         self.distill.committee.iter_mut().for_each(join);
         self.distill.unlabeled.iter_mut().for_each(join);
+        self.distill.rationales.iter_mut().for_each(join);
         if let Imatrix::File(path) = &mut self.quantize.imatrix {
             join(path);
         }

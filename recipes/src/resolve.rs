@@ -290,6 +290,14 @@ fn across(reader: &mut Reader, source: &Source) {
         let hint = "leave `train.train_on` out, or set `train.head` to \"verbalizer\"";
         errors.push(RecipeError::new(message, Some(place(&["train.train_on", "train.head"]))).hint(hint));
     }
+    if says("train.head", "classification")
+        && get("quantize.recover_epochs").and_then(|v| v.as_integer()).is_some_and(|epochs| epochs > 0)
+    {
+        let message =
+            "`quantize.recover_epochs` trains on the answers' tokens, and a classification head spells no answer";
+        let hint = "set quantize.recover_epochs to 0, or `train.head` to \"verbalizer\"";
+        errors.push(RecipeError::new(message, Some(place(&["quantize.recover_epochs", "train.head"]))).hint(hint));
+    }
     if get("train.bnb_4bit_use_double_quant").is_some_and(|v| v.as_bool() == Some(true))
         && !says("train.quantize_base", "nf4")
     {

@@ -232,6 +232,12 @@ pub(crate) const FIELDS: &[Field] = &[
     field("distill.on_policy_after", Float { min: 0.0, max: 0.99 }, Default("0.25"), "share of the steps before the student answers any row itself: what it writes at first is not worth reading"),
     field("distill.on_policy_temperature", Positive { max: 2.0 }, Default("1.0"), "of the student's own answers; 1 draws from its own distribution"),
     field("distill.on_policy_divergence", Choice(&["reverse_kl", "forward_kl", "js"]), Default("\"reverse_kl\""), "how far the student is from the teacher at its own tokens: reverse_kl takes from it what the teacher would not write, js is half of either"),
+    field("distill.hidden_weight", Float { min: 0.0, max: 1000.0 }, Default("0.0"), "weight of hidden-state matching in the loss: what the student's layers give is held against the layers of distill.teacher, token by token, for students that were cut out of their teacher or begin from nothing; both need the same tokenizer. The teacher runs in every step, so a step costs that much more; nothing is stored. 0 leaves it out, 1 is a beginning"),
+    field("distill.hidden_layers", Int { min: 0, max: 1000 }, Default("0"), "so many of the student's layers are matched, evenly from the top one down (0: all). Each goes with the teacher's layer that it was carved from, as the base's file tells, or with one at the same share of the depth"),
+    field("distill.hidden_loss", Choice(&["relative", "mse", "cosine"]), Default("\"relative\""), "relative: squared error over the square of the teacher's state, by token, so that no token outweighs others by its size; mse: mean squared error; cosine: one minus the cosine, as in DistilBERT"),
+    field("distill.rationales", Paths { min: 0 }, Default("[]"), "files (JSON lines) of why answers are the answers, learnt as a second task: a line names its row by `id` (a trace's or a row's) or `message` and has `rationale`; the traces themselves will do where a model's reasoning was recorded (`reasoning_content`). Redacted as traces are; of train rows alone, and not where a person corrected the answer that it argues for"),
+    field("distill.rationale_weight", Float { min: 0.0, max: 100.0 }, Default("1.0"), "weight of the rationales' loss beside that of the answers, each a mean of its own"),
+    field("distill.rationale_prompt", Text, Default("\"Explain, then stop.\""), "the paragraph behind the user's message that asks for a rationale; it is asked in training alone, never where the model serves or is evaluated"),
 
     field("quantize.formats", Choices(FORMATS), Default("[\"Q8_0\", \"Q4_0\"]"), "GGUF files to make of the merged model"),
     field("quantize.ship", Choice(FORMATS), Default("\"Q8_0\""), "the one that is gated and packaged"),
@@ -242,6 +248,8 @@ pub(crate) const FIELDS: &[Field] = &[
     field("quantize.imatrix_text", Path, Optional, "a text file whose beginning is mixed into the task's rows, for imatrix = \"task\" and for compensated rounding, so that the file forgets the rest of the language less"),
     field("quantize.imatrix_text_share", Float { min: 0.0, max: 0.9 }, Default("0.25"), "share of the calibration's tokens that come from imatrix_text, where there is one"),
     field("quantize.imatrix_tokens", Int { min: 256, max: 100_000_000 }, Default("65536"), "tokens to calibrate on at most; of more rows, some all over the split are taken"),
+    field("quantize.recover_epochs", Int { min: 0, max: 100 }, Default("0"), "epochs over the train rows in which the codes of files with fewer than eight bits are trained to say what the exact model says (quantization-aware training; scales, types and size stay). Takes the memory of a full fine-tuning; kept where the valid split bears it out"),
+    field("quantize.recover_learning_rate", Positive { max: 1.0 }, Default("2e-5"), "of that training"),
 
     field("eval.prices", Path, Optional, "price table (TOML) for the cost of a call"),
     field("eval.threshold", UNIT, Default("0.7"), "confidence from which an answer is served, below it the call escalates: your own number, measured and not certified; in force where eval.escalation asks for no certificate"),

@@ -39,6 +39,24 @@ pub(crate) fn misplaced(get: Get<'_>) -> Vec<(&'static str, String, &'static str
         let message = "`distill.unlabeled` is learnt from a teacher alone, and none is named".to_owned();
         found.push(("distill.unlabeled", message, "add `teacher = …` or `capture = …` under [distill]"));
     }
+    let number = |key: &str| get(key).and_then(|v| v.as_float()).unwrap_or(0.0);
+    if number("distill.hidden_weight") > 0.0 && !teacher {
+        let message = match capture {
+            true => "`distill.hidden_weight` needs the teacher in every step, and a capture holds no hidden states",
+            false => "`distill.hidden_weight` is of a teacher's hidden states, and `distill.teacher` is missing",
+        };
+        found.push(("distill.hidden_weight", message.to_owned(), "name the teacher: `teacher = …` under [distill]"));
+    }
+    let explains = get("distill.rationales").and_then(|v| v.as_array().map(|list| !list.is_empty())).unwrap_or(false);
+    let turbo = get("train.turbo_layers").and_then(|v| v.as_integer()).unwrap_or(0);
+    if explains && turbo > 0 && number("distill.rationale_weight") > 0.0 {
+        let message = "`distill.rationales` reads rows a second time, and `train.turbo_layers` keeps states of their first reading";
+        found.push((
+            "distill.rationales",
+            message.to_owned(),
+            "set `train.turbo_layers` to 0, or take one of the two out",
+        ));
+    }
     if let Some(called) = kinds::written(get).filter(|_| teacher || capture) {
         found.extend(over_tokens(get, called, unlabeled && capture));
     }

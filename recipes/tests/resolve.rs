@@ -259,6 +259,11 @@ fn settings_that_do_not_go_together_are_refused_at_both() {
             "is about the scales of nf4",
             "set `train.quantize_base` to \"nf4\"",
         ),
+        (
+            [("train.head", "classification"), ("quantize.recover_epochs", "2")],
+            "a classification head spells no answer",
+            "set quantize.recover_epochs to 0",
+        ),
     ] {
         let sets = sets.map(|(k, v)| (k.to_string(), v.to_string()));
         let said = format!("{:?}", load_text(Path::new("recipe.toml"), RECIPE, &sets).unwrap_err());

@@ -256,7 +256,7 @@ fn a_teachers_answers_are_traces_and_what_it_is_not_sure_of_is_for_the_reviewers
     assert_eq!(server.asked(), 0);
     // 36 requests at some .001 each: the cap stops it, and a higher one goes on.
     let (_, said) = limbeck(&mini, 1, &with(&["--samples", "3", "--max-spend", "0.02"]));
-    assert!(said.contains("exceed the cap of 0.02") && said.contains("raise max_spend"), "{said}");
+    assert!(said.contains("exceed the cap of 0.02") && said.contains("raise --max-spend"), "{said}");
     assert!(!mini.path().join("taught/traces.jsonl").exists());
     let (stdout, _) = limbeck(&mini, 0, &with(&["--samples", "3", "--json"]));
     let told: Value = serde_json::from_str(&stdout).unwrap();

@@ -222,3 +222,40 @@ fn a_mix_has_the_size_that_is_asked_for() {
     refused(&[formats, "quantize.target=small"], "is no size: write it as 90MB, 1.2GB or 4.5bpw");
     refused(&[formats, "quantize.target=1kB"], "the smallest is ");
 }
+
+/// What a four-bit file lost is trained back into its codes: the file is another of the same size, the report says what it was worth, and
+/// what was not better is not kept.
+#[test]
+fn what_a_file_lost_is_recovered_where_that_helps() {
+    let mini = Mini::new(0.01, true);
+    let quantize = |rate: &str| -> (String, Value) {
+        let rate = format!("quantize.recover_learning_rate={rate}");
+        let args = [
+            "quantize",
+            "mini",
+            "--set",
+            "quantize.formats=[\"Q8_0\", \"Q4_0\"]",
+            "--set",
+            "quantize.recover_epochs=2",
+        ];
+        let out = mini.limbeck(&[&args[..], &["--set", &rate]].concat());
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.success(), "{said}");
+        let record = std::fs::read(mini.run_dir().join("stages/quantize.json")).unwrap();
+        (said, serde_json::from_slice::<Value>(&record).unwrap()["summary"].clone())
+    };
+    mini.expect(0, &["quantize", "mini", "--set", "quantize.formats=[\"Q8_0\", \"Q4_0\"]"]);
+    let [wide, plain] = ["mini-Q8_0.gguf", "mini-Q4_0.gguf"].map(|file| digest(&mini, file));
+    let (said, files) = quantize("1e-4");
+    let recovered = &files["Q4_0"]["recovered"];
+    let [before, after] = ["kl_before", "kl_after"].map(|kl| recovered[kl].as_f64().unwrap());
+    assert!(recovered["kept"] == true && after < 0.9 * before, "{said}");
+    assert!(files["Q8_0"].get("recovered").is_none() && digest(&mini, "mini-Q8_0.gguf") == wide, "{files}");
+    let own = digest(&mini, "mini-Q4_0.gguf");
+    assert!(own != plain && files["Q4_0"]["sha256"] == own.as_str());
+    assert!(!mini.run_dir().join("quantize/recover-Q4_0").exists(), "masters are not left behind");
+    // Far too fast: what comes out is worse, and the file stays as it was.
+    let (said, files) = quantize("0.01");
+    assert!(files["Q4_0"]["recovered"]["kept"] == false && said.contains("stays as it was written"), "{said}");
+    assert_eq!(digest(&mini, "mini-Q4_0.gguf"), plain);
+}

@@ -180,6 +180,132 @@ fn what_a_recipe_says_of_a_teacher_must_fit() {
     fs::write(&toml, text.replace("teacher = \"teacher.gguf\"\n", "")).unwrap();
     refused(&[], "learnt from a teacher alone, and none is named");
     refused(&["distill.teacher_adapter=a"], "an adapter on `distill.teacher`");
+    refused(&["distill.hidden_weight=1"], "is of a teacher's hidden states, and `distill.teacher` is missing");
+    refused(&["distill.hidden_weight=1", "distill.capture=x.capture"], "a capture holds no hidden states");
+}
+
+/// A student that was cut out of its teacher learns to have its states again, with the teacher's answers or without.
+#[test]
+fn a_carved_student_is_held_against_its_teachers_states() {
+    let mini = Mini::new(0.0001, true);
+    let folder = mini.path().join("mini");
+    tiny_base::write(&folder.join("teacher.gguf"), 6, GgmlType::F32, 7);
+    let carve = |more: &[&str]| {
+        let args = ["carve", "mini/teacher.gguf", "--out", "mini/base.gguf", "--layers", "0,2,5"];
+        mini.expect(0, &[&args[..], more].concat());
+    };
+    carve(&[]);
+    let toml = fs::read_to_string(folder.join("recipe.toml")).unwrap();
+    let with = |distill: &str| {
+        let toml = toml.replace("[quantize]", &format!("[distill]\n{distill}\n\n[quantize]"));
+        fs::write(folder.join("recipe.toml"), toml).unwrap();
+    };
+    let train = |set: &[&str]| {
+        let sets = set.iter().flat_map(|set| ["--set", set]);
+        let out = mini.limbeck(&["train", "mini", "--offline"].into_iter().chain(sets).collect::<Vec<_>>());
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(0), "{said}");
+        (said, record(&mini, "train")["summary"].clone())
+    };
+    let adapter = || fs::read(mini.run_dir().join("train/adapter/adapter_model.safetensors")).unwrap();
+
+    // Without weight, the teacher's states are nothing to a training.
+    with("teacher = \"teacher.gguf\"\nhidden_weight = 0.0\nhidden_layers = 2\nhidden_loss = \"mse\"");
+    let plain = train(&[]).1;
+    assert!(plain.get("final_hidden_loss").is_none());
+    let bytes = adapter();
+    with("teacher = \"teacher.gguf\"");
+    train(&[]);
+    assert!(adapter() == bytes, "it is the training of before");
+
+    // Both; then the states alone, for which the teacher has nothing to answer beforehand.
+    with("teacher = \"teacher.gguf\"\nhidden_weight = 1.0");
+    let (said, both) = train(&[]);
+    assert!(
+        said.contains("states of layers 0–0, 1–2, 2–5 are matched to those of teacher.gguf, as it was carved"),
+        "{said}"
+    );
+    assert!(both["final_hidden_loss"].as_f64().unwrap() > 0.0 && both["soft_rows"].as_u64() > Some(5), "{both}");
+    let (said, alone) = train(&["distill.lambda=0", "distill.hidden_layers=1", "train.method=full"]);
+    assert!(said.contains("states of layers 2–5 are matched"), "{said}");
+    assert!(!said.contains("capture"), "{said}");
+    assert!(alone.get("soft_rows").is_none() && alone["final_hidden_loss"].as_f64().unwrap() > 0.0, "{alone}");
+    let (said, _) = train(&["distill.lambda=0", "train.turbo_layers=2", "distill.hidden_loss=cosine"]);
+    assert!(said.contains("states of layers 1–2, 2–5 are matched"), "{said}");
+    // Any other base of the same tokens goes by its depth.
+    tiny_base::write(&folder.join("other.gguf"), 2, GgmlType::F32, 4);
+    let (said, _) = train(&["distill.lambda=0", "model.base=other.gguf"]);
+    assert!(
+        said.contains("layers 0–2, 1–5 are matched to those of teacher.gguf, at the same share of the depth"),
+        "{said}"
+    );
+
+    let refused = |sets: &[&str], says: &[&str]| {
+        let sets = sets.iter().flat_map(|set| ["--set", set]);
+        let out = mini.limbeck(&["train", "mini", "--offline"].into_iter().chain(sets).collect::<Vec<_>>());
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(1), "{said}");
+        says.iter().for_each(|says| assert!(said.contains(says), "{said}"));
+    };
+    refused(&["distill.hidden_layers=4"], &["distill.hidden_layers is 4, and base.gguf has 3 layers"]);
+    // Told before the stages that come first.
+    fs::remove_file(folder.join("base.gguf")).unwrap();
+    carve(&["--merges", "6"]);
+    fs::remove_dir_all(mini.run_dir()).unwrap();
+    refused(&[], &["have other vocabularies", "without --merges"]);
+    assert!(!mini.run_dir().join("import").exists());
+}
+
+/// Why an answer is the answer, learnt beside it: from the traces themselves, where a model's reasoning was recorded.
+#[test]
+fn recorded_reasoning_is_a_second_task() {
+    let mini = Mini::new(0.0001, true);
+    let folder = mini.path().join("mini");
+    let mut lines = String::new();
+    for line in fs::read_to_string(folder.join("traces.jsonl")).unwrap().lines() {
+        let mut trace: Value = serde_json::from_str(line).unwrap();
+        let why = "they write to me@example.org about it".into();
+        trace["response"]["choices"][0]["message"]["reasoning_content"] = why;
+        lines.push_str(&format!("{trace}\n"));
+    }
+    fs::write(folder.join("traces.jsonl"), lines).unwrap();
+    let toml = fs::read_to_string(folder.join("recipe.toml")).unwrap();
+    let distill = "[distill]\nrationales = [\"traces.jsonl\"]\nrationale_weight = 0.5\n\n[quantize]";
+    fs::write(folder.join("recipe.toml"), toml.replace("[quantize]", distill)).unwrap();
+    let train = |sets: &[&str]| {
+        let sets = sets.iter().flat_map(|set| ["--set", set]);
+        let out = mini.limbeck(&["train", "mini", "--offline"].into_iter().chain(sets).collect::<Vec<_>>());
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        (out.status.code(), said, record(&mini, "train")["summary"].clone())
+    };
+    let (code, said, trained) = train(&[]);
+    assert_eq!(code, Some(0), "{said}");
+    let count = |key: &str| trained[key].as_u64().unwrap();
+    // Each trace says so: those of other splits and those whose answer a person corrected do not count.
+    for reason in ["held out", "corrected"] {
+        assert!(said.contains(reason), "{reason}: {said}");
+    }
+    let corrected = fs::read_to_string(mini.run_dir().join("dataset/train.jsonl")).unwrap();
+    let corrected = corrected.lines().filter(|line| {
+        let row: Value = serde_json::from_str(line).unwrap();
+        row["label_source"] == "human" && row["recorded"]["answer"] != row["target"]
+    });
+    // Of a corrected row, a copy of its message that was answered rightly may speak.
+    let (corrected, explained) = (corrected.count() as u64, count("explained_rows"));
+    assert!(corrected > 0 && (count("rows") - corrected..count("rows")).contains(&explained), "{corrected}: {trained}");
+    assert!(said.contains("are read a second time, for their rationale"), "{said}");
+
+    let again = |said: &str| said.lines().any(|line| line.starts_with("train") && line.contains("started"));
+    assert!(!again(&train(&[]).1), "nothing has changed");
+    let (code, said, _) = train(&["distill.rationale_prompt=Why?"]);
+    assert!(code == Some(0) && again(&said), "{said}");
+    let (_, said, without) = train(&["distill.rationale_weight=0"]);
+    assert!(without.get("explained_rows").is_none() && !said.contains("rationale"), "{said}");
+    let (code, said, _) = train(&["train.turbo_layers=1"]);
+    assert!(code == Some(3) && said.contains("reads rows a second time"), "{said}");
+    fs::write(folder.join("none.jsonl"), "{\"id\": \"x\", \"rationale\": \"y\"}\n").unwrap();
+    let (code, said, _) = train(&["distill.rationales=[\"none.jsonl\"]"]);
+    assert!(code == Some(0) && said.contains("no rationale is of a train row"), "{said}");
 }
 
 /// Where answers are written, the teacher tells what it expects at each of their tokens.

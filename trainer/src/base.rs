@@ -15,6 +15,15 @@ pub struct OpenBase {
     pub ops: Arc<dyn Ops>,
     /// Keep each layer's input only, and run the layer again in the backward pass.
     pub checkpoint: bool,
+    /// Where the weights will have to stand once they are written.
+    pub grid: Option<Arc<dyn Grid>>,
+}
+
+/// The values that a quantized file can hold. A step runs on rounded weights, and what it finds moves the masters behind them: the
+/// straight-through estimator (Bengio et al., arXiv 1308.3432), quantization-aware training.
+pub trait Grid: Send + Sync {
+    /// A weight as the file will hold it; none of one that it holds as it is.
+    fn rounded(&self, name: &str, values: &[f32]) -> Option<Vec<f32>>;
 }
 
 #[derive(Clone, Copy)]
@@ -87,6 +96,15 @@ impl<'a> Base<'a> {
         }
     }
 
+    /// What is trained, as a step runs on it.
+    pub(crate) fn leaves(self, parameters: &Parameters) -> Leaves {
+        let grid = match self {
+            Base::Frozen(_) => None,
+            Base::Open(open) => open.grid.as_deref(),
+        };
+        parameters.leaves(self.ops().as_ref(), grid)
+    }
+
     /// The decoder that a step with these leaves runs.
     pub(crate) fn decoder(self, leaves: &Leaves) -> Result<StepDecoder<'a>, DecoderError> {
         Ok(match self {
@@ -108,7 +126,9 @@ impl<'a> Base<'a> {
             Base::Open(open) => {
                 let mut load = |name: &str| {
                     let shape = open.weights.shape(name).unwrap_or_default().to_vec();
-                    Ok((shape, parameters.all.get(name).map(|p| p.values.clone()).unwrap_or_default()))
+                    let values = parameters.all.get(name).map(|p| p.values.as_slice()).unwrap_or_default();
+                    let rounded = open.grid.as_ref().and_then(|grid| grid.rounded(name, values));
+                    Ok((shape, rounded.unwrap_or_else(|| values.to_vec())))
                 };
                 let decoder = Decoder::load(open.weights.config(), open.ops.clone(), false, &mut load)?;
                 Ok((Arc::new(decoder), LoraSet::new()))

@@ -2,6 +2,7 @@
 //! loss. The order of an epoch depends on the seed and the epoch alone.
 
 use crate::random::Random;
+use crate::rationale::Explained;
 use crate::soft::{SoftLabel, SoftPlace};
 use limbeck_model::layout::{Packed, ROOT};
 use limbeck_model::ops::{SoftTarget, Target};
@@ -36,6 +37,8 @@ pub struct TrainRow {
     pub told: Vec<Option<SoftTarget>>,
     /// The student wrote its answer ([`crate::on_policy`]): what the teacher told of it is all there is to learn.
     pub written: bool,
+    /// The row once more, asked for the reasons of its answer.
+    pub explained: Option<Explained>,
 }
 
 /// A teacher's answer to a row, and how the row lies in a batch for its sake.
@@ -54,7 +57,7 @@ pub struct SoftRow {
 impl TrainRow {
     /// A row that is learnt from its answer alone.
     pub fn new(id: String, encoded: EncodedExample, weight: f32) -> TrainRow {
-        TrainRow { id, encoded, weight, soft: None, told: Vec::new(), written: false }
+        TrainRow { id, encoded, weight, soft: None, told: Vec::new(), written: false, explained: None }
     }
 
     /// What is computed of it: a chain of tokens, and a tree behind them. The last token predicts nothing.
@@ -69,7 +72,8 @@ impl TrainRow {
     /// Tokens that a step computes of it.
     pub fn computed(&self) -> usize {
         let (chain, tree) = self.laid();
-        chain.len() + tree.len()
+        let explained = self.explained.as_ref().map_or(0, |e| e.encoded.len().saturating_sub(1));
+        chain.len() + tree.len() + explained
     }
 
     /// The weight of each of its tokens that carry loss.
@@ -110,13 +114,19 @@ pub struct MicroBatch {
     pub told: Vec<SoftTarget>,
     /// Those of answers that the student wrote.
     pub written: Vec<SoftTarget>,
+    /// What explanations go on with: weighed apart from answers ([`crate::rationale`]).
+    pub explained: Vec<Target>,
 }
 
 /// Tokens that rows share at their beginning; 0 where it is not worth a segment of its own.
 pub fn prefix_of(rows: &[&TrainRow], min_prefix: usize) -> usize {
     match rows.len() {
         0 | 1 => 0,
-        _ => Some(shared_prefix(rows.iter().map(|r| r.encoded.prompt()))).filter(|n| *n >= min_prefix).unwrap_or(0),
+        _ => {
+            let explained = rows.iter().filter_map(|r| Some(r.explained.as_ref()?.encoded.prompt()));
+            let prompts = rows.iter().map(|r| r.encoded.prompt()).chain(explained);
+            Some(shared_prefix(prompts)).filter(|n| *n >= min_prefix).unwrap_or(0)
+        }
     }
 }
 
@@ -125,7 +135,8 @@ pub fn pack(rows: &[&TrainRow], min_prefix: usize, normalization: LossNormalizat
     let shared = prefix_of(rows, min_prefix);
     let first = rows.first().map_or(&[][..], |r| &r.encoded.ids[..shared]);
     let mut packed = Packed::with_prefix(first, 0);
-    let (mut targets, mut soft, mut told, mut written) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut targets, mut soft, mut explained) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut told, mut written) = (Vec::new(), Vec::new());
     for row in rows {
         let ids = &row.encoded.ids;
         let (chain, tree) = row.laid();
@@ -145,6 +156,14 @@ pub fn pack(rows: &[&TrainRow], min_prefix: usize, normalization: LossNormalizat
                 }
             }
         }
+        if let Some(e) = &row.explained {
+            let ids = &e.encoded.ids;
+            let start = packed.push_chain(&ids[shared..ids.len() - 1], shared).start;
+            let weight = e.share * e.token_weight(normalization);
+            let spoken = e.encoded.mask.iter().enumerate().filter(|(i, loss)| **loss && *i > 0);
+            let target = |(i, _)| Target { row: start + i - 1 - shared, token: ids[i], weight };
+            explained.extend(spoken.map(target));
+        }
         let Some(answered) = &row.soft else { continue };
         let root = start + answered.prompt - 1 - shared;
         if weight > 0.0 {
@@ -159,7 +178,7 @@ pub fn pack(rows: &[&TrainRow], min_prefix: usize, normalization: LossNormalizat
             soft.push(SoftPlace { root, nodes, label: answered.label.clone() });
         }
     }
-    MicroBatch { packed: Arc::new(packed), targets, soft, told, written }
+    MicroBatch { packed: Arc::new(packed), targets, soft, told, written, explained }
 }
 
 #[cfg(test)]

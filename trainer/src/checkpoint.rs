@@ -22,6 +22,9 @@ pub struct StepLog {
     /// Of answers that the student wrote itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<Written>,
+    /// Of a teacher's hidden states, where they are matched: without its weight, with which it is in the loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden_loss: Option<f64>,
 }
 
 /// How far a training is, beside its parameters.

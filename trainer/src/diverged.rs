@@ -1,7 +1,7 @@
 //! What a training says when numbers stop being numbers: the step, the rows of the micro-batch, and how large the
 //! activations are layer by layer, from a second forward pass.
 
-use crate::learner::{Learner, value};
+use crate::learner::{Denominators, Learner, value};
 use crate::parameters::Parameters;
 use limbeck_model::decoder::DecoderError;
 
@@ -52,9 +52,10 @@ pub fn diagnose(
     what: &'static str,
 ) -> Result<Diverged, DecoderError> {
     let s = learner.settings;
-    let leaves = parameters.leaves(learner.base.ops().as_ref()).without_gradient();
+    let leaves = learner.base.leaves(parameters).without_gradient();
     let decoder = learner.base.decoder(&leaves)?;
     let layers = decoder.config.num_hidden_layers;
+    let ones = Denominators { answers: 1.0, rationales: 1.0 };
     let mut worst: Option<(f32, Diverged)> = None;
     for rows in rows.chunks(s.batch_size.max(1)) {
         let batch = learner.pack(rows);
@@ -66,7 +67,7 @@ pub fn diagnose(
             activations.push((format!("layer {layer}"), largest(&hidden)));
         }
         let head = leaves.head(&decoder);
-        let loss = value(&learner.loss(&decoder, decoder.finish(hidden), &head, &batch, 1.0));
+        let loss = value(&learner.loss(&decoder, decoder.finish(hidden), &head, &batch, ones));
         let size = activations.iter().map(|(_, size)| *size).fold(0.0, f32::max);
         let ids = rows.iter().map(|&i| learner.rows[i].id.clone()).collect();
         let found = Diverged { step: step + 1, what, rows: ids, activations, checkpoint: None };

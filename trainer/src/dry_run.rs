@@ -74,25 +74,19 @@ pub fn dry_run<'a>(
     let rows = encode_with(tokenizer, dataset, plan, soft.as_ref(), emit)?;
     let valid = encode(tokenizer, dataset, Split::Valid, s)?;
     let validator = Validator { base, tokenizer, dataset, rows: valid, normalization: s.loss_normalization };
-    check(s, base, &rows, &validator)?;
-    let mut parameters = start(plan, base, &dataset.card.labels)?;
+    check(plan, base, &rows, &validator)?;
+    let mut parameters = start(plan, base, &dataset.card.labels, &rows)?;
     let begun = Instant::now();
     let cache = fill_cache(s, base, &rows, emit)?;
     let cache_s = if cache.is_some() { begun.elapsed().as_secs_f64() } else { 0.0 };
     let divergence = plan.told.as_ref().map(|told| told.divergence);
-    let learner = Learner {
-        base,
-        settings: s,
-        rows: &rows,
-        cache: cache.as_ref(),
-        soft: soft.as_ref(),
-        divergence,
-        on_policy: None,
-    };
     if plan.on_policy.is_some() {
         let text = "answers that the student writes itself, and the teacher's reading of them, are not in this";
         emit.emit(EventKind::Note { text: text.to_owned() });
     }
+    let (soft, matched) = (soft.as_ref(), plan.matched.as_ref());
+    let cache = cache.as_ref();
+    let learner = Learner { cache, soft, divergence, matched, ..Learner::new(base, s, &rows) };
     let steps = s.total_steps(rows.len());
     let work = Work::of(&learner, &rows);
 

@@ -3,9 +3,11 @@
 use crate::base::Base;
 use crate::batch::{MIN_PREFIX, MicroBatch, TrainRow, loss_weight, pack};
 use crate::divergence::Divergence;
+use crate::matching::{Matched, Targets, Term};
 use crate::optimizer::global_norm;
 use crate::parameters::{Leaves, Parameters};
 use crate::plan::TrainSettings;
+use crate::rationale;
 use crate::soft::SoftLoss;
 use crate::turbo::HiddenCache;
 use burn::tensor::Tensor;
@@ -29,6 +31,15 @@ pub struct Learner<'a> {
     pub divergence: Option<Divergence>,
     /// From what it expected at each token that the student wrote itself.
     pub on_policy: Option<Divergence>,
+    /// A teacher whose hidden states are matched.
+    pub matched: Option<&'a Matched>,
+}
+
+/// What the parts of a step's loss are divided by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Denominators {
+    pub answers: f32,
+    pub rationales: f32,
 }
 
 /// The sum over a step's micro-batches.
@@ -36,6 +47,8 @@ pub struct Learner<'a> {
 pub struct Gradients {
     /// Mean loss of the step's rows, as the settings weigh them.
     pub loss: f64,
+    /// Of a teacher's hidden states alone, without the weight that it has in `loss`.
+    pub hidden_loss: f64,
     /// By parameter name.
     pub of: BTreeMap<String, Vec<f32>>,
     pub norm: f64,
@@ -48,6 +61,13 @@ impl Gradients {
             let Some(grad) = leaf.grad_remove(&mut gradients) else { continue };
             self.add(name, grad.into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default());
         }
+    }
+
+    /// The same of the loss: the answers', and those of the matched layers from below.
+    fn count(&mut self, answers: f64, hidden: impl Iterator<Item = f64>, weight: f64) {
+        let hidden: f64 = hidden.sum();
+        self.hidden_loss += hidden;
+        self.loss += answers + weight * hidden;
     }
 
     fn add(&mut self, name: String, grad: Vec<f32>) {
@@ -63,7 +83,7 @@ impl Gradients {
 impl<'a> Learner<'a> {
     /// Of rows that are learnt from their answers alone, without a cache.
     pub fn new(base: Base<'a>, settings: &'a TrainSettings, rows: &'a [TrainRow]) -> Learner<'a> {
-        Learner { base, settings, rows, cache: None, soft: None, divergence: None, on_policy: None }
+        Learner { base, settings, rows, cache: None, soft: None, divergence: None, on_policy: None, matched: None }
     }
 
     pub fn pack(&self, rows: &[usize]) -> MicroBatch {
@@ -89,8 +109,13 @@ impl<'a> Learner<'a> {
     /// step, so how the rows are cut into micro-batches changes nothing but rounding.
     pub fn gradients(&self, parameters: &Parameters, rows: &[usize], step: u64) -> Result<Gradients, DecoderError> {
         let s = self.settings;
-        let denominator = loss_weight(rows.iter().map(|&i| &self.rows[i]), s.loss_normalization) as f32;
-        let leaves = parameters.leaves(self.base.ops().as_ref());
+        let of_step = || rows.iter().map(|&i| &self.rows[i]);
+        let denominators = Denominators {
+            answers: loss_weight(of_step(), s.loss_normalization) as f32,
+            rationales: rationale::loss_weight(of_step(), s.loss_normalization) as f32,
+        };
+        let tokens: usize = rows.iter().map(|&i| self.rows[i].computed()).sum();
+        let leaves = self.base.leaves(parameters);
         let recomputes = self.base.recomputes(s.lora_dropout > 0.0);
         let mut sum = Gradients::default();
         for rows in rows.chunks(s.batch_size.max(1)) {
@@ -98,23 +123,39 @@ impl<'a> Learner<'a> {
             let decoder = self.base.decoder(&leaves)?;
             let lora = leaves.with_dropout(s.lora_dropout, &batch.packed, s.seed, step);
             let head = leaves.head(&decoder);
-            let loss = |hidden: Tensor<2>| self.loss(&decoder, hidden, &head, &batch, denominator);
+            let loss = |hidden: Tensor<2>| self.loss(&decoder, hidden, &head, &batch, denominators);
+            let targets = self.matched.map(|matched| matched.targets(&batch, tokens)).transpose()?;
             if recomputes {
                 let still = leaves.without_gradient();
                 let still_lora = still.with_dropout(s.lora_dropout, &batch.packed, s.seed, step);
                 let still = self.base.decoder(&still)?;
                 let inputs = self.layer_inputs(&still, &still_lora, &batch, rows)?;
                 // Summed apart, as one graph would: the order of additions is part of the bits.
-                let micro = self.layer_by_layer(&decoder, &lora, &batch, inputs, &leaves, &loss)?;
+                let micro = self.layer_by_layer(&decoder, &lora, &batch, inputs, (&leaves, targets.as_ref()), &loss)?;
                 sum.loss += micro.loss;
+                sum.hidden_loss += micro.hidden_loss;
                 micro.of.into_iter().for_each(|(name, grad)| sum.add(name, grad));
                 continue;
             }
             let (below, layers) = self.below(&decoder, &batch, rows)?;
-            let hidden = decoder.run_layers(below, layers, &batch.packed, Some(&lora), None, None);
+            let Some(targets) = targets else {
+                let hidden = decoder.run_layers(below, layers, &batch.packed, Some(&lora), None, None);
+                let loss = loss(decoder.finish(hidden));
+                sum.loss += value(&loss);
+                sum.take(&leaves, loss.backward());
+                continue;
+            };
+            let (mut hidden, mut from, mut terms) = (below, layers.start, Vec::new());
+            for layer in targets.layers() {
+                hidden = decoder.run_layers(hidden, from..layer + 1, &batch.packed, Some(&lora), None, None);
+                from = layer + 1;
+                terms.extend(targets.term(decoder.ops().as_ref(), layer, &hidden, &leaves));
+                hidden = apart(hidden);
+            }
+            let hidden = decoder.run_layers(hidden, from..layers.end, &batch.packed, Some(&lora), None, None);
             let loss = loss(decoder.finish(hidden));
-            sum.loss += value(&loss);
-            sum.take(&leaves, loss.backward());
+            sum.count(value(&loss), terms.iter().map(|term| term.value), targets.weight());
+            sum.take(&leaves, terms.into_iter().fold(loss, |sum, term| sum + term.form).backward());
         }
         sum.norm = global_norm(sum.of.values().map(Vec::as_slice));
         Ok(sum)
@@ -128,10 +169,15 @@ impl<'a> Learner<'a> {
         hidden: Tensor<2>,
         head: &Frozen,
         batch: &MicroBatch,
-        denominator: f32,
+        Denominators { answers: denominator, rationales }: Denominators,
     ) -> Tensor<1> {
         let ops = decoder.ops();
         let mut terms = Vec::new();
+        if !batch.explained.is_empty() {
+            // Words come from the model's own head, whatever answers.
+            let own = decoder.head();
+            terms.push(ops.linear_cross_entropy(hidden.clone(), own, &batch.explained, rationales));
+        }
         if let Some(soft) = self.soft.filter(|_| !batch.soft.is_empty()) {
             terms.push(soft.of(ops.as_ref(), hidden.clone(), head, &batch.soft, denominator));
         }
@@ -174,19 +220,29 @@ impl<'a> Learner<'a> {
         lora: &LoraSet,
         batch: &MicroBatch,
         (first, mut inputs): (usize, Vec<Tensor<2>>),
-        leaves: &Leaves,
+        (leaves, targets): (&Leaves, Option<&Targets>),
         loss: &dyn Fn(Tensor<2>) -> Tensor<1>,
     ) -> Result<Gradients, DecoderError> {
-        let (device, mut sum) = (decoder.ops().device(), Gradients::default());
+        let (device, mut sum, mut hidden) = (decoder.ops().device(), Gradients::default(), Vec::new());
+        let term = |layer: usize, states: &Tensor<2>| -> Option<Term> {
+            targets?.term(decoder.ops().as_ref(), layer, states, leaves)
+        };
         // The gradient as a constant of the next pass.
         let taken = |leaf: &Tensor<2>, gradients: &mut burn::tensor::Gradients| -> Tensor<2> {
             let data = leaf.grad_remove(gradients).map(Tensor::into_data);
             data.map_or_else(|| leaf.zeros_like(), |data| Tensor::from_data(data, &device))
         };
         let Some(top) = inputs.pop().map(Tensor::require_grad) else { return Ok(sum) };
-        let loss = loss(decoder.finish(top.clone()));
-        sum.loss = value(&loss);
-        let mut gradients = loss.backward();
+        let of_top = (first + inputs.len()).checked_sub(1).and_then(|layer| term(layer, &top));
+        let loss = loss(decoder.finish(if of_top.is_some() { apart(top.clone()) } else { top.clone() }));
+        let answers = value(&loss);
+        let mut gradients = match of_top {
+            None => loss.backward(),
+            Some(term) => {
+                hidden.push(term.value);
+                (loss + term.form).backward()
+            }
+        };
         let mut above = taken(&top, &mut gradients);
         sum.take(leaves, gradients);
         for (i, input) in inputs.into_iter().enumerate().rev() {
@@ -195,12 +251,26 @@ impl<'a> Learner<'a> {
             let mut gradients = (out * above).sum().backward();
             above = taken(&input, &mut gradients);
             sum.take(leaves, gradients);
+            // What goes into this layer is what the one below it gives.
+            if let Some(term) = layer.checked_sub(1).and_then(|below| term(below, &input)) {
+                hidden.push(term.value);
+                let mut gradients = term.form.backward();
+                above = above + taken(&input, &mut gradients);
+                sum.take(leaves, gradients);
+            }
         }
+        sum.count(answers, hidden.into_iter().rev(), targets.map_or(0.0, Targets::weight));
         if self.cache.is_none() && !leaves.weights.is_empty() {
             sum.take(leaves, (decoder.embed(&batch.packed)? * above).sum().backward());
         }
         Ok(sum)
     }
+}
+
+/// The same values behind a node of their own: whatever uses them further up gives one gradient, and the order in which it is added to that
+/// of the matched states changes no bit.
+fn apart(hidden: Tensor<2>) -> Tensor<2> {
+    hidden * 1.0
 }
 
 /// A loss as a number.

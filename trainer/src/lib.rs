@@ -7,12 +7,15 @@ pub mod checkpoint;
 mod diverged;
 mod dry_run;
 pub mod learner;
+mod least_squares;
+pub mod matching;
 pub mod on_policy;
 pub mod optimizer;
 pub mod parameters;
 pub mod partition;
 mod plan;
 pub mod random;
+pub mod rationale;
 pub mod rows;
 pub mod schedule;
 pub mod soft;
@@ -22,11 +25,13 @@ pub mod turbo;
 mod validate;
 pub mod watch;
 
-pub use base::{Base, OpenBase};
+pub use base::{Base, Grid, OpenBase};
 pub use diverged::Diverged;
 pub use dry_run::{DryRun, dry_run};
 pub use limbeck_model::divergence;
+pub use matching::{Matched, StateLoss};
 pub use plan::{
     Answered, Distilled, HeadKind, ToldTokens, TrainError, TrainPlan, TrainReport, TrainSettings, Unlabeled,
 };
+pub use rationale::Rationales;
 pub use train::train;

@@ -215,7 +215,8 @@ impl<'a> Writer<'a> {
             sum.instead_of += own.encoded.loss_tokens() as u64;
             sum.agrees += positions.iter().filter(|p| p.agrees).count() as u64;
             let weight = own.weight * self.worth[row];
-            rows.push(self.row(own.id.clone(), encoded, &positions, weight)?);
+            let row = self.row(own.id.clone(), encoded, &positions, weight)?;
+            rows.push(TrainRow { explained: own.explained.clone(), ..row });
         }
         Ok(Some((rows, sum)))
     }

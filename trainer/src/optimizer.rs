@@ -1,6 +1,7 @@
 //! AdamW with decoupled weight decay (Loshchilov and Hutter, 2019) as PyTorch computes it, and clipping by the global
 //! norm of all gradients. The moments are plain vectors, so a checkpoint holds them exactly.
 
+use crate::matching::MAP;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,7 +31,12 @@ impl Group {
     /// in transformers `Trainer.get_decay_parameter_names`.
     pub fn of(name: &str, rate: f64, loraplus_lr_ratio: f64, weight_decay: f64) -> Group {
         let faster = name.ends_with("lora_B") || name.ends_with("lora_magnitude_vector");
-        let ratio = if faster { loraplus_lr_ratio } else { 1.0 };
+        let ratio = match name {
+            // A whole matrix that begins where least squares put it: an adapter's rate would throw it off.
+            name if name.starts_with(MAP) => 0.1,
+            _ if faster => loraplus_lr_ratio,
+            _ => 1.0,
+        };
         let decays = !(name.ends_with(".bias") || name.ends_with("norm.weight"));
         Group { learning_rate: rate * ratio, weight_decay: if decays { weight_decay } else { 0.0 } }
     }

@@ -1,6 +1,8 @@
 //! What is trained, an adapter's parts or all weights: their start (an adapter's as PEFT initialises it), their life as tensors of a step, and the
 //! way back to an [`Adapter`]. Masters are f32 vectors whatever the device computes in.
 
+use crate::base::Grid;
+use crate::matching::MAP;
 use crate::optimizer::Moments;
 use crate::random::Random;
 use burn::tensor::{Tensor, TensorData};
@@ -24,6 +26,14 @@ pub struct Parameter {
     pub values: Vec<f32>,
     pub shape: [usize; 2],
     pub moments: Moments,
+}
+
+impl Parameter {
+    /// Before the first step.
+    pub(crate) fn new(values: Vec<f32>, shape: [usize; 2]) -> Parameter {
+        let moments = Moments::zeros(values.len());
+        Parameter { values, shape, moments }
+    }
 }
 
 /// What a training trains.
@@ -52,6 +62,8 @@ pub struct Leaves {
     /// The classification head, where there is one.
     pub score: Option<Tensor<2>>,
     pub weights: TensorSet,
+    /// By layer, from its states to those of a teacher of another width: see [`crate::matching`].
+    pub maps: BTreeMap<usize, Tensor<2>>,
 }
 
 impl Leaves {
@@ -63,7 +75,8 @@ impl Leaves {
             parts.map(move |(part, tensor)| (format!("{path}.{part}"), tensor))
         });
         let score = self.score.iter().map(|score| (SCORE.to_owned(), score));
-        parts.chain(score).chain(self.weights.iter().map(|(name, tensor)| (name.clone(), tensor)))
+        let maps = self.maps.iter().map(|(layer, tensor)| (format!("{MAP}{layer}"), tensor));
+        parts.chain(score).chain(maps).chain(self.weights.iter().map(|(name, tensor)| (name.clone(), tensor)))
     }
 
     /// What the loss is worked out by: the classification head, or the decoder's own.
@@ -87,6 +100,7 @@ impl Leaves {
             set: self.set.iter().map(|(path, l)| (path.clone(), lora(l))).collect(),
             score: self.score.as_ref().map(still),
             weights: self.weights.iter().map(|(name, tensor)| (name.clone(), still(tensor))).collect(),
+            maps: self.maps.iter().map(|(layer, tensor)| (*layer, still(tensor))).collect(),
         }
     }
 
@@ -214,19 +228,33 @@ impl Parameters {
         self.count() as u64 * 12
     }
 
+    /// What a model keeps of it.
     pub fn count(&self) -> usize {
-        self.all.values().map(|p| p.values.len()).sum()
+        self.kept().map(|(_, p)| p.values.len()).sum()
     }
 
-    pub fn leaves(&self, ops: &dyn Ops) -> Leaves {
+    /// Without what only a training needs.
+    fn kept(&self) -> impl Iterator<Item = (&String, &Parameter)> {
+        self.all.iter().filter(|(name, _)| !name.starts_with(MAP))
+    }
+
+    /// Weights that have a place on `grid` stand there; an adapter has none.
+    pub fn leaves(&self, ops: &dyn Ops, grid: Option<&dyn Grid>) -> Leaves {
         let device = ops.device();
-        let tensor = |p: &Parameter| -> Tensor<2> {
-            Tensor::from_data(TensorData::new(p.values.clone(), p.shape), &device).require_grad()
+        let of = |values: Vec<f32>, shape: [usize; 2]| -> Tensor<2> {
+            Tensor::from_data(TensorData::new(values, shape), &device).require_grad()
         };
+        let tensor = |p: &Parameter| of(p.values.clone(), p.shape);
+        let map = |(name, p): (&String, &Parameter)| Some((name.strip_prefix(MAP)?.parse().ok()?, tensor(p)));
+        let maps = self.all.iter().filter_map(map).collect();
         let Some(config) = self.config() else {
-            let weights = self.all.iter().filter(|(name, _)| *name != SCORE);
-            let weights = weights.map(|(name, p)| (name.clone(), tensor(p))).collect();
-            return Leaves { weights, score: self.all.get(SCORE).map(tensor), ..Leaves::default() };
+            let weights = self.kept().filter(|(name, _)| *name != SCORE);
+            let weight = |name: &str, p: &Parameter| match grid.and_then(|grid| grid.rounded(name, &p.values)) {
+                Some(rounded) => of(rounded, p.shape),
+                None => tensor(p),
+            };
+            let weights = weights.map(|(name, p)| (name.clone(), weight(name, p))).collect();
+            return Leaves { weights, score: self.all.get(SCORE).map(tensor), maps, ..Leaves::default() };
         };
         let scaling = config.scaling();
         let mut set = LoraSet::new();
@@ -237,7 +265,7 @@ impl Parameters {
             let dora = magnitude.map(|m| Dora::new(tensor(m)));
             set.insert(path.to_string(), Lora { a: tensor(a), b: tensor(b), scaling, dora, dropout: None });
         }
-        Leaves { set, score: self.all.get(SCORE).map(tensor), ..Leaves::default() }
+        Leaves { set, score: self.all.get(SCORE).map(tensor), maps, ..Leaves::default() }
     }
 
     /// The classification head as a constant; none where the base's own head answers.
@@ -290,7 +318,7 @@ impl Parameters {
         }
         let path = out.join("model/model.safetensors");
         let shape = |p: &Parameter| if p.shape[0] == 1 { vec![p.shape[1]] } else { p.shape.to_vec() };
-        let tensors: Vec<_> = self.all.iter().map(|(name, p)| (name.clone(), shape(p), p.values.as_slice())).collect();
+        let tensors: Vec<_> = self.kept().map(|(name, p)| (name.clone(), shape(p), p.values.as_slice())).collect();
         safetensor::write(&path, &tensors).map_err(|source| AdapterError::Write { path, source })
     }
 }

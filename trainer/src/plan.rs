@@ -5,8 +5,10 @@ use crate::batch::LossNormalization;
 use crate::checkpoint::CheckpointError;
 use crate::diverged::Diverged;
 use crate::divergence::Divergence;
+use crate::matching::Matched;
 use crate::on_policy::{OnPolicy, Written};
 use crate::optimizer::AdamWSettings;
+use crate::rationale::Rationales;
 use crate::schedule::{Decay, Schedule, Scheduler};
 use crate::turbo::CacheDtype;
 use crate::watch::Metric;
@@ -147,6 +149,10 @@ pub struct TrainPlan {
     pub told: Option<ToldTokens>,
     /// Whether the student writes answers of its own, which need [`TrainPlan::told`] to say where its teacher may be followed.
     pub on_policy: Option<OnPolicy>,
+    /// A teacher whose hidden states are matched, where there is one.
+    pub matched: Option<Matched>,
+    /// What is learnt of answers' reasons, where the recipe has some.
+    pub rationales: Option<Rationales>,
 }
 
 /// What a teacher told, and how it counts: see [`crate::soft`].
@@ -219,7 +225,15 @@ pub struct TrainReport {
     /// Answers that the student wrote itself and learnt from, over the steps taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<Written>,
+    /// Rows that are read once more for their rationale, and the tokens of those that carry loss.
+    #[serde(default, skip_serializing_if = "none")]
+    pub explained_rows: u64,
+    #[serde(default, skip_serializing_if = "none")]
+    pub explained_tokens: u64,
     pub final_loss: f64,
+    /// Of the teacher's hidden states alone, without its weight in the loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub final_hidden_loss: Option<f64>,
     /// Of the model that is given back, on the valid split.
     pub valid_accuracy: Option<f64>,
     pub valid_loss: Option<f64>,
@@ -271,6 +285,13 @@ pub enum TrainError {
     TurboOnPolicy,
     #[error("a teacher's posteriors are over labels, and the dataset has {0}. Take [distill] out of the recipe")]
     NoLabels(usize),
+    #[error(
+        "turbo_layers keeps the hidden states of rows as their answers are learnt, and rationales read them otherwise; set \
+         train.turbo_layers = 0, or take distill.rationales out"
+    )]
+    TurboExplains,
+    #[error("the teacher's hidden states can't be matched: {why}")]
+    Matching { why: String },
     #[error("a classification head {why}; train with train.head = \"verbalizer\"")]
     NoHead { why: String },
     #[error("target_modules names {unknown:?}, which this base does not have; it has {known}")]

@@ -4,6 +4,7 @@
 use crate::batch::{SoftRow, TrainRow};
 use crate::partition::Partitions;
 use crate::plan::{Distilled, HeadKind, TrainError, TrainPlan, TrainSettings};
+use crate::rationale;
 use crate::soft::{SoftLabel, SoftLoss};
 use crate::told;
 use limbeck_artifact::capture::prompt_key;
@@ -116,7 +117,24 @@ pub fn encode_with(
         told::attach(&mut rows, dataset.rows(Split::Train), told, tokenizer.vocab_size(), emit)?;
         rows.extend(told::answered(tokenizer, told, s.max_seq_length, emit)?);
     }
-    let (Some(distilled), Some(soft)) = (&plan.distilled, soft) else { return Ok(rows) };
+    if let (Some(distilled), Some(soft)) = (&plan.distilled, soft) {
+        taught(&mut rows, tokenizer, dataset, (distilled, soft), s, emit)?;
+    }
+    if let Some(rationales) = &plan.rationales {
+        rationale::attach(&mut rows, dataset.rows(Split::Train), rationales, tokenizer, s.max_seq_length, emit)?;
+    }
+    Ok(rows)
+}
+
+/// Adds what a teacher answered: to rows of the train split, and prompts that only it answered.
+fn taught(
+    rows: &mut Vec<TrainRow>,
+    tokenizer: &ChatTokenizer,
+    dataset: &Dataset,
+    (distilled, soft): (&Distilled, &SoftLoss),
+    s: &TrainSettings,
+    emit: &dyn Emit,
+) -> Result<(), TrainError> {
     let labels = &dataset.card.labels;
     let mut partitions = Partitions::new(soft.trie(), distilled.exact_mass);
     let (mut told, mut corrected) = (0u64, 0u64);
@@ -163,8 +181,8 @@ pub fn encode_with(
         let row = TrainRow::new(unlabeled.id.clone(), encoded, 0.0);
         rows.push(TrainRow { soft: Some(soft), ..row });
     }
-    tell(distilled, soft, [told, corrected, without, untrusted], &rows, emit);
-    Ok(rows)
+    tell(distilled, soft, [told, corrected, without, untrusted], rows, emit);
+    Ok(())
 }
 
 fn tell(

@@ -41,11 +41,11 @@ pub fn train<'a>(
     let rows = encode_with(tokenizer, dataset, plan, soft.as_ref(), emit)?;
     let valid = encode(tokenizer, dataset, Split::Valid, s)?;
     let validator = Validator { base, tokenizer, dataset, rows: valid, normalization: s.loss_normalization };
-    check(s, base, &rows, &validator)?;
+    check(plan, base, &rows, &validator)?;
     let total = s.total_steps(rows.len());
     let stop = plan.stop_at_step.map_or(total, |step| step.min(total));
     let schedule = s.schedule(total);
-    let mut parameters = start(plan, base, &dataset.card.labels)?;
+    let mut parameters = start(plan, base, &dataset.card.labels, &rows)?;
     let checkpoints = Checkpoints {
         dir: plan.out.join("checkpoints"),
         key: plan.key.clone(),
@@ -63,9 +63,10 @@ pub fn train<'a>(
     let cache = fill_cache(s, base, &rows, emit)?;
     let divergence = plan.told.as_ref().map(|told| told.divergence);
     let on_policy = plan.on_policy.as_ref().map(|on_policy| on_policy.divergence);
-    let learner =
-        Learner { base, settings: s, rows: &rows, cache: cache.as_ref(), soft: soft.as_ref(), divergence, on_policy };
     let writer = Writer::of(plan, base, tokenizer, dataset, &rows, emit)?;
+    let (soft, matched) = (soft.as_ref(), plan.matched.as_ref());
+    let cache = cache.as_ref();
+    let learner = Learner { cache, soft, divergence, on_policy, matched, ..Learner::new(base, s, &rows) };
 
     let started = Instant::now();
     let first_step = step;
@@ -112,7 +113,9 @@ pub fn train<'a>(
             return diverged(&parameters, "the update");
         }
         step += 1;
-        log.push(StepLog { step, loss: gradients.loss, learning_rate: rate, grad_norm: gradients.norm, written });
+        let hidden_loss = matched.map(|_| gradients.hidden_loss);
+        let (loss, grad_norm) = (gradients.loss, gradients.norm);
+        log.push(StepLog { step, loss, learning_rate: rate, grad_norm, written, hidden_loss });
         seen_tokens += chosen.iter().map(|&i| learner.rows[i].encoded.len()).sum::<usize>();
         let elapsed = started.elapsed().as_secs_f64().max(1e-9);
         emit.emit(EventKind::TrainStep {
@@ -177,9 +180,13 @@ pub fn train<'a>(
             - written.map_or(0, |w| w.instead_of),
         soft_rows: rows.iter().filter(|row| row.soft.is_some()).count() as u64,
         told_tokens: rows.iter().flat_map(|row| &row.told).flatten().count() as u64,
+        explained_rows: rows.iter().filter(|row| row.explained.is_some()).count() as u64,
+        explained_tokens: rows.iter().flat_map(|row| &row.explained).map(|e| e.encoded.loss_tokens() as u64).sum(),
         unlabeled_rows: (rows.len() - dataset.rows(Split::Train).len()) as u64,
         written,
         final_loss: tail.iter().map(|l| l.loss).sum::<f64>() / tail.len().max(1) as f64,
+        final_hidden_loss: matched
+            .map(|_| tail.iter().filter_map(|l| l.hidden_loss).sum::<f64>() / tail.len().max(1) as f64),
         valid_accuracy: given.and_then(|look| look.accuracy),
         valid_loss: given.map(|look| look.loss),
         best_step,
@@ -188,7 +195,8 @@ pub fn train<'a>(
 }
 
 /// What the settings ask of the data and the base.
-pub(crate) fn check(s: &TrainSettings, base: Base, rows: &[TrainRow], validator: &Validator) -> Result<(), TrainError> {
+pub(crate) fn check(plan: &TrainPlan, base: Base, rows: &[TrainRow], validator: &Validator) -> Result<(), TrainError> {
+    let s = &plan.settings;
     if rows.is_empty() {
         return Err(TrainError::NoRows);
     }
@@ -203,6 +211,12 @@ pub(crate) fn check(s: &TrainSettings, base: Base, rows: &[TrainRow], validator:
     let layers = base.config().num_hidden_layers;
     if s.turbo_layers > layers {
         return Err(TrainError::TooManyLayers { asked: s.turbo_layers, layers });
+    }
+    if plan.rationales.is_some() && s.turbo_layers > 0 {
+        return Err(TrainError::TurboExplains);
+    }
+    if let Some(matched) = &plan.matched {
+        matched.check(&(s.first_layer(layers)..layers))?;
     }
     if s.keeps_best() {
         let what = if s.load_best_model_at_end { "load_best_model_at_end" } else { "early_stopping_patience" };
@@ -228,7 +242,21 @@ fn no_head(base: Base, dataset: &Dataset) -> Option<String> {
 }
 
 /// What is trained, before its first step.
-pub(crate) fn start(plan: &TrainPlan, base: Base, labels: &[String]) -> Result<Parameters, TrainError> {
+pub(crate) fn start(
+    plan: &TrainPlan,
+    base: Base,
+    labels: &[String],
+    rows: &[TrainRow],
+) -> Result<Parameters, TrainError> {
+    let mut parameters = begin(plan, base, labels)?;
+    if let Some(matched) = plan.matched.as_ref().filter(|m| m.needs_maps(base.config().hidden_size)) {
+        let (student, lora) = base.answering(&parameters)?;
+        matched.add_maps(&mut parameters, &student, &lora, rows)?;
+    }
+    Ok(parameters)
+}
+
+fn begin(plan: &TrainPlan, base: Base, labels: &[String]) -> Result<Parameters, TrainError> {
     let s = &plan.settings;
     let decoder = match base {
         Base::Frozen(decoder) => decoder,

@@ -18,7 +18,7 @@ use limbeck_trainer::learner::{Gradients, Learner};
 use limbeck_trainer::optimizer::{AdamWSettings, Group};
 use limbeck_trainer::parameters::Parameters;
 use limbeck_trainer::watch::Metric;
-use limbeck_trainer::{Base, HeadKind, OpenBase, TrainError, TrainReport, TrainSettings, dry_run, train};
+use limbeck_trainer::{Base, Grid, HeadKind, OpenBase, TrainError, TrainReport, TrainSettings, dry_run, train};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn open(bench: &Bench, checkpoint: bool) -> OpenBase {
     let weights = Weights::open(&bench.folder.path().join("base.gguf")).unwrap();
-    OpenBase { weights, ops: ops(DeviceName::Cpu).unwrap(), checkpoint }
+    OpenBase { weights, ops: ops(DeviceName::Cpu).unwrap(), checkpoint, grid: None }
 }
 
 fn full() -> TrainSettings {
@@ -74,6 +74,47 @@ fn same(got: &Gradients, want: &Gradients, what: &str) {
     let differ = got.of.iter().filter(|(name, grad)| want.of[*name] != **grad).map(|(name, _)| name);
     assert_eq!(differ.collect::<Vec<_>>(), Vec::<&String>::new(), "{what}");
     assert_eq!((got.loss, got.norm), (want.loss, want.norm), "{what}");
+}
+
+/// Multiples of a twentieth, but for norms.
+struct Twentieths;
+
+impl Grid for Twentieths {
+    fn rounded(&self, name: &str, values: &[f32]) -> Option<Vec<f32>> {
+        (!name.ends_with("norm.weight")).then(|| values.iter().map(|v| (v * 20.0).round() / 20.0).collect())
+    }
+}
+
+/// A step on a grid is a step on the rounded weights, and what it moves are the masters behind them.
+#[test]
+fn a_step_on_a_grid_is_one_on_rounded_weights() {
+    let bench = Bench::new();
+    let rows = rows(&bench);
+    let (plain, mut on_grid) = (open(&bench, false), open(&bench, false));
+    on_grid.grid = Some(Arc::new(Twentieths));
+    let parameters = Parameters::full(&plain.weights).unwrap();
+    let mut rounded = parameters.clone();
+    for (name, p) in &mut rounded.all {
+        p.values = Twentieths.rounded(name, &p.values).unwrap_or_else(|| p.values.clone());
+    }
+    assert_ne!(rounded, parameters);
+    let s = full();
+    let want = gradients(Base::Open(&plain), &s, &rows, &rounded);
+    same(&gradients(Base::Open(&on_grid), &s, &rows, &parameters), &want, "on the grid");
+    assert_ne!(gradients(Base::Open(&plain), &s, &rows, &parameters).loss, want.loss);
+    // The look at the valid split is at the rounded weights, too; the masters that are left are between them.
+    let report = run(&bench, "grid", &s, &on_grid).unwrap();
+    let trained = Weights::open(&bench.folder.path().join("base.gguf")).unwrap();
+    let trained = trained.with_tuned(&bench.folder.path().join("grid/model")).unwrap();
+    let masters = trained.load("model.layers.0.mlp.up_proj.weight").unwrap().data;
+    assert!(masters.iter().any(|v| (v * 20.0 - (v * 20.0).round()).abs() > 0.01));
+    assert!(
+        report.valid_loss.unwrap()
+            < run(&bench, "zero", &TrainSettings { num_epochs: 1, learning_rate: 1e-9, ..full() }, &on_grid)
+                .unwrap()
+                .valid_loss
+                .unwrap()
+    );
 }
 
 #[test]

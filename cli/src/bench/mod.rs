@@ -6,7 +6,6 @@ pub mod banking;
 pub mod curate;
 pub mod distill;
 pub mod escalation;
-pub mod kl;
 pub mod ours;
 pub mod report;
 pub mod review;

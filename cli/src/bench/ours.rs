@@ -177,6 +177,8 @@ pub fn finetune(args: &OursFinetune, device: Option<&str>) -> Result<FinetuneFig
         distilled: None,
         told: None,
         on_policy: None,
+        matched: None,
+        rationales: None,
     };
     let (begun, cpu) = (Instant::now(), cpu_seconds());
     let report = train(&plan, &decoder, &tokenizer, &dataset, &Silent)?;

@@ -80,6 +80,8 @@ pub fn posteriors(
         distilled: None,
         told: None,
         on_policy: None,
+        matched: None,
+        rationales: None,
     };
     train(&plan, &decoder, &tokenizer, &dataset, &sink)?;
     let adapter = Adapter::load(&plan.out.join("adapter"))?;

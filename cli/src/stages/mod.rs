@@ -12,7 +12,10 @@ pub mod package;
 pub mod promote;
 mod provenance;
 pub mod quantize;
+mod rationales;
+pub mod recover;
 pub mod review;
+mod states;
 pub mod taken_over;
 pub mod train;
 
@@ -258,6 +261,9 @@ pub fn upto(run: &Run<'_>, last: Stage) -> Result<Outcome> {
     }
     if let Some(target) = &run.recipe().quantize.target {
         mix::read_target(target)?;
+    }
+    if last >= Stage::Train {
+        states::check(run)?;
     }
     let imported = import::run(run)?;
     outcome.stages.push(imported.line());

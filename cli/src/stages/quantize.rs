@@ -1,9 +1,11 @@
 //! Quantize: the adapter merged into the base, or the weights that were all trained, one GGUF file a format, in `quantize/`.
 
+use super::recover::{self, Recovered, recover};
 use super::train::outcome;
 use super::{Finished, Run, Work, calibration, mix};
 use crate::exit::Result;
 use limbeck_artifact::dataset::DatasetCard;
+use limbeck_artifact::digest::sha256_hex;
 use limbeck_artifact::event::{EventKind, Stage};
 use limbeck_quantize::{QuantizePlan, quantize, quantize_compensated};
 use limbeck_recipes::Imatrix;
@@ -20,6 +22,9 @@ pub struct Quantized {
     pub bytes: u64,
     pub bits_per_weight: f64,
     pub relative_rmse: f64,
+    /// What recovery did to it, where the recipe asks for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<Recovered>,
 }
 
 /// By format, such as `Q8_0`.
@@ -35,7 +40,8 @@ pub fn run(
     let mut inputs = calibration::inputs(recipe, &dataset.summary)?;
     inputs.insert("base".to_owned(), base.digest.clone());
     inputs.insert("train".to_owned(), trained.digest());
-    run.stage(Stage::Quantize, inputs, |emit, _| {
+    inputs.extend(recover::input(recipe).map(|settings| ("recovery".to_owned(), sha256_hex(settings.as_bytes()))));
+    run.stage(Stage::Quantize, inputs, |emit, key| {
         let imatrix = calibration::imatrix(run, base, emit)?;
         let compensation = calibration::compensation(run, base, emit)?;
         let mut files = QuantizedFiles::new();
@@ -77,8 +83,12 @@ pub fn run(
                     bytes: report.bytes,
                     bits_per_weight: report.bits_per_weight,
                     relative_rmse: report.relative_rmse,
+                    recovered: None,
                 },
             );
+            if let Some(made) = files.get_mut(name) {
+                recover(run, base, (name, made), key, emit)?;
+            }
         }
         let size = |(f, q): (&String, &Quantized)| {
             format!("{f} {:.1} MB ({:.2} bits a weight)", q.bytes as f64 / 1e6, q.bits_per_weight)

@@ -87,6 +87,8 @@ pub fn open(run: &Run<'_>, key: &str, stop_at_step: Option<u64>, emit: &dyn Emit
     let ops = device::training_ops(device, dtype)?;
     let compute = ops.compute();
     let kept = quantize_base(run.recipe());
+    let tokenizer = Arc::new(ChatTokenizer::open(&base.path)?);
+    let matched = super::states::matched(run, base, &tokenizer, &ops, emit)?;
     let (weights, checkpoint) = (Weights::open(&base.path)?, run.recipe().train.gradient_checkpointing);
     let model = match run.recipe().train.method {
         Method::Lora => {
@@ -102,10 +104,9 @@ pub fn open(run: &Run<'_>, key: &str, stop_at_step: Option<u64>, emit: &dyn Emit
                 );
                 emit.emit(EventKind::Warning { text });
             }
-            Model::Open(Box::new(OpenBase { weights, ops, checkpoint }))
+            Model::Open(Box::new(OpenBase { weights, ops, checkpoint, grid: None }))
         }
     };
-    let tokenizer = Arc::new(ChatTokenizer::open(&base.path)?);
     let dataset = Dataset::load(&run.dataset_dir())?;
     let codes = match &model {
         Model::Frozen(decoder) if kept != QuantizeBase::None => {
@@ -124,6 +125,8 @@ pub fn open(run: &Run<'_>, key: &str, stop_at_step: Option<u64>, emit: &dyn Emit
         distilled: super::capture::distilled(run, &dataset.card.labels)?,
         told: super::capture::tokens::told(run)?,
         on_policy: super::capture::on_policy::of(run, &tokenizer, emit)?,
+        matched,
+        rationales: super::rationales::of(run, emit)?,
     };
     Ok(Opened { model, tokenizer, dataset, plan })
 }
@@ -182,6 +185,8 @@ pub fn inputs(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<BTreeMap
         ("dataset".to_owned(), dataset.summary.digest.clone()),
     ]);
     inputs.extend(super::capture::digest(run)?.map(|digest| ("capture".to_owned(), digest)));
+    inputs.extend(super::states::inputs(run)?);
+    inputs.extend(super::rationales::inputs(run)?);
     Ok(inputs)
 }
 

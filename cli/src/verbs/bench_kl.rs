@@ -1,8 +1,8 @@
 //! `limbeck bench kl`: files beside the exact model on texts and on a task's rows, and the files to compare made on the way.
 
 use crate::bench::args::{BenchKl, RoundingKind};
-use crate::bench::kl::{Divergence, Exact, Piece, diverge};
 use crate::exit::{Exit, Failure, Result};
+use crate::kl::{Divergence, Exact, Piece, diverge};
 use crate::output::{self, Terminal};
 use crate::progress::Sink;
 use crate::scratch::Scratch;

@@ -165,7 +165,7 @@ impl Known {
 }
 
 /// What the user said, turn by turn.
-fn asked(messages: &[Message]) -> String {
+pub(crate) fn asked(messages: &[Message]) -> String {
     let said: Vec<&str> = messages.iter().filter(|m| m.role == "user").map(|m| m.content.as_str()).collect();
     said.join("\n")
 }
@@ -215,7 +215,8 @@ pub fn read(file: &NamedFile) -> Result<Vec<Line>, Error> {
     Ok(lines.map(|(i, line)| (place(i + 1), prompt(line))).collect())
 }
 
-fn prompt_of(value: &Value) -> Option<Vec<Message>> {
+/// The prompt of a JSON object, where it has one.
+pub(crate) fn prompt_of(value: &Value) -> Option<Vec<Message>> {
     if let Some(turns) = value.get("messages").or(value.pointer("/request/messages")) {
         let mut messages: Vec<Message> = serde_json::from_value(turns.clone()).ok()?;
         if messages.last().is_some_and(|m| m.role == "assistant") {

@@ -4,7 +4,7 @@
 mod alpaca;
 pub mod chat;
 mod columns;
-mod draft;
+pub(crate) mod draft;
 mod format;
 mod langfuse;
 mod langsmith;

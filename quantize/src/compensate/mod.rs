@@ -7,11 +7,11 @@
 //! weighs column i by 1 / U[i, i]² (H⁻¹ = UᵀU), then by descent over levels and scales in the metric H.
 
 mod factor;
-mod grid;
+pub(crate) mod grid;
 mod moments;
 mod refine;
 mod round;
-mod row;
+pub(crate) mod row;
 mod search;
 
 use std::collections::BTreeMap;

@@ -1,9 +1,11 @@
 //! A row of a matrix as blocks will hold it: levels, scales, and the values that a reader makes of them.
 
-use limbeck_model::gguf::GgmlType;
+use limbeck_model::gguf::{GgmlType, dequantize};
 
 use super::grid::{Grid, SUPER, Scales};
-use crate::encode::pack::{put_f16, put_five_bits, put_nibbles, put_q4_k, put_q5_k, put_q6_k, put_scales};
+use crate::encode::pack::{
+    put_f16, put_five_bits, put_nibbles, put_q4_k, put_q5_k, put_q6_k, put_scales, take_f16, take_scales,
+};
 
 /// What was decided of a row. Values are `level · scale + offset`, the very operations of a reader.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +36,39 @@ impl Row {
             offset_multiples: multiples.clone(),
             multiples,
         }
+    }
+
+    /// What blocks say.
+    pub fn read(grid: Grid, blocks: &[u8]) -> Row {
+        let (ty, together) = (grid.ty, grid.groups_together());
+        let width = blocks.len() / ty.block_bytes() * ty.block_len();
+        let mut row = Row::new(grid, width);
+        for (block, y) in blocks.chunks_exact(ty.block_bytes()).enumerate() {
+            let groups = block * together..(block + 1) * together;
+            match grid.scales {
+                Scales::Own => row.units[block] = take_f16(y),
+                Scales::OwnWithOffset => (row.units[block], row.offset_units[block]) = (take_f16(y), take_f16(&y[2..])),
+                Scales::SharedWithOffset => {
+                    (row.units[block], row.offset_units[block]) = (take_f16(y), take_f16(&y[2..]));
+                    let (scales, mins) = take_scales(&y[4..16]);
+                    let floats = |of: [u8; 8]| of.map(f32::from);
+                    row.multiples[groups.clone()].copy_from_slice(&floats(scales));
+                    row.offset_multiples[groups].copy_from_slice(&floats(mins));
+                }
+                Scales::Shared => {
+                    row.units[block] = take_f16(&y[208..]);
+                    let scales = y[192..208].iter().map(|scale| f32::from(*scale as i8));
+                    row.multiples[groups].iter_mut().zip(scales).for_each(|(multiple, scale)| *multiple = scale);
+                }
+            }
+        }
+        // Blocks of a type that has a grid can always be read.
+        let _ = dequantize(ty, blocks, &mut row.values);
+        for i in 0..row.values.len() {
+            let (scale, offset) = row.scale_and_offset(i / grid.group);
+            row.levels[i] = grid.nearest(if scale == 0.0 { 0.0 } else { (row.values[i] - offset) / scale });
+        }
+        row
     }
 
     /// Scale and offset of a group.

@@ -7,6 +7,11 @@ pub fn put_f16(y: &mut [u8], v: f32) {
     y[..2].copy_from_slice(&f16_bits(v).to_le_bytes());
 }
 
+#[inline(always)]
+pub fn take_f16(y: &[u8]) -> f32 {
+    f16::from_bits(u16::from_le_bytes([y[0], y[1]])).to_f32()
+}
+
 /// A scale as the reader will see it.
 #[inline]
 pub fn through_f16(v: f32) -> f32 {
@@ -52,6 +57,14 @@ pub fn put_scales(y: &mut [u8], scales: &[u8; 8], mins: &[u8; 8]) {
         y[j + 4] = (mins[j] & 63) | (min >> 4) << 6;
         y[j + 8] = (scale & 15) | (min & 15) << 4;
     }
+}
+
+/// The inverse of [`put_scales`].
+pub fn take_scales(y: &[u8]) -> ([u8; 8], [u8; 8]) {
+    let high = |j: usize| (y[j] >> 6) << 4;
+    let scale = |j: usize| if j < 4 { y[j] & 63 } else { (y[j + 4] & 15) | high(j - 4) };
+    let min = |j: usize| if j < 4 { y[j + 4] & 63 } else { (y[j + 4] >> 4) | high(j) };
+    (std::array::from_fn(scale), std::array::from_fn(min))
 }
 
 /// The 256 codes of Q4_K in 128 bytes: 64 codes at a time, the second 32 of them in the high halves.

@@ -1,5 +1,5 @@
 //! A base of some 100 KB, a dataset of a few rows of unequal length, and settings for both.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its part")]
 
 #[path = "../../../tests/fixtures/tiny_base.rs"]
 mod tiny_base;
@@ -53,6 +53,11 @@ pub fn example(i: usize, split: Split) -> Example {
     }
 }
 
+/// A base as the bench's own, of so many layers and with other weights.
+pub fn write_base(path: &Path, layers: u32, seed: u64) {
+    tiny_base::write(path, layers, GgmlType::F32, seed);
+}
+
 impl Bench {
     pub fn new() -> Bench {
         Bench::with(|_| ())
@@ -96,6 +101,8 @@ impl Bench {
             distilled: None,
             told: None,
             on_policy: None,
+            matched: None,
+            rationales: None,
         }
     }
 }

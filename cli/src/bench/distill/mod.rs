@@ -376,6 +376,8 @@ impl Work<'_> {
             distilled,
             told: None,
             on_policy: None,
+            matched: None,
+            rationales: None,
         };
         self.say(&format!("seed {seed}, {}: training", course.name()));
         let report = train(&plan, &self.decoder, &self.tokenizer, &dataset, &self.sink)?;

@@ -75,6 +75,8 @@ impl Work<'_> {
             }),
             told: None,
             on_policy: None,
+            matched: None,
+            rationales: None,
         };
         let config = AdapterConfig::lora("", settings.r, settings.lora_alpha, &settings.target_modules, false);
         let parameters = match head {

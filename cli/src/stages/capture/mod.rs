@@ -28,8 +28,10 @@ use limbeck_distill::{Asked, CaptureError, CapturePlan, TokenTeacher, capture};
 use limbeck_eval::statistics::wilson;
 use limbeck_eval::{AnswerError, argmax};
 use limbeck_model::arithmetic::Arithmetic;
+use limbeck_model::decoder::{Decoder, LoraSet};
 use limbeck_model::device::DeviceName;
 use limbeck_model::generate::Writer;
+use limbeck_model::ops::Ops;
 use limbeck_model::score::LabelScorer;
 use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
@@ -126,6 +128,26 @@ impl Teacher {
         let opened = open_model(&self.file, self.adapter.as_deref(), (device, Arithmetic::F32)).map_err(failed)?;
         let lora = opened.lora();
         Ok((TokenTeacher { decoder: opened.decoder, lora, bridge: None }, opened.tokenizer))
+    }
+
+    /// Over the ops of a training, which it has a part in.
+    ///
+    /// # Errors
+    /// When its files don't fit together.
+    pub fn over(&self, ops: &Arc<dyn Ops>) -> Result<(Arc<Decoder>, LoraSet)> {
+        let failed = |e: &dyn std::error::Error| cannot_open(&self.file, e);
+        let (weights, adapter) = Weights::open_trained::<AnswerError>(&self.file, self.adapter.as_deref())
+            .map_err(|e| failed(e.as_ref()))?;
+        let decoder = Decoder::from_weights(&weights, ops.clone(), false).map_err(|e| failed(&e))?;
+        let Some(adapter) = adapter else { return Ok((Arc::new(decoder), LoraSet::new())) };
+        adapter.check(&decoder.config).map_err(|e| failed(&e))?;
+        Ok((Arc::new(decoder), adapter.constants(ops.as_ref())))
+    }
+
+    /// # Errors
+    /// When it has none that can be read.
+    pub fn tokenizer(&self) -> Result<ChatTokenizer> {
+        Ok(ChatTokenizer::open(&self.file)?)
     }
 
     /// As it writes.

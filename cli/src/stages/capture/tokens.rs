@@ -19,7 +19,9 @@ use limbeck_artifact::stage;
 use limbeck_data_curation::curate::unlabeled::Kept;
 use limbeck_distill::bridge::Bridge;
 use limbeck_distill::committee::{Member, merge_tokens};
-use limbeck_distill::{CaptureError, TokenCapturePlan, TokenTeacher, TokensAsked, capture_tokens, tokenizer_digest};
+use limbeck_distill::{
+    CaptureError, TokenCapturePlan, TokenCaptureReport, TokenTeacher, TokensAsked, capture_tokens, tokenizer_digest,
+};
 use limbeck_eval::statistics::wilson;
 use limbeck_model::prompt::{EncodedExample, PromptError, TrainOn, encode_example};
 use limbeck_model::tokenizer::ChatTokenizer;
@@ -305,8 +307,7 @@ fn of_one(
         out: out.to_owned(),
         program_version: PROGRAM_VERSION.to_owned(),
     };
-    let is_other = |e: &CaptureError| matches!(e, CaptureError::File(limbeck_artifact::Error::Invalid { .. }));
-    let report = super::anew(out, is_other, || capture_tokens(&plan, &reader, &asked, emit))?;
+    let report = ask(&plan, &reader, &asked, emit)?;
     if report.tokens_per_s > 0.0 {
         let text = format!(
             "{:.0} tokens read a second; {:.1} bytes for each token that is predicted; the teacher would have written {:.1} % of \
@@ -338,6 +339,20 @@ fn row_of(
     max_seq_length: usize,
 ) -> std::result::Result<EncodedExample, PromptError> {
     encode_example(tokenizer, messages, &Message::new("assistant", answer), TrainOn::Last, max_seq_length)
+}
+
+/// Captures into a stage's own file. What lies there of another teacher or of other rows is nobody's: the stage is another now.
+///
+/// # Errors
+/// As [`capture_tokens`].
+pub fn ask(
+    plan: &TokenCapturePlan,
+    reader: &TokenTeacher,
+    asked: &[TokensAsked],
+    emit: &dyn Emit,
+) -> Result<TokenCaptureReport> {
+    let is_other = |e: &CaptureError| matches!(e, CaptureError::File(limbeck_artifact::Error::Invalid { .. }));
+    super::anew(&plan.out, is_other, || capture_tokens(plan, reader, asked, emit))
 }
 
 /// What is said of rows that could not be carried over.
