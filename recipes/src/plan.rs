@@ -19,7 +19,8 @@ const DISTILLED: &[&str] = &[
 ];
 
 /// And one that matches its hidden states.
-const MATCHED: &[&str] = &["distill.hidden_weight", "distill.hidden_layers", "distill.hidden_loss"];
+const MATCHED: &[&str] =
+    &["distill.hidden_weight", "distill.hidden_layers", "distill.hidden_loss", "distill.attention_weight"];
 
 /// And one that learns rationales.
 const EXPLAINED: &[&str] =
