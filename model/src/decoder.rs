@@ -1,6 +1,7 @@
 //! A decoder-only transformer over an op set: frozen weights, optional LoRA factors, one forward pass over packed rows for
 //! every family, which reads what a layer has from its config. Training, scoring and generation go through it.
 
+use crate::attending::Attending;
 pub use crate::config::LINEARS;
 use crate::config::{Activation, DecoderConfig, LayerConfig, Rope};
 use crate::layout::Packed;
@@ -439,15 +440,8 @@ impl Decoder {
             Some(norm) => normed(x, norm),
         };
         let x = normed(hidden.clone(), &layer.input_norm);
-        let (mut q, mut k, v) = (linear(x.clone(), 0), linear(x.clone(), 1), linear(x, 2));
-        if let Some([q_norm, k_norm]) = &layer.head_norms {
-            let by_head = |x: Tensor<2>, norm| {
-                let [n, width] = x.dims();
-                let heads = x.reshape([n * width / c.head_dim, c.head_dim]);
-                normed(heads, norm).reshape([n, width])
-            };
-            (q, k) = (by_head(q, q_norm), by_head(k, k_norm));
-        }
+        let (q, k, v) = (linear(x.clone(), 0), linear(x.clone(), 1), linear(x, 2));
+        let [q, k] = self.head_normed(layer, [q, k]);
         let attended = linear(attend([q, k, v]), 3);
         let hidden = ops.add(hidden, optional_norm(attended, &layer.attention_post_norm));
         let x = normed(hidden.clone(), &layer.mlp_norm);
@@ -457,6 +451,29 @@ impl Decoder {
             Activation::GeluTanh => ops.geglu(gate, up),
         };
         ops.add(hidden, optional_norm(linear(gated, 6), &layer.mlp_post_norm))
+    }
+
+    /// Queries and keys behind the norms over their heads, where the family has them.
+    fn head_normed(&self, layer: &Layer, qk: [Tensor<2>; 2]) -> [Tensor<2>; 2] {
+        let Some([q_norm, k_norm]) = &layer.head_norms else { return qk };
+        let d = self.config.head_dim;
+        let by_head = |x: Tensor<2>, norm: &Norm| {
+            let [n, width] = x.dims();
+            let heads = x.reshape([n * width / d, d]);
+            norm.apply(self.ops.as_ref(), heads, self.config.rms_norm_eps as f32).reshape([n, width])
+        };
+        let [q, k] = qk;
+        [by_head(q, q_norm), by_head(k, k_norm)]
+    }
+
+    /// How a layer attends over what goes into it: its queries and keys, worked out apart from the layer itself.
+    pub fn attending(&self, i: usize, input: Tensor<2>, batch: &Arc<Packed>, lora: Option<&LoraSet>) -> Attending {
+        let layer = &self.layers[i];
+        let x = layer.input_norm.apply(self.ops.as_ref(), input, self.config.rms_norm_eps as f32);
+        let linear =
+            |projection: &Projection| self.ops.linear(x.clone(), &projection.weight, projection.lora(lora).as_ref());
+        let [q, k] = self.head_normed(layer, [linear(&layer.projections[0]), linear(&layer.projections[1])]);
+        Attending { q, k, plan: self.plans(batch).swap_remove(i) }
     }
 
     /// The final norm: what the head and the loss take.

@@ -3,6 +3,7 @@
 
 pub mod adapter;
 pub mod arithmetic;
+pub mod attending;
 mod changed;
 pub mod chat_template;
 pub mod config;

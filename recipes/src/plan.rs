@@ -25,7 +25,8 @@ const DISTILLED: &[&str] = &[
 /// What a training depends on that writes answers itself.
 const ON_POLICY: &[&str] = &["task.max_new_tokens", "distill.top_k"];
 /// And one that matches its hidden states.
-const MATCHED: &[&str] = &["distill.hidden_weight", "distill.hidden_layers", "distill.hidden_loss"];
+const MATCHED: &[&str] =
+    &["distill.hidden_weight", "distill.hidden_layers", "distill.hidden_loss", "distill.attention_weight"];
 
 /// And one that learns rationales.
 const EXPLAINED: &[&str] =

@@ -289,6 +289,8 @@ pub struct Distill {
     /// From the top, evenly; 0 for all.
     pub hidden_layers: usize,
     pub hidden_loss: HiddenLoss,
+    /// Of what its layers attend to.
+    pub attention_weight: f64,
     pub rationales: Vec<PathBuf>,
     pub rationale_weight: f64,
     pub rationale_prompt: String,
@@ -315,9 +317,9 @@ impl Distill {
         !self.rationales.is_empty() && self.rationale_weight > 0.0
     }
 
-    /// Whether its hidden states have.
+    /// Whether its hidden states have, or what its layers attend to.
     pub fn matches_states(&self) -> bool {
-        self.teacher.is_some() && self.hidden_weight > 0.0
+        self.teacher.is_some() && (self.hidden_weight > 0.0 || self.attention_weight > 0.0)
     }
 }
 

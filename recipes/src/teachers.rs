@@ -40,12 +40,14 @@ pub(crate) fn misplaced(get: Get<'_>) -> Vec<(&'static str, String, &'static str
         found.push(("distill.unlabeled", message, "add `teacher = …` or `capture = …` under [distill]"));
     }
     let number = |key: &str| get(key).and_then(|v| v.as_float()).unwrap_or(0.0);
-    if number("distill.hidden_weight") > 0.0 && !teacher {
-        let message = match capture {
-            true => "`distill.hidden_weight` needs the teacher in every step, and a capture holds no hidden states",
-            false => "`distill.hidden_weight` is of a teacher's hidden states, and `distill.teacher` is missing",
-        };
-        found.push(("distill.hidden_weight", message.to_owned(), "name the teacher: `teacher = …` under [distill]"));
+    for key in ["distill.hidden_weight", "distill.attention_weight"] {
+        if number(key) > 0.0 && !teacher {
+            let message = match capture {
+                true => format!("`{key}` needs the teacher in every step, and a capture holds no hidden states"),
+                false => format!("`{key}` is of a teacher's hidden states, and `distill.teacher` is missing"),
+            };
+            found.push((key, message, "name the teacher: `teacher = …` under [distill]"));
+        }
     }
     let explains = get("distill.rationales").and_then(|v| v.as_array().map(|list| !list.is_empty())).unwrap_or(false);
     let turbo = get("train.turbo_layers").and_then(|v| v.as_integer()).unwrap_or(0);

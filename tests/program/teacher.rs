@@ -232,6 +232,9 @@ fn a_carved_student_is_held_against_its_teachers_states() {
     assert!(alone.get("soft_rows").is_none() && alone["final_hidden_loss"].as_f64().unwrap() > 0.0, "{alone}");
     let (said, _) = train(&["distill.lambda=0", "train.turbo_layers=2", "distill.hidden_loss=cosine"]);
     assert!(said.contains("states of layers 1–2, 2–5 are matched"), "{said}");
+    let (said, rows) = train(&["distill.lambda=0", "distill.attention_weight=0.5", "distill.hidden_weight=0"]);
+    assert!(said.contains("attention of layers 0–0, 1–2, 2–5 is matched"), "{said}");
+    assert!(rows["final_attention_loss"].as_f64() > Some(0.0) && rows.get("final_hidden_loss").is_none(), "{rows}");
     // Any other base of the same tokens goes by its depth.
     tiny_base::write(&folder.join("other.gguf"), 2, GgmlType::F32, 4);
     let (said, _) = train(&["distill.lambda=0", "model.base=other.gguf"]);

@@ -25,6 +25,9 @@ pub struct StepLog {
     /// Of a teacher's hidden states, where they are matched: without its weight, with which it is in the loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden_loss: Option<f64>,
+    /// Of what its layers attend to, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention_loss: Option<f64>,
 }
 
 /// How far a training is, beside its parameters.

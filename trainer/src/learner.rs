@@ -49,6 +49,8 @@ pub struct Gradients {
     pub loss: f64,
     /// Of a teacher's hidden states alone, without the weight that it has in `loss`.
     pub hidden_loss: f64,
+    /// Of what it attends to, likewise.
+    pub attention_loss: f64,
     /// By parameter name.
     pub of: BTreeMap<String, Vec<f32>>,
     pub norm: f64,
@@ -63,11 +65,12 @@ impl Gradients {
         }
     }
 
-    /// The same of the loss: the answers', and those of the matched layers from below.
-    fn count(&mut self, answers: f64, hidden: impl Iterator<Item = f64>, weight: f64) {
-        let hidden: f64 = hidden.sum();
+    /// The same of the loss: the answers', and those of the matched layers from below, states and attention.
+    fn count(&mut self, answers: f64, matched: [&mut dyn Iterator<Item = f64>; 2], weights: [f64; 2]) {
+        let [hidden, attention] = matched.map(|values| values.sum::<f64>());
         self.hidden_loss += hidden;
-        self.loss += answers + weight * hidden;
+        self.attention_loss += attention;
+        self.loss += answers + weights[0] * hidden + weights[1] * attention;
     }
 
     fn add(&mut self, name: String, grad: Vec<f32>) {
@@ -134,6 +137,7 @@ impl<'a> Learner<'a> {
                 let micro = self.layer_by_layer(&decoder, &lora, &batch, inputs, (&leaves, targets.as_ref()), &loss)?;
                 sum.loss += micro.loss;
                 sum.hidden_loss += micro.hidden_loss;
+                sum.attention_loss += micro.attention_loss;
                 micro.of.into_iter().for_each(|(name, grad)| sum.add(name, grad));
                 continue;
             }
@@ -145,8 +149,14 @@ impl<'a> Learner<'a> {
                 sum.take(&leaves, loss.backward());
                 continue;
             };
-            let (mut hidden, mut from, mut terms) = (below, layers.start, Vec::new());
+            let (mut hidden, mut from, mut terms, mut held) = (below, layers.start, Vec::new(), Vec::new());
             for layer in targets.layers() {
+                if targets.attends() {
+                    hidden = apart(decoder.run_layers(hidden, from..layer, &batch.packed, Some(&lora), None, None));
+                    from = layer;
+                    held.extend(targets.held(&decoder, layer, apart(hidden.clone()), &batch.packed, &lora));
+                    hidden = apart(hidden);
+                }
                 hidden = decoder.run_layers(hidden, from..layer + 1, &batch.packed, Some(&lora), None, None);
                 from = layer + 1;
                 terms.extend(targets.term(decoder.ops().as_ref(), layer, &hidden, &leaves));
@@ -154,8 +164,10 @@ impl<'a> Learner<'a> {
             }
             let hidden = decoder.run_layers(hidden, from..layers.end, &batch.packed, Some(&lora), None, None);
             let loss = loss(decoder.finish(hidden));
-            sum.count(value(&loss), terms.iter().map(|term| term.value), targets.weight());
-            sum.take(&leaves, terms.into_iter().fold(loss, |sum, term| sum + term.form).backward());
+            let [mut of_states, mut of_attention] = [&terms, &held].map(|terms| terms.iter().map(|term| term.value));
+            sum.count(value(&loss), [&mut of_states, &mut of_attention], targets.weight());
+            let terms = terms.into_iter().chain(held);
+            sum.take(&leaves, terms.fold(loss, |sum, term| sum + term.form).backward());
         }
         sum.norm = global_norm(sum.of.values().map(Vec::as_slice));
         Ok(sum)
@@ -223,7 +235,8 @@ impl<'a> Learner<'a> {
         (leaves, targets): (&Leaves, Option<&Targets>),
         loss: &dyn Fn(Tensor<2>) -> Tensor<1>,
     ) -> Result<Gradients, DecoderError> {
-        let (device, mut sum, mut hidden) = (decoder.ops().device(), Gradients::default(), Vec::new());
+        let (device, mut sum) = (decoder.ops().device(), Gradients::default());
+        let (mut hidden, mut attention) = (Vec::new(), Vec::new());
         let term = |layer: usize, states: &Tensor<2>| -> Option<Term> {
             targets?.term(decoder.ops().as_ref(), layer, states, leaves)
         };
@@ -247,8 +260,16 @@ impl<'a> Learner<'a> {
         sum.take(leaves, gradients);
         for (i, input) in inputs.into_iter().enumerate().rev() {
             let (layer, input) = (first + i, input.require_grad());
-            let out = decoder.run_layers(input.clone(), layer..layer + 1, &batch.packed, Some(lora), None, None);
-            let mut gradients = (out * above).sum().backward();
+            let run = |input| decoder.run_layers(input, layer..layer + 1, &batch.packed, Some(lora), None, None);
+            let attends = targets.filter(|targets| targets.attends());
+            let held = attends.and_then(|t| t.held(decoder, layer, apart(input.clone()), &batch.packed, lora));
+            let mut gradients = match held {
+                None => (run(input.clone()) * above).sum().backward(),
+                Some(held) => {
+                    attention.push(held.value);
+                    ((run(apart(input.clone())) * above).sum() + held.form).backward()
+                }
+            };
             above = taken(&input, &mut gradients);
             sum.take(leaves, gradients);
             // What goes into this layer is what the one below it gives.
@@ -259,7 +280,8 @@ impl<'a> Learner<'a> {
                 sum.take(leaves, gradients);
             }
         }
-        sum.count(answers, hidden.into_iter().rev(), targets.map_or(0.0, Targets::weight));
+        let [mut hidden, mut attention] = [hidden, attention].map(|values| values.into_iter().rev());
+        sum.count(answers, [&mut hidden, &mut attention], targets.map_or([0.0; 2], Targets::weight));
         if self.cache.is_none() && !leaves.weights.is_empty() {
             sum.take(leaves, (decoder.embed(&batch.packed)? * above).sum().backward());
         }

@@ -1,5 +1,5 @@
-//! Matching a teacher's hidden states: what a layer of the student gives is held against what a layer of the teacher gives, token
-//! by token, beside the loss of the answers. The teacher runs on the step's own batch, so nothing of it is stored.
+//! Matching a teacher's hidden states, and what its layers attend to: what a layer of the student gives is held against what a layer of
+//! the teacher gives, token by token, beside the loss of the answers; so are their attention weights, by KL divergence, where that is asked for. The teacher runs on the step's own batch, so nothing of it is stored.
 //!
 //! A token's loss is the mean over the matched layers; a step's is the mean over all tokens of its rows, one that several rows share counting
 //! for each. Where the two models have other widths, a linear map of the student's states is learnt beside it (FitNets, Romero
@@ -10,6 +10,8 @@ use crate::least_squares::Fit;
 use crate::parameters::{Leaves, Parameter, Parameters};
 use crate::plan::TrainError;
 use burn::tensor::{Tensor, TensorData};
+use limbeck_model::attending::{AttentionRows, Held};
+use limbeck_model::config::DecoderConfig;
 use limbeck_model::decoder::{Decoder, DecoderError, LoraSet};
 use limbeck_model::layout::Packed;
 use limbeck_model::ops::{Frozen, Ops};
@@ -43,12 +45,14 @@ pub struct Matched {
     pub loss: StateLoss,
     /// Of their loss beside that of the answers.
     pub weight: f32,
+    /// Of the attention weights' in the same layers.
+    pub attention: f32,
 }
 
 impl std::fmt::Debug for Matched {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Matched { layers, loss, weight, .. } = self;
-        write!(f, "Matched {{ layers: {layers:?}, loss: {loss:?}, weight: {weight} }}")
+        let Matched { layers, loss, weight, attention, .. } = self;
+        write!(f, "Matched {{ layers: {layers:?}, loss: {loss:?}, weight: {weight}, attention: {attention} }}")
     }
 }
 
@@ -59,11 +63,11 @@ pub const MAP: &str = "hidden_map.";
 const FIT_TOKENS: usize = 2048;
 
 impl Matched {
-    /// What a student of these layers and this width can't be matched in.
+    /// What a student that runs these layers can't be matched in.
     ///
     /// # Errors
     /// Why.
-    pub(crate) fn check(&self, run: &Range<usize>) -> Result<(), TrainError> {
+    pub(crate) fn check(&self, student: &DecoderConfig, run: &Range<usize>) -> Result<(), TrainError> {
         let refused = |why: String| Err(TrainError::Matching { why });
         let (first, teacher) = (run.start, self.teacher.config.num_hidden_layers);
         if self.layers.is_empty() {
@@ -79,15 +83,30 @@ impl Matched {
             };
             return refused(why);
         }
-        match self.layers.iter().find(|(_, theirs)| *theirs >= teacher) {
-            Some((_, theirs)) => refused(format!("layer {theirs} of the teacher is asked for, which has {teacher}")),
-            None => Ok(()),
+        if let Some((_, theirs)) = self.layers.iter().find(|(_, theirs)| *theirs >= teacher) {
+            return refused(format!("layer {theirs} of the teacher is asked for, which has {teacher}"));
         }
+        let theirs = &self.teacher.config.layers;
+        match self.layers.iter().find(|(o, t)| student.layers[*o].window != theirs[*t].window) {
+            Some((own, theirs)) if self.attends() => refused(format!(
+                "layer {own} and layer {theirs} of the teacher see other numbers of tokens back; set distill.attention_weight = 0"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn attends(&self) -> bool {
+        self.attention > 0.0
+    }
+
+    /// Whether states are looked at: not where attention alone counts.
+    pub(crate) fn has_states(&self) -> bool {
+        self.weight > 0.0 || !self.attends()
     }
 
     /// Whether the student's states need a map to be held against the teacher's.
     pub(crate) fn needs_maps(&self, width: usize) -> bool {
-        width != self.teacher.config.hidden_size
+        self.has_states() && width != self.teacher.config.hidden_size
     }
 
     /// Adds those maps, fitted by least squares to what it and the teacher make of the first rows: a
@@ -115,7 +134,7 @@ impl Matched {
             packed.push_chain(&row.encoded.ids[..row.encoded.len().saturating_sub(1)], 0);
             tokens += packed.len();
             let packed = Arc::new(packed);
-            let wanted = self.states(&packed)?;
+            let wanted = self.told(&packed)?.0;
             let (mut hidden, mut from) = (student.embed(&packed)?, 0);
             for (layer, want) in &wanted {
                 hidden = student.run_layers(hidden, from..layer + 1, &packed, Some(lora), None, None);
@@ -136,17 +155,29 @@ impl Matched {
         Ok(())
     }
 
-    /// The teacher's states over a batch, by the student's layer that is to have them.
-    fn states(&self, packed: &Arc<Packed>) -> Result<BTreeMap<usize, Vec<f32>>, DecoderError> {
+    /// What the teacher gives and attends to over a batch, by the student's layer that is to do so.
+    fn told(&self, packed: &Arc<Packed>) -> Result<(ByLayer<Vec<f32>>, ByLayer<AttentionRows>), DecoderError> {
         let mut order: Vec<(usize, usize)> = self.layers.iter().map(|(own, theirs)| (*theirs, *own)).collect();
         order.sort_unstable();
-        let (mut hidden, mut from, mut kept) = (self.teacher.embed(packed)?, 0, BTreeMap::new());
+        let (mut hidden, mut from) = (self.teacher.embed(packed)?, 0);
+        let (mut states, mut rows, mut last) = (ByLayer::new(), ByLayer::new(), None);
+        let up_to =
+            |hidden, from, end| self.teacher.run_layers(hidden, from..end, packed, Some(&self.lora), None, None);
         for (theirs, own) in order {
-            hidden = self.teacher.run_layers(hidden, from..theirs + 1, packed, Some(&self.lora), None, None);
-            from = theirs + 1;
-            kept.insert(own, values(&hidden));
+            if self.attends() {
+                // A layer that two of the student's go with is behind by then.
+                if from <= theirs {
+                    (hidden, from) = (up_to(hidden, from, theirs), theirs);
+                    last = Some(self.teacher.attending(theirs, hidden.clone(), packed, Some(&self.lora)).rows());
+                }
+                rows.extend(last.clone().map(|last| (own, last)));
+            }
+            (hidden, from) = (up_to(hidden, from, theirs + 1), theirs + 1);
+            if self.has_states() {
+                states.insert(own, values(&hidden));
+            }
         }
-        Ok(kept)
+        Ok((states, rows))
     }
 
     /// What a micro-batch of a step is to match, where the step's rows have `tokens` tokens.
@@ -157,18 +188,18 @@ impl Matched {
         let share = 1.0 / (self.layers.len() as f64 * tokens.max(1) as f64);
         let rows = batch.packed.rows.len() as f64;
         let weight = |token| if token < batch.packed.prefix { rows * share } else { share };
-        Ok(Targets {
-            matched: self,
-            states: self.states(&batch.packed)?,
-            weights: (0..batch.packed.len()).map(weight).collect(),
-        })
+        let (states, rows) = self.told(&batch.packed)?;
+        Ok(Targets { matched: self, states, rows, weights: (0..batch.packed.len()).map(weight).collect() })
     }
 }
 
-/// What the student's states over one micro-batch should be.
+type ByLayer<T> = BTreeMap<usize, T>;
+
+/// What the student's states over one micro-batch should be, and what its layers should attend to.
 pub(crate) struct Targets<'a> {
     matched: &'a Matched,
-    states: BTreeMap<usize, Vec<f32>>,
+    states: ByLayer<Vec<f32>>,
+    rows: ByLayer<AttentionRows>,
     /// Of each token.
     weights: Vec<f64>,
 }
@@ -182,7 +213,26 @@ pub struct Term {
 impl Targets<'_> {
     /// The matched layers, from below.
     pub fn layers(&self) -> impl Iterator<Item = usize> {
-        self.states.keys().copied()
+        self.matched.layers.iter().map(|(own, _)| *own)
+    }
+
+    /// Of what `layer` of the student attends to; none where that is not matched. `input` is what goes into the layer.
+    pub fn held(
+        &self,
+        decoder: &Decoder,
+        layer: usize,
+        input: Tensor<2>,
+        packed: &Arc<Packed>,
+        lora: &LoraSet,
+    ) -> Option<Term> {
+        let rows = self.rows.get(&layer)?;
+        let attending = decoder.attending(layer, input, packed, Some(lora));
+        let Held { value, form } = attending.held_against(rows, &self.weights, f64::from(self.matched.attention));
+        Some(Term { value, form })
+    }
+
+    pub fn attends(&self) -> bool {
+        self.matched.attends()
     }
 
     /// Of what `layer` of the student gives; none where it is not matched.
@@ -191,8 +241,9 @@ impl Targets<'_> {
         Some(term(ops, hidden, map, want, &self.weights, (self.matched.loss, self.matched.weight)))
     }
 
-    pub fn weight(&self) -> f64 {
-        f64::from(self.matched.weight)
+    /// Of states and of attention.
+    pub fn weight(&self) -> [f64; 2] {
+        [self.matched.weight, self.matched.attention].map(f64::from)
     }
 }
 

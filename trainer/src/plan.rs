@@ -234,6 +234,9 @@ pub struct TrainReport {
     /// Of the teacher's hidden states alone, without its weight in the loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub final_hidden_loss: Option<f64>,
+    /// Of what its layers attend to, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub final_attention_loss: Option<f64>,
     /// Of the model that is given back, on the valid split.
     pub valid_accuracy: Option<f64>,
     pub valid_loss: Option<f64>,

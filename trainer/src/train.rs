@@ -113,9 +113,15 @@ pub fn train<'a>(
             return diverged(&parameters, "the update");
         }
         step += 1;
-        let hidden_loss = matched.map(|_| gradients.hidden_loss);
-        let (loss, grad_norm) = (gradients.loss, gradients.norm);
-        log.push(StepLog { step, loss, learning_rate: rate, grad_norm, written, hidden_loss });
+        log.push(StepLog {
+            step,
+            loss: gradients.loss,
+            learning_rate: rate,
+            grad_norm: gradients.norm,
+            written,
+            hidden_loss: matched.filter(|m| m.has_states()).map(|_| gradients.hidden_loss),
+            attention_loss: matched.filter(|m| m.attention > 0.0).map(|_| gradients.attention_loss),
+        });
         seen_tokens += chosen.iter().map(|&i| learner.rows[i].encoded.len()).sum::<usize>();
         let elapsed = started.elapsed().as_secs_f64().max(1e-9);
         emit.emit(EventKind::TrainStep {
@@ -185,13 +191,19 @@ pub fn train<'a>(
         unlabeled_rows: (rows.len() - dataset.rows(Split::Train).len()) as u64,
         written,
         final_loss: tail.iter().map(|l| l.loss).sum::<f64>() / tail.len().max(1) as f64,
-        final_hidden_loss: matched
-            .map(|_| tail.iter().filter_map(|l| l.hidden_loss).sum::<f64>() / tail.len().max(1) as f64),
+        final_hidden_loss: mean(tail.iter().map(|l| l.hidden_loss)),
+        final_attention_loss: mean(tail.iter().map(|l| l.attention_loss)),
         valid_accuracy: given.and_then(|look| look.accuracy),
         valid_loss: given.map(|look| look.loss),
         best_step,
         stopped_early,
     })
+}
+
+/// Of what each step has; none where one has none.
+fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let values: Vec<f64> = values.collect::<Option<_>>()?;
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 /// What the settings ask of the data and the base.
@@ -216,7 +228,7 @@ pub(crate) fn check(plan: &TrainPlan, base: Base, rows: &[TrainRow], validator: 
         return Err(TrainError::TurboExplains);
     }
     if let Some(matched) = &plan.matched {
-        matched.check(&(s.first_layer(layers)..layers))?;
+        matched.check(base.config(), &(s.first_layer(layers)..layers))?;
     }
     if s.keeps_best() {
         let what = if s.load_best_model_at_end { "load_best_model_at_end" } else { "early_stopping_patience" };

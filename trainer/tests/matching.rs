@@ -110,7 +110,7 @@ const PAIRS: [(usize, usize); 2] = [(0, 2), (2, 5)];
 
 fn matched(bench: &Bench, loss: StateLoss, weight: f32, width: Option<usize>) -> Matched {
     let teacher = teacher(bench, ops(DeviceName::Cpu).unwrap(), width);
-    Matched { teacher, lora: LoraSet::new(), layers: PAIRS.to_vec(), loss, weight }
+    Matched { teacher, lora: LoraSet::new(), layers: PAIRS.to_vec(), loss, weight, attention: 0.0 }
 }
 
 fn rows(bench: &Bench) -> Vec<TrainRow> {
@@ -162,7 +162,8 @@ fn same(got: &Gradients, want: &Gradients, what: &str) {
     assert!(got.of.keys().eq(want.of.keys()), "{what}");
     let differ = got.of.iter().filter(|(name, grad)| want.of[*name] != **grad).map(|(name, _)| name);
     assert_eq!(differ.collect::<Vec<_>>(), Vec::<&String>::new(), "{what}");
-    assert_eq!((got.loss, got.hidden_loss, got.norm), (want.loss, want.hidden_loss, want.norm), "{what}");
+    let losses = |g: &Gradients| (g.loss, g.hidden_loss, g.attention_loss, g.norm);
+    assert_eq!(losses(got), losses(want), "{what}");
 }
 
 #[test]
@@ -201,11 +202,47 @@ fn the_gradient_through_the_whole_student_is_that_of_the_loss() {
 }
 
 #[test]
+fn so_it_is_with_what_layers_attend_to() {
+    let bench = Bench::new();
+    let rows = rows(&bench);
+    let s = TrainSettings { batch_size: 8, ..settings() };
+    for weight in [0.0, 1.0] {
+        let matched = Matched { attention: 20.0, ..matched(&bench, StateLoss::Relative, weight, None) };
+        let mut parameters = adapter(&bench, &s, None);
+        let base = Base::Frozen(&bench.decoder);
+        let whole = gradients(base, &s, &rows, &parameters, Some(&matched));
+        let without = gradients(base, &s, &rows, &parameters, Some(&Matched { attention: 0.0, ..matched.clone() }));
+        assert!(whole.attention_loss > 1e-3 && without.attention_loss == 0.0, "{}", whole.attention_loss);
+        assert!((whole.loss - without.loss - 20.0 * whole.attention_loss).abs() < 1e-6);
+        assert_eq!(whole.hidden_loss > 0.0, weight > 0.0, "states cost nothing where they count for nothing");
+        for name in ["model.layers.0.self_attn.q_proj.lora_B", "model.layers.1.mlp.up_proj.lora_A"] {
+            let (grad, other) = (&whole.of[name], &without.of[name]);
+            let own = |at: usize| grad[at] - other[at];
+            let at = (0..grad.len()).max_by(|a, b| own(*a).abs().total_cmp(&own(*b).abs())).unwrap();
+            let mut moved = |by: f32| {
+                parameters.all.get_mut(name).unwrap().values[at] += by;
+                let loss = gradients(base, &s, &rows, &parameters, Some(&matched)).loss;
+                parameters.all.get_mut(name).unwrap().values[at] -= by;
+                loss
+            };
+            let difference = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+            let gap = (difference - f64::from(grad[at])).abs();
+            assert!(own(at).abs() > 1e-4, "{name}: nothing comes of attention: {}", own(at));
+            assert!(gap < 2e-2 * f64::from(grad[at].abs()) + 2e-4, "{name}: {difference} for {}", grad[at]);
+        }
+        let cut = TrainSettings { batch_size: 1, gradient_accumulation_steps: 8, ..s.clone() };
+        let cut = gradients(base, &cut, &rows, &parameters, Some(&matched));
+        assert!((cut.attention_loss - whole.attention_loss).abs() < 1e-5 * whole.attention_loss);
+        assert!((cut.norm / whole.norm - 1.0).abs() < 1e-4, "{} {}", cut.norm, whole.norm);
+    }
+}
+
+#[test]
 fn layers_that_are_run_again_give_the_same_bits() {
     let bench = Bench::new();
     let rows = rows(&bench);
-    for wide in [None, Some(32)] {
-        let matched = matched(&bench, StateLoss::Relative, 1.0, wide);
+    for (wide, attention) in [(None, 0.0), (Some(32), 0.0), (None, 2.0), (Some(32), 2.0)] {
+        let matched = Matched { attention, ..matched(&bench, StateLoss::Relative, 1.0, wide) };
         let (kept, again) = (open(&bench, false), open(&bench, true));
         let mut parameters = Parameters::full(&kept.weights).unwrap();
         parameters

@@ -132,6 +132,7 @@ fn it_is_counted_apart_and_goes_on_after_a_kill() {
         layers: vec![(1, 1), (2, 2)],
         loss: StateLoss::Relative,
         weight: 0.5,
+        attention: 0.0,
     };
     let plan = |name: &str| TrainPlan { matched: Some(matched.clone()), ..plan(&bench, name, &s, 1.0) };
     let run = |plan: &TrainPlan| train(plan, &bench.decoder, &bench.tokenizer, &bench.dataset, &Silent);

@@ -47,7 +47,7 @@ fn same_tokens(base: &Base, own: &ChatTokenizer, teacher: &Teacher) -> Result<()
         return Ok(());
     }
     let message = format!(
-        "distill.hidden_weight holds states against each other token by token, and {} ({} tokens) and its teacher {} ({} tokens) have \
+        "states and attention are held against each other token by token, and {} ({} tokens) and its teacher {} ({} tokens) have \
          other vocabularies: they cut a text differently",
         base.name,
         own.vocab_size(),
@@ -55,7 +55,7 @@ fn same_tokens(base: &Base, own: &ChatTokenizer, teacher: &Teacher) -> Result<()
         theirs.vocab_size()
     );
     Err(Failure::new(Exit::Unexpected, message).help(
-        "carve the student without --merges, so that it keeps the whole vocabulary; or take distill.hidden_weight out: a teacher's \
+        "carve the student without --merges, so that it keeps the whole vocabulary; or take distill.hidden_weight and attention_weight out: a teacher's \
          answers need no common tokenizer",
     ))
 }
@@ -92,9 +92,14 @@ pub fn matched(
     // What lies below the adapted layers never changes.
     let layers: Vec<(usize, usize)> = which.into_iter().filter(|own| *own >= top).map(|own| (own, all[own])).collect();
     let pairs: Vec<String> = layers.iter().map(|(own, theirs)| format!("{own}–{theirs}")).collect();
+    let [what, are] = match (asked.hidden_weight > 0.0, asked.attention_weight > 0.0) {
+        (true, true) => ["states and attention", "are"],
+        (true, false) => ["states", "are"],
+        (false, _) => ["attention", "is"],
+    };
     let mut text =
-        format!("states of layers {} are matched to those of {}, {how}", pairs.join(", "), teacher.named.name);
-    if own.hidden_size != theirs.hidden_size {
+        format!("{what} of layers {} {are} matched to those of {}, {how}", pairs.join(", "), teacher.named.name);
+    if own.hidden_size != theirs.hidden_size && asked.hidden_weight > 0.0 {
         text.push_str(&format!(
             ", through maps of {} to {} that are learnt beside it",
             own.hidden_size, theirs.hidden_size
@@ -111,6 +116,7 @@ pub fn matched(
             HiddenLoss::Cosine => StateLoss::Cosine,
         },
         weight: asked.hidden_weight as f32,
+        attention: asked.attention_weight as f32,
     }))
 }
 

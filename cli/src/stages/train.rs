@@ -137,7 +137,7 @@ pub fn run(run: &Run<'_>, dataset: &Finished<DatasetCard>) -> Result<Finished<Tr
 
 /// How far a training came that may end before its last step.
 pub enum Trained {
-    To { report: TrainReport, wall_ms: u64 },
+    To { report: Box<TrainReport>, wall_ms: u64 },
     Diverged { wall_ms: u64 },
 }
 
@@ -154,7 +154,7 @@ pub fn upto(run: &Run<'_>, dataset: &Finished<DatasetCard>, step: u64, total: u6
         let emit = run.sink.stage(Stage::Train);
         emit.emit(EventKind::StageStarted {});
         return match fit(run, &emit, &run.key(Stage::Train, &inputs), Some(step))? {
-            Ok(report) => Ok(Trained::To { report, wall_ms: wall_ms() }),
+            Ok(report) => Ok(Trained::To { report: Box::new(report), wall_ms: wall_ms() }),
             Err(TrainError::NotFinite { .. }) => Ok(Trained::Diverged { wall_ms: wall_ms() }),
             Err(e) => Err(e.into()),
         };
@@ -170,7 +170,7 @@ pub fn upto(run: &Run<'_>, dataset: &Finished<DatasetCard>, step: u64, total: u6
     match finished {
         Err(_) if diverged => Ok(Trained::Diverged { wall_ms: wall_ms() }),
         Err(failure) => Err(failure),
-        Ok(finished) => Ok(Trained::To { report: finished.summary, wall_ms: finished.record.wall_ms }),
+        Ok(finished) => Ok(Trained::To { report: Box::new(finished.summary), wall_ms: finished.record.wall_ms }),
     }
 }
 
