@@ -174,7 +174,7 @@ mod tests {
             labels: vec!["a".to_owned(), "b".to_owned()],
             schema: None,
             splits: BTreeMap::new(),
-            traces_in: 5,
+            traces_in: 6,
             left_out: BTreeMap::new(),
             sources: BTreeMap::new(),
             redactions: BTreeMap::new(),

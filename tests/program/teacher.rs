@@ -307,7 +307,7 @@ fn recorded_reasoning_is_a_second_task() {
     let (code, said, _) = train(&["train.turbo_layers=1"]);
     assert!(code == Some(3) && said.contains("reads rows a second time"), "{said}");
     fs::write(folder.join("none.jsonl"), "{\"id\": \"x\", \"rationale\": \"y\"}\n").unwrap();
-    let (code, said, _) = train(&["distill.rationales=none.jsonl"]);
+    let (code, said, _) = train(&["distill.rationales=[\"none.jsonl\"]"]);
     assert!(code == Some(0) && said.contains("no rationale is of a train row"), "{said}");
 }
 
