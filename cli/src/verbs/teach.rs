@@ -113,11 +113,12 @@ fn ask(teachers: &mut [Teacher], args: &Teach, messages: u64, sink: &Sink) -> Re
         })?;
         if let Some(failure) = live.stopped(&asked) {
             sink.clear();
-            let of_all = teachers.len() > 1
-                && args.max_spend.is_some()
-                && matches!(asked.stopped, Some(Stopped::SpendCap { .. }));
-            let help = "raise --max-spend, which is for all arms together; what was answered is kept";
-            return Err(if of_all { failure.help(help) } else { failure });
+            let capped = args.max_spend.is_some() && matches!(asked.stopped, Some(Stopped::SpendCap { .. }));
+            let of_all = if teachers.len() > 1 { ", which is for all arms together" } else { "" };
+            let help = format!(
+                "raise --max-spend{of_all}; the same command goes on where it stopped; what was answered is kept"
+            );
+            return Err(if capped { failure.help(help) } else { failure });
         }
         all.push(asked);
     }
