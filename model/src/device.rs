@@ -1,8 +1,11 @@
 //! Where the arithmetic runs, chosen at run time by name. A device that this build or machine lacks is an error that says
 //! which feature or driver is missing, never a silent fall-back.
 
+#[cfg(feature = "cube")]
+use crate::ops::cube::{Compute as GpuCompute, CubeOps};
 use crate::ops::flex::{Compute, FlexOps, bf16::Engine};
 use crate::ops::{Ops, stock::StockOps};
+use burn::tensor::Device;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -90,13 +93,13 @@ pub fn training_ops(device: DeviceName, dtype: Dtype) -> Result<Arc<dyn Ops>, De
 pub fn ops(device: DeviceName) -> Result<Arc<dyn Ops>, DeviceError> {
     match device {
         DeviceName::Cpu => Ok(Arc::new(FlexOps::default())),
-        DeviceName::CpuReference => Ok(Arc::new(StockOps::new(burn::tensor::Device::flex()))),
+        DeviceName::CpuReference => Ok(Arc::new(StockOps::new(Device::flex()))),
         #[cfg(feature = "wgpu")]
         DeviceName::Wgpu => {
-            Ok(Arc::new(StockOps::new(burn::tensor::Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))))
+            Ok(Arc::new(CubeOps::new(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice), GpuCompute::F32)))
         }
         #[cfg(feature = "cuda")]
-        DeviceName::Cuda(index) => Ok(Arc::new(StockOps::new(burn::tensor::Device::cuda(index)))),
+        DeviceName::Cuda(index) => Ok(Arc::new(CubeOps::new(Device::cuda(index), GpuCompute::F32))),
         #[cfg(not(feature = "wgpu"))]
         DeviceName::Wgpu => Err(DeviceError::NotBuilt { name: device.to_string(), feature: "wgpu" }),
         #[cfg(not(feature = "cuda"))]

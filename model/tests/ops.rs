@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use burn::tensor::{Tensor, TensorData};
+use limbeck_model::device::DeviceName;
 use limbeck_model::divergence::Divergence;
 use limbeck_model::layout::{Packed, ROOT};
 use limbeck_model::ops::dropout::{Dropout, module_key};
 use limbeck_model::ops::flex::FlexOps;
 use limbeck_model::ops::stock::StockOps;
 use limbeck_model::ops::{AttentionPlan, Frozen, LayerKv, Lora, Ops, SoftTarget, Target};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 fn values(n: usize, seed: u64, scale: f32) -> Vec<f32> {
     let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -54,15 +55,28 @@ fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
     }
 }
 
+/// The op set of the device that `LIMBECK_TEST_DEVICE` names, as in `--device`: its kernels are held against the reference, too.
+static OF_DEVICE: LazyLock<Option<Arc<dyn Ops>>> = LazyLock::new(|| {
+    let name: DeviceName = std::env::var("LIMBECK_TEST_DEVICE").ok()?.parse().unwrap();
+    Some(limbeck_model::device::ops(name).unwrap())
+});
+
 /// Kernels equal the reference, and the reference's gradient equals central differences.
 fn check(name: &str, inputs: Vec<(Vec<f32>, [usize; 2])>, f: &Case) {
     let flex = FlexOps::default();
     let stock = StockOps::new(burn::tensor::Device::flex());
-    let (got, got_grads) = run(&flex, &inputs, f);
     let (want, want_grads) = run(&stock, &inputs, f);
-    assert_close(&format!("{name} output"), &got, &want, 2e-5);
-    for (i, (g, w)) in got_grads.iter().zip(&want_grads).enumerate() {
-        assert_close(&format!("{name} gradient {i}"), g, w, 5e-5);
+    let equal = |whose: &str, ops: &dyn Ops| {
+        let (got, got_grads) = run(ops, &inputs, f);
+        assert_close(&format!("{name} output{whose}"), &got, &want, 2e-5);
+        for (i, (g, w)) in got_grads.iter().zip(&want_grads).enumerate() {
+            assert_close(&format!("{name} gradient {i}{whose}"), g, w, 5e-5);
+        }
+        got_grads
+    };
+    let got_grads = equal("", &flex);
+    if let Some(ops) = OF_DEVICE.as_ref() {
+        equal(" on the device", ops.as_ref());
     }
     let probe = values(want.len(), 99, 1.0);
     for (i, (data, _)) in inputs.iter().enumerate() {

@@ -1,8 +1,10 @@
 //! The op set of the hot path: what a decoder layer is made of, each op with its gradient. [`stock`] writes them in plain
-//! burn and runs on every device; [`flex`] are our own kernels for the CPU, tested against it.
+//! burn and runs on every device; [`flex`] are our own kernels for the CPU and `cube` those for GPUs, tested against it.
 
 pub mod blocks;
 pub mod codes;
+#[cfg(feature = "cube")]
+pub mod cube;
 pub mod dora;
 pub mod dropout;
 pub mod flex;
@@ -57,6 +59,8 @@ impl Frozen {
     pub fn bytes(&self) -> usize {
         match &self.form {
             FrozenForm::Flex(matrix) => matrix.bytes(),
+            #[cfg(feature = "cube")]
+            FrozenForm::Cube(matrix) => matrix.bytes(),
             FrozenForm::Stock(_) | FrozenForm::Trained { .. } => 4 * self.n_out * self.n_in,
         }
     }
@@ -70,7 +74,12 @@ impl Frozen {
 pub(crate) enum FrozenForm {
     Flex(Arc<flex::FlexMatrix>),
     Stock(Box<Tensor<2>>),
-    Trained { weight: Box<Tensor<2>>, bias: Option<Box<Tensor<2>>> },
+    #[cfg(feature = "cube")]
+    Cube(Arc<cube::CubeMatrix>),
+    Trained {
+        weight: Box<Tensor<2>>,
+        bias: Option<Box<Tensor<2>>>,
+    },
 }
 
 /// The two factors of a LoRA adapter as they take part in a step: `a` is `[r, in]`, `b` is `[out, r]`, as in PEFT.

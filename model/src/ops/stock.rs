@@ -49,6 +49,8 @@ impl StockOps {
 pub(super) fn tensor_of(frozen: &Frozen) -> Tensor<2> {
     match &frozen.form {
         FrozenForm::Stock(tensor) | FrozenForm::Trained { weight: tensor, .. } => tensor.as_ref().clone(),
+        #[cfg(feature = "cube")]
+        FrozenForm::Cube(matrix) => super::cube::dense_tensor(matrix),
         FrozenForm::Flex(_) => unreachable!("a matrix frozen by the flex ops was given to the stock ops"),
     }
 }

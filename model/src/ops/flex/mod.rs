@@ -173,6 +173,8 @@ fn matrix(frozen: &Frozen) -> &Arc<FlexMatrix> {
     match &frozen.form {
         FrozenForm::Flex(matrix) => matrix,
         FrozenForm::Stock(_) => unreachable!("a matrix frozen by the stock ops was given to the flex ops"),
+        #[cfg(feature = "cube")]
+        FrozenForm::Cube(_) => unreachable!("a matrix frozen by a GPU's ops was given to the flex ops"),
         FrozenForm::Trained { .. } => unreachable!("a matrix that is trained was taken for a frozen one"),
     }
 }

@@ -1,0 +1,313 @@
+//! The op set for GPUs: kernels written once in CubeCL, which run as WGSL through wgpu and as CUDA, each with its hand-written
+//! backward pass. What has no kernel of its own here goes through plain burn ops ([`super::stock`]).
+#![allow(unsafe_code, reason = "kernels are launched without bounds checks; each launch says why it stays inside")]
+
+mod buffer;
+mod linear;
+mod loss;
+mod matrix;
+mod pointwise;
+mod product;
+
+pub(crate) use matrix::CubeMatrix;
+
+use super::stock::StockOps;
+use super::{AttentionPlan, Frozen, FrozenForm, LayerKv, Lora, Ops, SoftTarget, Target, soft, softcap};
+use crate::divergence::Divergence;
+use buffer::{Held, contiguous, send};
+use burn::backend::Autodiff;
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops as Prepared, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{Cube, CubeDevice};
+use pointwise::Gate;
+use std::sync::Arc;
+
+type Ad = Autodiff<Cube, NoCheckpointing>;
+type AdTensor = FloatTensor<Ad>;
+
+/// Runs what follows with `F` the Rust type of a tensor's elements.
+macro_rules! with_float {
+    ($dtype:expr, $F:ident => $body:expr) => {
+        match $dtype {
+            burn::tensor::DType::BF16 => {
+                type $F = half::bf16;
+                $body
+            }
+            burn::tensor::DType::F16 => {
+                type $F = half::f16;
+                $body
+            }
+            _ => {
+                type $F = f32;
+                $body
+            }
+        }
+    };
+}
+use with_float;
+
+/// What matrix products take; they always add up in float32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compute {
+    F32,
+    Bf16,
+}
+
+impl Compute {
+    fn dtype(self) -> DType {
+        match self {
+            Compute::F32 => DType::F32,
+            Compute::Bf16 => DType::BF16,
+        }
+    }
+}
+
+/// Our GPU kernels.
+pub struct CubeOps {
+    device: Device,
+    cube: CubeDevice,
+    compute: Compute,
+    stock: StockOps,
+    held: Held,
+}
+
+impl CubeOps {
+    pub fn new(device: Device, compute: Compute) -> Self {
+        let device = device.autodiff();
+        let one = primitive(Tensor::from_data([[0f32]], &device));
+        let cube = one.primitive().device.clone();
+        CubeOps { stock: StockOps::new(device.clone()), device, cube, compute, held: Held::default() }
+    }
+}
+
+/// The autodiff primitive under a tensor; activations of this op set live on a GPU and nowhere else.
+fn primitive(t: Tensor<2>) -> AdTensor {
+    match t.try_into_primitive::<Ad>() {
+        Ok(p) => p,
+        Err(e) => unreachable!("a tensor of another device was given to the GPU's ops: {e:?}"),
+    }
+}
+
+fn tensor(p: AdTensor) -> Tensor<2> {
+    Tensor::from_primitive::<Ad>(p)
+}
+
+fn matrix(frozen: &Frozen) -> Option<&Arc<CubeMatrix>> {
+    match &frozen.form {
+        FrozenForm::Cube(matrix) => Some(matrix),
+        FrozenForm::Trained { .. } => None,
+        _ => unreachable!("a matrix frozen by other ops was given to the GPU's"),
+    }
+}
+
+/// A frozen matrix in float32, for ops in plain burn.
+pub(super) fn dense_tensor(matrix: &CubeMatrix) -> Tensor<2> {
+    let dense = pointwise::cast_scaled(&contiguous(matrix.dense()), DType::F32, 1.0);
+    tensor(AdTensor::new(dense))
+}
+
+/// An op of one input whose gradient the state gives.
+#[derive(Debug)]
+struct Unary<S>(std::marker::PhantomData<S>);
+
+/// What an op of one input kept, and how it turns the gradient of its output into that of its input.
+trait Back: Clone + Send + Sync + std::fmt::Debug + 'static {
+    fn back(&self, dy: &CubeTensor) -> CubeTensor;
+}
+
+impl<S: Back> Backward<Cube, 1> for Unary<S> {
+    type State = S;
+
+    fn backward(self, ops: Prepared<S, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Cube>(&ops.node));
+        if let [Some(parent)] = ops.parents {
+            grads.register::<Cube>(parent.id, ops.state.back(&dy));
+        }
+    }
+}
+
+fn unary<S: Back>(x: &AdTensor, y: CubeTensor, state: S) -> Tensor<2> {
+    let op = Unary::<S>(std::marker::PhantomData);
+    tensor(match op.prepare::<NoCheckpointing>([x.node()]).compute_bound().stateful() {
+        OpsKind::Tracked(p) => p.finish(state, y),
+        OpsKind::UnTracked(p) => p.finish(y),
+    })
+}
+
+#[derive(Clone, Debug)]
+struct NormState {
+    x: CubeTensor,
+    weight: CubeTensor,
+    eps: f32,
+}
+
+impl Back for NormState {
+    fn back(&self, dy: &CubeTensor) -> CubeTensor {
+        pointwise::rms_norm_backward(&self.x, &self.weight, dy, self.eps)
+    }
+}
+
+/// The bias is frozen: the gradient goes through.
+#[derive(Clone, Debug)]
+struct BiasState;
+
+impl Back for BiasState {
+    fn back(&self, dy: &CubeTensor) -> CubeTensor {
+        dy.clone()
+    }
+}
+
+#[derive(Debug)]
+struct GatedBackward;
+
+impl Backward<Cube, 2> for GatedBackward {
+    type State = (Gate, CubeTensor, CubeTensor);
+
+    fn backward(self, ops: Prepared<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (kind, gate, up) = ops.state;
+        let dy = contiguous(grads.consume::<Cube>(&ops.node));
+        let made = pointwise::gated_backward(kind, &gate, &up, &dy);
+        for (node, grad) in ops.parents.into_iter().zip(made) {
+            if let Some(node) = node {
+                grads.register::<Cube>(node.id, grad);
+            }
+        }
+    }
+}
+
+fn gated(kind: Gate, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    let (gate, up) = (primitive(gate), primitive(up));
+    let (g, u) = (contiguous(gate.primitive().clone()), contiguous(up.primitive().clone()));
+    let y = pointwise::gated(kind, &g, &u);
+    tensor(match GatedBackward.prepare::<NoCheckpointing>([gate.node(), up.node()]).compute_bound().stateful() {
+        OpsKind::Tracked(p) => p.finish((kind, g, u), y),
+        OpsKind::UnTracked(p) => p.finish(y),
+    })
+}
+
+impl Ops for CubeOps {
+    fn device(&self) -> Device {
+        self.device.clone()
+    }
+
+    fn compute(&self) -> &'static str {
+        match self.compute {
+            Compute::F32 => "fp32",
+            Compute::Bf16 => "bf16",
+        }
+    }
+
+    fn freeze(&self, data: Vec<f32>, n_out: usize, n_in: usize, _trains: bool) -> Frozen {
+        let matrix = CubeMatrix::new(&self.cube, self.compute, &data, n_out, n_in);
+        Frozen::new(n_out, n_in, FrozenForm::Cube(Arc::new(matrix)))
+    }
+
+    fn embed(&self, table: &Frozen, tokens: &[u32]) -> Tensor<2> {
+        match matrix(table) {
+            None => self.stock.embed(table, tokens),
+            Some(matrix) => {
+                let indices = send(&self.cube, tokens, [1, tokens.len()]);
+                tensor(AdTensor::new(matrix.rows(&indices)))
+            }
+        }
+    }
+
+    fn rms_norm(&self, x: Tensor<2>, weight: &Arc<Vec<f32>>, eps: f32) -> Tensor<2> {
+        let x = primitive(x);
+        let input = contiguous(x.primitive().clone());
+        let weight = self.held.row(&self.cube, weight);
+        let y = pointwise::rms_norm(&input, &weight, eps);
+        unary(&x, y, NormState { x: input, weight, eps })
+    }
+
+    fn linear(&self, x: Tensor<2>, weight: &Frozen, lora: Option<&Lora>) -> Tensor<2> {
+        let Some(matrix) = matrix(weight) else { return self.stock.linear(x, weight, lora) };
+        let y = match lora {
+            Some(lora @ Lora { dora: Some(dora), .. }) => return super::dora::linear(self, x, weight, lora, dora),
+            Some(lora @ Lora { dropout: Some(drop), .. }) => {
+                return super::dropout::linear(self, x, weight, lora, drop);
+            }
+            lora => linear::linear(self.compute, x, matrix, lora),
+        };
+        let Some(bias) = &weight.bias else { return y };
+        let y = primitive(y);
+        let sum = contiguous(y.primitive().copy());
+        pointwise::add_row(&sum, &self.held.row(&self.cube, bias));
+        unary(&y, sum, BiasState)
+    }
+
+    fn dora_norms(&self, weight: &Frozen, lora: &Lora) -> Vec<f32> {
+        self.stock.dora_norms(weight, lora)
+    }
+
+    fn attention(
+        &self,
+        q: Tensor<2>,
+        k: Tensor<2>,
+        v: Tensor<2>,
+        plan: &AttentionPlan,
+        past: Option<&LayerKv>,
+    ) -> Tensor<2> {
+        self.stock.attention(q, k, v, plan, past)
+    }
+
+    fn rotate_keys(&self, k: Tensor<2>, plan: &AttentionPlan) -> Tensor<2> {
+        self.stock.rotate_keys(k, plan)
+    }
+
+    fn add(&self, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+        a + b
+    }
+
+    fn swiglu(&self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+        gated(Gate::Silu, gate, up)
+    }
+
+    fn geglu(&self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+        gated(Gate::GeluTanh, gate, up)
+    }
+
+    fn linear_cross_entropy(
+        &self,
+        hidden: Tensor<2>,
+        head: &Frozen,
+        targets: &[Target],
+        denominator: f32,
+    ) -> Tensor<1> {
+        match matrix(head) {
+            _ if targets.is_empty() => self.stock.linear_cross_entropy(hidden, head, targets, denominator),
+            None => self.stock.linear_cross_entropy(hidden, head, targets, denominator),
+            Some(_) if head.softcap.is_some() => softcap::cross_entropy(self, hidden, head, targets, denominator),
+            Some(matrix) => loss::linear_cross_entropy(self.compute, hidden, matrix, targets, denominator),
+        }
+    }
+
+    fn linear_divergence(
+        &self,
+        hidden: Tensor<2>,
+        head: &Frozen,
+        targets: &[SoftTarget],
+        divergence: Divergence,
+        denominator: f32,
+    ) -> Tensor<1> {
+        soft::linear_divergence(self, hidden, head, targets, divergence, denominator)
+    }
+
+    fn logits(&self, hidden: &Tensor<2>, head: &Frozen, rows: &[usize]) -> Vec<f32> {
+        self.stock.logits(hidden, head, rows)
+    }
+
+    fn logits_of(&self, hidden: &Tensor<2>, head: &Frozen, queries: &[(usize, Vec<u32>)]) -> Vec<Vec<f32>> {
+        self.stock.logits_of(hidden, head, queries)
+    }
+}
+
+/// Sends rows to a device, for tests and measurements.
+pub fn on(device: &Device, data: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(data, shape), device)
+}
