@@ -6,6 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use limbeck_model::device::DeviceName;
 use limbeck_model::divergence::Divergence;
 use limbeck_model::layout::{Packed, ROOT};
+use limbeck_model::ops::codes::{Codes, QuantizeBase};
 use limbeck_model::ops::dropout::{Dropout, module_key};
 use limbeck_model::ops::flex::FlexOps;
 use limbeck_model::ops::stock::StockOps;
@@ -443,4 +444,25 @@ fn logits_equal_the_reference() {
         all
     });
     assert_close("logits", &both[0], &both[1], 2e-5);
+}
+
+/// Both passes over a base in codes, of few rows (decoded inside the product) and of many, against the decoded matrix.
+#[test]
+fn products_with_codes() {
+    for (n, n_in, n_out) in [(1, 64, 5), (7, 33, 17), (40, 96, 70)] {
+        let w = values(n_in * n_out, 5, 0.5);
+        let forms = [QuantizeBase::Int8, QuantizeBase::Nf4, QuantizeBase::Nf4DoubleQuant];
+        let quantized = forms.map(|form| Codes::quantize(form, &w, n_out, n_in).unwrap());
+        for codes in quantized.into_iter().chain([Codes::bf16(&w, n_out, n_in)]) {
+            check("linear over codes", vec![(values(n * n_in, 1, 1.0), [n, n_in])], &|ops, x| {
+                ops.linear(x[0].clone(), &ops.freeze_codes(codes.clone(), true), None)
+            });
+            let rows: Vec<u32> = (0..n_out as u32).rev().step_by(2).collect();
+            let both = [&FlexOps::default() as &dyn Ops, &StockOps::new(burn::tensor::Device::flex())];
+            let all = both.into_iter().chain(OF_DEVICE.as_deref());
+            let embedded: Vec<Vec<f32>> =
+                all.map(|ops| read(&ops.embed(&ops.freeze_codes(codes.clone(), false), &rows))).collect();
+            assert!(embedded.windows(2).all(|two| two[0] == two[1]), "rows of codes differ between op sets");
+        }
+    }
 }

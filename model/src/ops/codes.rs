@@ -43,7 +43,7 @@ impl std::fmt::Display for QuantizeBase {
 pub(crate) const INT8_BLOCK: usize = 32;
 pub(crate) const NF4_BLOCK: usize = 64;
 /// Scales that share one of their own.
-const SCALES_BLOCK: usize = 256;
+pub(crate) const SCALES_BLOCK: usize = 256;
 
 /// Sixteen quantiles of the normal distribution, scaled to [-1, 1]. Source: Dettmers et al. 2023, "QLoRA", appendix E, as
 /// bitsandbytes 0.50 has them (`functional.py::get_4bit_type`).

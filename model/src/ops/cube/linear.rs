@@ -37,7 +37,7 @@ pub(super) fn forward(
 ) -> (CubeTensor, Kept) {
     let dtype = compute.dtype();
     let x = contiguous(cast_scaled(x, dtype, 1.0));
-    let y = contiguous(product(x.clone(), transposed(&weight.dense()), dtype));
+    let y = weight.forward(&x, dtype);
     let down = lora.map(|lora| {
         let a = cast_scaled(&lora.a, dtype, 1.0);
         let down = contiguous(product(x.clone(), transposed(&a), DType::F32));
@@ -59,7 +59,7 @@ pub(super) fn backward(
 ) -> (CubeTensor, Option<[CubeTensor; 2]>) {
     let dtype = compute.dtype();
     let dy = contiguous(cast_scaled(dy, dtype, 1.0));
-    let dx = contiguous(product(dy.clone(), weight.dense(), dtype));
+    let dx = weight.backward(&dy, dtype);
     let grads = lora.zip(kept.down.as_ref()).map(|(lora, down)| {
         let b = cast_scaled(&lora.b, dtype, 1.0);
         let up = contiguous(product(dy.clone(), b, DType::F32));
@@ -125,7 +125,7 @@ pub(super) fn linear(compute: Compute, x: Tensor<2>, weight: &Arc<CubeMatrix>, l
     let x = primitive(x);
     let input = contiguous(x.primitive().clone());
     let dtype = input.dtype;
-    debug_assert_eq!(dims(&input)[1], dims(&weight.dense())[1]);
+    debug_assert_eq!(dims(&input)[1], weight.shape()[1]);
     let Some(lora) = lora else {
         let (y, kept) = forward(compute, &input, weight, None);
         let y = cast_scaled(&y, dtype, 1.0);

@@ -202,7 +202,9 @@ pub(super) fn linear_cross_entropy(
     let input = contiguous(x.primitive().clone());
     let (shape, dtype) = (dims(&input), input.dtype);
     let device = input.device.clone();
-    let width = dims(&head.dense())[0];
+    let width = head.shape()[0];
+    // Decoded once for all blocks, where it is in codes.
+    let dense = head.dense(compute.dtype());
     let prepared = LossBackward.prepare::<NoCheckpointing>([x.node()]).compute_bound().stateful();
     let tracked = matches!(prepared, OpsKind::Tracked(_));
     let losses = room(&input, [1, targets.len()], DType::F32);
@@ -212,7 +214,7 @@ pub(super) fn linear_cross_entropy(
         let n = part.len();
         let rows: Vec<u32> = part.iter().map(|t| t.row as u32).collect();
         let h = gather(&input, &send(&device, &rows, [1, n]), compute.dtype());
-        let logits = contiguous(product(h, transposed(&head.dense()), DType::F32));
+        let logits = contiguous(product(h, transposed(&dense), DType::F32));
         let tokens: Vec<u32> = part.iter().map(|t| t.token).collect();
         let weights: Vec<f32> = part.iter().map(|t| t.weight / denominator).collect();
         let block_losses = room(&input, [1, n], DType::F32);
@@ -235,7 +237,7 @@ pub(super) fn linear_cross_entropy(
         place(&transposed_row(&block_losses), &transposed_row(&losses), b * block);
         if let Some(slopes) = &slopes {
             let slope = cast_scaled(&logits, compute.dtype(), 1.0);
-            place(&contiguous(product(slope, head.dense(), compute.dtype())), slopes, b * block);
+            place(&contiguous(product(slope, dense.clone(), compute.dtype())), slopes, b * block);
         }
     }
     let sum = sum(&losses);

@@ -2,8 +2,11 @@
 
 use super::Compute;
 use super::buffer::{arg, contiguous, dims, for_each, room, send};
+use super::codes::{CubeCodes, FEW};
 use super::pointwise::cast_scaled;
+use super::product::{product, transposed};
 use super::with_float;
+use crate::ops::codes::Codes;
 use burn::tensor::DType;
 use burn_cubecl::CubeDevice;
 use burn_cubecl::tensor::CubeTensor;
@@ -11,30 +14,64 @@ use cubecl::prelude::*;
 
 /// `[out, in]`.
 #[derive(Clone, Debug)]
-pub(crate) struct CubeMatrix {
-    values: CubeTensor,
+pub(crate) enum CubeMatrix {
+    Dense(CubeTensor),
+    Codes(CubeCodes),
 }
 
 impl CubeMatrix {
     pub(super) fn new(device: &CubeDevice, compute: Compute, data: &[f32], n_out: usize, n_in: usize) -> Self {
         let sent = send(device, data, [n_out, n_in]);
-        CubeMatrix { values: contiguous(cast_scaled(&sent, compute.dtype(), 1.0)) }
+        CubeMatrix::Dense(cast_scaled(&sent, compute.dtype(), 1.0))
     }
 
-    /// The values as products take them.
-    pub(super) fn dense(&self) -> CubeTensor {
-        self.values.clone()
+    pub(super) fn in_codes(device: &CubeDevice, codes: &Codes) -> Self {
+        CubeMatrix::Codes(CubeCodes::new(device, codes))
+    }
+
+    /// Rows and columns.
+    pub(super) fn shape(&self) -> [usize; 2] {
+        match self {
+            CubeMatrix::Dense(values) => dims(values),
+            CubeMatrix::Codes(codes) => [codes.n_out, codes.n_in],
+        }
+    }
+
+    /// All values, as `dtype`.
+    pub(super) fn dense(&self, dtype: DType) -> CubeTensor {
+        match self {
+            CubeMatrix::Dense(values) => cast_scaled(values, dtype, 1.0),
+            CubeMatrix::Codes(codes) => codes.decode(dtype),
+        }
+    }
+
+    /// `x Wᵀ`, where `x` has the type of the products.
+    pub(super) fn forward(&self, x: &CubeTensor, dtype: DType) -> CubeTensor {
+        match self {
+            CubeMatrix::Codes(codes) if dims(x)[0] <= FEW => codes.product_of_few(x, dtype),
+            _ => contiguous(product(x.clone(), transposed(&self.dense(x.dtype)), dtype)),
+        }
+    }
+
+    /// `dy W`, where `dy` has the type of the products.
+    pub(super) fn backward(&self, dy: &CubeTensor, dtype: DType) -> CubeTensor {
+        contiguous(product(dy.clone(), self.dense(dy.dtype), dtype))
     }
 
     /// Memory taken on the device.
     pub(crate) fn bytes(&self) -> usize {
-        let [n_out, n_in] = dims(&self.values);
-        n_out * n_in * self.values.dtype.size()
+        match self {
+            CubeMatrix::Dense(values) => dims(values).iter().product::<usize>() * values.dtype.size(),
+            CubeMatrix::Codes(codes) => codes.bytes(),
+        }
     }
 
     /// Rows `indices`, `[1, n]` of `u32`, in float32.
     pub(super) fn rows(&self, indices: &CubeTensor) -> CubeTensor {
-        gather(&self.values, indices, DType::F32)
+        match self {
+            CubeMatrix::Dense(values) => gather(values, indices, DType::F32),
+            CubeMatrix::Codes(codes) => codes.rows(indices, DType::F32),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "kernels are launched without bounds checks; each launch says why it stays inside")]
 
 mod buffer;
+mod codes;
 mod linear;
 mod loss;
 mod matrix;
@@ -11,6 +12,7 @@ mod product;
 
 pub(crate) use matrix::CubeMatrix;
 
+use super::codes::Codes;
 use super::stock::StockOps;
 use super::{AttentionPlan, Frozen, FrozenForm, LayerKv, Lora, Ops, SoftTarget, Target, soft, softcap};
 use crate::divergence::Divergence;
@@ -107,8 +109,7 @@ fn matrix(frozen: &Frozen) -> Option<&Arc<CubeMatrix>> {
 
 /// A frozen matrix in float32, for ops in plain burn.
 pub(super) fn dense_tensor(matrix: &CubeMatrix) -> Tensor<2> {
-    let dense = pointwise::cast_scaled(&contiguous(matrix.dense()), DType::F32, 1.0);
-    tensor(AdTensor::new(dense))
+    tensor(AdTensor::new(matrix.dense(DType::F32)))
 }
 
 /// An op of one input whose gradient the state gives.
@@ -148,7 +149,7 @@ struct NormState {
 
 impl Back for NormState {
     fn back(&self, dy: &CubeTensor) -> CubeTensor {
-        pointwise::rms_norm_backward(&self.x, &self.weight, dy, self.eps)
+        pointwise::rms_norm_backward(&self.x, &self.weight, dy, None, self.eps)
     }
 }
 
@@ -207,6 +208,11 @@ impl Ops for CubeOps {
         Frozen::new(n_out, n_in, FrozenForm::Cube(Arc::new(matrix)))
     }
 
+    fn freeze_codes(&self, codes: Codes, _trains: bool) -> Frozen {
+        let (n_out, n_in) = (codes.n_out, codes.n_in);
+        Frozen::new(n_out, n_in, FrozenForm::Cube(Arc::new(CubeMatrix::in_codes(&self.cube, &codes))))
+    }
+
     fn embed(&self, table: &Frozen, tokens: &[u32]) -> Tensor<2> {
         match matrix(table) {
             None => self.stock.embed(table, tokens),
@@ -221,7 +227,7 @@ impl Ops for CubeOps {
         let x = primitive(x);
         let input = contiguous(x.primitive().clone());
         let weight = self.held.row(&self.cube, weight);
-        let y = pointwise::rms_norm(&input, &weight, eps);
+        let y = pointwise::rms_norm(&input, &weight, eps, input.dtype);
         unary(&x, y, NormState { x: input, weight, eps })
     }
 

@@ -54,7 +54,7 @@ pub(super) fn cube_max(value: f32) -> f32 {
 
 /// A cube a row: `y = x / sqrt(mean(x²) + eps) · w`.
 #[cube(launch_unchecked)]
-fn rms_norm_kernel<F: Float>(x: &[F], w: &[f32], y: &mut [F], rows: u32, width: u32, eps: f32) {
+fn rms_norm_kernel<A: Float, B: Float>(x: &[A], w: &[f32], y: &mut [B], rows: u32, width: u32, eps: f32) {
     let row = CUBE_POS as u32;
     if row < rows {
         let start = (row * width) as usize;
@@ -66,14 +66,24 @@ fn rms_norm_kernel<F: Float>(x: &[F], w: &[f32], y: &mut [F], rows: u32, width: 
         let scale = 1.0 / (cube_sum(squares) / width as f32 + eps).sqrt();
         for i in range_stepped(UNIT_POS, width, UNITS as u32) {
             let at = start + i as usize;
-            y[at] = F::cast_from(f32::cast_from(x[at]) * scale * w[i as usize]);
+            y[at] = B::cast_from(f32::cast_from(x[at]) * scale * w[i as usize]);
         }
     }
 }
 
-/// With `r = 1 / sqrt(mean(x²) + eps)`: `dx = r · w · dy − x · r³ / width · Σ w · dy · x`.
+/// With `r = 1 / sqrt(mean(x²) + eps)`: `dx = r · w · dy − x · r³ / width · Σ w · dy · x`, and `beside` on top where `adds`.
 #[cube(launch_unchecked)]
-fn rms_norm_backward_kernel<F: Float>(x: &[F], w: &[f32], dy: &[F], dx: &mut [F], rows: u32, width: u32, eps: f32) {
+fn rms_norm_backward_kernel<A: Float, B: Float>(
+    x: &[A],
+    w: &[f32],
+    dy: &[B],
+    beside: &[A],
+    dx: &mut [A],
+    rows: u32,
+    width: u32,
+    eps: f32,
+    #[comptime] adds: bool,
+) {
     let row = CUBE_POS as u32;
     if row < rows {
         let start = (row * width) as usize;
@@ -89,35 +99,47 @@ fn rms_norm_backward_kernel<F: Float>(x: &[F], w: &[f32], dy: &[F], dx: &mut [F]
         let along = cube_sum(dot) * scale * scale * scale / width as f32;
         for i in range_stepped(UNIT_POS, width, UNITS as u32) {
             let at = start + i as usize;
-            let direct = scale * w[i as usize] * f32::cast_from(dy[at]);
-            dx[at] = F::cast_from(direct - f32::cast_from(x[at]) * along);
+            let mut slope = scale * w[i as usize] * f32::cast_from(dy[at]) - f32::cast_from(x[at]) * along;
+            if comptime!(adds) {
+                slope += f32::cast_from(beside[at]);
+            }
+            dx[at] = A::cast_from(slope);
         }
     }
 }
 
-pub(super) fn rms_norm(x: &CubeTensor, weight: &CubeTensor, eps: f32) -> CubeTensor {
+/// The normed rows, as `dtype`.
+pub(super) fn rms_norm(x: &CubeTensor, weight: &CubeTensor, eps: f32, dtype: DType) -> CubeTensor {
     let [rows, width] = dims(x);
-    let y = room(x, [rows, width], x.dtype);
+    let y = room(x, [rows, width], dtype);
     let (count, dim) = for_rows(rows);
     // SAFETY: `x` and `y` hold `rows · width` elements and `w` holds `width`; the kernel keeps below both.
-    with_float!(x.dtype, F => unsafe {
-        rms_norm_kernel::launch_unchecked::<F>(
-            &x.client, count, dim, arg(x), arg(weight), arg(&y), rows as u32, width as u32, eps,
+    with_float!(x.dtype, A => with_float!(dtype, B => unsafe {
+        rms_norm_kernel::launch_unchecked::<A, B>(
+            &x.client, count.clone(), dim, arg(x), arg(weight), arg(&y), rows as u32, width as u32, eps,
         )
-    });
+    }));
     y
 }
 
-pub(super) fn rms_norm_backward(x: &CubeTensor, weight: &CubeTensor, dy: &CubeTensor, eps: f32) -> CubeTensor {
+/// The gradient of `x`, in its type; `beside` is another gradient of `x`, to be added.
+pub(super) fn rms_norm_backward(
+    x: &CubeTensor,
+    weight: &CubeTensor,
+    dy: &CubeTensor,
+    beside: Option<&CubeTensor>,
+    eps: f32,
+) -> CubeTensor {
     let [rows, width] = dims(x);
     let dx = room(x, [rows, width], x.dtype);
     let (count, dim) = for_rows(rows);
-    // SAFETY: as above; `dy` has the shape of `x`.
-    with_float!(x.dtype, F => unsafe {
-        rms_norm_backward_kernel::launch_unchecked::<F>(
-            &x.client, count, dim, arg(x), arg(weight), arg(dy), arg(&dx), rows as u32, width as u32, eps,
+    // SAFETY: as above; `dy` and `beside` have the shape of `x`.
+    with_float!(x.dtype, A => with_float!(dy.dtype, B => unsafe {
+        rms_norm_backward_kernel::launch_unchecked::<A, B>(
+            &x.client, count.clone(), dim, arg(x), arg(weight), arg(dy), arg(beside.unwrap_or(x)), arg(&dx),
+            rows as u32, width as u32, eps, beside.is_some(),
         )
-    });
+    }));
     dx
 }
 
@@ -270,4 +292,11 @@ pub(super) fn cast_scaled(x: &CubeTensor, dtype: DType, scale: f32) -> CubeTenso
         )
     }));
     y
+}
+
+/// The same elements in another shape.
+pub(super) fn shaped(x: &CubeTensor, shape: [usize; 2]) -> CubeTensor {
+    debug_assert!(x.is_contiguous());
+    let shape = burn::tensor::Shape::from(shape.to_vec());
+    CubeTensor::new_contiguous(x.client.clone(), x.device.clone(), shape, x.handle.clone(), x.dtype)
 }
