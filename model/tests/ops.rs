@@ -428,7 +428,8 @@ fn no_targets_is_a_loss_of_zero() {
 fn logits_equal_the_reference() {
     let (n, width, vocab) = (4, 10, 21);
     let (x, head) = (values(n * width, 1, 1.0), values(vocab * width, 2, 1.0));
-    let both = [&FlexOps::default() as &dyn Ops, &StockOps::new(burn::tensor::Device::flex())].map(|ops| {
+    let (flex, stock) = (FlexOps::default(), StockOps::new(burn::tensor::Device::flex()));
+    let of = |ops: &dyn Ops| {
         let hidden = Tensor::<2>::from_data(TensorData::new(x.clone(), [n, width]), &ops.device());
         let capped = ops.freeze(head.clone(), vocab, width, false).with_softcap(Some(2.0));
         let head = ops.freeze(head.clone(), vocab, width, false);
@@ -441,9 +442,15 @@ fn logits_equal_the_reference() {
         let all = ops.logits(&hidden, &head, &[3, 0]);
         let some = ops.logits_of(&hidden, &head, &[(3, vec![0, 20]), (0, vec![7])]);
         assert!((all[20] - some[0][1]).abs() < 1e-5 && (all[vocab + 7] - some[1][0]).abs() < 1e-5);
+        let codes = ops.freeze_codes(Codes::bf16(&values(vocab * width, 2, 1.0), vocab, width), false);
+        let (all_of_codes, some) = (ops.logits(&hidden, &codes, &[1]), ops.logits_of(&hidden, &codes, &[(1, vec![9])]));
+        assert!((all_of_codes[9] - some[0][0]).abs() < 1e-5);
         all
-    });
-    assert_close("logits", &both[0], &both[1], 2e-5);
+    };
+    let want = of(&stock);
+    for ops in [Some(&flex as &dyn Ops), OF_DEVICE.as_deref()].into_iter().flatten() {
+        assert_close("logits", &of(ops), &want, 2e-5);
+    }
 }
 
 /// Both passes over a base in codes, of few rows (decoded inside the product) and of many, against the decoded matrix.

@@ -1,5 +1,5 @@
-//! Linear cross-entropy at label positions: the head runs on the targets' rows only, a block of rows at a time, and the block's
-//! logits become its gradient where they lie.
+//! What the head is for: linear cross-entropy at label positions, whose logits are there for a block of rows at a time and become
+//! their gradient where they lie, and logits to be read, of all tokens or of some.
 
 use super::buffer::{UNITS, arg, contiguous, dims, for_each, for_rows, room, send};
 use super::matrix::{CubeMatrix, gather};
@@ -282,4 +282,72 @@ pub(super) fn sum(x: &CubeTensor) -> CubeTensor {
     // SAFETY: reads below `n`, writes one element.
     unsafe { sum_kernel::launch_unchecked(&x.client, count, dim, arg(x), arg(&out), (rows * width) as u32) };
     out
+}
+
+/// A cube a pair: the product of one row of `hidden` and one of the head.
+#[cube(launch_unchecked)]
+fn pairs_kernel<F: Float>(
+    hidden: &[f32],
+    head: &[F],
+    rows: &[u32],
+    tokens: &[u32],
+    out: &mut [f32],
+    n: u32,
+    width: u32,
+) {
+    let pair = CUBE_POS as u32;
+    if pair < n {
+        let row = rows[pair as usize] * width;
+        let token = tokens[pair as usize] * width;
+        let mut sum = 0.0f32;
+        for i in range_stepped(UNIT_POS, width, UNITS as u32) {
+            sum += hidden[(row + i) as usize] * f32::cast_from(head[(token + i) as usize]);
+        }
+        let sum = cube_sum(sum);
+        if UNIT_POS == 0 {
+            out[pair as usize] = sum;
+        }
+    }
+}
+
+/// The logit of each pair of a row and a token.
+pub(super) fn logits_of(hidden: &CubeTensor, head: &CubeMatrix, rows: &[u32], tokens: &[u32]) -> CubeTensor {
+    let ([_, width], n) = (dims(hidden), rows.len());
+    let hidden = cast_scaled(hidden, DType::F32, 1.0);
+    let device = &hidden.device;
+    // A few rows of codes are decoded, not all.
+    let (dense, tokens) = match head {
+        CubeMatrix::Dense(values) => (values.clone(), send(device, tokens, [1, n])),
+        CubeMatrix::Codes(codes) => {
+            let rows = codes.rows(&send(device, tokens, [1, n]), DType::F32);
+            (rows, send(device, &(0..n as u32).collect::<Vec<_>>(), [1, n]))
+        }
+    };
+    let out = room(&hidden, [1, n], DType::F32);
+    let (count, dim) = for_rows(n);
+    // SAFETY: a cube for each pair; rows and tokens are below what they count, as the decoder checked.
+    with_float!(dense.dtype, F => unsafe {
+        pairs_kernel::launch_unchecked::<F>(
+            &hidden.client, count, dim, arg(&hidden), arg(&dense), arg(&send(device, rows, [1, n])), arg(&tokens),
+            arg(&out), n as u32, width as u32,
+        )
+    });
+    out
+}
+
+/// Logits of all tokens at some rows, a block of them at a time.
+pub(super) fn logits(compute: Compute, hidden: &CubeTensor, head: &CubeMatrix, rows: &[usize]) -> Vec<f32> {
+    let (dense, [vocabulary, _]) = (head.dense(compute.dtype()), head.shape());
+    let mut all = Vec::with_capacity(rows.len() * vocabulary);
+    for rows in rows.chunks(block_rows(vocabulary)) {
+        let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+        let h = gather(hidden, &send(&hidden.device, &rows, [1, rows.len()]), compute.dtype());
+        all.extend(read(contiguous(product(h, transposed(&dense), DType::F32))));
+    }
+    all
+}
+
+/// The elements on the host.
+pub(super) fn read(t: CubeTensor) -> Vec<f32> {
+    super::stock::to_vec(&super::tensor(super::AdTensor::new(t)))
 }

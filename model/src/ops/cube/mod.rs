@@ -13,7 +13,7 @@ mod product;
 pub(crate) use matrix::CubeMatrix;
 
 use super::codes::Codes;
-use super::stock::StockOps;
+use super::stock::{self, StockOps};
 use super::{AttentionPlan, Frozen, FrozenForm, LayerKv, Lora, Ops, SoftTarget, Target, soft, softcap};
 use crate::divergence::Divergence;
 use buffer::{Held, contiguous, send};
@@ -23,7 +23,7 @@ use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops as Prepared, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{Cube, CubeDevice};
 use pointwise::Gate;
@@ -305,15 +305,24 @@ impl Ops for CubeOps {
     }
 
     fn logits(&self, hidden: &Tensor<2>, head: &Frozen, rows: &[usize]) -> Vec<f32> {
-        self.stock.logits(hidden, head, rows)
+        let Some(matrix) = matrix(head) else { return self.stock.logits(hidden, head, rows) };
+        let hidden = contiguous(primitive(hidden.clone()).primitive().clone());
+        let mut logits = loss::logits(self.compute, &hidden, matrix, rows);
+        softcap::cap_values(&mut logits, head.softcap);
+        logits
     }
 
     fn logits_of(&self, hidden: &Tensor<2>, head: &Frozen, queries: &[(usize, Vec<u32>)]) -> Vec<Vec<f32>> {
-        self.stock.logits_of(hidden, head, queries)
+        let Some(matrix) = matrix(head) else { return self.stock.logits_of(hidden, head, queries) };
+        let rows: Vec<u32> = queries.iter().flat_map(|(row, of)| of.iter().map(|_| *row as u32)).collect();
+        let tokens: Vec<u32> = queries.iter().flat_map(|(_, of)| of.iter().copied()).collect();
+        if tokens.is_empty() {
+            return queries.iter().map(|_| Vec::new()).collect();
+        }
+        let hidden = contiguous(primitive(hidden.clone()).primitive().clone());
+        let mut logits = loss::read(loss::logits_of(&hidden, matrix, &rows, &tokens));
+        softcap::cap_values(&mut logits, head.softcap);
+        let mut logits = logits.into_iter();
+        queries.iter().map(|(_, of)| logits.by_ref().take(of.len()).collect()).collect()
     }
-}
-
-/// Sends rows to a device, for tests and measurements.
-pub fn on(device: &Device, data: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {
-    Tensor::from_data(TensorData::new(data, shape), device)
 }
