@@ -10,6 +10,7 @@ use limbeck_model::ops::codes::{Codes, QuantizeBase};
 use limbeck_model::ops::dropout::{Dropout, module_key};
 use limbeck_model::ops::flex::FlexOps;
 use limbeck_model::ops::stock::StockOps;
+use limbeck_model::ops::update::{Resident, Update};
 use limbeck_model::ops::{AttentionPlan, Frozen, LayerKv, Lora, Ops, SoftTarget, Target};
 use std::sync::{Arc, LazyLock};
 
@@ -471,5 +472,44 @@ fn products_with_codes() {
                 all.map(|ops| read(&ops.embed(&ops.freeze_codes(codes.clone(), false), &rows))).collect();
             assert!(embedded.windows(2).all(|two| two[0] == two[1]), "rows of codes differ between op sets");
         }
+    }
+}
+
+/// Three steps of AdamW where parameters stay on the device, against the formula on the host, and the norm's parts.
+#[test]
+fn updates_on_the_device() {
+    let by = Update {
+        beta1: 0.9,
+        beta2: 0.999,
+        rest1: 0.1,
+        rest2: 0.001,
+        size: 0.2,
+        keep: 0.99,
+        correction2: 0.7,
+        epsilon: 1e-8,
+        scale: 0.5,
+    };
+    let shape = [9, 33];
+    let n = shape[0] * shape[1];
+    let stock = StockOps::new(burn::tensor::Device::flex());
+    for ops in [Some(&stock as &dyn Ops), OF_DEVICE.as_deref()].into_iter().flatten() {
+        let sent = |values: &[f32]| Tensor::<2>::from_data(TensorData::new(values.to_vec(), shape), &ops.device());
+        let (mut value, mut first, mut second) = (values(n, 1, 1.0), vec![0f32; n], vec![0f32; n]);
+        let mut on_device = Resident { value: sent(&value), first: sent(&first), second: sent(&second) };
+        for step in 0..3 {
+            let grad = values(n, 10 + step, 2.0);
+            let sums = ops.square_sums(&[&sent(&grad), &sent(&value)]);
+            for (sum, of) in sums.iter().zip([&grad, &value]) {
+                let want: f64 = of.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+                assert!((sum - want).abs() < 1e-5 * want, "{sum} against {want}");
+            }
+            ops.update(&mut on_device, &sent(&grad), &by);
+            for i in 0..n {
+                value[i] = by.of(value[i], grad[i], &mut first[i], &mut second[i]);
+            }
+        }
+        assert_close("values", &read(&on_device.value), &value, 2e-6);
+        assert_close("first moments", &read(&on_device.first), &first, 2e-6);
+        assert_close("second moments", &read(&on_device.second), &second, 2e-6);
     }
 }

@@ -13,6 +13,7 @@ mod soft;
 mod softcap;
 pub mod stock;
 pub mod tap;
+pub mod update;
 
 pub use soft::{SoftTarget, SoftTargetError};
 pub use softcap::cap as capped;
@@ -24,6 +25,7 @@ use blocks::Blocks;
 use burn::tensor::{Device, Tensor, TensorData};
 use codes::Codes;
 use std::sync::{Arc, OnceLock};
+use update::{Resident, Update};
 
 /// A linear map of the base: a matrix, `[out, in]` as Hugging Face stores it, in the form its op set wants, and what follows
 /// it. It is frozen, unless a full fine-tuning trains it ([`Frozen::trained`]).
@@ -345,4 +347,19 @@ pub trait Ops: Send + Sync {
 
     /// Logits of chosen tokens, each query `(row, tokens)`. No gradient.
     fn logits_of(&self, hidden: &Tensor<2>, head: &Frozen, queries: &[(usize, Vec<u32>)]) -> Vec<Vec<f32>>;
+
+    /// Whether parameters that are trained had better stay on the device between steps than be sent there for each.
+    fn keeps_parameters(&self) -> bool {
+        false
+    }
+
+    /// The sum of the squares of each gradient's elements.
+    fn square_sums(&self, gradients: &[&Tensor<2>]) -> Vec<f64> {
+        gradients.iter().map(|g| stock::to_vec(g).iter().map(|x| f64::from(*x) * f64::from(*x)).sum()).collect()
+    }
+
+    /// A step of AdamW. The parameter is this one's own: it may change where it lies.
+    fn update(&self, parameter: &mut Resident, gradient: &Tensor<2>, by: &Update) {
+        update::update(parameter, gradient, by);
+    }
 }

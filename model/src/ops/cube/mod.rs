@@ -2,6 +2,7 @@
 //! backward pass. What has no kernel of its own here goes through plain burn ops ([`super::stock`]).
 #![allow(unsafe_code, reason = "kernels are launched without bounds checks; each launch says why it stays inside")]
 
+mod adamw;
 mod buffer;
 mod codes;
 mod linear;
@@ -14,6 +15,7 @@ pub(crate) use matrix::CubeMatrix;
 
 use super::codes::Codes;
 use super::stock::{self, StockOps};
+use super::update::{Resident, Update};
 use super::{AttentionPlan, Frozen, FrozenForm, LayerKv, Lora, Ops, SoftTarget, Target, soft, softcap};
 use crate::divergence::Divergence;
 use buffer::{Held, contiguous, send};
@@ -324,5 +326,31 @@ impl Ops for CubeOps {
         softcap::cap_values(&mut logits, head.softcap);
         let mut logits = logits.into_iter();
         queries.iter().map(|(_, of)| logits.by_ref().take(of.len()).collect()).collect()
+    }
+
+    fn keeps_parameters(&self) -> bool {
+        true
+    }
+
+    fn square_sums(&self, gradients: &[&Tensor<2>]) -> Vec<f64> {
+        let n = gradients.len();
+        if n == 0 {
+            return Vec::new();
+        }
+        let sums = send(&self.cube, &vec![0f32; n], [1, n]);
+        for (slot, gradient) in gradients.iter().enumerate() {
+            let gradient = contiguous(primitive((*gradient).clone()).primitive().clone());
+            adamw::squares(&gradient, &sums, slot);
+        }
+        loss::read(sums).into_iter().map(f64::from).collect()
+    }
+
+    fn update(&self, parameter: &mut Resident, gradient: &Tensor<2>, by: &Update) {
+        let bare = |t: &Tensor<2>| contiguous(primitive(t.clone()).primitive().clone());
+        let [value, first, second] = [&parameter.value, &parameter.first, &parameter.second].map(bare);
+        adamw::adamw([&value, &first, &second], &bare(gradient), by);
+        let made = [value, first, second].map(|t| tensor(AdTensor::new(t)));
+        let [value, first, second] = made;
+        *parameter = Resident { value, first, second };
     }
 }
