@@ -4,8 +4,8 @@
 use crate::base::Base;
 use crate::batch::TrainRow;
 use crate::learner::Learner;
-use crate::optimizer::{Group, adamw, clip_factor};
 use crate::plan::{TrainError, TrainPlan, TrainSettings};
+use crate::resident::Held;
 use crate::rows::{encode, encode_with, soft_loss};
 use crate::train::{check, describe, fill_cache, is_due, rows_of_step, start};
 use crate::validate::Validator;
@@ -93,13 +93,10 @@ pub fn dry_run<'a>(
     let note = describe(s, base, &parameters, rows.len(), steps);
     emit.emit(EventKind::Note { text: format!("{note}; taking one of them, on {} rows", work.longest.len()) });
     let begun = Instant::now();
-    let gradients = learner.gradients(&parameters, &work.longest, 0)?;
-    let (rate, clip) = (s.schedule(steps).rate(0), clip_factor(gradients.norm, s.max_grad_norm));
-    for (name, grad) in &gradients.of {
-        let Some(p) = parameters.all.get_mut(name) else { continue };
-        let group = Group::of(name, rate, s.loraplus_lr_ratio, s.adamw.weight_decay);
-        adamw(&s.adamw, &group, 1, &mut p.values, grad, clip, &mut p.moments);
-    }
+    let mut held = Held::of(base, &parameters);
+    let gradients = learner.gradients_at(&held.leaves(base, &parameters), &work.longest, 0)?;
+    held.update(&mut parameters, &gradients, s, s.schedule(steps).rate(0), 1);
+    held.fetch(&mut parameters);
     let longest_micro_batch_s = begun.elapsed().as_secs_f64();
     let begun = Instant::now();
     validator.look(&parameters, 1)?;

@@ -53,7 +53,20 @@ pub struct Gradients {
     pub attention_loss: f64,
     /// By parameter name.
     pub of: BTreeMap<String, Vec<f32>>,
+    /// The same where parameters stay on a device.
+    pub resident: OnDevice,
     pub norm: f64,
+}
+
+/// Gradients that were not read.
+#[derive(Clone, Debug, Default)]
+pub struct OnDevice(pub BTreeMap<String, Tensor<2>>);
+
+impl PartialEq for OnDevice {
+    /// What was not read is not known to be equal.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.is_empty() && other.0.is_empty()
+    }
 }
 
 impl Gradients {
@@ -61,6 +74,10 @@ impl Gradients {
     fn take(&mut self, leaves: &Leaves, mut gradients: burn::tensor::Gradients) {
         for (name, leaf) in leaves.tensors() {
             let Some(grad) = leaf.grad_remove(&mut gradients) else { continue };
+            if leaves.resident {
+                self.add_resident(name, grad);
+                continue;
+            }
             self.add(name, grad.into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default());
         }
     }
@@ -71,6 +88,14 @@ impl Gradients {
         self.hidden_loss += hidden;
         self.attention_loss += attention;
         self.loss += answers + weights[0] * hidden + weights[1] * attention;
+    }
+
+    fn add_resident(&mut self, name: String, grad: Tensor<2>) {
+        let sum = match self.resident.0.remove(&name) {
+            None => grad,
+            Some(sum) => sum + grad,
+        };
+        self.resident.0.insert(name, sum);
     }
 
     fn add(&mut self, name: String, grad: Vec<f32>) {
@@ -111,6 +136,11 @@ impl<'a> Learner<'a> {
     /// Loss and gradients of step `step` over `rows`, given by their indices; the loss is divided by the weight of the whole
     /// step, so how the rows are cut into micro-batches changes nothing but rounding.
     pub fn gradients(&self, parameters: &Parameters, rows: &[usize], step: u64) -> Result<Gradients, DecoderError> {
+        self.gradients_at(&self.base.leaves(parameters), rows, step)
+    }
+
+    /// The same at parameters that are leaves already.
+    pub fn gradients_at(&self, leaves: &Leaves, rows: &[usize], step: u64) -> Result<Gradients, DecoderError> {
         let s = self.settings;
         let of_step = || rows.iter().map(|&i| &self.rows[i]);
         let denominators = Denominators {
@@ -118,12 +148,11 @@ impl<'a> Learner<'a> {
             rationales: rationale::loss_weight(of_step(), s.loss_normalization) as f32,
         };
         let tokens: usize = rows.iter().map(|&i| self.rows[i].computed()).sum();
-        let leaves = self.base.leaves(parameters);
         let recomputes = self.base.recomputes(s.lora_dropout > 0.0);
         let mut sum = Gradients::default();
         for rows in rows.chunks(s.batch_size.max(1)) {
             let batch = self.pack(rows);
-            let decoder = self.base.decoder(&leaves)?;
+            let decoder = self.base.decoder(leaves)?;
             let lora = leaves.with_dropout(s.lora_dropout, &batch.packed, s.seed, step);
             let head = leaves.head(&decoder);
             let loss = |hidden: Tensor<2>| self.loss(&decoder, hidden, &head, &batch, denominators);
@@ -134,11 +163,12 @@ impl<'a> Learner<'a> {
                 let still = self.base.decoder(&still)?;
                 let inputs = self.layer_inputs(&still, &still_lora, &batch, rows)?;
                 // Summed apart, as one graph would: the order of additions is part of the bits.
-                let micro = self.layer_by_layer(&decoder, &lora, &batch, inputs, (&leaves, targets.as_ref()), &loss)?;
+                let micro = self.layer_by_layer(&decoder, &lora, &batch, inputs, (leaves, targets.as_ref()), &loss)?;
                 sum.loss += micro.loss;
                 sum.hidden_loss += micro.hidden_loss;
                 sum.attention_loss += micro.attention_loss;
                 micro.of.into_iter().for_each(|(name, grad)| sum.add(name, grad));
+                micro.resident.0.into_iter().for_each(|(name, grad)| sum.add_resident(name, grad));
                 continue;
             }
             let (below, layers) = self.below(&decoder, &batch, rows)?;
@@ -146,7 +176,7 @@ impl<'a> Learner<'a> {
                 let hidden = decoder.run_layers(below, layers, &batch.packed, Some(&lora), None, None);
                 let loss = loss(decoder.finish(hidden));
                 sum.loss += value(&loss);
-                sum.take(&leaves, loss.backward());
+                sum.take(leaves, loss.backward());
                 continue;
             };
             let (mut hidden, mut from, mut terms, mut held) = (below, layers.start, Vec::new(), Vec::new());
@@ -159,7 +189,7 @@ impl<'a> Learner<'a> {
                 }
                 hidden = decoder.run_layers(hidden, from..layer + 1, &batch.packed, Some(&lora), None, None);
                 from = layer + 1;
-                terms.extend(targets.term(decoder.ops().as_ref(), layer, &hidden, &leaves));
+                terms.extend(targets.term(decoder.ops().as_ref(), layer, &hidden, leaves));
                 hidden = apart(hidden);
             }
             let hidden = decoder.run_layers(hidden, from..layers.end, &batch.packed, Some(&lora), None, None);
@@ -167,9 +197,15 @@ impl<'a> Learner<'a> {
             let [mut of_states, mut of_attention] = [&terms, &held].map(|terms| terms.iter().map(|term| term.value));
             sum.count(value(&loss), [&mut of_states, &mut of_attention], targets.weight());
             let terms = terms.into_iter().chain(held);
-            sum.take(&leaves, terms.fold(loss, |sum, term| sum + term.form).backward());
+            sum.take(leaves, terms.fold(loss, |sum, term| sum + term.form).backward());
         }
-        sum.norm = global_norm(sum.of.values().map(Vec::as_slice));
+        sum.norm = match leaves.resident {
+            false => global_norm(sum.of.values().map(Vec::as_slice)),
+            true => {
+                let gradients: Vec<&Tensor<2>> = sum.resident.0.values().collect();
+                self.base.ops().square_sums(&gradients).iter().sum::<f64>().sqrt()
+            }
+        };
         Ok(sum)
     }
 

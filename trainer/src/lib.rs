@@ -16,6 +16,7 @@ pub mod partition;
 mod plan;
 pub mod random;
 pub mod rationale;
+pub mod resident;
 pub mod rows;
 pub mod schedule;
 pub mod soft;

@@ -2,6 +2,7 @@
 //! norm of all gradients. The moments are plain vectors, so a checkpoint holds them exactly.
 
 use crate::matching::MAP;
+use limbeck_model::ops::update::Update;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,31 +56,28 @@ impl Moments {
     }
 }
 
-/// Updates `values` in place; `step` counts from 1.
-pub fn adamw(
-    settings: &AdamWSettings,
-    group: &Group,
-    step: u64,
-    values: &mut [f32],
-    grads: &[f32],
-    scale: f32,
-    moments: &mut Moments,
-) {
+/// The constants of step `step`, which counts from 1; `scale` multiplies the gradients.
+pub fn update_of(settings: &AdamWSettings, group: &Group, step: u64, scale: f32) -> Update {
     let Group { learning_rate: rate, weight_decay } = *group;
-    let (b1, b2) = (settings.beta1 as f32, settings.beta2 as f32);
-    // Subtracted before rounding: in f32, 1 - 0.999 is off by 5e-5 of itself.
-    let (rest1, rest2) = ((1.0 - settings.beta1) as f32, (1.0 - settings.beta2) as f32);
-    let correction1 = 1.0 - settings.beta1.powi(step.min(i32::MAX as u64) as i32);
-    let correction2 = (1.0 - settings.beta2.powi(step.min(i32::MAX as u64) as i32)).sqrt();
-    let size = (rate / correction1) as f32;
-    let keep = (1.0 - rate * weight_decay) as f32;
-    let (correction2, epsilon) = (correction2 as f32, settings.epsilon as f32);
+    let correction = |beta: f64| 1.0 - beta.powi(step.min(i32::MAX as u64) as i32);
+    Update {
+        beta1: settings.beta1 as f32,
+        beta2: settings.beta2 as f32,
+        rest1: (1.0 - settings.beta1) as f32,
+        rest2: (1.0 - settings.beta2) as f32,
+        size: (rate / correction(settings.beta1)) as f32,
+        keep: (1.0 - rate * weight_decay) as f32,
+        correction2: correction(settings.beta2).sqrt() as f32,
+        epsilon: settings.epsilon as f32,
+        scale,
+    }
+}
+
+/// Updates `values` in place.
+pub fn adamw(by: &Update, values: &mut [f32], grads: &[f32], moments: &mut Moments) {
     let update = |values: &mut [f32], grads: &[f32], first: &mut [f32], second: &mut [f32]| {
         for (((value, grad), m), v) in values.iter_mut().zip(grads).zip(first).zip(second) {
-            let grad = grad * scale;
-            *m = b1 * *m + rest1 * grad;
-            *v = b2 * *v + rest2 * grad * grad;
-            *value = *value * keep - size * *m / (v.sqrt() / correction2 + epsilon);
+            *value = by.of(*value, *grad, m, v);
         }
     };
     // Element by element: how a large one is cut changes no bit of it.
@@ -126,7 +124,7 @@ mod tests {
         let grads = [[0.1f32, -0.2, 0.3], [0.5, 0.4, -0.3], [-1.0, 0.0, 2.0]];
         for (i, g) in grads.iter().enumerate() {
             let group = Group::of("x.lora_A", 0.1, 4.0, settings.weight_decay);
-            adamw(&settings, &group, i as u64 + 1, &mut w, g, 1.0, &mut moments);
+            adamw(&update_of(&settings, &group, i as u64 + 1, 1.0), &mut w, g, &mut moments);
         }
         let mut want = [1.0f64, -2.0, 3.0];
         let (mut m, mut v) = ([0f64; 3], [0f64; 3]);

@@ -64,6 +64,8 @@ pub struct Leaves {
     pub weights: TensorSet,
     /// By layer, from its states to those of a teacher of another width: see [`crate::matching`].
     pub maps: BTreeMap<usize, Tensor<2>>,
+    /// What they give stays on the device: see [`crate::resident`].
+    pub resident: bool,
 }
 
 impl Leaves {
@@ -101,6 +103,7 @@ impl Leaves {
             score: self.score.as_ref().map(still),
             weights: self.weights.iter().map(|(name, tensor)| (name.clone(), still(tensor))).collect(),
             maps: self.maps.iter().map(|(layer, tensor)| (*layer, still(tensor))).collect(),
+            resident: self.resident,
         }
     }
 
@@ -241,31 +244,34 @@ impl Parameters {
     /// Weights that have a place on `grid` stand there; an adapter has none.
     pub fn leaves(&self, ops: &dyn Ops, grid: Option<&dyn Grid>) -> Leaves {
         let device = ops.device();
-        let of = |values: Vec<f32>, shape: [usize; 2]| -> Tensor<2> {
-            Tensor::from_data(TensorData::new(values, shape), &device).require_grad()
-        };
-        let tensor = |p: &Parameter| of(p.values.clone(), p.shape);
-        let map = |(name, p): (&String, &Parameter)| Some((name.strip_prefix(MAP)?.parse().ok()?, tensor(p)));
+        let weights = matches!(self.tuning, Tuning::Full | Tuning::FullClassifier(_));
+        self.leaves_by(&|name, p| {
+            let on_grid = grid.filter(|_| weights && name != SCORE && !name.starts_with(MAP));
+            let values = on_grid.and_then(|grid| grid.rounded(name, &p.values)).unwrap_or_else(|| p.values.clone());
+            Tensor::from_data(TensorData::new(values, p.shape), &device).require_grad()
+        })
+    }
+
+    /// The same of tensors that `tensor` gives for each parameter.
+    pub(crate) fn leaves_by(&self, tensor: &dyn Fn(&str, &Parameter) -> Tensor<2>) -> Leaves {
+        let of = |name: &str| self.all.get(name).map(|p| tensor(name, p));
+        let map = |(name, p): (&String, &Parameter)| Some((name.strip_prefix(MAP)?.parse().ok()?, tensor(name, p)));
         let maps = self.all.iter().filter_map(map).collect();
+        let score = of(SCORE);
         let Some(config) = self.config() else {
             let weights = self.kept().filter(|(name, _)| *name != SCORE);
-            let weight = |name: &str, p: &Parameter| match grid.and_then(|grid| grid.rounded(name, &p.values)) {
-                Some(rounded) => of(rounded, p.shape),
-                None => tensor(p),
-            };
-            let weights = weights.map(|(name, p)| (name.clone(), weight(name, p))).collect();
-            return Leaves { weights, score: self.all.get(SCORE).map(tensor), maps, ..Leaves::default() };
+            let weights = weights.map(|(name, p)| (name.clone(), tensor(name, p))).collect();
+            return Leaves { weights, score, maps, ..Leaves::default() };
         };
         let scaling = config.scaling();
         let mut set = LoraSet::new();
         for (name, a) in &self.all {
             let Some(path) = name.strip_suffix(".lora_A") else { continue };
-            let Some(b) = self.all.get(&format!("{path}.lora_B")) else { continue };
-            let magnitude = self.all.get(&format!("{path}.lora_magnitude_vector"));
-            let dora = magnitude.map(|m| Dora::new(tensor(m)));
-            set.insert(path.to_string(), Lora { a: tensor(a), b: tensor(b), scaling, dora, dropout: None });
+            let Some(b) = of(&format!("{path}.lora_B")) else { continue };
+            let dora = of(&format!("{path}.lora_magnitude_vector")).map(Dora::new);
+            set.insert(path.to_string(), Lora { a: tensor(name, a), b, scaling, dora, dropout: None });
         }
-        Leaves { set, score: self.all.get(SCORE).map(tensor), maps, ..Leaves::default() }
+        Leaves { set, score, maps, ..Leaves::default() }
     }
 
     /// The classification head as a constant; none where the base's own head answers.

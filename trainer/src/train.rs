@@ -7,9 +7,9 @@ use crate::checkpoint::{Checkpoints, Progress, StepLog};
 use crate::diverged::diagnose;
 use crate::learner::Learner;
 use crate::on_policy::{Writer, Written};
-use crate::optimizer::{Group, adamw, clip_factor};
 use crate::parameters::Parameters;
 use crate::plan::{HeadKind, TrainError, TrainPlan, TrainReport, TrainSettings};
+use crate::resident::Held;
 use crate::rows::{encode, encode_with, soft_loss};
 use crate::turbo::HiddenCache;
 use crate::validate::Validator;
@@ -68,11 +68,17 @@ pub fn train<'a>(
     let cache = cache.as_ref();
     let learner = Learner { cache, soft, divergence, on_policy, matched, ..Learner::new(base, s, &rows) };
 
+    let mut held = Held::of(base, &parameters);
+
     let started = Instant::now();
     let first_step = step;
     let mut seen_tokens = 0usize;
     let stopped_early = loop {
-        if is_due(step, total, s.eval_steps) && looks.last().is_none_or(|look| look.step < step) {
+        let due = is_due(step, total, s.eval_steps);
+        if due || step >= stop || writer.is_some() {
+            held.fetch(&mut parameters);
+        }
+        if due && looks.last().is_none_or(|look| look.step < step) {
             looks.extend(look(&validator, &parameters, step, emit)?);
             if checkpoints.best_by.and_then(|m| best(&looks, m)).is_some_and(|best| best.step == step) {
                 save(&checkpoints, step, &log, &looks, &parameters, emit)?;
@@ -93,24 +99,29 @@ pub fn train<'a>(
                 (Learner { rows, ..learner }, Some(*written))
             }
         };
-        let gradients = learner.gradients(&parameters, &chosen, step)?;
-        let diverged = |parameters: &Parameters, what| -> Result<TrainReport, TrainError> {
+        let gradients = learner.gradients_at(&held.leaves(base, &parameters), &chosen, step)?;
+        let diverged = |held: &mut Held, parameters: &mut Parameters, what| -> Result<TrainReport, TrainError> {
+            held.fetch(parameters);
             let mut found = diagnose(&learner, parameters, &chosen, step, what)?;
             found.checkpoint = saved;
             Err(TrainError::NotFinite(Box::new(found)))
         };
         if !(gradients.loss.is_finite() && gradients.norm.is_finite()) {
-            return diverged(&parameters, if gradients.loss.is_finite() { "the gradient" } else { "the loss" });
+            return diverged(
+                &mut held,
+                &mut parameters,
+                if gradients.loss.is_finite() { "the gradient" } else { "the loss" },
+            );
         }
         let rate = schedule.rate(step);
-        let clip = clip_factor(gradients.norm, s.max_grad_norm);
-        for (name, grad) in &gradients.of {
-            let Some(p) = parameters.all.get_mut(name) else { continue };
-            let group = Group::of(name, rate, s.loraplus_lr_ratio, s.adamw.weight_decay);
-            adamw(&s.adamw, &group, step + 1, &mut p.values, grad, clip, &mut p.moments);
+        held.update(&mut parameters, &gradients, s, rate, step + 1);
+        let saves = (step + 1) % s.save_steps.max(1) == 0 || step + 1 == stop;
+        if saves {
+            held.fetch(&mut parameters);
         }
+        // Masters that are behind are what a step ran on.
         if !parameters.all.values().all(|p| p.values.iter().all(|x| x.is_finite())) {
-            return diverged(&parameters, "the update");
+            return diverged(&mut held, &mut parameters, "the update");
         }
         step += 1;
         log.push(StepLog {
@@ -134,7 +145,7 @@ pub fn train<'a>(
             tokens_per_s: seen_tokens as f64 / elapsed,
             eta_s: elapsed / (step - first_step) as f64 * (stop - step) as f64,
         });
-        if step % s.save_steps.max(1) == 0 || step == stop {
+        if saves {
             save(&checkpoints, step, &log, &looks, &parameters, emit)?;
             saved = Some(step);
         }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use limbeck_model::adapter::AdapterConfig;
-use limbeck_trainer::optimizer::{AdamWSettings, Group, Moments, adamw};
+use limbeck_trainer::optimizer::{AdamWSettings, Group, Moments, adamw, update_of};
 use limbeck_trainer::schedule::{Decay, Schedule, Scheduler};
 use serde_json::Value;
 
@@ -52,7 +52,8 @@ fn loraplus_groups_and_steps_are_those_of_peft() {
         let mut values = single(&case["start"]);
         let mut moments = Moments::zeros(values.len());
         for (i, grads) in case["grads"].as_array().unwrap().iter().enumerate() {
-            adamw(&settings, &group, i as u64 + 1, &mut values, &single(grads), 1.0, &mut moments);
+            let by = update_of(&settings, &group, i as u64 + 1, 1.0);
+            adamw(&by, &mut values, &single(grads), &mut moments);
         }
         for (ours, theirs) in values.iter().zip(single(&case["end"])) {
             let tolerance = 1e-6 + 2e-6 * group.learning_rate as f32;

@@ -19,7 +19,7 @@ use limbeck_trainer::Base;
 use limbeck_trainer::TrainSettings;
 use limbeck_trainer::batch::TrainRow;
 use limbeck_trainer::learner::Learner;
-use limbeck_trainer::optimizer::{AdamWSettings, Group, adamw, clip_factor};
+use limbeck_trainer::optimizer::{AdamWSettings, Group, adamw, clip_factor, update_of};
 use limbeck_trainer::parameters::Parameters;
 use limbeck_trainer::schedule::Scheduler;
 use serde::Deserialize;
@@ -116,7 +116,7 @@ fn curve(base: &Path, golden: &Golden, start: &Adapter, change: impl FnOnce(&mut
         for (name, grad) in &gradients.of {
             let p = parameters.all.get_mut(name).unwrap();
             let group = Group::of(name, schedule.rate(step as u64), s.loraplus_lr_ratio, s.adamw.weight_decay);
-            adamw(&s.adamw, &group, step as u64 + 1, &mut p.values, grad, clip, &mut p.moments);
+            adamw(&update_of(&s.adamw, &group, step as u64 + 1, clip), &mut p.values, grad, &mut p.moments);
         }
         yardstick = yardstick.max(golden.spread[step]).max(LAST_PLACES * golden.losses[step]);
         let apart = (gradients.loss - golden.losses[step]).abs() / yardstick;

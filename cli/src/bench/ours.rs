@@ -20,9 +20,10 @@ use limbeck_model::tokenizer::ChatTokenizer;
 use limbeck_model::weights::Weights;
 use limbeck_trainer::batch::{LossNormalization, TrainRow};
 use limbeck_trainer::learner::Learner;
-use limbeck_trainer::optimizer::{AdamWSettings, Group, adamw, clip_factor};
+use limbeck_trainer::optimizer::AdamWSettings;
 use limbeck_trainer::parameters::Parameters;
 use limbeck_trainer::random::Random;
+use limbeck_trainer::resident::Held;
 use limbeck_trainer::schedule::{Decay, Scheduler};
 use limbeck_trainer::watch::Metric;
 use limbeck_trainer::{Base, HeadKind, TrainPlan, TrainSettings, train, turbo};
@@ -99,17 +100,13 @@ pub fn step(args: &OursStep, device: Option<&str>) -> Result<StepFigures> {
     let config = AdapterConfig::lora("base", s.r, s.lora_alpha, &s.target_modules, s.use_rslora);
     let mut parameters = Parameters::init(config, &decoder, s.seed);
     let learner = Learner::new(Base::Frozen(&decoder), &s, &rows);
+    let mut held = Held::of(learner.base, &parameters);
     let chosen: Vec<usize> = (0..rows.len()).collect();
     let (mut wall, mut busy, mut loss) = (Vec::new(), Vec::new(), f64::NAN);
     for step in 0..args.warmup + args.steps {
         let (begun, cpu) = (Instant::now(), cpu_seconds());
-        let gradients = learner.gradients(&parameters, &chosen, step)?;
-        let clip = clip_factor(gradients.norm, s.max_grad_norm);
-        for (name, grad) in &gradients.of {
-            let Some(p) = parameters.all.get_mut(name) else { continue };
-            let group = Group::of(name, s.learning_rate, s.loraplus_lr_ratio, s.adamw.weight_decay);
-            adamw(&s.adamw, &group, step + 1, &mut p.values, grad, clip, &mut p.moments);
-        }
+        let gradients = learner.gradients_at(&held.leaves(learner.base, &parameters), &chosen, step)?;
+        held.update(&mut parameters, &gradients, &s, s.learning_rate, step + 1);
         if step >= args.warmup {
             wall.push(begun.elapsed().as_secs_f64());
             busy.extend(cpu_seconds().zip(cpu).map(|(after, before)| after - before));

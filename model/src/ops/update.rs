@@ -24,6 +24,7 @@ pub struct Update {
 
 impl Update {
     /// One element's new value, after its moments.
+    #[inline(always)]
     pub fn of(&self, value: f32, grad: f32, first: &mut f32, second: &mut f32) -> f32 {
         let grad = grad * self.scale;
         *first = self.beta1 * *first + self.rest1 * grad;

@@ -53,6 +53,11 @@ pub fn example(i: usize, split: Split) -> Example {
     }
 }
 
+/// Where the trainings run: `LIMBECK_TEST_DEVICE`, as in `--device`, or the CPU.
+pub fn device() -> DeviceName {
+    std::env::var("LIMBECK_TEST_DEVICE").map_or(DeviceName::Cpu, |name| name.parse().unwrap())
+}
+
 /// A base as the bench's own, of so many layers and with other weights.
 pub fn write_base(path: &Path, layers: u32, seed: u64) {
     tiny_base::write(path, layers, GgmlType::F32, seed);
@@ -85,7 +90,7 @@ impl Bench {
         let dir = folder.path().join("dataset");
         Dataset::write(&dir, card, BTreeMap::from([(Split::Train, train), (Split::Valid, valid)])).unwrap();
         let weights = Weights::open(&base).unwrap();
-        let decoder = Arc::new(Decoder::from_weights(&weights, ops(DeviceName::Cpu).unwrap(), true).unwrap());
+        let decoder = Arc::new(Decoder::from_weights(&weights, ops(device()).unwrap(), true).unwrap());
         let tokenizer = Arc::new(ChatTokenizer::open(&base).unwrap());
         let dataset = Dataset::load(&dir).unwrap();
         Bench { folder, decoder, tokenizer, dataset }
