@@ -97,6 +97,14 @@ fn primitive(t: Tensor<2>) -> AdTensor {
     }
 }
 
+/// The values of a tensor, without gaps; a gradient that was taken out of its graph is one that knows of no graph.
+fn bare(t: &Tensor<2>) -> CubeTensor {
+    contiguous(match t.clone().try_into_primitive::<Cube>() {
+        Ok(p) => p,
+        Err(_) => primitive(t.clone()).primitive().clone(),
+    })
+}
+
 fn tensor(p: AdTensor) -> Tensor<2> {
     Tensor::from_primitive::<Ad>(p)
 }
@@ -308,7 +316,7 @@ impl Ops for CubeOps {
 
     fn logits(&self, hidden: &Tensor<2>, head: &Frozen, rows: &[usize]) -> Vec<f32> {
         let Some(matrix) = matrix(head) else { return self.stock.logits(hidden, head, rows) };
-        let hidden = contiguous(primitive(hidden.clone()).primitive().clone());
+        let hidden = bare(hidden);
         let mut logits = loss::logits(self.compute, &hidden, matrix, rows);
         softcap::cap_values(&mut logits, head.softcap);
         logits
@@ -321,7 +329,7 @@ impl Ops for CubeOps {
         if tokens.is_empty() {
             return queries.iter().map(|_| Vec::new()).collect();
         }
-        let hidden = contiguous(primitive(hidden.clone()).primitive().clone());
+        let hidden = bare(hidden);
         let mut logits = loss::read(loss::logits_of(&hidden, matrix, &rows, &tokens));
         softcap::cap_values(&mut logits, head.softcap);
         let mut logits = logits.into_iter();
@@ -339,14 +347,12 @@ impl Ops for CubeOps {
         }
         let sums = send(&self.cube, &vec![0f32; n], [1, n]);
         for (slot, gradient) in gradients.iter().enumerate() {
-            let gradient = contiguous(primitive((*gradient).clone()).primitive().clone());
-            adamw::squares(&gradient, &sums, slot);
+            adamw::squares(&bare(gradient), &sums, slot);
         }
         loss::read(sums).into_iter().map(f64::from).collect()
     }
 
     fn update(&self, parameter: &mut Resident, gradient: &Tensor<2>, by: &Update) {
-        let bare = |t: &Tensor<2>| contiguous(primitive(t.clone()).primitive().clone());
         let [value, first, second] = [&parameter.value, &parameter.first, &parameter.second].map(bare);
         adamw::adamw([&value, &first, &second], &bare(gradient), by);
         let made = [value, first, second].map(|t| tensor(AdTensor::new(t)));
