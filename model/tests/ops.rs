@@ -264,6 +264,30 @@ fn attention_over_packed_rows() {
     attention_case("cached prefix", cached, 4, 2, 4, 3);
 }
 
+/// Heads as they are in models, rows and a prefix that are longer than a kernel's blocks, and rows that begin inside one.
+#[test]
+fn attention_past_a_block() {
+    let mut rows = Packed::new();
+    rows.push_chain(&[1; 70], 0);
+    rows.push_chain(&[1; 3], 0);
+    rows.push_chain(&[1; 65], 0);
+    let mut shared = Packed::with_prefix(&[1; 67], 0);
+    shared.push_chain(&[1; 40], 67);
+    shared.push_tree(&[1; 30], &[(1, ROOT), (1, 0), (1, ROOT)], 67);
+    let plain = |plan| plan;
+    planned_attention_case("long rows", rows.clone(), 6, 2, 64, 0, &plain);
+    planned_attention_case("long rows behind a cache", rows.clone(), 2, 2, 16, 70, &plain);
+    planned_attention_case("wide heads", rows, 2, 1, 128, 0, &plain);
+    planned_attention_case("long prefix", shared.clone(), 3, 1, 80, 0, &plain);
+    planned_attention_case("window over blocks", shared.clone(), 2, 1, 16, 0, &|plan| AttentionPlan {
+        window: Some(33),
+        ..plan
+    });
+    let mut few = Packed::with_prefix(&[1; 3], 0);
+    few.push_chain(&[1; 5], 3);
+    planned_attention_case("the widest heads", few, 1, 1, 256, 0, &plain);
+}
+
 #[test]
 fn cross_entropy_at_label_positions() {
     let (n, width, vocab) = (9, 12, 37);

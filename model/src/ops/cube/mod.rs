@@ -3,20 +3,24 @@
 #![allow(unsafe_code, reason = "kernels are launched without bounds checks; each launch says why it stays inside")]
 
 mod adamw;
+mod attention;
+mod attention_backward;
 mod buffer;
 mod codes;
+mod layer;
 mod linear;
 mod loss;
 mod matrix;
 mod pointwise;
 mod product;
+mod tables;
 
 pub(crate) use matrix::CubeMatrix;
 
 use super::codes::Codes;
 use super::stock::{self, StockOps};
 use super::update::{Resident, Update};
-use super::{AttentionPlan, Frozen, FrozenForm, LayerKv, Lora, Ops, SoftTarget, Target, soft, softcap};
+use super::{AttentionPlan, Block, Frozen, FrozenForm, LayerKv, Lora, Ops, SoftTarget, Target, soft, softcap};
 use crate::divergence::Divergence;
 use buffer::{Held, contiguous, send};
 use burn::backend::Autodiff;
@@ -30,6 +34,7 @@ use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{Cube, CubeDevice};
 use pointwise::Gate;
 use std::sync::Arc;
+use tables::Tables;
 
 type Ad = Autodiff<Cube, NoCheckpointing>;
 type AdTensor = FloatTensor<Ad>;
@@ -86,6 +91,12 @@ impl CubeOps {
         let one = primitive(Tensor::from_data([[0f32]], &device));
         let cube = one.primitive().device.clone();
         CubeOps { stock: StockOps::new(device.clone()), device, cube, compute, held: Held::default() }
+    }
+}
+
+impl CubeOps {
+    fn tables(&self, plan: &AttentionPlan) -> Tables {
+        Tables::of(&self.held, &self.cube, plan, attention::block(&self.cube.client(), plan.head_dim))
     }
 }
 
@@ -257,6 +268,14 @@ impl Ops for CubeOps {
         unary(&y, sum, BiasState)
     }
 
+    fn layer(&self, x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Option<Tensor<2>> {
+        layer::layer(self, x, block, plan)
+    }
+
+    fn has_layer(&self) -> bool {
+        true
+    }
+
     fn dora_norms(&self, weight: &Frozen, lora: &Lora) -> Vec<f32> {
         self.stock.dora_norms(weight, lora)
     }
@@ -269,11 +288,14 @@ impl Ops for CubeOps {
         plan: &AttentionPlan,
         past: Option<&LayerKv>,
     ) -> Tensor<2> {
-        self.stock.attention(q, k, v, plan, past)
+        let tables = self.tables(plan);
+        let past = past.map(|past| [bare(&past.keys), bare(&past.values)]);
+        attention::attention([q, k, v], plan, &tables, past)
     }
 
     fn rotate_keys(&self, k: Tensor<2>, plan: &AttentionPlan) -> Tensor<2> {
-        self.stock.rotate_keys(k, plan)
+        let rotated = attention::rotate(&bare(&k), plan, &self.tables(plan), 1.0);
+        tensor(AdTensor::new(rotated))
     }
 
     fn add(&self, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {

@@ -151,16 +151,21 @@ pub(super) enum Gate {
     GeluTanh,
 }
 
+/// By `exp` of a negative number: no overflow, whatever the driver's own tanh does.
+#[cube]
+pub(super) fn tanh(x: f32) -> f32 {
+    let e = (-2.0f32 * x.abs()).exp();
+    let size = (1.0f32 - e) / (1.0f32 + e);
+    select(x < 0.0f32, -size, size)
+}
+
 /// The activation of `g`, and its slope there.
 #[cube]
 fn activated(g: f32, #[comptime] gelu: bool) -> (f32, f32) {
     if comptime!(gelu) {
         let c = 0.797_884_56f32;
         let inner = c * (g + 0.044_715f32 * g * g * g);
-        // tanh by exp of a negative number: no overflow, whatever the driver's own tanh does.
-        let e = (-2.0f32 * inner.abs()).exp();
-        let size = (1.0f32 - e) / (1.0f32 + e);
-        let t = select(inner < 0.0f32, -size, size);
+        let t = tanh(inner);
         let slope = 0.5f32 * (1.0f32 + t) + 0.5f32 * g * (1.0f32 - t * t) * c * (1.0f32 + 0.134_145f32 * g * g);
         (0.5f32 * g * (1.0f32 + t), slope)
     } else {
