@@ -32,6 +32,8 @@ pub enum DeviceError {
         "device `{0}` did not start: no such hardware here, or its driver is missing; `limbeck doctor` shows what is, and --device cpu always works"
     )]
     NotThere(String),
+    #[error("device `{0}` has no bfloat16; leave train.dtype at \"auto\" or set it to \"fp32\"")]
+    NoBf16(String),
 }
 
 impl FromStr for DeviceName {
@@ -73,10 +75,10 @@ pub enum Dtype {
     Fp32,
 }
 
-/// The op set that trains on the device.
+/// The op set that trains on the device. On a GPU without bfloat16 `auto` is float32.
 ///
 /// # Errors
-/// As [`ops`].
+/// As [`ops`], and where bfloat16 is asked of a GPU that has none.
 pub fn training_ops(device: DeviceName, dtype: Dtype) -> Result<Arc<dyn Ops>, DeviceError> {
     match device {
         DeviceName::Cpu => Ok(Arc::new(FlexOps::new(match dtype {
@@ -85,25 +87,43 @@ pub fn training_ops(device: DeviceName, dtype: Dtype) -> Result<Arc<dyn Ops>, De
             Dtype::Auto if Engine::pays() => Compute::Bf16(Engine::best()),
             Dtype::Auto => Compute::F32,
         }))),
-        other => ops(other),
+        DeviceName::CpuReference => ops(device),
+        DeviceName::Wgpu | DeviceName::Cuda(_) => gpu_ops(device, dtype),
     }
 }
 
 /// The op set that runs on the device, in float32.
+///
+/// # Errors
+/// When the device is not in this build.
 pub fn ops(device: DeviceName) -> Result<Arc<dyn Ops>, DeviceError> {
     match device {
         DeviceName::Cpu => Ok(Arc::new(FlexOps::default())),
         DeviceName::CpuReference => Ok(Arc::new(StockOps::new(Device::flex()))),
+        DeviceName::Wgpu | DeviceName::Cuda(_) => gpu_ops(device, Dtype::Fp32),
+    }
+}
+
+fn gpu_ops(name: DeviceName, dtype: Dtype) -> Result<Arc<dyn Ops>, DeviceError> {
+    #[cfg(feature = "cube")]
+    let on = |device: Device| -> Result<Arc<dyn Ops>, DeviceError> {
+        let has_bf16 = dtype != Dtype::Fp32 && GpuCompute::Bf16.is_on(&device);
+        let compute = match dtype {
+            Dtype::Bf16 if !has_bf16 => return Err(DeviceError::NoBf16(name.to_string())),
+            Dtype::Bf16 | Dtype::Auto if has_bf16 => GpuCompute::Bf16,
+            _ => GpuCompute::F32,
+        };
+        Ok(Arc::new(CubeOps::new(device, compute)))
+    };
+    let _ = dtype;
+    let missing = |feature| Err(DeviceError::NotBuilt { name: name.to_string(), feature });
+    match name {
         #[cfg(feature = "wgpu")]
-        DeviceName::Wgpu => {
-            Ok(Arc::new(CubeOps::new(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice), GpuCompute::F32)))
-        }
+        DeviceName::Wgpu => on(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
         #[cfg(feature = "cuda")]
-        DeviceName::Cuda(index) => Ok(Arc::new(CubeOps::new(Device::cuda(index), GpuCompute::F32))),
-        #[cfg(not(feature = "wgpu"))]
-        DeviceName::Wgpu => Err(DeviceError::NotBuilt { name: device.to_string(), feature: "wgpu" }),
-        #[cfg(not(feature = "cuda"))]
-        DeviceName::Cuda(_) => Err(DeviceError::NotBuilt { name: device.to_string(), feature: "cuda" }),
+        DeviceName::Cuda(index) => on(Device::cuda(index)),
+        DeviceName::Cuda(_) => missing("cuda"),
+        _ => missing("wgpu"),
     }
 }
 

@@ -6,7 +6,8 @@ mod common;
 
 use burn::tensor::{Device, Tensor};
 use common::{
-    KINDS, Kind, PLAIN, adapter_of, adapter_of_rank, config_with, decoder_of, decoder_with, distance, step_under,
+    KINDS, Kind, PLAIN, adapter_of, adapter_of_rank, config_with, decoder_of, decoder_with, distance, of_device,
+    step_under, step_with,
 };
 use limbeck_model::decoder::Decoder;
 use limbeck_model::divergence::Divergence;
@@ -149,6 +150,7 @@ fn furthest(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
 
 #[test]
 fn equals_the_layer_composed_of_single_ops_and_the_plain_reference() {
+    let device = of_device();
     for kind in KINDS {
         let fused = decoder_of(kind, Arc::new(FlexOps::default()), None);
         assert!(
@@ -158,8 +160,10 @@ fn equals_the_layer_composed_of_single_ops_and_the_plain_reference() {
             let (loss, grads) = step(kind, Arc::new(FlexOps::default()), &batch, &targets);
             assert_eq!(grads.len(), 2 * 7 * if kind.dora { 3 } else { 2 });
             let stock: Arc<dyn Ops> = Arc::new(StockOps::new(Device::flex()));
+            let composed: Arc<dyn Ops> = Arc::new(Composed(FlexOps::default()));
+            let device = device.iter().map(|ops| ("the device's", ops.clone(), 5e-5));
             for (other, ops, tolerance) in
-                [("composed", Arc::new(Composed(FlexOps::default())) as Arc<dyn Ops>, 1e-5), ("stock", stock, 5e-5)]
+                [("composed", composed, 1e-5), ("stock", stock, 5e-5)].into_iter().chain(device)
             {
                 let (want, want_grads) = step(kind, ops, &batch, &targets);
                 assert!((loss - want).abs() <= 1e-5 * want.abs(), "{name}, {kind:?}: {loss}, {other} {want}");
@@ -308,5 +312,34 @@ fn how_long_a_step_takes() {
         }
         let [one, composed] = best.map(|s| s * 1e3);
         eprintln!("{kind:?}: one op a layer {one:.0} ms, composed {composed:.0} ms, {:.2} times", composed / one);
+    }
+}
+
+/// What a device keeps for its backward pass, or works out again for it, is the same; and half precision is near it.
+#[test]
+fn on_a_device_checkpointing_changes_no_bit() {
+    let Some(ops) = of_device() else { return };
+    for (name, batch, targets) in batches() {
+        let [kept, again] = [false, true].map(|checkpoint| step_with(ops.clone(), checkpoint, &batch, &targets));
+        assert_eq!(kept.0.to_bits(), again.0.to_bits(), "{name}");
+        assert_eq!(kept.1, again.1, "{name}");
+    }
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn half_precision_on_a_gpu_is_near_float32() {
+    use limbeck_model::ops::cube::{Compute, CubeOps};
+    let device = Device::wgpu(burn::tensor::DeviceKind::DefaultDevice);
+    if !Compute::F16.is_on(&device) {
+        return eprintln!("not measured: this renderer has no float16");
+    }
+    for (name, batch, targets) in batches() {
+        let [(loss, grads), (want, want_grads)] = [Compute::F16, Compute::F32]
+            .map(|compute| step_with(Arc::new(CubeOps::new(device.clone(), compute)), false, &batch, &targets));
+        assert!((loss - want).abs() <= 5e-3 * want.abs(), "{name}: {loss} against {want}");
+        let gap = distance(&grads, &want_grads);
+        eprintln!("{name}: gradients are {gap} of the largest off float32");
+        assert!(gap < 2e-2, "{name}: gradients are {gap} of the largest off");
     }
 }

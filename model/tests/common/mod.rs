@@ -4,6 +4,7 @@
 use limbeck_model::adapter::{Adapter, AdapterConfig, LoraPair};
 use limbeck_model::config::DecoderConfig;
 use limbeck_model::decoder::{Decoder, DecoderError, LINEARS, LoraSet, module_path};
+use limbeck_model::device::DeviceName;
 use limbeck_model::ops::dora::Dora;
 use limbeck_model::ops::{Lora, Ops, Target};
 use std::collections::BTreeMap;
@@ -19,6 +20,12 @@ pub fn values(n: usize, seed: u64, scale: f32) -> Vec<f32> {
             ((z >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 2.0 * scale
         })
         .collect()
+}
+
+/// The op set of the device that `LIMBECK_TEST_DEVICE` names, as in `--device`: held against the reference beside the CPU's.
+pub fn of_device() -> Option<Arc<dyn Ops>> {
+    let name: DeviceName = std::env::var("LIMBECK_TEST_DEVICE").ok()?.parse().unwrap();
+    Some(limbeck_model::device::ops(name).unwrap())
 }
 
 /// What a layer and its adapters have beside the plain ones.

@@ -32,6 +32,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Device, Tensor};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{Cube, CubeDevice};
+use cubecl::ir::features::TypeUsage;
+use cubecl::prelude::Scalar;
 use pointwise::Gate;
 use std::sync::Arc;
 use tables::Tables;
@@ -65,6 +67,9 @@ use with_float;
 pub enum Compute {
     F32,
     Bf16,
+    /// For forward passes, and for tests of mixed types where a device has no bfloat16; training in it would want its loss
+    /// scaled.
+    F16,
 }
 
 impl Compute {
@@ -72,7 +77,19 @@ impl Compute {
         match self {
             Compute::F32 => DType::F32,
             Compute::Bf16 => DType::BF16,
+            Compute::F16 => DType::F16,
         }
+    }
+
+    /// Whether the device keeps and converts such numbers.
+    pub fn is_on(self, device: &Device) -> bool {
+        let client = primitive(Tensor::from_data([[0f32]], &device.clone().autodiff())).primitive().client.clone();
+        let uses = match self {
+            Compute::F32 => return true,
+            Compute::Bf16 => half::bf16::supported_uses(&client),
+            Compute::F16 => half::f16::supported_uses(&client),
+        };
+        uses.contains(TypeUsage::Buffer) && uses.contains(TypeUsage::Conversion)
     }
 }
 
@@ -221,6 +238,7 @@ impl Ops for CubeOps {
         match self.compute {
             Compute::F32 => "fp32",
             Compute::Bf16 => "bf16",
+            Compute::F16 => "fp16",
         }
     }
 
