@@ -5,6 +5,7 @@ mod base;
 mod bench;
 mod carving;
 mod diagnostics;
+mod drivers;
 mod exit;
 mod inner;
 mod keys;

@@ -1,5 +1,6 @@
 //! `limbeck doctor`: what this machine and this build can do, and what stands in the way of a run.
 
+use crate::drivers::Places;
 use crate::exit::{Exit, Result};
 use crate::output;
 use crate::settings::Settings;
@@ -99,7 +100,10 @@ fn try_device(name: &str) -> String {
     let Ok(device) = name.parse::<DeviceName>() else { return "unknown".to_owned() };
     match device::probe(device) {
         Ok(()) => "ready".to_owned(),
-        Err(e) => e.to_string(),
+        Err(e) => {
+            let missing = Places::here().missing(name);
+            if missing.is_empty() { e.to_string() } else { format!("can't start: {}", missing.join("; ")) }
+        }
     }
 }
 
