@@ -89,9 +89,9 @@ impl<'a> Base<'a> {
 
     /// Whether a step runs its layers again in the backward pass itself: layers that are composed of single ops, as those
     /// of a full fine-tuning, of some families, and under dropout are.
-    pub(crate) fn recomputes(self, drops: bool) -> bool {
+    pub(crate) fn recomputes(self, composed: bool) -> bool {
         match self {
-            Base::Frozen(decoder) => decoder.checkpointing() && (drops || !decoder.has_single_ops()),
+            Base::Frozen(decoder) => decoder.checkpointing() && (composed || !decoder.has_single_ops()),
             Base::Open(open) => open.checkpoint,
         }
     }

@@ -148,7 +148,8 @@ impl<'a> Learner<'a> {
             rationales: rationale::loss_weight(of_step(), s.loss_normalization) as f32,
         };
         let tokens: usize = rows.iter().map(|&i| self.rows[i].computed()).sum();
-        let recomputes = self.base.recomputes(s.lora_dropout > 0.0);
+        let composed = s.lora_dropout > 0.0 || (s.use_dora && !self.base.ops().layer_takes_dora());
+        let recomputes = self.base.recomputes(composed);
         let mut sum = Gradients::default();
         for rows in rows.chunks(s.batch_size.max(1)) {
             let batch = self.pack(rows);

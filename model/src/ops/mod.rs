@@ -272,6 +272,11 @@ pub trait Ops: Send + Sync {
         false
     }
 
+    /// Whether that holds under DoRA, too.
+    fn layer_takes_dora(&self) -> bool {
+        self.has_layer()
+    }
+
     /// A whole layer as one op, where the op set has one for such a plan; the decoder composes it from the others otherwise.
     fn layer(&self, x: Tensor<2>, block: &Block, plan: &AttentionPlan) -> Option<Tensor<2>> {
         let _ = (x, block, plan);

@@ -392,7 +392,7 @@ fn forward_kernel<F: Float>(
                 total[r] = sum;
                 #[unroll(groups <= UNROLLED)]
                 for g in 0..groups {
-                    acc[r * groups + g] = acc[r * groups + g] * shrink;
+                    acc[r * groups + g] *= shrink;
                 }
             }
             #[unroll(groups <= UNROLLED)]

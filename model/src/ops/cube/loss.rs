@@ -317,7 +317,7 @@ pub(super) fn logits_of(hidden: &CubeTensor, head: &CubeMatrix, rows: &[u32], to
     let device = &hidden.device;
     // A few rows of codes are decoded, not all.
     let (dense, tokens) = match head {
-        CubeMatrix::Dense(values) => (values.clone(), send(device, tokens, [1, n])),
+        CubeMatrix::Dense(values) => (values.as_ref().clone(), send(device, tokens, [1, n])),
         CubeMatrix::Codes(codes) => {
             let rows = codes.rows(&send(device, tokens, [1, n]), DType::F32);
             (rows, send(device, &(0..n as u32).collect::<Vec<_>>(), [1, n]))

@@ -15,18 +15,18 @@ use cubecl::prelude::*;
 /// `[out, in]`.
 #[derive(Clone, Debug)]
 pub(crate) enum CubeMatrix {
-    Dense(CubeTensor),
-    Codes(CubeCodes),
+    Dense(Box<CubeTensor>),
+    Codes(Box<CubeCodes>),
 }
 
 impl CubeMatrix {
     pub(super) fn new(device: &CubeDevice, compute: Compute, data: &[f32], n_out: usize, n_in: usize) -> Self {
         let sent = send(device, data, [n_out, n_in]);
-        CubeMatrix::Dense(cast_scaled(&sent, compute.dtype(), 1.0))
+        CubeMatrix::Dense(Box::new(cast_scaled(&sent, compute.dtype(), 1.0)))
     }
 
     pub(super) fn in_codes(device: &CubeDevice, codes: &Codes) -> Self {
-        CubeMatrix::Codes(CubeCodes::new(device, codes))
+        CubeMatrix::Codes(Box::new(CubeCodes::new(device, codes)))
     }
 
     /// Rows and columns.

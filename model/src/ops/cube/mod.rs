@@ -1,6 +1,12 @@
 //! The op set for GPUs: kernels written once in CubeCL, which run as WGSL through wgpu and as CUDA, each with its hand-written
 //! backward pass. What has no kernel of its own here goes through plain burn ops ([`super::stock`]).
 #![allow(unsafe_code, reason = "kernels are launched without bounds checks; each launch says why it stays inside")]
+#![allow(
+    clippy::collapsible_if,
+    clippy::manual_is_multiple_of,
+    clippy::too_many_arguments,
+    reason = "a kernel is written in what CubeCL compiles: no `let` chains, few methods, no structs of buffers"
+)]
 
 mod adamw;
 mod attention;
@@ -292,6 +298,10 @@ impl Ops for CubeOps {
 
     fn has_layer(&self) -> bool {
         true
+    }
+
+    fn layer_takes_dora(&self) -> bool {
+        false
     }
 
     fn dora_norms(&self, weight: &Frozen, lora: &Lora) -> Vec<f32> {

@@ -163,7 +163,7 @@ pub(super) fn tanh(x: f32) -> f32 {
 #[cube]
 fn activated(g: f32, #[comptime] gelu: bool) -> (f32, f32) {
     if comptime!(gelu) {
-        let c = 0.797_884_56f32;
+        let c = 0.797_884_6f32;
         let inner = c * (g + 0.044_715f32 * g * g * g);
         let t = tanh(inner);
         let slope = 0.5f32 * (1.0f32 + t) + 0.5f32 * g * (1.0f32 - t * t) * c * (1.0f32 + 0.134_145f32 * g * g);
