@@ -207,10 +207,15 @@ fn concurrent_threads_keep_one_history() {
 
 #[test]
 fn a_version_that_many_ask_for_at_once_is_laid_out_once_and_stays_under_their_feet() {
-    for _ in 0..20 {
+    for round in 0..200 {
         let h = home();
         let (_, digest) = h.put("1.0.0");
         h.store.promote(promotion(&digest, "ci")).unwrap();
+        if round % 2 == 1 {
+            // A folder that is not whole is there already.
+            let folder = h.store.resolve("quickstart", "staging").unwrap();
+            fs::remove_file(folder.join("manifest.json")).unwrap();
+        }
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {

@@ -263,18 +263,21 @@ impl HashedCopy {
 /// may be reading it.
 fn swap_in(tmp: &Path, target: &Path, is_whole: impl Fn() -> bool) -> Result<()> {
     let discard = || fs::remove_dir_all(tmp).map_err(Error::io("remove", tmp));
+    // Nothing is looked at before: what is absent now may be whole a moment later. A folder with something in it refuses.
+    match fs::rename(tmp, target) {
+        Ok(()) => return Ok(()),
+        Err(_) if is_whole() => return discard(),
+        Err(_) => {}
+    }
+    // It is damaged. One at a time, or the second would take aside what the first has mended.
+    let _alone = target.parent().and_then(|above| fs::File::open(above).and_then(|f| f.lock().map(|()| f)).ok());
     if is_whole() {
         return discard();
     }
     if target.symlink_metadata().is_ok() {
         let aside = tmp.with_extension("old.tmp");
-        match fs::rename(target, &aside) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            renamed => {
-                renamed.map_err(Error::io("take aside the damaged folder", target))?;
-                fs::remove_dir_all(&aside).map_err(Error::io("remove the damaged folder", &aside))?;
-            }
-        }
+        fs::rename(target, &aside).map_err(Error::io("take aside the damaged folder", target))?;
+        fs::remove_dir_all(&aside).map_err(Error::io("remove the damaged folder", &aside))?;
     }
     match fs::rename(tmp, target) {
         Ok(()) => Ok(()),
