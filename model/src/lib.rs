@@ -13,6 +13,7 @@ pub mod divergence;
 mod error;
 pub mod generate;
 pub mod gguf;
+pub mod kernel_time;
 pub mod label_trie;
 pub mod layout;
 pub mod lone_layer;

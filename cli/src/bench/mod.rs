@@ -6,6 +6,7 @@ pub mod banking;
 pub mod curate;
 pub mod distill;
 pub mod escalation;
+pub mod gpu;
 pub mod ours;
 pub mod report;
 pub mod review;

@@ -38,7 +38,13 @@ pub struct Figure {
 }
 
 impl Figure {
-    fn of(work: &str, figure: &'static str, digits: usize, peer: Vec<f64>, ours: Vec<f64>) -> Option<Figure> {
+    pub(super) fn of(
+        work: &str,
+        figure: &'static str,
+        digits: usize,
+        peer: Vec<f64>,
+        ours: Vec<f64>,
+    ) -> Option<Figure> {
         if peer.is_empty() || ours.is_empty() {
             return None;
         }
@@ -48,7 +54,7 @@ impl Figure {
         Some(Figure { work, figure, digits, peer, ours, peer_median, ours_median, ratio, bar: None, met: None })
     }
 
-    fn with(self, bar: Bar) -> Figure {
+    pub(super) fn with(self, bar: Bar) -> Figure {
         let met = match bar {
             Bar::RatioAtLeast(least) => self.ratio >= least,
             Bar::RatioAtMost(most) => self.ratio <= most,

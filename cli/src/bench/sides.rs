@@ -138,7 +138,7 @@ fn install(peer: &Path) -> String {
 }
 
 /// Of a side that ended badly: the module it lacks, or the end of what it said.
-fn failed(what: &str, status: &str, said: &str, peer: &Path) -> Failure {
+pub(super) fn failed(what: &str, status: &str, said: &str, peer: &Path) -> Failure {
     let lacks = said.lines().rev().find_map(|line| line.split_once("No module named '")?.1.split('\'').next());
     if let Some(module) = lacks {
         return Failure::new(Exit::Usage, format!("{what} needs the Python module {module}")).help(install(peer));
@@ -148,7 +148,7 @@ fn failed(what: &str, status: &str, said: &str, peer: &Path) -> Failure {
     Failure::new(Exit::Unexpected, format!("{what} failed ({status}):\n{tail}"))
 }
 
-fn last_json<T: DeserializeOwned>(stdout: &str) -> std::result::Result<T, serde_json::Error> {
+pub(super) fn last_json<T: DeserializeOwned>(stdout: &str) -> std::result::Result<T, serde_json::Error> {
     serde_json::from_str(stdout.lines().rev().find(|line| line.starts_with('{')).unwrap_or_default())
 }
 

@@ -28,8 +28,21 @@ pub fn table(heading: &Heading, figures: &[Figure], growth: &[Vec<Growth>], nois
     if !figures.is_empty() {
         let rounds = if heading.rounds == 1 { "1 round".to_owned() } else { format!("{} rounds", heading.rounds) };
         text.push_str(&format!("\nMedians of {rounds}, in turn: peer, ours. The ratio is ours over the peer's.\n"));
-        text.push_str(&format!("{:<32} {:<26} {:>8} {:>8} {:>7}  bar\n", "work", "figure", "peer", "ours", "ratio"));
+        text.push_str(&figure_rows(figures));
     }
+    for series in growth {
+        text.push_str(&growth_table(series));
+    }
+    if !noise.is_empty() {
+        text.push_str("\nThe machine is noisy; CPU-normalised figures and ratios say more than times:\n");
+        noise.iter().for_each(|note| text.push_str(&format!("  {note}\n")));
+    }
+    text
+}
+
+/// A row a figure under a head; the work's name stands in its first row.
+pub fn figure_rows(figures: &[Figure]) -> String {
+    let mut text = format!("{:<32} {:<26} {:>8} {:>8} {:>7}  bar\n", "work", "figure", "peer", "ours", "ratio");
     let mut work = "";
     for f in figures {
         let shown = if f.work == work { "" } else { &f.work };
@@ -41,13 +54,6 @@ pub fn table(heading: &Heading, figures: &[Figure], growth: &[Vec<Growth>], nois
         );
         text.push_str(line.trim_end());
         text.push('\n');
-    }
-    for series in growth {
-        text.push_str(&growth_table(series));
-    }
-    if !noise.is_empty() {
-        text.push_str("\nThe machine is noisy; CPU-normalised figures and ratios say more than times:\n");
-        noise.iter().for_each(|note| text.push_str(&format!("  {note}\n")));
     }
     text
 }

@@ -6,7 +6,7 @@ use crate::bench::report::{self, Figure, Growth};
 use crate::bench::sides::Sides;
 use crate::bench::text::{Heading, table};
 use crate::bench::{
-    FinetuneFigures, StepFigures, THREADS, curate, distill, escalation, ours, review, runtime, serve, write,
+    FinetuneFigures, StepFigures, THREADS, curate, distill, escalation, gpu, ours, review, runtime, serve, write,
 };
 use crate::exit::{Exit, Failure, Result};
 use crate::output;
@@ -31,6 +31,7 @@ pub fn bench(settings: &Settings, verb: &BenchVerb) -> Result<Exit> {
         BenchVerb::Suspects(args) => return review::suspects(settings, args),
         BenchVerb::Distill(args) => return distill::bench(settings, args),
         BenchVerb::Serve(args) => return serve::bench(settings, args),
+        BenchVerb::Gpu(args) => return gpu::bench(settings, args),
         BenchVerb::Escalation(args) => return escalation::bench(settings, args),
     };
     let measured = measure(args, settings.device.as_deref())?;
@@ -57,6 +58,10 @@ pub fn ours(settings: &Settings, args: &BenchOurs) -> Result<Exit> {
     let line = match &args.verb {
         OursVerb::Step(args) => serde_json::to_string(&ours::step(args, device)?)?,
         OursVerb::Curate(args) => serde_json::to_string(&curate::stage(args.stage, &args.dir, args.count, args.seed)?)?,
+        OursVerb::Op(args) => serde_json::to_string(&gpu::ours::ops(args, device)?)?,
+        OursVerb::Train(args) => serde_json::to_string(&gpu::ours::train(args, device)?)?,
+        OursVerb::Label(args) => serde_json::to_string(&gpu::ours::label(args, device)?)?,
+        OursVerb::Write(args) => serde_json::to_string(&gpu::ours::write(args, device)?)?,
         OursVerb::Finetune(args) => serde_json::to_string(&ours::finetune(args, device)?)?,
     };
     output::stdout(&format!("{line}\n"))?;

@@ -9,6 +9,7 @@ pub mod dora;
 pub mod dropout;
 pub mod flex;
 mod growing;
+pub mod single;
 mod soft;
 mod softcap;
 pub mod stock;
@@ -221,6 +222,9 @@ pub trait Ops: Send + Sync {
     fn at_once(&self, work: &mut (dyn FnMut() + Send)) {
         work();
     }
+
+    /// Waits until the device has done all that was asked of it.
+    fn finish(&self) {}
 
     /// Takes a frozen matrix `[n_out, n_in]`; `trains` says that gradients must flow through it to its input.
     fn freeze(&self, data: Vec<f32>, n_out: usize, n_in: usize, trains: bool) -> Frozen;

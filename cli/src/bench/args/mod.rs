@@ -1,8 +1,10 @@
 //! What `limbeck bench` takes, and the hidden `limbeck bench-ours` that it starts for our side.
 
 mod files;
+mod gpu;
 
 pub use files::{BenchKl, BenchQuantize, BenchRuntime, BenchWrite, RoundingKind};
+pub use gpu::{BenchGpu, GpuPart, OursOps, OursWork};
 
 use super::distill::Arm;
 use clap::{Args, Subcommand, ValueEnum};
@@ -181,6 +183,16 @@ Example:
 --make writes three files of a format: rounded plainly, with an importance matrix, and compensated, the latter two by the
 same tokens. What is calibrated on and what is measured must be different documents; a folder's files are documents.")]
     Kl(BenchKl),
+    /// Measure training, scoring and writing on a GPU beside PyTorch + PEFT: exactness, speed, memory, and where the time goes
+    #[command(after_help = "\
+Example:
+  limbeck bench gpu --device cuda:0
+  limbeck bench gpu --device cuda:0 --part roofline,step,profile --out gpu-bench     goes on where it was stopped
+  limbeck bench gpu --device wgpu --rehearse --python .venv/bin/python
+
+Weights are random, at the shapes of Llama-3.2-1B, Qwen3-0.6B and SmolLM2-135M: nothing is fetched. Each side runs in a process of
+its own. The answers lie in --out, with table.txt and report.json.")]
+    Gpu(BenchGpu),
     /// Draw calibration rows of an intent data set again and again: does the escalation certificate keep its promise?
     #[command(after_help = "\
 Example:
@@ -461,6 +473,14 @@ pub enum OursVerb {
     Finetune(OursFinetune),
     /// One stage of curation on a made-up log
     Curate(OursCurate),
+    /// Single ops on a peer's inputs
+    Op(OursOps),
+    /// Steps on a work's rows
+    Train(OursWork),
+    /// Choices among a work's labels
+    Label(OursWork),
+    /// Greedy continuations of a work's prompts
+    Write(OursWork),
 }
 
 #[derive(Args, Debug)]

@@ -248,6 +248,11 @@ impl Ops for CubeOps {
         }
     }
 
+    fn finish(&self) {
+        // What went wrong shows where something is read.
+        let _ = self.device.sync();
+    }
+
     fn freeze(&self, data: Vec<f32>, n_out: usize, n_in: usize, _trains: bool) -> Frozen {
         let matrix = CubeMatrix::new(&self.cube, self.compute, &data, n_out, n_in);
         Frozen::new(n_out, n_in, FrozenForm::Cube(Arc::new(matrix)))
