@@ -4,6 +4,7 @@
 use crate::attending::Attending;
 pub use crate::config::LINEARS;
 use crate::config::{Activation, DecoderConfig, LayerConfig, Rope};
+use crate::fault::DeviceFault;
 use crate::layout::Packed;
 use crate::ops::blocks::Blocks;
 use crate::ops::codes::{Codes, QuantizeBase};
@@ -34,6 +35,8 @@ pub enum DecoderError {
     TooLong { len: usize, max: usize },
     #[error("non-finite values in `{0}`; the weights are damaged")]
     NonFinite(String),
+    #[error(transparent)]
+    Device(#[from] DeviceFault),
     #[error("the adapter sits on `{module}`, which this base does not have; was it trained on another?")]
     Adapter { module: String },
 }

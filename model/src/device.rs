@@ -105,6 +105,8 @@ pub fn ops(device: DeviceName) -> Result<Arc<dyn Ops>, DeviceError> {
 }
 
 fn gpu_ops(name: DeviceName, dtype: Dtype) -> Result<Arc<dyn Ops>, DeviceError> {
+    #[cfg(feature = "cuda")]
+    keep_kernels();
     #[cfg(feature = "cube")]
     let on = |device: Device| -> Result<Arc<dyn Ops>, DeviceError> {
         let has_bf16 = dtype != Dtype::Fp32 && GpuCompute::Bf16.is_on(&device);
@@ -125,6 +127,20 @@ fn gpu_ops(name: DeviceName, dtype: Dtype) -> Result<Arc<dyn Ops>, DeviceError> 
         DeviceName::Cuda(_) => missing("cuda"),
         _ => missing("wgpu"),
     }
+}
+
+/// Has compiled and tuned kernels kept from one run to the next, in the user's cache (~/.cache/cubecl), unless a cubecl.toml says
+/// otherwise. By itself CubeCL keeps what it tuned in the folder of a Cargo project, if it is run in one, and compiles anew.
+#[cfg(feature = "cuda")]
+fn keep_kernels() {
+    use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig, cache::CacheConfig};
+    let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
+    config.compilation.cache = true;
+    if matches!(config.environment.path, CacheConfig::Target) {
+        config.environment.path = CacheConfig::Global;
+    }
+    // It stays as it is where it was read before.
+    CubeClRuntimeConfig::try_set(config);
 }
 
 /// The op set that answers on the device, in float32: on the CPU what is written, and the posterior over labels, has the same

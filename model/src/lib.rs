@@ -11,6 +11,7 @@ pub mod decoder;
 pub mod device;
 pub mod divergence;
 mod error;
+pub mod fault;
 pub mod generate;
 pub mod gguf;
 pub mod kernel_time;

@@ -522,7 +522,7 @@ fn updates_on_the_device() {
         let mut on_device = Resident { value: sent(&value), first: sent(&first), second: sent(&second) };
         for step in 0..3 {
             let grad = values(n, 10 + step, 2.0);
-            let sums = ops.square_sums(&[&sent(&grad), &sent(&value)]);
+            let sums = ops.square_sums(&[&sent(&grad), &sent(&value)]).unwrap();
             for (sum, of) in sums.iter().zip([&grad, &value]) {
                 let want: f64 = of.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
                 assert!((sum - want).abs() < 1e-5 * want, "{sum} against {want}");

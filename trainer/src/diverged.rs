@@ -67,7 +67,7 @@ pub fn diagnose(
             activations.push((format!("layer {layer}"), largest(&hidden)));
         }
         let head = leaves.head(&decoder);
-        let loss = value(&learner.loss(&decoder, decoder.finish(hidden), &head, &batch, ones));
+        let loss = value(&learner.loss(&decoder, decoder.finish(hidden), &head, &batch, ones))?;
         let size = activations.iter().map(|(_, size)| *size).fold(0.0, f32::max);
         let ids = rows.iter().map(|&i| learner.rows[i].id.clone()).collect();
         let found = Diverged { step: step + 1, what, rows: ids, activations, checkpoint: None };

@@ -12,6 +12,7 @@ use crate::soft::SoftLoss;
 use crate::turbo::HiddenCache;
 use burn::tensor::Tensor;
 use limbeck_model::decoder::{Decoder, DecoderError, LoraSet};
+use limbeck_model::fault::{self, DeviceFault};
 use limbeck_model::ops::Frozen;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -151,6 +152,7 @@ impl<'a> Learner<'a> {
         let composed = s.lora_dropout > 0.0 || (s.use_dora && !self.base.ops().layer_takes_dora());
         let recomputes = self.base.recomputes(composed);
         let mut sum = Gradients::default();
+        let mut unread = Vec::new();
         for rows in rows.chunks(s.batch_size.max(1)) {
             let batch = self.pack(rows);
             let decoder = self.base.decoder(leaves)?;
@@ -176,7 +178,11 @@ impl<'a> Learner<'a> {
             let Some(targets) = targets else {
                 let hidden = decoder.run_layers(below, layers, &batch.packed, Some(&lora), None, None);
                 let loss = loss(decoder.finish(hidden));
-                sum.loss += value(&loss);
+                match leaves.resident {
+                    false => sum.loss += value(&loss)?,
+                    // Waiting for it here would leave the device idle while the backward pass is queued.
+                    true => unread.push(loss.clone().detach()),
+                }
                 sum.take(leaves, loss.backward());
                 continue;
             };
@@ -196,15 +202,18 @@ impl<'a> Learner<'a> {
             let hidden = decoder.run_layers(hidden, from..layers.end, &batch.packed, Some(&lora), None, None);
             let loss = loss(decoder.finish(hidden));
             let [mut of_states, mut of_attention] = [&terms, &held].map(|terms| terms.iter().map(|term| term.value));
-            sum.count(value(&loss), [&mut of_states, &mut of_attention], targets.weight());
+            sum.count(value(&loss)?, [&mut of_states, &mut of_attention], targets.weight());
             let terms = terms.into_iter().chain(held);
             sum.take(leaves, terms.fold(loss, |sum, term| sum + term.form).backward());
+        }
+        for loss in unread {
+            sum.loss += value(&loss)?;
         }
         sum.norm = match leaves.resident {
             false => global_norm(sum.of.values().map(Vec::as_slice)),
             true => {
                 let gradients: Vec<&Tensor<2>> = sum.resident.0.values().collect();
-                self.base.ops().square_sums(&gradients).iter().sum::<f64>().sqrt()
+                self.base.ops().square_sums(&gradients)?.iter().sum::<f64>().sqrt()
             }
         };
         Ok(sum)
@@ -285,7 +294,7 @@ impl<'a> Learner<'a> {
         let Some(top) = inputs.pop().map(Tensor::require_grad) else { return Ok(sum) };
         let of_top = (first + inputs.len()).checked_sub(1).and_then(|layer| term(layer, &top));
         let loss = loss(decoder.finish(if of_top.is_some() { apart(top.clone()) } else { top.clone() }));
-        let answers = value(&loss);
+        let answers = value(&loss)?;
         let mut gradients = match of_top {
             None => loss.backward(),
             Some(term) => {
@@ -333,7 +342,9 @@ fn apart(hidden: Tensor<2>) -> Tensor<2> {
 }
 
 /// A loss as a number.
-pub fn value(loss: &Tensor<1>) -> f64 {
-    let data = loss.to_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default();
-    data.first().map_or(f64::NAN, |x| *x as f64)
+///
+/// # Errors
+/// When the device could not compute it.
+pub fn value(loss: &Tensor<1>) -> Result<f64, DeviceFault> {
+    Ok(fault::read(loss)?.first().map_or(f64::NAN, |x| f64::from(*x)))
 }

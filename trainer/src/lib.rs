@@ -9,6 +9,7 @@ mod dry_run;
 pub mod learner;
 mod least_squares;
 pub mod matching;
+mod memory;
 pub mod on_policy;
 pub mod optimizer;
 pub mod parameters;
@@ -31,6 +32,7 @@ pub use diverged::Diverged;
 pub use dry_run::{DryRun, dry_run};
 pub use limbeck_model::divergence;
 pub use matching::{Matched, StateLoss};
+pub use memory::NoRoom;
 pub use plan::{
     Answered, Distilled, HeadKind, ToldTokens, TrainError, TrainPlan, TrainReport, TrainSettings, Unlabeled,
 };

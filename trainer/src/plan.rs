@@ -6,6 +6,7 @@ use crate::checkpoint::CheckpointError;
 use crate::diverged::Diverged;
 use crate::divergence::Divergence;
 use crate::matching::Matched;
+use crate::memory::NoRoom;
 use crate::on_policy::{OnPolicy, Written};
 use crate::optimizer::AdamWSettings;
 use crate::rationale::Rationales;
@@ -273,6 +274,8 @@ pub enum TrainError {
          Correct it, or train with train.head = \"verbalizer\""
     )]
     NoClass { id: String, split: &'static str, trace: String, target: String, labels: usize },
+    #[error("step {}: {}", .0.step, .0)]
+    OutOfMemory(Box<NoRoom>),
     #[error("unlabeled row {id}: {source}")]
     Unlabeled { id: String, source: PromptError },
     #[error("the teacher's answer to row {id} {why}. Capture it again")]

@@ -85,6 +85,11 @@ impl Held {
         }
     }
 
+    /// Whether the masters are what the next step runs on.
+    pub fn masters_are_current(&self) -> bool {
+        !matches!(self, Held::Device { ahead: true, .. })
+    }
+
     /// Brings the masters up to date.
     pub fn fetch(&mut self, parameters: &mut Parameters) {
         let Held::Device { all, ahead, .. } = self else { return };

@@ -6,6 +6,7 @@ use crate::batch::{TrainRow, epoch_order};
 use crate::checkpoint::{Checkpoints, Progress, StepLog};
 use crate::diverged::diagnose;
 use crate::learner::Learner;
+use crate::memory;
 use crate::on_policy::{Writer, Written};
 use crate::parameters::Parameters;
 use crate::plan::{HeadKind, TrainError, TrainPlan, TrainReport, TrainSettings};
@@ -17,6 +18,8 @@ use crate::watch::{Metric, ValidLog, best, should_stop};
 use limbeck_artifact::dataset::{Dataset, Split};
 use limbeck_artifact::event::{Emit, EventKind};
 use limbeck_artifact::files::write_atomic;
+use limbeck_model::decoder::DecoderError;
+use limbeck_model::fault::DeviceFault;
 use limbeck_model::ops::codes::QuantizeBase;
 use limbeck_model::tokenizer::ChatTokenizer;
 use serde::Serialize;
@@ -70,9 +73,13 @@ pub fn train<'a>(
 
     let mut held = Held::of(base, &parameters);
 
-    let started = Instant::now();
-    let first_step = step;
+    let (mut started, mut first_step) = (Instant::now(), step);
     let mut seen_tokens = 0usize;
+    let mut compiles = matches!(held, Held::Device { .. });
+    if compiles && step < stop {
+        let text = "the device's kernels are compiled at the first step, which takes longer";
+        emit.emit(EventKind::Note { text: text.to_owned() });
+    }
     let stopped_early = loop {
         let due = is_due(step, total, s.eval_steps);
         if due || step >= stop || writer.is_some() {
@@ -99,7 +106,14 @@ pub fn train<'a>(
                 (Learner { rows, ..learner }, Some(*written))
             }
         };
-        let gradients = learner.gradients_at(&held.leaves(base, &parameters), &chosen, step)?;
+        let leaves = held.leaves(base, &parameters);
+        let gradients = match learner.gradients_at(&leaves, &chosen, step) {
+            Err(DecoderError::Device(DeviceFault::OutOfMemory { .. })) => {
+                return Err(memory::full(&learner, &leaves, &chosen, step, emit));
+            }
+            other => other?,
+        };
+        drop(leaves);
         let diverged = |held: &mut Held, parameters: &mut Parameters, what| -> Result<TrainReport, TrainError> {
             held.fetch(parameters);
             let mut found = diagnose(&learner, parameters, &chosen, step, what)?;
@@ -119,8 +133,8 @@ pub fn train<'a>(
         if saves {
             held.fetch(&mut parameters);
         }
-        // Masters that are behind are what a step ran on.
-        if !parameters.all.values().all(|p| p.values.iter().all(|x| x.is_finite())) {
+        // Masters that are behind have been looked at before.
+        if held.masters_are_current() && !parameters.all.values().all(|p| p.values.iter().all(|x| x.is_finite())) {
             return diverged(&mut held, &mut parameters, "the update");
         }
         step += 1;
@@ -145,6 +159,10 @@ pub fn train<'a>(
             tokens_per_s: seen_tokens as f64 / elapsed,
             eta_s: elapsed / (step - first_step) as f64 * (stop - step) as f64,
         });
+        if std::mem::take(&mut compiles) {
+            // Rate and time to go are those of the steps that follow.
+            (started, first_step, seen_tokens) = (Instant::now(), step, 0);
+        }
         if saves {
             save(&checkpoints, step, &log, &looks, &parameters, emit)?;
             saved = Some(step);

@@ -8,6 +8,7 @@ use crate::parameters::Parameters;
 use crate::plan::TrainError;
 use crate::watch::ValidLog;
 use limbeck_artifact::dataset::{Dataset, Split};
+use limbeck_model::decoder::DecoderError;
 use limbeck_model::score::LabelScorer;
 use limbeck_model::tokenizer::ChatTokenizer;
 use std::sync::Arc;
@@ -44,7 +45,8 @@ impl Validator<'_> {
             let batch = pack(&rows.iter().collect::<Vec<_>>(), MIN_PREFIX, self.normalization);
             let hidden = decoder.forward(&batch.packed, Some(&set), None, None)?;
             let ops = decoder.ops();
-            loss += value(&ops.linear_cross_entropy(hidden, &head, &batch.targets, weight as f32));
+            loss += value(&ops.linear_cross_entropy(hidden, &head, &batch.targets, weight as f32))
+                .map_err(DecoderError::from)?;
         }
         let labels = &self.dataset.card.labels;
         if !self.has_labels() {

@@ -7,6 +7,7 @@ use common::{Bench, die_at, files, settings};
 use limbeck_artifact::dataset::{Split, example_id};
 use limbeck_artifact::event::{EventKind, Silent};
 use limbeck_model::adapter::Adapter;
+use limbeck_model::decoder::Decoder;
 use limbeck_model::prompt::PromptError;
 use limbeck_model::score::LabelScorer;
 use limbeck_trainer::checkpoint::Checkpoints;
@@ -16,6 +17,7 @@ use limbeck_trainer::watch::Metric;
 use limbeck_trainer::{HeadKind, TrainError, TrainReport, TrainSettings, dry_run, train};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn run(bench: &Bench, name: &str, settings: &TrainSettings) -> Result<TrainReport, TrainError> {
@@ -359,4 +361,34 @@ fn a_classification_head_wants_labels_and_an_adapter() {
     );
     let long = run(&bench, "long", &TrainSettings { max_seq_length: 20, ..s }).unwrap_err();
     assert!(matches!(long, TrainError::Row { source: PromptError::TooLong { .. }, .. }), "{long}");
+}
+
+/// Software Vulkan binds no more than 128 MiB at a time: what one matrix of activations takes here.
+#[test]
+#[ignore = "minutes on software Vulkan"]
+fn a_batch_that_a_device_has_no_room_for_is_answered_with_one_that_fits() {
+    if common::device() != limbeck_model::device::DeviceName::Wgpu {
+        return;
+    }
+    let bench = Bench::with(|rows| {
+        *rows = (0..1500)
+            .map(|i| {
+                let mut row = common::example(i, Split::Train);
+                row.messages[1].content += &" and so on".repeat(14);
+                row.id = example_id(&row.messages, &row.target);
+                row
+            })
+            .collect();
+    });
+    let base = bench.folder.path().join("one-layer.gguf");
+    common::write_base(&base, 1, 1);
+    let ops = limbeck_model::device::ops(common::device()).unwrap();
+    let weights = limbeck_model::weights::Weights::open(&base).unwrap();
+    let decoder = Arc::new(Decoder::from_weights(&weights, ops, true).unwrap());
+    let s = TrainSettings { num_epochs: 1, batch_size: 1500, target_modules: vec!["o_proj".to_owned()], ..settings() };
+    let error = train(&bench.plan("crowded", &s), &decoder, &bench.tokenizer, &bench.dataset, &Silent).unwrap_err();
+    let TrainError::OutOfMemory(found) = &error else { panic!("{error}") };
+    assert!(found.rows == 1500 && found.tokens > 300_000 && found.fits == Some(750) && found.accumulation == 2);
+    let text = error.to_string();
+    assert!(text.contains("train.batch_size = 750 with train.gradient_accumulation_steps = 2"), "{text}");
 }

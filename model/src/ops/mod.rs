@@ -9,6 +9,7 @@ pub mod dora;
 pub mod dropout;
 pub mod flex;
 mod growing;
+
 pub mod single;
 mod soft;
 mod softcap;
@@ -21,6 +22,7 @@ pub use softcap::cap as capped;
 
 use crate::config::Rope;
 use crate::divergence::Divergence;
+use crate::fault::{self, DeviceFault};
 use crate::layout::{Packed, Segment};
 use blocks::Blocks;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -363,8 +365,12 @@ pub trait Ops: Send + Sync {
     }
 
     /// The sum of the squares of each gradient's elements.
-    fn square_sums(&self, gradients: &[&Tensor<2>]) -> Vec<f64> {
-        gradients.iter().map(|g| stock::to_vec(g).iter().map(|x| f64::from(*x) * f64::from(*x)).sum()).collect()
+    ///
+    /// # Errors
+    /// When the device could not compute the gradients.
+    fn square_sums(&self, gradients: &[&Tensor<2>]) -> Result<Vec<f64>, DeviceFault> {
+        let squares = |g: &&Tensor<2>| Ok(fault::read(g)?.iter().map(|x| f64::from(*x) * f64::from(*x)).sum());
+        gradients.iter().map(squares).collect()
     }
 
     /// A step of AdamW. The parameter is this one's own: it may change where it lies.

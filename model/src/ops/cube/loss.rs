@@ -5,7 +5,7 @@ use super::buffer::{UNITS, arg, contiguous, dims, for_each, for_rows, room, send
 use super::matrix::{CubeMatrix, gather};
 use super::pointwise::{cast_scaled, cube_max, cube_sum};
 use super::product::{product, transposed};
-use super::{Compute, Cube, CubeTensor, primitive, with_float};
+use super::{Compute, Cube, CubeDevice, CubeTensor, primitive, with_float};
 use crate::ops::Target;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
 use burn::backend::autodiff::grads::Gradients;
@@ -18,8 +18,10 @@ use std::sync::Arc;
 const BLOCK_BYTES: usize = 256 << 20;
 
 /// Rows of hidden states whose logits are there at once.
-pub(super) fn block_rows(vocabulary: usize) -> usize {
-    (BLOCK_BYTES / (4 * vocabulary)).clamp(16, 4096)
+pub(super) fn block_rows(device: &CubeDevice, vocabulary: usize) -> usize {
+    // Some devices bind no more than 128 MiB at a time.
+    let most = usize::try_from(device.client().properties().memory.max_page_size).unwrap_or(usize::MAX);
+    (BLOCK_BYTES.min(most) / (4 * vocabulary)).clamp(1, 4096)
 }
 
 /// A cube a row of logits: its loss, and its logits become `weight · (softmax − one-hot)`.
@@ -209,7 +211,7 @@ pub(super) fn linear_cross_entropy(
     let tracked = matches!(prepared, OpsKind::Tracked(_));
     let losses = room(&input, [1, targets.len()], DType::F32);
     let slopes = tracked.then(|| room(&input, [targets.len(), shape[1]], compute.dtype()));
-    let block = block_rows(width);
+    let block = block_rows(&device, width);
     for (b, part) in targets.chunks(block).enumerate() {
         let n = part.len();
         let rows: Vec<u32> = part.iter().map(|t| t.row as u32).collect();
@@ -339,7 +341,7 @@ pub(super) fn logits_of(hidden: &CubeTensor, head: &CubeMatrix, rows: &[u32], to
 pub(super) fn logits(compute: Compute, hidden: &CubeTensor, head: &CubeMatrix, rows: &[usize]) -> Vec<f32> {
     let (dense, [vocabulary, _]) = (head.dense(compute.dtype()), head.shape());
     let mut all = Vec::with_capacity(rows.len() * vocabulary);
-    for rows in rows.chunks(block_rows(vocabulary)) {
+    for rows in rows.chunks(block_rows(&hidden.device, vocabulary)) {
         let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
         let h = gather(hidden, &send(&hidden.device, &rows, [1, rows.len()]), compute.dtype());
         all.extend(read(contiguous(product(h, transposed(&dense), DType::F32))));

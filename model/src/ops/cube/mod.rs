@@ -28,6 +28,7 @@ use super::stock::{self, StockOps};
 use super::update::{Resident, Update};
 use super::{AttentionPlan, Block, Frozen, FrozenForm, LayerKv, Lora, Ops, SoftTarget, Target, soft, softcap};
 use crate::divergence::Divergence;
+use crate::fault::{self, DeviceFault};
 use buffer::{Held, contiguous, send};
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -395,16 +396,16 @@ impl Ops for CubeOps {
         true
     }
 
-    fn square_sums(&self, gradients: &[&Tensor<2>]) -> Vec<f64> {
+    fn square_sums(&self, gradients: &[&Tensor<2>]) -> Result<Vec<f64>, DeviceFault> {
         let n = gradients.len();
         if n == 0 {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let sums = send(&self.cube, &vec![0f32; n], [1, n]);
         for (slot, gradient) in gradients.iter().enumerate() {
             adamw::squares(&bare(gradient), &sums, slot);
         }
-        loss::read(sums).into_iter().map(f64::from).collect()
+        Ok(fault::read(&tensor(AdTensor::new(sums)))?.into_iter().map(f64::from).collect())
     }
 
     fn update(&self, parameter: &mut Resident, gradient: &Tensor<2>, by: &Update) {
